@@ -1,0 +1,288 @@
+"""Reference decoder with a bounded KV cache: eager attention, raw keys rotated on use, position = slot index."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+POLICIES = ("full", "window", "streaming_llm", "inf_mllm")
+MASK, POSITIONS, GROUPS, BIAS, ROPE = (
+    "mask_off_by_one",
+    "absolute_positions",
+    "swapped_groups",
+    "no_bias",
+    "interleaved_rope",
+)
+PERTURBATIONS = (MASK, POSITIONS, GROUPS, BIAS, ROPE)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What the arithmetic of the text decoder depends on."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+
+    @classmethod
+    def read(cls, model_dir: Path) -> "TextConfig":
+        text = json.loads((model_dir / "config.json").read_text())["text_config"]
+        rope = text.get("rope_parameters") or text
+        return cls(
+            layers=text["num_hidden_layers"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+            rms_norm_eps=text["rms_norm_eps"],
+            rope_theta=rope["rope_theta"],
+        )
+
+
+@dataclass(frozen=True)
+class CacheParams:
+    """Policy and sizes of the cache, in tokens; `prefix` is the system prompt's length, before sinks are counted."""
+
+    policy: str
+    budget: int
+    slack: int
+    prefix: int
+    sinks: int = 4
+    n_recent: int = 0
+    query_window: int = 0
+    bias: float = 0.0
+    bias_form: str = "slope"
+    scope: str = "layer"
+
+    @property
+    def keep(self) -> int:
+        return self.budget - self.slack
+
+    @property
+    def protected(self) -> int:
+        """Tokens at the start of the stream that are never evicted."""
+        return max(self.prefix, self.sinks) if self.policy == "streaming_llm" else self.prefix
+
+
+@dataclass
+class LayerCache:
+    """Keys before rotation and values [kv_heads, len, head_dim]; the stream index of each slot [kv_heads, len]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    index: torch.Tensor
+    queries: torch.Tensor  # the last query_window queries before rotation [<= query_window, heads, head_dim]
+
+
+@dataclass
+class Compaction:
+    """What one compaction did, per layer."""
+
+    tokens_seen: int  # tokens appended before it
+    kept: torch.Tensor  # stream indices of the kept keys, in time order [layers, kv_heads, keep]
+    scores: torch.Tensor | None  # S of the candidates in cache order [layers, sets, candidates]; inf_mllm only
+    margin: float  # smallest gap in R + D between a kept and a dropped candidate; inf if nothing is ranked
+
+
+class TextModel:
+    """Weights of a SmolVLM checkpoint's text decoder, in `dtype`."""
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
+        self.config = TextConfig.read(model_dir)
+        self.dtype = dtype
+        with safe_open(model_dir / "model.safetensors", "pt") as file:
+            names = set(file.keys())
+            self.weights = {n: file.get_tensor(n).to(dtype) for n in names if n.startswith("model.text_model.")}
+            head = "lm_head.weight" if "lm_head.weight" in names else "model.text_model.embed_tokens.weight"
+            self.lm_head = file.get_tensor(head).to(dtype)
+
+    def get(self, name: str) -> torch.Tensor:
+        return self.weights[f"model.text_model.{name}.weight"]
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token embeddings [tokens, hidden]."""
+        return self.get("embed_tokens")[ids]
+
+    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps) * self.get(name)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [tokens, vocab] of the last layer's output."""
+        return self.norm(x, "norm") @ self.lm_head.T
+
+
+class BoundedDecoder:
+    """One stream through the text decoder, its cache held to `params.budget` slots per layer.
+
+    `perturb` names deliberate mistakes (PERTURBATIONS), which show that an expectation is sensitive to them.
+    """
+
+    def __init__(self, model: TextModel, params: CacheParams, perturb: frozenset[str] = frozenset()):
+        if params.policy not in POLICIES:
+            raise ValueError(f"policy is {params.policy!r}, expected one of {POLICIES}")
+        config = model.config
+        self.model, self.config, self.params, self.perturb = model, config, params, perturb
+        self.seen = 0
+        self.compactions: list[Compaction] = []
+        empty = torch.zeros(config.kv_heads, 0, config.head_dim, dtype=model.dtype)
+        no_index = torch.zeros(config.kv_heads, 0, dtype=torch.long)
+        no_query = empty.new_zeros(0, config.heads, config.head_dim)
+        self.layers = [LayerCache(empty, empty, no_index, no_query) for _ in range(config.layers)]
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+        self.frequencies = (1.0 / config.rope_theta ** (half / config.head_dim)).to(model.dtype)
+        group = config.heads // config.kv_heads
+        self.kv_of_head = torch.arange(config.heads) // group
+        if GROUPS in perturb:
+            self.kv_of_head = torch.arange(config.heads) % config.kv_heads
+
+    @property
+    def length(self) -> int:
+        """Slots in use; the same in every layer."""
+        return self.layers[0].keys.shape[1]
+
+    @property
+    def room(self) -> int:
+        return self.params.budget - self.length
+
+    def append(self, embeds: torch.Tensor, reserve: int) -> torch.Tensor:
+        """Feeds embeddings [tokens, hidden], then compacts if `reserve` more would not fit; logits [tokens, vocab]."""
+        logits = []
+        rest = embeds
+        while len(rest):
+            if self.params.policy == "full":
+                size = len(rest)
+            else:
+                if self.room == 0:
+                    self.compact()
+                size = min(self.room, len(rest))
+            logits.append(self.forward(rest[:size]))
+            rest = rest[size:]
+        if self.params.policy != "full" and self.room < min(reserve, self.params.slack):
+            self.compact()
+        return torch.cat(logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One sub-chunk that fits into the free room."""
+        model, tokens = self.model, len(x)
+        for i, layer in enumerate(self.layers):
+            name = f"layers.{i}"
+            h = model.norm(x, f"{name}.input_layernorm")
+            x = x + self.attention(name, layer, h)
+            h = model.norm(x, f"{name}.post_attention_layernorm")
+            gate = torch.nn.functional.silu(h @ model.get(f"{name}.mlp.gate_proj").T)
+            x = x + (gate * (h @ model.get(f"{name}.mlp.up_proj").T)) @ model.get(f"{name}.mlp.down_proj").T
+        self.seen += tokens
+        return model.logits(x)
+
+    def attention(self, name: str, layer: LayerCache, h: torch.Tensor) -> torch.Tensor:
+        config, tokens = self.config, len(h)
+        project = {p: h @ self.model.get(f"{name}.self_attn.{p}_proj").T for p in "qkv"}
+        query = project["q"].view(tokens, config.heads, config.head_dim)
+        key = project["k"].view(tokens, config.kv_heads, config.head_dim).transpose(0, 1)
+        value = project["v"].view(tokens, config.kv_heads, config.head_dim).transpose(0, 1)
+        new = torch.arange(self.seen, self.seen + tokens).expand(config.kv_heads, tokens)
+        layer.keys = torch.cat([layer.keys, key], dim=1)
+        layer.values = torch.cat([layer.values, value], dim=1)
+        layer.index = torch.cat([layer.index, new], dim=1)
+        layer.queries = torch.cat([layer.queries, query])[-max(self.params.query_window, 1) :]
+        weights = self.attend(layer, query)
+        out = torch.einsum("hqk,hkd->qhd", weights, layer.values[self.kv_of_head])
+        return out.reshape(tokens, -1) @ self.model.get(f"{name}.self_attn.o_proj").T
+
+    def attend(self, layer: LayerCache, query: torch.Tensor) -> torch.Tensor:
+        """Attention [heads, queries, slots] of queries whose own keys are the newest slots, over every cached key."""
+        tokens, length = len(query), layer.keys.shape[1]
+        slots = torch.arange(length)
+        key_position = layer.index if POSITIONS in self.perturb else slots.expand_as(layer.index)
+        query_position = key_position[0, length - tokens :]
+        q = self.rotate(query.transpose(0, 1), query_position)
+        k = torch.stack([self.rotate(keys, position) for keys, position in zip(layer.keys, key_position, strict=True)])
+        scores = q @ k[self.kv_of_head].transpose(1, 2) / self.config.head_dim**0.5
+        last_visible = slots[length - tokens :, None] + (1 if MASK in self.perturb else 0)
+        return scores.masked_fill(slots > last_visible, float("-inf")).softmax(-1)
+
+    def rotate(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding of x [..., tokens, head_dim] at positions [tokens]; the halves of a head form the pairs."""
+        angle = position[:, None] * self.frequencies
+        cos, sin = angle.cos(), angle.sin()
+        if ROPE in self.perturb:
+            a, b = x[..., 0::2], x[..., 1::2]
+            return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+    def compact(self) -> None:
+        """Drops keys down to `keep` in every layer; what is kept stays in time order and is renumbered."""
+        kept, scores, margins = [], [], []
+        for layer in self.layers:
+            slots, layer_scores, margin = self.select(layer)
+            gather = slots[:, :, None].expand(-1, -1, self.config.head_dim)
+            layer.keys = layer.keys.gather(1, gather)
+            layer.values = layer.values.gather(1, gather)
+            layer.index = layer.index.gather(1, slots)
+            kept.append(layer.index)
+            scores.append(layer_scores)
+            margins.append(margin)
+        ranked = torch.stack(scores) if self.params.policy == "inf_mllm" else None
+        self.compactions.append(Compaction(self.seen, torch.stack(kept), ranked, min(margins)))
+
+    def select(self, layer: LayerCache) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """Slots to keep [kv_heads, keep], scores of the candidates [sets, candidates], ranking margin."""
+        p, length = self.params, layer.keys.shape[1]
+        slots = torch.arange(length)
+        if p.policy in ("window", "streaming_llm"):
+            kept = torch.cat([slots[: p.protected], slots[length - (p.keep - p.protected) :]])
+            return kept.expand(self.config.kv_heads, -1), None, float("inf")
+        relevant = p.keep - p.prefix - p.n_recent
+        candidates = slots[p.prefix : length - p.n_recent]
+        scores = self.scores(layer)[:, candidates]
+        kept, margin = [], float("inf")
+        for s, index in zip(scores, layer.index[: len(scores)], strict=True):
+            ranking = s / s.mean() + self.age_term(index[candidates])
+            order = sorted(range(len(candidates)), key=lambda j: (-ranking[j].item(), -j))
+            margin = min(margin, (ranking[order[relevant - 1]] - ranking[order[relevant]]).item())
+            chosen = candidates[sorted(order[:relevant])]
+            kept.append(torch.cat([slots[: p.prefix], chosen, slots[length - p.n_recent :]]))
+        return torch.stack(kept).expand(self.config.kv_heads, -1), scores, margin
+
+    def scores(self, layer: LayerCache) -> torch.Tensor:
+        """S of every slot [sets, slots]: mean over heads, then over the window's queries that may see the slot."""
+        weights = self.attend(layer, layer.queries)
+        length, window = layer.keys.shape[1], len(layer.queries)
+        if self.params.scope == "layer":
+            weights = weights.mean(0, keepdim=True)
+        else:
+            groups = [weights[self.kv_of_head == g].mean(0) for g in range(self.config.kv_heads)]
+            weights = torch.stack(groups)
+        viewers = torch.clamp(length - torch.arange(length), max=window)
+        return weights.sum(1) / viewers
+
+    def age_term(self, index: torch.Tensor) -> torch.Tensor:
+        """D of candidates given by their stream indices, oldest first."""
+        p, count = self.params, len(index)
+        bias = 0.0 if BIAS in self.perturb else p.bias
+        if p.bias_form == "range":
+            rank = torch.arange(count - 1, -1, -1, dtype=self.model.dtype) / max(count - 1, 1)
+            return -bias * rank
+        return -bias * (self.seen - 1 - index).to(self.model.dtype)
+
+
+def run_stream(
+    model: TextModel,
+    params: CacheParams,
+    embeds: torch.Tensor,
+    chunks: list[int],
+    perturb: frozenset[str] = frozenset(),
+) -> tuple[torch.Tensor, list[Compaction]]:
+    """Feeds embeddings [tokens, hidden] in chunks, each reserving the next one's length (the last: 0)."""
+    decoder = BoundedDecoder(model, params, perturb)
+    logits, start = [], 0
+    for size, reserve in zip(chunks, chunks[1:] + [0], strict=True):
+        logits.append(decoder.append(embeds[start : start + size].to(model.dtype), reserve))
+        start += size
+        assert decoder.length <= params.budget or params.policy == "full"
+    return torch.cat(logits), decoder.compactions
