@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 IMAGES = ["frame0.png", "frame1.png"]
 QUESTION = "What is in view?"
 SYSTEM_PROMPT = "You are a mobile robot. Answer briefly."
-TURNS = [(4, "What is in view?", " a red box"), (3, "Should the robot stop?", " no"), (3, "How many?", " 2")]
+TURNS = [(4, "What is in view?", " a red box"), (3, "Should the robot stop?", " no")]
 BUDGET, SLACK, N_RECENT, WINDOW = 96, 32, 24, 16
 LAST_ROWS = 16
 SEEDS = range(1, 60)
@@ -96,7 +96,7 @@ def main() -> None:
     FORWARD.mkdir(exist_ok=True)
     CACHE.mkdir(exist_ok=True)
     for seed, name in enumerate(IMAGES):
-        draw(FORWARD / name, 256, 192, seed=10 + seed, noise=2)
+        draw(FORWARD / name, 256, 192, seed=10 + seed, noise=0)
     make_forward_golden(model_dir, FORWARD, IMAGES, QUESTION, TOLERANCE)
     perturbed = json.loads((FORWARD / "forward.json").read_text())["perturbed"]
     check_sensitive(perturbed, (MASK, GROUPS, ROPE), TOLERANCE, "demo_forward")
