@@ -1,0 +1,174 @@
+"""Runs to token streams: lays frames, questions and answers out as docs/stream.md says, and drops parts as eviction does."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from questions import Asker, Question, past_candidates, view_candidates, visibility
+from runs import Run
+from tokenizer import SPECIAL, SYSTEM_PROMPT
+
+TOKENS_PER_FRAME = 9
+TEXT, IMAGE = -1, 0  # kinds of a token: text, or IMAGE + index of a frame's image token
+__all__ = ["Codec", "Stream", "StreamBuilder", "past_candidates", "view_candidates"]
+
+
+class Codec:
+    """Token ids of texts between control tokens, and of the control tokens."""
+
+    def __init__(self, folder: Path):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.start, self.end, self.fake, self.globe, self.image, self.pad = (tokenizer.token_to_id(t) for t in SPECIAL)
+        self.size = tokenizer.get_vocab_size()
+        self.text = lru_cache(100_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+        self.decode = tokenizer.decode
+
+
+@dataclass
+class Stream:
+    """A token stream under construction: ids, the frame and image-token index of each token, and which tokens are learnt."""
+
+    codec: Codec
+    ids: list[int] = field(default_factory=list)
+    frame: list[int] = field(default_factory=list)  # row of `frames` that an image token shows, else -1
+    part: list[int] = field(default_factory=list)  # which of the frame's nine image tokens, else -1
+    learn: list[bool] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)  # the run's frames in the order used
+    text: str = ""  # text not yet tokenised: it may go on
+    open: bool = False  # a user turn is open
+    framed: bool = False  # and holds a frame
+
+    def write(self, ids: list[int], learn: bool = False, frame: int = -1) -> None:
+        """Appends tokens."""
+        self.ids += ids
+        self.frame += [frame] * len(ids)
+        self.part += range(len(ids)) if frame >= 0 else [-1] * len(ids)
+        self.learn += [learn] * len(ids)
+
+    def flush(self) -> None:
+        """Tokenises the pending text as one run."""
+        self.write(self.codec.text(self.text)) if self.text else None
+        self.text = ""
+
+    def control(self, *ids: int) -> None:
+        """Appends control tokens after the pending text."""
+        self.flush()
+        self.write(list(ids))
+
+    def begin(self, system_prompt: str | None) -> None:
+        """The protected prefix."""
+        self.control(self.codec.start)
+        if system_prompt:
+            self.text = f"System: {system_prompt}"
+            self.control(self.codec.end)
+            self.text = "\n"
+
+    def add_frame(self, index: int, seconds: float) -> None:
+        """A frame with its time label."""
+        self.text += ("" if self.open else "User:") + "\nFrame from {:02}:{:02}:".format(*divmod(int(seconds) % 3600, 60))
+        self.open = self.framed = True
+        self.control(self.codec.fake, self.codec.globe)
+        self.write([self.codec.image] * TOKENS_PER_FRAME, frame=len(self.frames))
+        self.frames.append(index)
+        self.control(self.codec.fake)
+
+    def add_question(self, text: str) -> None:
+        """Closes the user turn with a question and opens the answer."""
+        self.text += ("" if self.open else "User:") + ("\n\n" if self.framed else " ") + text
+        self.control(self.codec.end)
+        self.text = "\nAssistant:"
+        self.flush()
+        self.open = self.framed = False
+
+    def add_answer(self, text: str, learn: bool = True) -> None:
+        """An answer and what follows it."""
+        self.write([*self.codec.text(f" {text}"), self.codec.end], learn=learn)
+        self.text = "\n"
+
+    def keep(self, mask: np.ndarray) -> None:
+        """Drops the tokens that are not in the mask."""
+        for values in (self.ids, self.frame, self.part, self.learn):
+            values[:] = [v for v, kept in zip(values, mask) if kept]
+
+
+class StreamBuilder:
+    """Makes random training streams from runs."""
+
+    def __init__(self, codec: Codec, rng: np.random.Generator):
+        self.codec, self.rng = codec, rng
+        self.asker = Asker(rng)
+
+    def build(self, run: Run, length: int, types: list[str]) -> Stream:
+        """A stream of at most about `length` tokens; a share of them begins with what an eviction might have left."""
+        rng = self.rng
+        stream = Stream(self.codec)
+        stream.begin(SYSTEM_PROMPT if rng.random() < 0.8 else None)
+        stream.flush()
+        prefix = len(stream.ids)
+        epoch = 0.0 if rng.random() < 0.5 else rng.uniform(0, 120) if rng.random() < 0.9 else rng.uniform(0, 3600)
+        first = int(rng.integers(0, len(run.times) // 2)) if rng.random() < 0.5 else 0
+        stride = int(rng.choice([1, 1, 1, 2]))
+        order = list(range(first, len(run.times), stride))
+        if rng.random() < 0.2:
+            order = [k for k in order if rng.random() < 0.75] or order
+        asking = rng.uniform(0.15, 0.9)
+        states: list[np.ndarray] = []
+        fragments = int(rng.integers(1, len(order))) if rng.random() < 0.4 and len(order) > 3 else 0
+        if fragments:
+            self.fragment(stream, run, order[:fragments], epoch, states, prefix, rng.uniform(0.1, 0.5) * length)
+        for i, frame in enumerate(order[fragments:]):
+            if len(stream.ids) + 20 > length - 30:
+                break
+            stream.add_frame(frame, epoch + run.times[frame])
+            states.append(visibility(run, frame))
+            last = len(stream.ids) + 20 > length - 60 or i == len(order) - fragments - 1
+            if last or rng.random() < asking:
+                avoid: set[str] = set()
+                for _ in range(int(rng.integers(1, 5))):
+                    if len(stream.ids) + 26 > length:
+                        break
+                    question = self.ask(stream, run, frame, states, avoid, types)
+                    if question is None:
+                        break
+                    avoid.add(question.text)
+        return stream
+
+    def ask(
+        self, stream: Stream, run: Run, frame: int, states: list[np.ndarray], avoid: set[str], types: list[str], learn: bool = True
+    ) -> Question | None:
+        """Appends a question and its answer, if any can be asked."""
+        question = self.asker.ask(run, frame, np.stack(states), avoid, types)
+        if question is not None:
+            stream.add_question(question.text)
+            stream.add_answer(question.answer, learn)
+        return question
+
+    def fragment(
+        self, stream: Stream, run: Run, order: list[int], epoch: float, states: list[np.ndarray], prefix: int, length: float
+    ) -> None:
+        """Frames and turns of which eviction left some tokens; appends each frame's visibility in what is left of it."""
+        rng = self.rng
+        for frame in order:
+            stream.add_frame(frame, epoch + run.times[frame])
+            if rng.random() < 0.3:
+                self.ask(stream, run, frame, [visibility(run, frame)], set(), ["color", "position", "exists", "closest"], learn=False)
+        stream.flush()
+        total, count = len(stream.ids), len(stream.frames)
+        target = min(0.9, length / total)
+        whole = np.full(count + 1, -1.0)
+        if rng.random() < 0.5:  # whole frames go or stay; else tokens go one by one
+            whole[:count] = rng.random(count) < target
+        mask, owner = rng.random(total) < target, 0
+        for i in range(total):
+            owner = max(owner, stream.frame[i])
+            if whole[owner] >= 0 and (stream.frame[i] >= 0 or rng.random() < 0.9):
+                mask[i] = whole[owner] > 0
+        mask[:prefix] = True
+        stream.keep(mask)
+        left = {(f, p) for f, p in zip(stream.frame, stream.part) if f >= 0}
+        for row, frame in enumerate(order):
+            cells = np.array([p for p in range(TOKENS_PER_FRAME) if (row, p) in left], int)
+            states.append(visibility(run, frame, cells))

@@ -1,0 +1,111 @@
+"""The demo model: a small SmolVLM from transformers, its forward over streams, and saving it as a hub checkpoint."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
+
+from dataset import TOKENS_PER_FRAME, Codec, Stream
+
+PREPROCESSOR = {
+    "do_convert_rgb": True,
+    "do_image_splitting": False,
+    "do_normalize": True,
+    "do_pad": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "SmolVLMImageProcessor",
+    "image_std": [0.5, 0.5, 0.5],
+    "max_image_size": {"longest_edge": 96},
+    "processor_class": "SmolVLMProcessor",
+    "resample": 1,
+    "rescale_factor": 1 / 255,
+    "size": {"longest_edge": 96},
+    "image_seq_len": TOKENS_PER_FRAME,
+}
+
+
+def config(codec: Codec) -> SmolVLMConfig:
+    """The configuration of the demo model."""
+    text = LlamaConfig(
+        vocab_size=codec.size, hidden_size=192, intermediate_size=384, num_hidden_layers=4, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=1024, rms_norm_eps=1e-5, rope_theta=10000.0,
+        tie_word_embeddings=True, bos_token_id=codec.start, eos_token_id=codec.end, pad_token_id=codec.pad,
+    )  # fmt: skip
+    vision = {
+        "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4,
+        "image_size": 96, "patch_size": 16,
+    }  # fmt: skip
+    return SmolVLMConfig(
+        text_config=text, vision_config=vision, scale_factor=2, image_token_id=codec.image, tie_word_embeddings=True,
+        pad_token_id=codec.pad, bos_token_id=codec.start, eos_token_id=codec.end,
+    )  # fmt: skip
+
+
+def new_model(codec: Codec, seed: int) -> SmolVLMForConditionalGeneration:
+    """The demo model with random weights, but for the patch embedding, which starts as a cosine transform."""
+    torch.manual_seed(seed)
+    model = SmolVLMForConditionalGeneration(config(codec))
+    patch = model.model.vision_model.embeddings.patch_embedding
+    with torch.no_grad():
+        patch.weight.copy_(cosine_filters(patch.out_channels, patch.kernel_size[0]))
+        patch.bias.zero_()
+    return model
+
+
+def cosine_filters(count: int, size: int) -> torch.Tensor:
+    """The `count` lowest two-dimensional cosines over grey and two colour differences [count, 3, size, size], unit norm."""
+    axis = torch.arange(size) + 0.5
+    waves = torch.stack([torch.cos(torch.pi * k * axis / size) for k in range(size)])
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    colors = torch.tensor([[1.0, 1, 1], [1, -1, 0], [1, 1, -2]])
+    colors = colors / colors.norm(dim=1, keepdim=True)
+    order = sorted(((i * i + j * j + (4 if c else 0), i, j, c) for i in range(size) for j in range(size) for c in range(3)))
+    filters = [torch.einsum("c,h,w->chw", colors[c], waves[i], waves[j]) for _, i, j, c in order[:count]]
+    return torch.stack(filters) * 0.1
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [frames, 96, 96, 3] to the tower's input [frames, 3, 96, 96]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def frame_features(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
+    """Image tokens [frames, 9, hidden] of the tower's input [frames, 3, 96, 96]."""
+    tower = model.model.vision_model
+    hidden = tower.embeddings.patch_embedding(values).flatten(2).transpose(1, 2) + tower.embeddings.position_embedding.weight
+    hidden = tower.post_layernorm(tower.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state)
+    return model.model.connector(hidden)
+
+
+def stream_hidden(
+    model: SmolVLMForConditionalGeneration, streams: list[Stream], features: torch.Tensor, rows: list[int]
+) -> torch.Tensor:
+    """Last hidden states [streams, length, hidden]; a stream's frame r is features[rows[stream] + r]; padded at the end."""
+    length = max(len(s.ids) for s in streams)
+    ids = torch.full((len(streams), length), streams[0].codec.pad)
+    where = torch.full((len(streams), length), -1)
+    for i, stream in enumerate(streams):
+        ids[i, : len(stream.ids)] = torch.tensor(stream.ids)
+        frame, part = torch.tensor(stream.frame), torch.tensor(stream.part)
+        where[i, : len(stream.ids)] = torch.where(frame >= 0, (frame + rows[i]) * TOKENS_PER_FRAME + part, -1)
+    embeds = model.get_input_embeddings()(ids)
+    flat, image = features.reshape(-1, features.shape[-1]), where >= 0
+    embeds = embeds.masked_scatter(image[..., None], flat[where[image]])
+    return model.model.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+
+
+def save_checkpoint(model: SmolVLMForConditionalGeneration, out: Path) -> None:
+    """Writes the model in f16 and the processor's file; the tokenizer's files are tokenizer.py's."""
+    half = SmolVLMForConditionalGeneration(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
+    content = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**content, "vocab_size": model.config.text_config.vocab_size}, indent=2) + "\n")
+    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    generation = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 5, "do_sample": False}
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

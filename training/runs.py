@@ -1,0 +1,68 @@
+"""A recorded run: camera frames with their ground truth, the objects' names, and shards of runs on disk."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SHAPES = ["box", "ball", "cone", "pillar"]
+COLORS = ["red", "green", "blue", "yellow", "purple", "black"]
+MODEL_EDGE = 96
+
+
+@dataclass
+class Run:
+    """One drive: K camera frames and, for each of N objects, where it was in each frame.
+
+    images: uint8 [K, 96, 96, 3] as the model sees them; jpegs: the camera's own files, if asked for.
+    times: seconds [K]. cells: share of the image's pixels taken by an object in each of 3 x 3 cells [K, N, 9].
+    centre: mean column of its visible pixels, 0 left to 1 right [K, N]. distance, ahead, lateral: metres from the camera
+    to the object's surface, to its surface along the heading, and its centre's offset from the heading [K, N].
+    wall: metres to the next wall along the heading [K]. fovy: the camera's vertical field of view, degrees.
+    """
+
+    images: np.ndarray
+    times: np.ndarray
+    shape: np.ndarray
+    color: np.ndarray
+    cells: np.ndarray
+    centre: np.ndarray
+    distance: np.ndarray
+    ahead: np.ndarray
+    lateral: np.ndarray
+    wall: np.ndarray
+    jpegs: list[bytes] | None = None
+    fovy: float = 55.0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The run's arrays by name."""
+        return {k: v for k, v in vars(self).items() if k not in ("jpegs", "fovy")}
+
+
+def model_pixels(jpeg: bytes) -> np.ndarray:
+    """Camera JPEG to uint8 [96, 96, 3], resized in the two steps of the SmolVLM image processor."""
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    width, height = image.size
+    scale = MODEL_EDGE / max(width, height)
+    kept = (MODEL_EDGE, int(height * scale)) if width >= height else (int(width * scale), MODEL_EDGE)
+    kept = tuple(n + n % 2 for n in kept)
+    image = image.resize(kept, Image.Resampling.LANCZOS)
+    return np.asarray(image.resize((MODEL_EDGE, MODEL_EDGE), Image.Resampling.LANCZOS))
+
+
+def save_shard(path: Path, runs: list[Run]) -> None:
+    """Writes runs as one uncompressed .npz with keys `{index}.{array}`."""
+    arrays = {f"{i}.{name}": value for i, run in enumerate(runs) for name, value in run.arrays().items()}
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, **arrays)
+    partial.rename(path)
+
+
+def load_shard(path: Path) -> list[Run]:
+    """Reads the runs that `save_shard` wrote."""
+    with np.load(path) as data:
+        names = Run.__dataclass_fields__.keys() - {"jpegs", "fovy"}
+        count = 1 + max(int(key.split(".")[0]) for key in data.files)
+        return [Run(**{name: data[f"{i}.{name}"] for name in names}) for i in range(count)]
