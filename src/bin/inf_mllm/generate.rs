@@ -1,0 +1,167 @@
+//! `inf_mllm generate`: one user turn, images first, rendered by the checkpoint's own chat template.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{bail, ensure, Context, Result};
+use candle_core::{DType, Tensor};
+use inf_mllm::cache::{BoundedCache, CacheConfig};
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::sample::Sampler;
+use inf_mllm::model::smolvlm::{control, SmolVlm};
+use inf_mllm::model::template::{Content, Message};
+use serde_json::json;
+
+use crate::args::{CacheArgs, DeviceArgs};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// Image file (jpeg or png); may be given several times.
+    #[arg(long)]
+    image: Vec<PathBuf>,
+    /// The user's text.
+    #[arg(long)]
+    prompt: String,
+    /// System turn in front; none if not given.
+    #[arg(long)]
+    system: Option<String>,
+    /// Longest answer, tokens.
+    #[arg(long, default_value_t = 32)]
+    max_new_tokens: usize,
+    /// Write the logits of every prompt position here, tensor `logits`, f32, [tokens, vocab].
+    #[arg(long)]
+    logits_out: Option<PathBuf>,
+    /// Print prompt_ids, generated_ids and text as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let device = args.device.device.open()?;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
+    let ids = prompt_ids(&model, args)?;
+    let features = image_features(&model, &args.image)?;
+    let system_tokens = match &args.system {
+        Some(_) => system_length(&model, &ids)?,
+        None => 1,
+    };
+    let config = args.cache.over(CacheConfig::default());
+    let mut cache = BoundedCache::new(
+        model.config.text_config.cache_shape(),
+        &config,
+        system_tokens,
+        model.dtype(),
+        &device,
+    )?;
+
+    let x = model.embed(&ids, features.as_ref())?;
+    let hidden = model.decoder.append(&x, &frames(&model, &ids), &mut cache)?;
+    cache.reserve(args.max_new_tokens)?;
+    let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
+    if let Some(file) = &args.logits_out {
+        candle_core::safetensors::save(&HashMap::from([("logits", logits.clone())]), file)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+
+    let mut sampler = Sampler::new(0.0, 0);
+    let mut last = logits.get(ids.len() - 1)?.to_vec1::<f32>()?;
+    let mut generated = Vec::new();
+    while generated.len() < args.max_new_tokens {
+        let (token, _) = sampler.next(&last);
+        generated.push(token);
+        if token == model.end_of_utterance || generated.len() == args.max_new_tokens {
+            break;
+        }
+        let x = model.embed(&[token], None)?;
+        let hidden = model.decoder.append(&x, &[None], &mut cache)?;
+        last = model
+            .decoder
+            .logits(&hidden)?
+            .to_dtype(DType::F32)?
+            .get(0)?
+            .to_vec1()?;
+    }
+    let text = model.tokenizer.decode(&generated)?;
+    if args.json {
+        println!(
+            "{}",
+            json!({ "prompt_ids": ids, "generated_ids": generated, "text": text })
+        );
+    } else {
+        println!("{}", text.trim());
+    }
+    Ok(())
+}
+
+/// The rendered prompt's ids, with each image's placeholder expanded to its tokens.
+fn prompt_ids(model: &SmolVlm, args: &Args) -> Result<Vec<u32>> {
+    let guarded = |text: &str| Content::Text {
+        text: model.tokenizer.guard(text),
+    };
+    let mut messages = Vec::new();
+    if let Some(system) = &args.system {
+        messages.push(Message {
+            role: "system",
+            content: vec![guarded(system)],
+        });
+    }
+    let mut content = vec![Content::Image; args.image.len()];
+    content.push(guarded(&args.prompt));
+    messages.push(Message {
+        role: "user",
+        content,
+    });
+    let rendered = model.template.render(&messages)?;
+    let expanded = rendered.replace(control::IMAGE, &model.image_text());
+    let ids = model.tokenizer.encode(&expanded)?;
+    let wanted = args.image.len() * model.config.tokens_per_image();
+    let placed = frames(model, &ids).iter().flatten().count();
+    ensure!(
+        placed == wanted,
+        "the chat template placed {placed} image tokens, expected {wanted} for {} images",
+        args.image.len()
+    );
+    Ok(ids)
+}
+
+/// Length of the system turn at the start of the prompt: up to and with its end and the line break.
+fn system_length(model: &SmolVlm, ids: &[u32]) -> Result<usize> {
+    match ids.iter().position(|&id| id == model.end_of_utterance) {
+        Some(end) => Ok((end + 2).min(ids.len())),
+        None => bail!("the chat template does not end the system turn"),
+    }
+}
+
+/// Which image each token shows, counted from 0.
+fn frames(model: &SmolVlm, ids: &[u32]) -> Vec<Option<u32>> {
+    let per_image = model.config.tokens_per_image() as u32;
+    let mut seen = 0;
+    ids.iter()
+        .map(|&id| {
+            (id == model.config.image_token_id).then(|| {
+                seen += 1;
+                (seen - 1) / per_image
+            })
+        })
+        .collect()
+}
+
+fn image_features(model: &SmolVlm, files: &[PathBuf]) -> Result<Option<Tensor>> {
+    let mut pixels = Vec::new();
+    for file in files {
+        let picture = image::open(file).with_context(|| format!("image {}", file.display()))?;
+        pixels.push(model.processor.pixel_values(&picture.to_rgb8())?);
+    }
+    if pixels.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(model.image_features(&Tensor::cat(&pixels, 0)?)?))
+}

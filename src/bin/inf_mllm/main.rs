@@ -1,0 +1,50 @@
+//! The command line: one prompt, numbers for comparison, or a replay of a bag. Needs no ROS.
+
+mod args;
+mod forward;
+mod generate;
+mod replay;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Streaming multimodal LLM for robots with a bounded KV cache.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer one user turn of images and text, in the checkpoint's own chat format.
+    Generate(generate::Args),
+    /// Run given inputs through the model and write its numbers, to compare them with another implementation's.
+    Forward(forward::Args),
+    /// Play a recorded camera into the stream in lock-step and put instructions at their times.
+    Replay(replay::Args),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Forward(args) => forward::run(&args),
+        Command::Replay(args) => replay::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `inf_mllm replay`: a bag and a script through the stream, in lock-step.
+
+use std::path::PathBuf;
+
+use anyhow::{ensure, Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use inf_mllm::stream::bag::Bag;
+use inf_mllm::stream::replay::{replay, timings_file, ReplayOptions, Summary, Tally};
+use inf_mllm::stream::script::Script;
+use inf_mllm::stream::{Session, SessionConfig};
+
+use crate::args::{CacheArgs, DeviceArgs};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Bag directory (mcap).
+    #[arg(long)]
+    bag: PathBuf,
+    /// Image topic; the first one in the bag if not given.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Instructions with their times, YAML.
+    #[arg(long)]
+    instructions: PathBuf,
+    /// Model directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// Answers, JSON lines; timings go to a file beside it.
+    #[arg(long)]
+    out: PathBuf,
+    /// Times the bag is played, end to end.
+    #[arg(long, default_value_t = 1)]
+    repeat: u64,
+    /// Replace every frame by a black one: what can be guessed without seeing.
+    #[arg(long)]
+    black: bool,
+    /// System prompt; that of the instructions file if not given.
+    #[arg(long)]
+    system: Option<String>,
+    /// Longest answer where an instruction does not say, tokens.
+    #[arg(long)]
+    max_new_tokens: Option<usize>,
+    /// 0: greedy.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    ensure!(args.repeat > 0, "--repeat is 0, expected at least 1");
+    let script = Script::load(&args.instructions)?;
+    let bag = Bag::open(&args.bag, args.topic.as_deref())?;
+    let defaults = SessionConfig::default();
+    let mut session = Session::new(SessionConfig {
+        model_dir: args.model.clone(),
+        device: args.device.device,
+        cache: args.cache.over(defaults.cache),
+        system_prompt: args
+            .system
+            .clone()
+            .or_else(|| script.system_prompt.clone())
+            .unwrap_or(defaults.system_prompt),
+        max_new_tokens: args.max_new_tokens.unwrap_or(defaults.max_new_tokens),
+        temperature: args.temperature,
+        seed: args.seed,
+        queue_size: defaults.queue_size,
+    })?;
+    let frames = bag.images().count() as u64 * args.repeat;
+    let bar = ProgressBar::new(frames).with_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} frames, {per_sec}, {eta} left")
+            .context("progress bar")?,
+    );
+    let options = ReplayOptions {
+        repeat: args.repeat,
+        black: args.black,
+        out: args.out.clone(),
+    };
+    let summary = replay(&mut session, &bag, &script, &options, &mut |played| {
+        bar.set_position(played);
+    })?;
+    bar.finish_and_clear();
+    print(&summary);
+    println!(
+        "answers: {}, timings: {}",
+        args.out.display(),
+        timings_file(&args.out).display()
+    );
+    Ok(())
+}
+
+fn print(summary: &Summary) {
+    println!(
+        "{} frames ({} rejected), {} tokens, cache at most {} of {} slots, {} evicted in {} compactions",
+        summary.frames,
+        summary.frames_rejected,
+        summary.tokens,
+        summary.most_used,
+        summary.budget,
+        summary.tokens_evicted,
+        summary.compactions
+    );
+    println!("{} answers, {} errors", summary.answers, summary.errors);
+    let row = |name: &str, tally: &Tally| {
+        let percent = 100.0 * tally.right as f64 / tally.of.max(1) as f64;
+        println!("  {name:<12} {:>4} of {:>4}  {percent:5.1} %", tally.right, tally.of);
+    };
+    for (name, tally) in summary.by_type.iter().chain(&summary.by_memory) {
+        row(name, tally);
+    }
+    row("all", &summary.all);
+}

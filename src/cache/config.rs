@@ -1,0 +1,188 @@
+//! The cache's parameters, and the slot arithmetic that follows from them.
+
+use std::str::FromStr;
+
+use super::policy::{BiasForm, Policy, PolicyKind};
+
+/// What can be wrong with the cache's parameters or with a request to it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error("cache parameter {name} is {value}, expected {expected}")]
+    Parameter {
+        name: &'static str,
+        value: String,
+        expected: String,
+    },
+    #[error(
+        "the cache is full: {used} of {budget} slots are in use, {needed} more are needed, and policy full never evicts"
+    )]
+    Full {
+        used: usize,
+        budget: usize,
+        needed: usize,
+    },
+    #[error("{name} is unknown as {what}, expected one of {expected}")]
+    Unknown {
+        what: &'static str,
+        name: String,
+        expected: &'static str,
+    },
+    #[error("tensor operation in the cache: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Whether the KV heads of a layer share one kept set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One kept set per layer; scores are the mean over all its heads.
+    Layer,
+    /// One kept set per KV head; scores are the mean over the head's group.
+    KvHead,
+}
+
+impl FromStr for Scope {
+    type Err = CacheError;
+
+    fn from_str(s: &str) -> Result<Self, CacheError> {
+        match s {
+            "layer" => Ok(Self::Layer),
+            "kv_head" => Ok(Self::KvHead),
+            _ => Err(CacheError::Unknown {
+                what: "scope",
+                name: s.to_string(),
+                expected: "layer, kv_head",
+            }),
+        }
+    }
+}
+
+/// Parameters of a bounded cache; all counts are in tokens (slots).
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    pub policy: PolicyKind,
+    /// Slots allocated per layer, a hard bound.
+    pub budget: usize,
+    /// Slots that a compaction leaves free; 0: an eighth of the budget.
+    pub slack: usize,
+    /// First tokens of the stream that streaming_llm and inf_mllm never evict, even without a system prompt.
+    pub sinks: usize,
+    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept.
+    pub n_recent: usize,
+    /// Newest queries that score the cached keys; at most `n_recent` of them are used.
+    pub query_window: usize,
+    /// Weight of the age bias: for `range` the bias of the oldest candidate, for `slope` the bias per token of age,
+    /// both in units of the mean candidate score.
+    pub bias: f64,
+    pub bias_form: BiasForm,
+    pub scope: Scope,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            policy: PolicyKind::InfMllm,
+            budget: 512,
+            slack: 0,
+            sinks: 4,
+            n_recent: 0,
+            query_window: 32,
+            bias: 0.002,
+            bias_form: BiasForm::Slope,
+            scope: Scope::Layer,
+        }
+    }
+}
+
+/// Room above the prefix without which a budget is refused.
+const MIN_ABOVE_PREFIX: usize = 8;
+
+/// The slot counts of a running cache: `budget = prefix + relevant + recent + slack`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Slots allocated per layer.
+    pub budget: usize,
+    /// Slots that a compaction leaves free.
+    pub slack: usize,
+    /// First tokens of the stream, never evicted: system prompt and sinks.
+    pub prefix: usize,
+    /// Newest tokens that a compaction keeps.
+    pub recent: usize,
+    /// Older tokens that a compaction keeps by their value.
+    pub relevant: usize,
+    /// Newest queries used for scores; 0 when the policy needs none.
+    pub window: usize,
+}
+
+impl Plan {
+    /// Fills in the automatic values and checks every parameter against the others.
+    ///
+    /// `system_tokens` is the length of the system prompt's turn, `max_positions` the longest input of the model.
+    pub fn new(
+        config: &CacheConfig,
+        policy: &dyn Policy,
+        system_tokens: usize,
+        max_positions: usize,
+    ) -> Result<Self, CacheError> {
+        let budget = config.budget;
+        if budget > max_positions {
+            return Err(parameter(
+                "budget",
+                budget,
+                format!("at most {max_positions}, the model's longest input"),
+            ));
+        }
+        let prefix = system_tokens.max(policy.sinks());
+        if budget < prefix + MIN_ABOVE_PREFIX {
+            return Err(parameter(
+                "budget",
+                budget,
+                format!(
+                    "at least {} (prefix {prefix} + {MIN_ABOVE_PREFIX})",
+                    prefix + MIN_ABOVE_PREFIX
+                ),
+            ));
+        }
+        let above = budget - prefix;
+        let slack = match config.slack {
+            0 => (budget / 8).clamp(1, above / 2),
+            given if given < above => given,
+            given => {
+                return Err(parameter(
+                    "slack",
+                    given,
+                    format!("less than {above} (budget {budget} - prefix {prefix})"),
+                ))
+            }
+        };
+        let kept = above - slack;
+        let recent = policy.recent(kept);
+        if recent == 0 || recent > kept {
+            return Err(parameter(
+                "n_recent",
+                recent,
+                format!("1 to {kept} (budget {budget} - slack {slack} - prefix {prefix})"),
+            ));
+        }
+        Ok(Self {
+            budget,
+            slack,
+            prefix,
+            recent,
+            relevant: kept - recent,
+            window: policy.query_window().min(recent),
+        })
+    }
+
+    /// Slots in use right after a compaction.
+    pub fn keep(&self) -> usize {
+        self.budget - self.slack
+    }
+}
+
+fn parameter(name: &'static str, value: impl ToString, expected: String) -> CacheError {
+    CacheError::Parameter {
+        name,
+        value: value.to_string(),
+        expected,
+    }
+}

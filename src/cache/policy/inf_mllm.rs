@@ -1,0 +1,153 @@
+//! `inf_mllm`: recent tokens and attention saddles, with an age bias on the score (Inf-MLLM, arXiv 2409.09086).
+//!
+//! With S the mean attention that a candidate gets from the query window, the value of candidate j is
+//!
+//! ```text
+//! R[j] = S[j] / mean over candidates of S             1.0 is "average", whatever the budget
+//! value[j] = R[j] - bias * rank_j                     form range: rank 0 for the newest candidate ... 1 for the oldest
+//!          | R[j] - bias * (newest - index_j)         form slope: true age in tokens
+//! ```
+//!
+//! `range` is the paper's bias, linear along the past tokens. It is bounded, so that a key whose score leads by more than
+//! the bias stays for ever; `slope`, on the true age, is ours and the default, because it lets every key go in the end.
+
+use std::str::FromStr;
+
+use super::{Candidates, Policy};
+use crate::cache::config::{CacheConfig, CacheError};
+
+/// How the bias grows with age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BiasForm {
+    /// Linear in the candidate's rank by age, from 0 to the whole bias.
+    Range,
+    /// Linear in the token's age, unbounded.
+    Slope,
+}
+
+impl FromStr for BiasForm {
+    type Err = CacheError;
+
+    fn from_str(s: &str) -> Result<Self, CacheError> {
+        match s {
+            "range" => Ok(Self::Range),
+            "slope" => Ok(Self::Slope),
+            _ => Err(CacheError::Unknown {
+                what: "bias_form",
+                name: s.to_string(),
+                expected: "slope, range",
+            }),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct InfMllm {
+    sinks: usize,
+    n_recent: usize,
+    query_window: usize,
+    bias: f32,
+    form: BiasForm,
+}
+
+impl InfMllm {
+    pub fn new(config: &CacheConfig) -> Result<Self, CacheError> {
+        if !(config.bias.is_finite() && config.bias >= 0.0) {
+            return Err(CacheError::Parameter {
+                name: "bias",
+                value: config.bias.to_string(),
+                expected: "a finite number, 0 or more".to_string(),
+            });
+        }
+        if config.query_window == 0 {
+            return Err(CacheError::Parameter {
+                name: "query_window",
+                value: "0".to_string(),
+                expected: "at least 1 query".to_string(),
+            });
+        }
+        Ok(Self {
+            sinks: config.sinks,
+            n_recent: config.n_recent,
+            query_window: config.query_window,
+            bias: config.bias as f32,
+            form: config.bias_form,
+        })
+    }
+}
+
+impl Policy for InfMllm {
+    fn sinks(&self) -> usize {
+        self.sinks
+    }
+
+    fn query_window(&self) -> usize {
+        self.query_window
+    }
+
+    fn recent(&self, kept: usize) -> usize {
+        match self.n_recent {
+            0 => (kept / 2).max(1),
+            given => given,
+        }
+    }
+
+    fn values(&self, candidates: &Candidates<'_>, values: &mut [f32]) {
+        let count = candidates.scores.len();
+        let mean = candidates.scores.iter().sum::<f32>() / count as f32;
+        // All candidates at zero attention: age alone decides.
+        let scale = if mean > 0.0 { 1.0 / mean } else { 0.0 };
+        let last = count.saturating_sub(1).max(1) as f32;
+        for (j, value) in values.iter_mut().enumerate() {
+            let age = match self.form {
+                BiasForm::Range => (count - 1 - j) as f32 / last,
+                BiasForm::Slope => (candidates.newest - candidates.indices[j]) as f32,
+            };
+            *value = candidates.scores[j] * scale - self.bias * age;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(form: BiasForm, bias: f64, scores: &[f32], indices: &[u64]) -> Vec<f32> {
+        let policy = InfMllm::new(&CacheConfig {
+            bias,
+            bias_form: form,
+            ..CacheConfig::default()
+        })
+        .unwrap();
+        let mut values = vec![0.0; scores.len()];
+        policy.values(
+            &Candidates {
+                scores,
+                indices,
+                newest: 100,
+            },
+            &mut values,
+        );
+        values
+    }
+
+    #[test]
+    fn range_falls_linearly_from_the_newest_candidate_to_the_oldest() {
+        let got = values(BiasForm::Range, 0.5, &[0.1, 0.1, 0.1], &[10, 40, 90]);
+        assert_eq!(got, [0.5, 0.75, 1.0]);
+    }
+
+    #[test]
+    fn slope_falls_with_the_true_age_without_bound() {
+        let got = values(BiasForm::Slope, 0.01, &[0.3, 0.1], &[0, 90]);
+        for (got, want) in got.iter().zip([1.5 - 1.0, 0.5 - 0.1]) {
+            assert!((got - want).abs() < 1e-6, "{got} is not {want}");
+        }
+    }
+
+    #[test]
+    fn candidates_without_any_attention_leave_by_age() {
+        let got = values(BiasForm::Slope, 0.01, &[0.0, 0.0], &[10, 20]);
+        assert!(got.iter().all(|v| v.is_finite()) && got[0] < got[1]);
+    }
+}

@@ -1,0 +1,10 @@
+//! A streaming multimodal LLM for robots whose KV cache is bounded (Inf-MLLM, arXiv 2409.09086).
+//!
+//! Dependencies point one way: `node` (the ROS edge) -> `stream` (frames, instructions, the loop) -> `model` (vision tower,
+//! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS.
+
+pub mod cache;
+pub mod model;
+#[cfg(feature = "ros")]
+pub mod node;
+pub mod stream;

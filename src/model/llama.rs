@@ -1,0 +1,325 @@
+//! The Llama decoder (SmolLM2, and the text part of SmolVLM / Idefics3), with attention on the bounded cache.
+
+use candle_core::{Device, Result, Tensor};
+use candle_nn::{linear_no_bias, rms_norm, Embedding, Linear, Module, RmsNorm, VarBuilder};
+use serde::Deserialize;
+
+use crate::cache::{BoundedCache, CacheShape, FrameId, LayerCache, RotaryTable, Token};
+
+use super::ModelError;
+
+/// Mirrors the `text_config` of a checkpoint; missing fields have the values of transformers' `LlamaConfig`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub max_position_embeddings: usize,
+    pub rms_norm_eps: f64,
+    pub hidden_act: String,
+    pub attention_bias: bool,
+    pub mlp_bias: bool,
+    pub tie_word_embeddings: Option<bool>,
+    /// Top-level form, as older checkpoints carry it.
+    pub rope_theta: Option<f64>,
+    /// Older form of scaled rotary embeddings.
+    pub rope_scaling: Option<serde_json::Value>,
+    /// The form that transformers 5 writes.
+    pub rope_parameters: Option<RopeParameters>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RopeParameters {
+    pub rope_theta: Option<f64>,
+    pub rope_type: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32000,
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            hidden_act: "silu".to_string(),
+            attention_bias: false,
+            mlp_bias: false,
+            tie_word_embeddings: None,
+            rope_theta: None,
+            rope_scaling: None,
+            rope_parameters: None,
+        }
+    }
+}
+
+impl Config {
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+            .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    pub fn theta(&self) -> f64 {
+        self.rope_parameters
+            .as_ref()
+            .and_then(|rope| rope.rope_theta)
+            .or(self.rope_theta)
+            .unwrap_or(10_000.0)
+    }
+
+    /// The first field that this decoder cannot honour: name, value, what was expected.
+    pub fn unsupported(&self) -> Option<(&'static str, String, String)> {
+        let rope_type = self
+            .rope_parameters
+            .as_ref()
+            .and_then(|rope| rope.rope_type.clone())
+            .or_else(|| self.rope_scaling.as_ref().map(|scaling| scaling.to_string()))
+            .filter(|kind| kind != "default" && kind != "null");
+        let heads = self.num_attention_heads;
+        if self.hidden_act != "silu" {
+            return Some(("hidden_act", self.hidden_act.clone(), "silu".into()));
+        }
+        if let Some(kind) = rope_type {
+            return Some(("rope_type", kind, "default".into()));
+        }
+        if self.attention_bias {
+            return Some(("attention_bias", "true".into(), "false".into()));
+        }
+        if self.mlp_bias {
+            return Some(("mlp_bias", "true".into(), "false".into()));
+        }
+        for (name, value) in [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", self.kv_heads()),
+            ("head_dim", self.head_dim()),
+        ] {
+            if value == 0 {
+                return Some((name, "0".into(), "at least 1".into()));
+            }
+        }
+        if heads % self.kv_heads() != 0 {
+            return Some((
+                "num_key_value_heads",
+                self.kv_heads().to_string(),
+                format!("a divisor of num_attention_heads ({heads})"),
+            ));
+        }
+        if self.head_dim() % 2 != 0 {
+            return Some((
+                "head_dim",
+                self.head_dim().to_string(),
+                "an even number".into(),
+            ));
+        }
+        None
+    }
+
+    pub fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            kv_heads: self.kv_heads(),
+            head_dim: self.head_dim(),
+            rope_theta: self.theta(),
+            max_positions: self.max_position_embeddings,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Attention {
+    fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let (heads, kv_heads, head_dim) =
+            (cfg.num_attention_heads, cfg.kv_heads(), cfg.head_dim());
+        let hidden = cfg.hidden_size;
+        Ok(Self {
+            q_proj: linear_no_bias(hidden, heads * head_dim, vb.pp("q_proj"))?,
+            k_proj: linear_no_bias(hidden, kv_heads * head_dim, vb.pp("k_proj"))?,
+            v_proj: linear_no_bias(hidden, kv_heads * head_dim, vb.pp("v_proj"))?,
+            o_proj: linear_no_bias(heads * head_dim, hidden, vb.pp("o_proj"))?,
+            heads,
+            kv_heads,
+            head_dim,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Token],
+        (cache, rotary): (&mut LayerCache, &RotaryTable),
+    ) -> Result<Tensor> {
+        let split = |x: Tensor, heads: usize| {
+            // [tokens, heads * head_dim] -> [heads, tokens, head_dim]
+            x.reshape((tokens.len(), heads, self.head_dim))?
+                .transpose(0, 1)?
+                .contiguous()
+        };
+        let q = split(self.q_proj.forward(x)?, self.heads)?;
+        let k = split(self.k_proj.forward(x)?, self.kv_heads)?;
+        let v = split(self.v_proj.forward(x)?, self.kv_heads)?;
+        self.o_proj
+            .forward(&cache.attend(&q, &k, &v, tokens, rotary)?)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let (hidden, inner) = (cfg.hidden_size, cfg.intermediate_size);
+        Ok(Self {
+            gate_proj: linear_no_bias(hidden, inner, vb.pp("gate_proj"))?,
+            up_proj: linear_no_bias(hidden, inner, vb.pp("up_proj"))?,
+            down_proj: linear_no_bias(inner, hidden, vb.pp("down_proj"))?,
+        })
+    }
+}
+
+impl Module for Mlp {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gate = self.gate_proj.forward(x)?.silu()?;
+        self.down_proj
+            .forward(&(gate * self.up_proj.forward(x)?)?)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Layer {
+    fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let norm = |name| rms_norm(cfg.hidden_size, cfg.rms_norm_eps, vb.pp(name));
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::new(cfg, vb.pp("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::new(cfg, vb.pp("mlp"))?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Token],
+        cache: (&mut LayerCache, &RotaryTable),
+    ) -> Result<Tensor> {
+        let attended =
+            self.self_attn
+                .forward(&self.input_layernorm.forward(x)?, tokens, cache)?;
+        let x = (x + attended)?;
+        let expanded = self
+            .mlp
+            .forward(&self.post_attention_layernorm.forward(&x)?)?;
+        x + expanded
+    }
+}
+
+/// The decoder without its cache, which the caller owns.
+#[derive(Debug, Clone)]
+pub struct Llama {
+    embed_tokens: Embedding,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    lm_head: Linear,
+}
+
+impl Llama {
+    /// `vb` stands at the text model (`embed_tokens`, `layers`, `norm`), `head` at the root where `lm_head` is;
+    /// no `head` means that the output layer is the input embedding.
+    pub fn new(cfg: &Config, vb: VarBuilder, head: Option<VarBuilder>) -> Result<Self> {
+        let embed_tokens =
+            candle_nn::embedding(cfg.vocab_size, cfg.hidden_size, vb.pp("embed_tokens"))?;
+        let lm_head = match head {
+            Some(head) => linear_no_bias(cfg.hidden_size, cfg.vocab_size, head.pp("lm_head"))?,
+            None => Linear::new(embed_tokens.embeddings().clone(), None),
+        };
+        let layers = (0..cfg.num_hidden_layers)
+            .map(|i| Layer::new(cfg, vb.pp("layers").pp(i)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            embed_tokens,
+            layers,
+            norm: rms_norm(cfg.hidden_size, cfg.rms_norm_eps, vb.pp("norm"))?,
+            lm_head,
+        })
+    }
+
+    pub fn device(&self) -> &Device {
+        self.embed_tokens.embeddings().device()
+    }
+
+    /// `[tokens, hidden]` for token ids.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let ids = Tensor::from_slice(ids, ids.len(), self.device())?;
+        self.embed_tokens.forward(&ids)
+    }
+
+    /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `frames` says which frame each token shows.
+    ///
+    /// A chunk longer than the free room is split. Returns the last hidden states of all its tokens, normalised,
+    /// `[tokens, hidden]`. The caller then asks the cache to reserve what the next step needs.
+    pub fn append(
+        &self,
+        x: &Tensor,
+        frames: &[Option<FrameId>],
+        cache: &mut BoundedCache,
+    ) -> std::result::Result<Tensor, ModelError> {
+        let total = frames.len();
+        let mut hidden = Vec::new();
+        let mut start = 0;
+        while start < total {
+            let left = total - start;
+            let taken = cache.room(left)?.min(left);
+            let tokens = cache.admit(&frames[start..start + taken]);
+            let mut x = x.narrow(0, start, taken)?;
+            for (i, layer) in self.layers.iter().enumerate() {
+                x = layer.forward(&x, &tokens, cache.layer(i))?;
+            }
+            hidden.push(self.norm.forward(&x)?);
+            start += taken;
+        }
+        Ok(Tensor::cat(&hidden, 0)?)
+    }
+
+    /// `[tokens, vocab]` for hidden states `[tokens, hidden]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.lm_head.forward(hidden)
+    }
+}

@@ -1,0 +1,93 @@
+//! The multimodal model: checkpoints as published, and their forward passes on a bounded cache.
+//!
+//! - `checkpoint`: the files of a model directory, with errors that name what is missing or wrong
+//! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
+//! - `template`: the checkpoint's own chat template
+//! - `preprocess`: a picture to pixel values, as the published image processor does it
+//! - `llama`: the decoder, whose attention runs on the cache
+//! - `smolvlm`: the SmolVLM / Idefics3 family: vision tower, connector, decoder
+//! - `sample`: the next token from logits
+
+pub mod checkpoint;
+pub mod llama;
+pub mod preprocess;
+pub mod sample;
+pub mod smolvlm;
+pub mod template;
+pub mod tokenizer;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use crate::cache::CacheError;
+
+/// What can be wrong with a checkpoint or go wrong in a forward pass.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("model directory {dir}: {what}")]
+    Directory { dir: PathBuf, what: String },
+    #[error("{file}: {what}")]
+    File { file: PathBuf, what: String },
+    #[error("{file}: {field} is {value}, expected {expected}")]
+    Unsupported {
+        file: PathBuf,
+        field: String,
+        value: String,
+        expected: String,
+    },
+    #[error("device {name} cannot be used: {what}")]
+    Device { name: &'static str, what: String },
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error("tensor operation in the model: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The GPU if there is one, else the CPU.
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+impl DeviceKind {
+    pub fn open(self) -> Result<Device, ModelError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => Device::new_cuda(0).map_err(|e| ModelError::Device {
+                name: "cuda",
+                what: if cfg!(feature = "cuda") {
+                    e.to_string()
+                } else {
+                    "this build has no CUDA; build with the feature cuda".to_string()
+                },
+            }),
+            Self::Auto if cfg!(feature = "cuda") => {
+                Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "no usable GPU, running on the CPU");
+                    Device::Cpu
+                }))
+            }
+            Self::Auto => Ok(Device::Cpu),
+        }
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            _ => Err(format!(
+                "{s} is unknown as device, expected one of auto, cpu, cuda"
+            )),
+        }
+    }
+}

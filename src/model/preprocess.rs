@@ -1,0 +1,200 @@
+//! A picture to pixel values, as the published Idefics3 / SmolVLM image processor does it for one unsplit image.
+//!
+//! Resize to the longest edge with the aspect ratio kept, resize again to the tower's square, rescale, normalise.
+
+use candle_core::{Device, Tensor};
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+use serde::Deserialize;
+
+use super::checkpoint::Checkpoint;
+use super::ModelError;
+
+const PREPROCESSOR: &str = "preprocessor_config.json";
+const PROCESSOR: &str = "processor_config.json";
+
+/// Mirrors `preprocessor_config.json`.
+#[derive(Debug, Clone, Deserialize)]
+struct Config {
+    #[serde(default = "yes")]
+    do_resize: bool,
+    size: LongestEdge,
+    /// The square that an unsplit image becomes; the tower's input if absent.
+    max_image_size: Option<LongestEdge>,
+    /// PIL's number of the filter.
+    #[serde(default = "lanczos")]
+    resample: u8,
+    #[serde(default = "rescale_factor")]
+    rescale_factor: f64,
+    #[serde(default = "half")]
+    image_mean: [f32; 3],
+    #[serde(default = "half")]
+    image_std: [f32; 3],
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct LongestEdge {
+    longest_edge: usize,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn lanczos() -> u8 {
+    1
+}
+
+fn rescale_factor() -> f64 {
+    1.0 / 255.0
+}
+
+fn half() -> [f32; 3] {
+    [0.5; 3]
+}
+
+/// The largest side that the published processor lets an intermediate picture have, pixels.
+const MAX_SIDE: usize = 4096;
+
+/// The image processor of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct ImageProcessor {
+    longest_edge: usize,
+    size: usize,
+    filter: FilterType,
+    scale: f32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl ImageProcessor {
+    /// Reads `preprocessor_config.json` (or the nested form in `processor_config.json`) for a tower of `image_size` pixels.
+    pub fn load(checkpoint: &Checkpoint, image_size: usize) -> Result<Self, ModelError> {
+        let (name, config) = if checkpoint.has(PREPROCESSOR) || !checkpoint.has(PROCESSOR) {
+            (PREPROCESSOR, checkpoint.json::<Config>(PREPROCESSOR)?)
+        } else {
+            let nested: serde_json::Value = checkpoint.json(PROCESSOR)?;
+            let config = serde_json::from_value(nested["image_processor"].clone());
+            let config = config.map_err(|e| ModelError::File {
+                file: checkpoint.path(PROCESSOR),
+                what: format!("image_processor: {e}"),
+            })?;
+            (PROCESSOR, config)
+        };
+        let unsupported = |field: &str, value: String, expected: String| ModelError::Unsupported {
+            file: checkpoint.path(name),
+            field: field.to_string(),
+            value,
+            expected,
+        };
+        let size = config
+            .max_image_size
+            .map_or(image_size, |size| size.longest_edge);
+        if size != image_size {
+            return Err(unsupported(
+                "max_image_size.longest_edge",
+                size.to_string(),
+                format!("{image_size}, the vision tower's image_size"),
+            ));
+        }
+        if !config.do_resize {
+            return Err(unsupported("do_resize", "false".into(), "true".into()));
+        }
+        let longest_edge = config.size.longest_edge;
+        if !(1..=MAX_SIDE).contains(&longest_edge) {
+            return Err(unsupported(
+                "size.longest_edge",
+                longest_edge.to_string(),
+                format!("1 to {MAX_SIDE}"),
+            ));
+        }
+        if config.image_std.contains(&0.0) {
+            return Err(unsupported(
+                "image_std",
+                format!("{:?}", config.image_std),
+                "no zeros".into(),
+            ));
+        }
+        let filter = match config.resample {
+            1 => FilterType::Lanczos3,
+            2 => FilterType::Bilinear,
+            3 => FilterType::CatmullRom,
+            other => {
+                return Err(unsupported(
+                    "resample",
+                    other.to_string(),
+                    "1 (lanczos), 2 (bilinear) or 3 (bicubic)".into(),
+                ))
+            }
+        };
+        Ok(Self {
+            longest_edge,
+            size,
+            filter,
+            scale: config.rescale_factor as f32,
+            mean: config.image_mean,
+            std: config.image_std,
+        })
+    }
+
+    /// Pixel values `[1, 3, size, size]`, f32.
+    pub fn pixel_values(&self, picture: &RgbImage) -> Result<Tensor, ModelError> {
+        let (width, height) = self.first_size(picture.width() as usize, picture.height() as usize);
+        let first = self.resize(
+            picture.as_raw(),
+            (picture.width(), picture.height()),
+            (width as u32, height as u32),
+        )?;
+        let side = self.size as u32;
+        let square = self.resize(&first, (width as u32, height as u32), (side, side))?;
+        let plane = self.size * self.size;
+        let mut values = vec![0f32; 3 * plane];
+        for (i, pixel) in square.chunks_exact(3).enumerate() {
+            for c in 0..3 {
+                values[c * plane + i] =
+                    (f32::from(pixel[c]) * self.scale - self.mean[c]) / self.std[c];
+            }
+        }
+        Ok(Tensor::from_vec(
+            values,
+            (1, 3, self.size, self.size),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// Size with the longest edge at `longest_edge`, the other one scaled with it and made even by adding one.
+    fn first_size(&self, width: usize, height: usize) -> (usize, usize) {
+        let aspect = width as f64 / height as f64;
+        let longest = self.longest_edge;
+        let even = |side: f64| {
+            let side = side as usize;
+            (side + side % 2).max(1)
+        };
+        if width >= height {
+            (longest, even(longest as f64 / aspect))
+        } else {
+            (even(longest as f64 * aspect), longest)
+        }
+    }
+
+    fn resize(
+        &self,
+        rgb: &[u8],
+        (from_width, from_height): (u32, u32),
+        (width, height): (u32, u32),
+    ) -> Result<Vec<u8>, ModelError> {
+        if (from_width, from_height) == (width, height) {
+            return Ok(rgb.to_vec());
+        }
+        let fail = |what: String| candle_core::Error::Msg(format!("resizing a picture: {what}"));
+        let source = ImageRef::new(from_width, from_height, rgb, PixelType::U8x3)
+            .map_err(|e| fail(e.to_string()))?;
+        let mut target = Image::new(width, height, PixelType::U8x3);
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(self.filter));
+        Resizer::new()
+            .resize(&source, &mut target, &options)
+            .map_err(|e| fail(e.to_string()))?;
+        Ok(target.into_vec())
+    }
+}

@@ -1,0 +1,400 @@
+//! A bag and a script through a session in lock-step: every frame, in recorded order, without ROS and without a clock.
+//!
+//! The answers depend on bag, script, model and parameters only; timings are kept apart from them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::bag::{Bag, BagError};
+use super::frame::{CameraImage, ImageData};
+use super::script::{is_right, Entry, Script, ScriptError};
+use super::session::{Answer, FinishReason, Instruction, PushError, Session};
+use crate::model::ModelError;
+
+/// Frames between two lines of the timings file.
+const PROGRESS_FRAMES: u64 = 1000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(transparent)]
+    Bag(#[from] BagError),
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("{file}: {source}")]
+    Write {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// How a replay runs.
+#[derive(Debug, Clone)]
+pub struct ReplayOptions {
+    /// Times the bag is played, end to end.
+    pub repeat: u64,
+    /// Every frame is replaced by a black one of the same stamp: what the model answers without seeing.
+    pub black: bool,
+    /// The answers, JSON lines; the timings go to a file beside it.
+    pub out: PathBuf,
+}
+
+/// Right answers among those whose truth is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    pub right: u64,
+    pub of: u64,
+}
+
+impl Tally {
+    fn count(&mut self, right: bool) {
+        self.right += u64::from(right);
+        self.of += 1;
+    }
+}
+
+/// What a replay found; free of timings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub frames: u64,
+    pub frames_rejected: u64,
+    pub tokens: u64,
+    pub compactions: u64,
+    pub tokens_evicted: u64,
+    /// Largest number of slots ever in use after a step; never above the budget.
+    pub most_used: usize,
+    pub budget: usize,
+    pub bytes: usize,
+    pub answers: u64,
+    pub errors: u64,
+    pub all: Tally,
+    pub by_type: BTreeMap<String, Tally>,
+    pub by_memory: BTreeMap<String, Tally>,
+}
+
+#[derive(Serialize)]
+struct AnswerLine<'a> {
+    id: &'a str,
+    at: f64,
+    text: &'a str,
+    token_ids: &'a [u32],
+    finish_reason: &'static str,
+    error: &'a Option<String>,
+    newest_frame_stamp_ns: Option<i64>,
+    oldest_frame_stamp_ns: Option<i64>,
+    frames_seen: u64,
+    prompt_tokens: usize,
+    vision_tokens: usize,
+    output_tokens: usize,
+    truth: &'a Option<String>,
+    #[serde(rename = "type")]
+    kind: &'a Option<String>,
+    memory: &'a Option<String>,
+    correct: Option<bool>,
+    cache_used: usize,
+    tokens_evicted: u64,
+}
+
+/// Plays `bag` into `session` and puts the instructions of `script` at their times.
+///
+/// `progress` is called after every frame with the number of frames played so far.
+pub fn replay(
+    session: &mut Session,
+    bag: &Bag,
+    script: &Script,
+    options: &ReplayOptions,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Summary, ReplayError> {
+    let mut run = Run {
+        session,
+        script,
+        black: options.black,
+        answers: Output::create(&options.out)?,
+        timings: Output::create(&timings_file(&options.out))?,
+        summary: Summary::default(),
+        totals: (0, 0, 0),
+        started: Instant::now(),
+        played: 0,
+    };
+    let mut span = Span::default();
+    for round in 0..options.repeat {
+        run.round(bag, round, &mut span, progress)?;
+    }
+    run.finish()
+}
+
+/// Where the timings of a replay go.
+pub fn timings_file(out: &Path) -> PathBuf {
+    out.with_extension("timings.jsonl")
+}
+
+/// Stamps of a bag, from the first round on.
+#[derive(Default)]
+struct Span {
+    first_ns: Option<i64>,
+    last_ns: i64,
+    frames: i64,
+}
+
+impl Span {
+    /// How far one round shifts the stamps: the bag's length and one mean frame distance.
+    fn period_ns(&self) -> i64 {
+        let length = self.last_ns - self.first_ns.unwrap_or(self.last_ns);
+        length + length / (self.frames - 1).max(1)
+    }
+}
+
+struct Run<'a> {
+    session: &'a mut Session,
+    script: &'a Script,
+    black: bool,
+    answers: Output,
+    timings: Output,
+    summary: Summary,
+    /// Tokens, compactions and evictions of the memories that resets have ended.
+    totals: (u64, u64, u64),
+    started: Instant,
+    played: u64,
+}
+
+impl Run<'_> {
+    fn round(
+        &mut self,
+        bag: &Bag,
+        round: u64,
+        span: &mut Span,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), ReplayError> {
+        let script = self.script;
+        let mut entries = script.instructions.iter().peekable();
+        let mut resets = script.resets.iter().peekable();
+        let shift = if round == 0 {
+            0
+        } else {
+            span.period_ns() * round as i64
+        };
+        for image in bag.images() {
+            let mut image = image?;
+            let first = *span.first_ns.get_or_insert(image.stamp_ns);
+            if round == 0 {
+                span.last_ns = image.stamp_ns;
+                span.frames += 1;
+            }
+            let elapsed = (image.stamp_ns - first) as f64 * 1e-9;
+            while let Some(entry) = entries.next_if(|entry| entry.at < elapsed) {
+                self.ask(entry, round)?;
+            }
+            if resets.next_if(|&&reset| reset <= elapsed).is_some() {
+                while resets.next_if(|&&reset| reset <= elapsed).is_some() {}
+                self.reset()?;
+            }
+            image.stamp_ns += shift;
+            if self.black {
+                image.data = black_picture();
+            }
+            self.push(&image)?;
+            progress(self.played);
+        }
+        for entry in entries {
+            self.ask(entry, round)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, image: &CameraImage) -> Result<(), ReplayError> {
+        match self.session.push_frame(image) {
+            Ok(()) => self.summary.frames += 1,
+            Err(PushError::Frame(error)) => {
+                tracing::warn!(stamp_ns = image.stamp_ns, %error, "image rejected");
+                self.summary.frames_rejected += 1;
+            }
+            Err(PushError::Model(error)) => return Err(error.into()),
+        }
+        self.played += 1;
+        let used = self.session.usage().used;
+        self.summary.most_used = self.summary.most_used.max(used);
+        if self.played % PROGRESS_FRAMES == 0 {
+            let usage = self.session.usage();
+            let times = self.session.times();
+            self.timings.line(&json!({
+                "frames": self.played,
+                "elapsed_s": self.started.elapsed().as_secs_f64(),
+                "used": usage.used,
+                "budget": usage.budget,
+                "bytes": usage.bytes,
+                "resident_bytes": resident_bytes(),
+                "vision_ms": times.vision.as_secs_f64() * 1e3,
+                "prefill_ms": times.prefill.as_secs_f64() * 1e3,
+            }))?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, entry: &Entry, round: u64) -> Result<(), ReplayError> {
+        let id = match round {
+            0 => entry.id.clone(),
+            round => format!("{}#{round}", entry.id),
+        };
+        let answer = self.session.ask(
+            &Instruction {
+                id,
+                text: entry.text.clone(),
+                max_new_tokens: entry.max_new_tokens,
+                ephemeral: false,
+                received: Instant::now(),
+            },
+            &|| false,
+            &mut |_| (),
+        );
+        self.record(entry, &answer)
+    }
+
+    fn record(&mut self, entry: &Entry, answer: &Answer) -> Result<(), ReplayError> {
+        let correct = entry
+            .answer
+            .as_ref()
+            .map(|truth| is_right(&answer.text, truth));
+        let usage = self.session.usage();
+        self.summary.most_used = self.summary.most_used.max(usage.used);
+        self.summary.answers += 1;
+        self.summary.errors += u64::from(answer.finish == FinishReason::Error);
+        if let Some(right) = correct {
+            let group = |name: &Option<String>| name.clone().unwrap_or_else(|| "other".to_string());
+            self.summary.all.count(right);
+            self.summary
+                .by_type
+                .entry(group(&entry.kind))
+                .or_default()
+                .count(right);
+            self.summary
+                .by_memory
+                .entry(group(&entry.memory))
+                .or_default()
+                .count(right);
+        }
+        self.answers.line(&AnswerLine {
+            id: &answer.id,
+            at: entry.at,
+            text: &answer.text,
+            token_ids: &answer.token_ids,
+            finish_reason: answer.finish.name(),
+            error: &answer.error,
+            newest_frame_stamp_ns: answer.newest_frame.as_ref().map(|frame| frame.stamp_ns),
+            oldest_frame_stamp_ns: answer.oldest_frame_ns,
+            frames_seen: answer.frames_seen,
+            prompt_tokens: answer.prompt_tokens,
+            vision_tokens: answer.vision_tokens,
+            output_tokens: answer.output_tokens,
+            truth: &entry.answer,
+            kind: &entry.kind,
+            memory: &entry.memory,
+            correct,
+            cache_used: usage.used,
+            tokens_evicted: usage.tokens_evicted,
+        })?;
+        self.timings.line(&json!({
+            "id": answer.id,
+            "time_to_first_token_ms": answer.time_to_first_token.map(|t| t.as_secs_f64() * 1e3),
+            "latency_ms": answer.latency.as_secs_f64() * 1e3,
+            "decode_ms_per_token": self.session.times().decode.as_secs_f64() * 1e3,
+        }))
+    }
+
+    fn reset(&mut self) -> Result<(), ReplayError> {
+        if self.session.frames_seen() > 0 {
+            self.close_memory();
+            self.session.reset()?;
+        }
+        Ok(())
+    }
+
+    /// Adds the counters of the memory that ends to the totals.
+    fn close_memory(&mut self) {
+        let usage = self.session.usage();
+        self.totals.0 += usage.tokens_seen;
+        self.totals.1 += usage.compactions;
+        self.totals.2 += usage.tokens_evicted;
+    }
+
+    fn finish(mut self) -> Result<Summary, ReplayError> {
+        self.close_memory();
+        let usage = self.session.usage();
+        let mut summary = std::mem::take(&mut self.summary);
+        (summary.tokens, summary.compactions, summary.tokens_evicted) = self.totals;
+        summary.budget = usage.budget;
+        summary.bytes = usage.bytes;
+        self.answers.line(&json!({ "summary": summary }))?;
+        self.answers.close()?;
+        self.timings.line(&json!({
+            "frames": self.played,
+            "elapsed_s": self.started.elapsed().as_secs_f64(),
+            "resident_bytes": resident_bytes(),
+        }))?;
+        self.timings.close()?;
+        Ok(summary)
+    }
+}
+
+fn black_picture() -> ImageData {
+    const SIDE: u32 = 32;
+    ImageData::Raw {
+        encoding: "rgb8".to_string(),
+        width: SIDE,
+        height: SIDE,
+        step: SIDE * 3,
+        is_bigendian: false,
+        data: vec![0; (SIDE * SIDE * 3) as usize],
+    }
+}
+
+/// Resident memory of this process, bytes; none where /proc does not tell.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// A file of JSON lines.
+struct Output {
+    file: PathBuf,
+    writer: BufWriter<File>,
+}
+
+impl Output {
+    fn create(file: &Path) -> Result<Self, ReplayError> {
+        let created = File::create(file).map_err(|source| ReplayError::Write {
+            file: file.to_path_buf(),
+            source,
+        })?;
+        Ok(Self {
+            file: file.to_path_buf(),
+            writer: BufWriter::new(created),
+        })
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> Result<(), ReplayError> {
+        let written = serde_json::to_writer(&mut self.writer, value)
+            .map_err(std::io::Error::from)
+            .and_then(|()| self.writer.write_all(b"\n"));
+        written.map_err(|source| self.error(source))
+    }
+
+    fn close(mut self) -> Result<(), ReplayError> {
+        self.writer.flush().map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: std::io::Error) -> ReplayError {
+        ReplayError::Write {
+            file: self.file.clone(),
+            source,
+        }
+    }
+}
