@@ -1,0 +1,37 @@
+# One command for each thing a user or a developer does: setup, build, demo, test, lint, eval, clean.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+ENV := . scripts/env.sh
+RUN := scripts/ros-run
+
+.PHONY: all setup build demo test test-core test-ros lint eval clean
+all: build
+
+setup: ## Debian packages, Rust and ROS 2 where they are missing
+	scripts/setup.sh
+
+build: setup ## messages, node and command line, into install/
+	scripts/build.sh
+
+demo: build ## plays the demo bag into the node and shows what it answers
+	$(RUN) python scripts/demo.py
+
+test: lint test-core test-ros ## everything
+
+test-core: setup ## Rust tests; no ROS in them
+	$(ENV); cargo test --release --locked --no-default-features
+
+test-ros: build ## the node process, driven by rclpy
+	$(RUN) python -m pytest tests/ros
+
+lint: build ## formatting and lints of Rust (without and with ROS) and Python
+	$(ENV); cargo fmt --check
+	$(ENV); cargo clippy --release --locked --all-targets --no-default-features -- -D warnings
+	$(ENV); bash build/ros-cargo clippy --release --locked --all-targets -- -D warnings
+	$(ENV); ruff check . && ruff format --check .
+
+eval: build ## official accuracy of the demo model
+	$(RUN) python scripts/evaluate.py
+
+clean: ## what was built; .ros stays
+	rm -rf build install log target

@@ -1,0 +1,24 @@
+"""Plays the demo bag into the node; ask with: ros2 topic pub --once /instruction_text std_msgs/msg/String "{data: ...}"."""
+
+from launch import LaunchDescription
+from launch.actions import ExecuteProcess, IncludeLaunchDescription
+from launch.substitutions import PathJoinSubstitution
+from launch_ros.substitutions import FindPackageShare
+
+SHARE = FindPackageShare("inf_mllm")
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            IncludeLaunchDescription(
+                PathJoinSubstitution([SHARE, "launch", "inf_mllm.launch.py"]),
+                launch_arguments={"image": "/camera/image", "image_transport": "compressed"}.items(),
+            ),
+            ExecuteProcess(
+                cmd=["ros2", "bag", "play", PathJoinSubstitution([SHARE, "bags", "demo"])],
+                additional_env={"FASTRTPS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([SHARE, "config", "fastdds.xml"])},
+                output="screen",
+            ),
+        ]
+    )

@@ -1,0 +1,179 @@
+//! Start, the loop, and a clean end.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use r2r::std_srvs::srv::Trigger;
+use r2r::QosProfile;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{signal, SignalKind};
+
+use super::inputs::Inputs;
+use super::names::RosArguments;
+use super::outputs::{Answers, Event, Sender, Statistics};
+use super::params::Parameters;
+use super::{ros, NodeError, NAME};
+use crate::stream::Engine;
+
+/// Longest wait for a message; also how long the loop may take to see that it is to end.
+const SPIN: Duration = Duration::from_millis(50);
+/// The node has this long to end after a signal: the engine's share of it, that of the last messages, and all of it.
+const ENGINE_GRACE: Duration = Duration::from_millis(1200);
+const PUBLISH_GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(1800);
+/// Time for the middleware to send what was published last.
+const FLUSH: Duration = Duration::from_millis(100);
+
+const LOADING: u8 = 0;
+const RUNNING: u8 = 1;
+const STOPPING: u8 = 2;
+
+/// Runs the node until SIGINT or SIGTERM.
+pub fn run() -> Result<(), NodeError> {
+    let arguments = RosArguments::from_env()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let phase = Arc::new(AtomicU8::new(LOADING));
+    watch_signals(&runtime, phase.clone())?;
+
+    let context = ros("ROS context", r2r::Context::create())?;
+    let mut node = ros("node", r2r::Node::create(context, NAME, ""))?;
+    let parameters = {
+        let overrides = node.params.lock().unwrap_or_else(|e| e.into_inner());
+        Parameters::from_overrides(&overrides)?
+    };
+    let (handler, _events) = ros(
+        "parameter services",
+        node.make_derived_parameter_handler(Arc::new(Mutex::new(parameters.clone()))),
+    )?;
+    runtime.spawn(handler);
+
+    let answers = Answers::advertise(&mut node)?;
+    let statistics = Statistics::advertise(&mut node)?;
+    let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let publishing = runtime.spawn(answers.publish_all(receiver));
+    let engine = Arc::new(Engine::spawn(
+        parameters.session()?,
+        Box::new(Sender(events.clone())),
+    )?);
+
+    serve_reset(&runtime, &mut node, engine.clone())?;
+    let compressed = parameters.image_transport == "compressed";
+    let image_topic = image_topic(&arguments, &node, compressed)?;
+    let mut inputs = Inputs::subscribe(&mut node, &image_topic, compressed)?;
+    let stats_period = Duration::from_secs_f64(parameters.stats_period);
+    runtime.spawn(publish_statistics(engine.clone(), statistics, stats_period));
+    announce(&node, &parameters, &engine, &image_topic);
+
+    // A signal that came while loading has ended the process already.
+    phase.store(RUNNING, Ordering::SeqCst);
+    while phase.load(Ordering::SeqCst) != STOPPING {
+        node.spin_once(SPIN);
+        inputs.drain(&engine);
+    }
+
+    if !engine.shutdown(ENGINE_GRACE) {
+        tracing::warn!("the model did not stop within {ENGINE_GRACE:?}");
+    }
+    let _ = events.send(Event::End);
+    let published = async { tokio::time::timeout(PUBLISH_GRACE, publishing).await };
+    if runtime.block_on(published).is_err() {
+        tracing::warn!("the last answers could not be published within {PUBLISH_GRACE:?}");
+    }
+    std::thread::sleep(FLUSH);
+    runtime.shutdown_background();
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// On SIGINT or SIGTERM: ends the process at once while the model is loading, else asks the loop to end, and sees to it.
+fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeError> {
+    let _guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    runtime.spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+        }
+        if phase.swap(STOPPING, Ordering::SeqCst) == LOADING {
+            std::process::exit(0);
+        }
+        tokio::time::sleep(GRACE).await;
+        tracing::warn!("ending without waiting any longer");
+        std::process::exit(0);
+    });
+    Ok(())
+}
+
+/// The image topic's full name after remapping.
+fn image_topic(
+    arguments: &RosArguments,
+    node: &r2r::Node,
+    compressed: bool,
+) -> Result<String, NodeError> {
+    let name = ros("node name", node.name())?;
+    let namespace = ros("namespace", node.namespace())?;
+    if compressed {
+        arguments.resolve_compressed("image", &name, &namespace)
+    } else {
+        arguments.resolve("image", &name, &namespace)
+    }
+}
+
+/// `~/reset` empties the memory and answers when that is done.
+fn serve_reset(
+    runtime: &Runtime,
+    node: &mut r2r::Node,
+    engine: Arc<Engine>,
+) -> Result<(), NodeError> {
+    let mut requests = ros(
+        "service ~/reset",
+        node.create_service::<Trigger::Service>("~/reset", QosProfile::default()),
+    )?;
+    runtime.spawn(async move {
+        while let Some(request) = requests.next().await {
+            let engine = engine.clone();
+            let result = tokio::task::spawn_blocking(move || engine.reset()).await;
+            let (success, message) = match result {
+                Ok(Ok(())) => (true, "memory is empty".to_string()),
+                Ok(Err(error)) => (false, error.to_string()),
+                Err(error) => (false, error.to_string()),
+            };
+            if let Err(error) = request.respond(Trigger::Response { success, message }) {
+                tracing::error!("~/reset could not be answered: {error}");
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn publish_statistics(engine: Arc<Engine>, statistics: Statistics, period: Duration) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        statistics.publish(&engine.stats());
+    }
+}
+
+/// One line that says what runs.
+fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, image_topic: &str) {
+    let stats = engine.stats();
+    tracing::info!(
+        node = node.fully_qualified_name().unwrap_or_default(),
+        image = image_topic,
+        instructions = "instruction, instruction_text",
+        answers = "~/reasoning, ~/reasoning_delta, ~/reasoning_text, ~/cache_stats",
+        model = parameters.model,
+        device = parameters.device,
+        policy = parameters.policy,
+        budget_tokens = stats.cache.budget,
+        budget_bytes = stats.cache.bytes,
+        "ready"
+    );
+}

@@ -1,0 +1,190 @@
+//! Between ROS messages and the stream's types.
+
+use std::time::{Duration, Instant};
+
+use r2r::builtin_interfaces::msg as builtin;
+use r2r::inf_mllm::msg::{CacheStats, Instruction as InstructionMsg, Reasoning, ReasoningDelta};
+use r2r::sensor_msgs::msg::{CompressedImage, Image};
+use r2r::std_msgs::msg::{Header, String as StringMsg};
+use r2r::NativeMsg;
+use r2r_rcl::rosidl_runtime_c__String as NativeString;
+
+use crate::stream::{
+    Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, StreamStats,
+};
+
+const NANOSECONDS: i64 = 1_000_000_000;
+
+/// A raw image, copied once out of the middleware's message.
+pub fn raw_image(message: &NativeMsg<Image>) -> CameraImage {
+    CameraImage {
+        stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
+        frame_id: text(&message.header.frame_id),
+        data: ImageData::Raw {
+            encoding: text(&message.encoding),
+            width: message.width,
+            height: message.height,
+            step: message.step,
+            is_bigendian: message.is_bigendian != 0,
+            data: message.data.to_vec(),
+        },
+    }
+}
+
+/// A compressed image, copied once out of the middleware's message.
+pub fn compressed_image(message: &NativeMsg<CompressedImage>) -> CameraImage {
+    CameraImage {
+        stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
+        frame_id: text(&message.header.frame_id),
+        data: ImageData::Compressed {
+            format: text(&message.format),
+            data: message.data.to_vec(),
+        },
+    }
+}
+
+pub fn instruction(message: &NativeMsg<InstructionMsg>) -> Instruction {
+    Instruction {
+        id: text(&message.id),
+        text: text(&message.text),
+        max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
+        ephemeral: message.ephemeral,
+        received: Instant::now(),
+    }
+}
+
+/// An instruction that came as plain text; the engine gives it an id.
+pub fn plain_instruction(message: &NativeMsg<StringMsg>) -> Instruction {
+    Instruction {
+        id: String::new(),
+        text: text(&message.data),
+        max_new_tokens: 0,
+        ephemeral: false,
+        received: Instant::now(),
+    }
+}
+
+/// The message of a finished answer. `now_ns` is the time of publication, ROS clock.
+pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
+    let newest = answer.newest_frame.as_ref();
+    Reasoning {
+        header: Header {
+            stamp: time(newest.map_or(0, |frame| frame.stamp_ns)),
+            frame_id: newest.map_or_else(String::new, |frame| publishable(&frame.frame_id)),
+        },
+        instruction_id: publishable(&answer.id),
+        text: publishable(&answer.text),
+        finish_reason: match answer.finish {
+            FinishReason::Stop => Reasoning::FINISH_STOP as u8,
+            FinishReason::Length => Reasoning::FINISH_LENGTH as u8,
+            FinishReason::Cancelled => Reasoning::FINISH_CANCELLED as u8,
+            FinishReason::Error => Reasoning::FINISH_ERROR as u8,
+        },
+        error: publishable(answer.error.as_deref().unwrap_or_default()),
+        prompt_tokens: count(answer.prompt_tokens),
+        vision_tokens: count(answer.vision_tokens),
+        output_tokens: count(answer.output_tokens),
+        time_to_first_token: duration(answer.time_to_first_token.unwrap_or_default()),
+        latency: duration(answer.latency),
+        newest_frame_age: signed_duration(
+            newest.map_or(0, |frame| now_ns.saturating_sub(frame.stamp_ns)),
+        ),
+        oldest_frame_stamp: time(answer.oldest_frame_ns.unwrap_or(0)),
+        frames_seen: answer.frames_seen,
+        mean_logprob: answer.mean_logprob,
+    }
+}
+
+pub fn reasoning_delta(delta: &AnswerDelta) -> ReasoningDelta {
+    ReasoningDelta {
+        instruction_id: publishable(&delta.id),
+        index: delta.index,
+        text: publishable(&delta.text),
+        done: delta.done,
+    }
+}
+
+pub fn reasoning_text(answer: &Answer) -> StringMsg {
+    StringMsg {
+        data: publishable(&answer.text),
+    }
+}
+
+/// The message of a snapshot of the stream. `now_ns` is the time of publication, ROS clock.
+pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
+    CacheStats {
+        header: Header {
+            stamp: time(now_ns),
+            frame_id: publishable(&stats.frame_id),
+        },
+        policy: stats.policy.to_string(),
+        budget: count(stats.cache.budget),
+        used: count(stats.cache.used),
+        prefix: count(stats.cache.prefix),
+        relevant: count(stats.cache.relevant),
+        recent: count(stats.cache.recent),
+        bytes: stats.cache.bytes as u64,
+        tokens_seen: stats.cache.tokens_seen,
+        tokens_evicted: stats.cache.tokens_evicted,
+        compactions: stats.cache.compactions,
+        frames_received: stats.frames_received,
+        frames_used: stats.frames_used,
+        frames_superseded: stats.frames_superseded,
+        frames_rejected: stats.frames_rejected,
+        frames_per_second: stats.frames_per_second,
+        oldest_frame_stamp: time(stats.oldest_frame_ns.unwrap_or(0)),
+        instructions_received: stats.instructions_received,
+        instructions_answered: stats.instructions_answered,
+        instructions_failed: stats.instructions_failed,
+        vision_time: duration(stats.times.vision),
+        prefill_time: duration(stats.times.prefill),
+        decode_time: duration(stats.times.decode),
+    }
+}
+
+fn nanoseconds(sec: i32, nanosec: u32) -> i64 {
+    i64::from(sec) * NANOSECONDS + i64::from(nanosec)
+}
+
+/// Stamps outside of the message's range stop at its ends.
+fn split(nanoseconds: i64) -> (i32, u32) {
+    let seconds = nanoseconds.div_euclid(NANOSECONDS);
+    match i32::try_from(seconds) {
+        Ok(sec) => (sec, nanoseconds.rem_euclid(NANOSECONDS) as u32),
+        Err(_) if seconds < 0 => (i32::MIN, 0),
+        Err(_) => (i32::MAX, NANOSECONDS as u32 - 1),
+    }
+}
+
+fn time(nanoseconds: i64) -> builtin::Time {
+    let (sec, nanosec) = split(nanoseconds);
+    builtin::Time { sec, nanosec }
+}
+
+fn signed_duration(nanoseconds: i64) -> builtin::Duration {
+    let (sec, nanosec) = split(nanoseconds);
+    builtin::Duration { sec, nanosec }
+}
+
+fn duration(duration: Duration) -> builtin::Duration {
+    signed_duration(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+}
+
+fn count(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// The text of a received string; what is not UTF-8 becomes U+FFFD.
+fn text(native: &NativeString) -> String {
+    if native.data.is_null() {
+        return String::new();
+    }
+    // SAFETY: the middleware gives `size` bytes at `data`, which live as long as the message.
+    let bytes = unsafe { std::slice::from_raw_parts(native.data.cast::<u8>(), native.size) };
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// ROS strings end at a NUL, so none may stand inside.
+fn publishable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}

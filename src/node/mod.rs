@@ -1,0 +1,54 @@
+//! The ROS 2 edge: messages in, messages out. Everything that thinks is in `stream`; this folder only translates.
+//!
+//! - `params`: the node's parameters, their defaults and ranges
+//! - `names`: the command line's ROS arguments, and topic names after remapping
+//! - `messages`: between ROS messages and the stream's types
+//! - `inputs`: the subscriptions, drained on the thread that spins the node
+//! - `outputs`: the publishers, fed by the engine through a channel
+//! - `app`: start, the loop, and a clean end
+
+mod app;
+mod inputs;
+mod messages;
+mod names;
+mod outputs;
+mod params;
+
+pub use app::run;
+pub use params::Parameters;
+
+/// Name of the package, and of the node unless it is remapped.
+pub const NAME: &str = "inf_mllm";
+
+/// Why the node could not start or run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{what}: {source}")]
+    Ros {
+        what: String,
+        #[source]
+        source: r2r::Error,
+    },
+    #[error("command line: {0}")]
+    Arguments(String),
+    #[error("unknown parameter {name}, expected one of: {expected}")]
+    UnknownParameter { name: String, expected: String },
+    #[error("parameter {name} is {value}, expected {expected}")]
+    Parameter {
+        name: String,
+        value: String,
+        expected: String,
+    },
+    #[error("{0}")]
+    Engine(#[from] crate::stream::EngineError),
+    #[error("runtime: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Adds what was being done to an error of the ROS library, which knows only a code.
+fn ros<T>(what: impl Into<String>, result: r2r::Result<T>) -> Result<T, NodeError> {
+    result.map_err(|source| NodeError::Ros {
+        what: what.into(),
+        source,
+    })
+}

@@ -1,0 +1,140 @@
+//! The publishers, fed by the engine through a channel so that it never waits for the middleware.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use r2r::inf_mllm::msg::{CacheStats, Reasoning, ReasoningDelta};
+use r2r::std_msgs::msg::String as StringMsg;
+use r2r::{Clock, Publisher, QosProfile};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::{messages, ros, NodeError};
+use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
+
+/// What the engine says.
+pub enum Event {
+    Delta(AnswerDelta),
+    Answer(Answer),
+    /// Nothing comes after this.
+    End,
+}
+
+/// The engine's end of the channel.
+pub struct Sender(pub UnboundedSender<Event>);
+
+impl EngineEvents for Sender {
+    fn delta(&mut self, delta: AnswerDelta) {
+        // The receiver is gone only when the process is ending.
+        let _ = self.0.send(Event::Delta(delta));
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let _ = self.0.send(Event::Answer(answer));
+    }
+}
+
+/// The node's clock: ROS time, which is the simulation's under `use_sim_time`.
+#[derive(Clone)]
+pub struct RosTime(Arc<Mutex<Clock>>);
+
+impl RosTime {
+    pub fn of(node: &r2r::Node) -> Self {
+        Self(node.get_ros_clock())
+    }
+
+    /// Nanoseconds; 0 if the clock cannot be read.
+    pub fn now_ns(&self) -> i64 {
+        let now = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_now();
+        now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Publishers of answers.
+pub struct Answers {
+    reasoning: Publisher<Reasoning>,
+    delta: Publisher<ReasoningDelta>,
+    text: Publisher<StringMsg>,
+    clock: RosTime,
+}
+
+impl Answers {
+    pub fn advertise(node: &mut r2r::Node) -> Result<Self, NodeError> {
+        let clock = RosTime::of(node);
+        // A long answer has many pieces; none may be lost to a reader that is a little late.
+        let pieces = QosProfile::default().keep_last(1000);
+        let qos = QosProfile::default().keep_last(100);
+        Ok(Self {
+            reasoning: advertise(node, "~/reasoning", qos.clone())?,
+            delta: advertise(node, "~/reasoning_delta", pieces)?,
+            text: advertise(node, "~/reasoning_text", qos)?,
+            clock,
+        })
+    }
+
+    /// Publishes what the engine says until it says no more.
+    pub async fn publish_all(self, mut events: UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Delta(delta) => report(
+                    "~/reasoning_delta",
+                    self.delta.publish(&messages::reasoning_delta(&delta)),
+                ),
+                Event::Answer(answer) => self.publish_answer(&answer),
+                Event::End => break,
+            }
+        }
+    }
+
+    fn publish_answer(&self, answer: &Answer) {
+        match &answer.error {
+            Some(error) => tracing::warn!(id = %answer.id, "instruction refused: {error}"),
+            None => tracing::info!(id = %answer.id, "answer: {}", answer.text),
+        }
+        let message = messages::reasoning(answer, self.clock.now_ns());
+        report("~/reasoning", self.reasoning.publish(&message));
+        report(
+            "~/reasoning_text",
+            self.text.publish(&messages::reasoning_text(answer)),
+        );
+    }
+}
+
+/// Publisher of statistics.
+pub struct Statistics {
+    publisher: Publisher<CacheStats>,
+    clock: RosTime,
+}
+
+impl Statistics {
+    pub fn advertise(node: &mut r2r::Node) -> Result<Self, NodeError> {
+        Ok(Self {
+            publisher: advertise(node, "~/cache_stats", QosProfile::default())?,
+            clock: RosTime::of(node),
+        })
+    }
+
+    pub fn publish(&self, stats: &StreamStats) {
+        let message = messages::cache_stats(stats, self.clock.now_ns());
+        report("~/cache_stats", self.publisher.publish(&message));
+    }
+}
+
+fn advertise<T: r2r::WrappedTypesupport + 'static>(
+    node: &mut r2r::Node,
+    topic: &str,
+    qos: QosProfile,
+) -> Result<Publisher<T>, NodeError> {
+    ros(
+        format!("publisher of {topic}"),
+        node.create_publisher(topic, qos),
+    )
+}
+
+fn report(topic: &str, result: r2r::Result<()>) {
+    if let Err(error) = result {
+        tracing::error!("{topic} could not be published: {error}");
+    }
+}

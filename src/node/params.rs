@@ -1,0 +1,400 @@
+//! The node's parameters: their defaults, ranges and meaning. config/inf_mllm.yaml lists the same for users.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use r2r::indexmap::IndexMap;
+use r2r::{Parameter, ParameterValue, RosParams};
+
+use super::{NodeError, NAME};
+use crate::cache::CacheConfig;
+use crate::stream::SessionConfig;
+
+/// Every parameter of the node. They are read once at the start; changing one needs a restart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameters {
+    /// Folder of the checkpoint. A relative path is looked up in the installed package's share folder, then in the working
+    /// directory.
+    pub model: String,
+    /// Where the model runs: auto (the GPU if there is one), cpu, cuda.
+    pub device: String,
+    /// Which images are subscribed: raw (`image`) or compressed (`image/compressed`, jpeg or png).
+    pub image_transport: String,
+    /// Text of the system turn; it is the protected prefix of the cache. Empty: no system turn.
+    pub system_prompt: String,
+    /// Eviction policy: full, window, streaming_llm, inf_mllm.
+    pub policy: String,
+    /// Slots per layer, tokens: a hard bound.
+    pub budget: i64,
+    /// Slots that a compaction leaves free, tokens; 0: an eighth of the budget.
+    pub slack: i64,
+    /// First tokens of the stream that streaming_llm and inf_mllm never evict.
+    pub sinks: i64,
+    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept.
+    pub n_recent: i64,
+    /// Newest queries that score the cached keys.
+    pub query_window: i64,
+    /// Weight of the age bias, in units of the mean candidate score; see `bias_form`.
+    pub bias: f64,
+    /// slope: `bias` per token of age; range: `bias` for the oldest candidate.
+    pub bias_form: String,
+    /// layer: one kept set per layer; kv_head: one per KV head.
+    pub scope: String,
+    /// Longest answer, tokens, unless the instruction says otherwise.
+    pub max_new_tokens: i64,
+    /// Sampling temperature; 0: greedy.
+    pub temperature: f64,
+    /// Seed of the sampling.
+    pub seed: i64,
+    /// Instructions that may wait; one more is refused.
+    pub queue_size: i64,
+    /// Time between two CacheStats messages, seconds.
+    pub stats_period: f64,
+    /// Take the time from /clock.
+    pub use_sim_time: bool,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            model: "models/demo".into(),
+            device: "auto".into(),
+            image_transport: "raw".into(),
+            system_prompt: "You are a mobile robot. Answer briefly.".into(),
+            policy: "inf_mllm".into(),
+            budget: 512,
+            slack: 0,
+            sinks: 4,
+            n_recent: 0,
+            query_window: 32,
+            bias: 0.002,
+            bias_form: "slope".into(),
+            scope: "layer".into(),
+            max_new_tokens: 32,
+            temperature: 0.0,
+            seed: 0,
+            queue_size: 8,
+            stats_period: 1.0,
+            use_sim_time: false,
+        }
+    }
+}
+
+/// One parameter of the struct: where its value is, and what it may be.
+enum Slot<'a> {
+    Flag(&'a mut bool),
+    Text(&'a mut String),
+    Choice(&'a mut String, &'static [&'static str]),
+    Integer(&'a mut i64, RangeInclusive<i64>),
+    Real(&'a mut f64, RangeInclusive<f64>),
+}
+
+struct Field<'a> {
+    name: &'static str,
+    about: &'static str,
+    slot: Slot<'a>,
+}
+
+/// Token counts stay far from overflow in any sum.
+const TOKENS: i64 = 1 << 24;
+
+impl Parameters {
+    fn fields(&mut self) -> Vec<Field<'_>> {
+        use Slot::{Choice, Flag, Integer, Real, Text};
+        let field = |name, about, slot| Field { name, about, slot };
+        vec![
+            field("model", "folder of the checkpoint", Text(&mut self.model)),
+            field(
+                "device",
+                "where the model runs",
+                Choice(&mut self.device, &["auto", "cpu", "cuda"]),
+            ),
+            field(
+                "image_transport",
+                "which images are subscribed",
+                Choice(&mut self.image_transport, &["raw", "compressed"]),
+            ),
+            field(
+                "system_prompt",
+                "system turn, the protected prefix of the cache",
+                Text(&mut self.system_prompt),
+            ),
+            field(
+                "policy",
+                "eviction policy",
+                Choice(
+                    &mut self.policy,
+                    &["full", "window", "streaming_llm", "inf_mllm"],
+                ),
+            ),
+            field(
+                "budget",
+                "slots per layer, tokens",
+                Integer(&mut self.budget, 1..=TOKENS),
+            ),
+            field(
+                "slack",
+                "slots that a compaction leaves free, tokens; 0: automatic",
+                Integer(&mut self.slack, 0..=TOKENS),
+            ),
+            field(
+                "sinks",
+                "first tokens that are never evicted",
+                Integer(&mut self.sinks, 0..=TOKENS),
+            ),
+            field(
+                "n_recent",
+                "newest tokens that a compaction keeps; 0: automatic",
+                Integer(&mut self.n_recent, 0..=TOKENS),
+            ),
+            field(
+                "query_window",
+                "newest queries that score the cached keys",
+                Integer(&mut self.query_window, 1..=TOKENS),
+            ),
+            field(
+                "bias",
+                "weight of the age bias",
+                Real(&mut self.bias, 0.0..=1e6),
+            ),
+            field(
+                "bias_form",
+                "what the bias multiplies",
+                Choice(&mut self.bias_form, &["slope", "range"]),
+            ),
+            field(
+                "scope",
+                "what shares one kept set",
+                Choice(&mut self.scope, &["layer", "kv_head"]),
+            ),
+            field(
+                "max_new_tokens",
+                "longest answer, tokens",
+                Integer(&mut self.max_new_tokens, 1..=TOKENS),
+            ),
+            field(
+                "temperature",
+                "sampling temperature; 0: greedy",
+                Real(&mut self.temperature, 0.0..=100.0),
+            ),
+            field(
+                "seed",
+                "seed of the sampling",
+                Integer(&mut self.seed, 0..=i64::MAX),
+            ),
+            field(
+                "queue_size",
+                "instructions that may wait",
+                Integer(&mut self.queue_size, 1..=10_000),
+            ),
+            field(
+                "stats_period",
+                "time between two CacheStats messages, seconds",
+                Real(&mut self.stats_period, 0.01..=3600.0),
+            ),
+            field(
+                "use_sim_time",
+                "take the time from /clock",
+                Flag(&mut self.use_sim_time),
+            ),
+        ]
+    }
+
+    /// The defaults with `overrides` from the command line and parameter files; each is checked, unknown ones are refused.
+    pub fn from_overrides(overrides: &IndexMap<String, Parameter>) -> Result<Self, NodeError> {
+        let mut parameters = Self::default();
+        for (name, parameter) in overrides {
+            parameters.set(name, &parameter.value)?;
+        }
+        Ok(parameters)
+    }
+
+    fn set(&mut self, name: &str, value: &ParameterValue) -> Result<(), NodeError> {
+        let mut fields = self.fields();
+        let Some(field) = fields.iter_mut().find(|field| field.name == name) else {
+            let names: Vec<_> = fields.iter().map(|field| field.name).collect();
+            return Err(NodeError::UnknownParameter {
+                name: name.into(),
+                expected: names.join(", "),
+            });
+        };
+        field
+            .slot
+            .set(value)
+            .map_err(|expected| NodeError::Parameter {
+                name: name.into(),
+                value: show(value),
+                expected,
+            })
+    }
+
+    /// What the engine needs of the parameters.
+    pub fn session(&self) -> Result<SessionConfig, NodeError> {
+        // The choices were checked when they were set; the stream's own words decide what they mean.
+        let meaning = |name: &str, value: &str, error: String| NodeError::Parameter {
+            name: name.into(),
+            value: value.into(),
+            expected: error,
+        };
+        let count = |value: i64| usize::try_from(value).unwrap_or_default();
+        Ok(SessionConfig {
+            model_dir: find_model(&self.model)?,
+            device: self
+                .device
+                .parse()
+                .map_err(|e| meaning("device", &self.device, format!("{e}")))?,
+            cache: CacheConfig {
+                policy: self
+                    .policy
+                    .parse()
+                    .map_err(|e| meaning("policy", &self.policy, format!("{e}")))?,
+                budget: count(self.budget),
+                slack: count(self.slack),
+                sinks: count(self.sinks),
+                n_recent: count(self.n_recent),
+                query_window: count(self.query_window),
+                bias: self.bias,
+                bias_form: self
+                    .bias_form
+                    .parse()
+                    .map_err(|e| meaning("bias_form", &self.bias_form, format!("{e}")))?,
+                scope: self
+                    .scope
+                    .parse()
+                    .map_err(|e| meaning("scope", &self.scope, format!("{e}")))?,
+            },
+            system_prompt: self.system_prompt.clone(),
+            max_new_tokens: count(self.max_new_tokens),
+            temperature: self.temperature,
+            seed: self.seed.unsigned_abs(),
+            queue_size: count(self.queue_size),
+        })
+    }
+}
+
+impl Slot<'_> {
+    /// Stores `value`, or says what was expected.
+    fn set(&mut self, value: &ParameterValue) -> Result<(), String> {
+        match (self, value) {
+            (Slot::Flag(slot), ParameterValue::Bool(value)) => **slot = *value,
+            (Slot::Text(slot), ParameterValue::String(value)) => slot.clone_from(value),
+            (Slot::Choice(slot, choices), ParameterValue::String(value))
+                if choices.contains(&value.as_str()) =>
+            {
+                slot.clone_from(value)
+            }
+            (Slot::Integer(slot, range), ParameterValue::Integer(value))
+                if range.contains(value) =>
+            {
+                **slot = *value
+            }
+            (Slot::Real(slot, range), ParameterValue::Double(value)) if range.contains(value) => {
+                **slot = *value
+            }
+            // YAML writes 1.0 as 1 as well.
+            (Slot::Real(slot, range), ParameterValue::Integer(value))
+                if range.contains(&(*value as f64)) =>
+            {
+                **slot = *value as f64
+            }
+            (slot, _) => return Err(slot.expected()),
+        }
+        Ok(())
+    }
+
+    fn expected(&self) -> String {
+        match self {
+            Slot::Flag(_) => "true or false".into(),
+            Slot::Text(_) => "a string".into(),
+            Slot::Choice(_, choices) => format!("one of: {}", choices.join(", ")),
+            Slot::Integer(_, range) => format!("an integer, {} to {}", range.start(), range.end()),
+            Slot::Real(_, range) => format!("a number, {} to {}", range.start(), range.end()),
+        }
+    }
+
+    fn value(&self) -> ParameterValue {
+        match self {
+            Slot::Flag(slot) => ParameterValue::Bool(**slot),
+            Slot::Text(slot) | Slot::Choice(slot, _) => ParameterValue::String(slot.to_string()),
+            Slot::Integer(slot, _) => ParameterValue::Integer(**slot),
+            Slot::Real(slot, _) => ParameterValue::Double(**slot),
+        }
+    }
+}
+
+fn show(value: &ParameterValue) -> String {
+    match value {
+        ParameterValue::NotSet => "not set".into(),
+        ParameterValue::Bool(value) => value.to_string(),
+        ParameterValue::Integer(value) => value.to_string(),
+        ParameterValue::Double(value) => value.to_string(),
+        ParameterValue::String(value) => format!("\"{value}\""),
+        array => format!("a {}", array.type_name()),
+    }
+}
+
+/// Finds the checkpoint's folder: an absolute path as it is, a relative one in the package's share folders, then from the
+/// working directory.
+fn find_model(model: &str) -> Result<PathBuf, NodeError> {
+    let mut tried = Vec::new();
+    if !Path::new(model).is_absolute() {
+        let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
+        for prefix in std::env::split_paths(&prefixes) {
+            tried.push(prefix.join("share").join(NAME).join(model));
+        }
+    }
+    tried.push(PathBuf::from(model));
+    tried
+        .iter()
+        .find(|path| path.is_dir())
+        .cloned()
+        .ok_or_else(|| NodeError::Parameter {
+            name: "model".into(),
+            value: format!("\"{model}\""),
+            expected: format!(
+                "an existing folder, looked for: {}",
+                tried
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        })
+}
+
+/// The parameter services show the values and refuse to change them.
+impl RosParams for Parameters {
+    fn register_parameters(
+        &mut self,
+        _prefix: &str,
+        _parameter: Option<Parameter>,
+        registered: &mut IndexMap<String, Parameter>,
+    ) -> r2r::Result<()> {
+        registered.clear();
+        for field in self.fields() {
+            let mut parameter = Parameter::new(field.slot.value());
+            parameter.description = field.about;
+            registered.insert(field.name.into(), parameter);
+        }
+        Ok(())
+    }
+
+    fn get_parameter(&mut self, name: &str) -> r2r::Result<ParameterValue> {
+        self.fields()
+            .iter()
+            .find(|field| field.name == name)
+            .map(|field| field.slot.value())
+            .ok_or_else(|| r2r::Error::InvalidParameterName { name: name.into() })
+    }
+
+    fn set_parameter(&mut self, name: &str, value: &ParameterValue) -> r2r::Result<()> {
+        self.check_parameter(name, value)
+    }
+
+    fn check_parameter(&self, name: &str, _value: &ParameterValue) -> r2r::Result<()> {
+        Err(r2r::Error::ParameterValueConv {
+            name: name.into(),
+            msg: "parameters are read at the start only; set it there and restart the node".into(),
+        })
+    }
+}
