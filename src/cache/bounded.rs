@@ -77,13 +77,8 @@ impl BoundedCache {
         let layers = (0..shape.layers)
             .map(|_| LayerCache::new(&shape, &plan, config.scope, dtype, device))
             .collect::<candle_core::Result<_>>()?;
-        let rotary = RotaryTable::new(
-            shape.head_dim,
-            shape.rope_theta,
-            plan.budget,
-            dtype,
-            device,
-        )?;
+        let rotary =
+            RotaryTable::new(shape.head_dim, shape.rope_theta, plan.budget, dtype, device)?;
         Ok(Self {
             config: config.clone(),
             shape,

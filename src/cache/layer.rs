@@ -43,13 +43,7 @@ impl LayerCache {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let buffer = || {
-            Tensor::zeros(
-                (shape.kv_heads, plan.budget, shape.head_dim),
-                dtype,
-                device,
-            )
-        };
+        let buffer = || Tensor::zeros((shape.kv_heads, plan.budget, shape.head_dim), dtype, device);
         let sets = match scope {
             Scope::Layer => 1,
             Scope::KvHead => shape.kv_heads,

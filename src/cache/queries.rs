@@ -76,13 +76,7 @@ impl QueryRing {
             });
         }
         let (heads, _, head_dim) = self.raw.dims3()?;
-        Self::new(
-            heads,
-            window,
-            head_dim,
-            self.raw.dtype(),
-            self.raw.device(),
-        )
+        Self::new(heads, window, head_dim, self.raw.dtype(), self.raw.device())
     }
 
     /// A copy that shares no memory with this one.

@@ -23,9 +23,8 @@ impl RotaryTable {
         let half = head_dim / 2;
         let angles = (0..positions)
             .flat_map(|position| {
-                (0..half).map(move |i| {
-                    position as f64 / theta.powf(2.0 * i as f64 / head_dim as f64)
-                })
+                (0..half)
+                    .map(move |i| position as f64 / theta.powf(2.0 * i as f64 / head_dim as f64))
             })
             .collect::<Vec<_>>();
         let table = |f: fn(f64) -> f64| {

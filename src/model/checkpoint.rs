@@ -69,11 +69,7 @@ impl Checkpoint {
     }
 
     /// The weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub fn weights<'a>(
-        &self,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<VarBuilder<'a>, ModelError> {
+    pub fn weights<'a>(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'a>, ModelError> {
         let files = self.weight_files()?;
         for file in &files {
             check_safetensors(file)?;
@@ -129,9 +125,13 @@ fn check_safetensors(file: &Path) -> Result<(), ModelError> {
     };
     let length = fs::metadata(file).map_err(|e| fail(e.to_string()))?.len();
     // SAFETY: mapped for reading the header only; see `weights`.
-    let bytes = unsafe { memmap2::Mmap::map(&fs::File::open(file).map_err(|e| fail(e.to_string()))?) }
-        .map_err(|e| fail(e.to_string()))?;
-    safetensors::SafeTensors::deserialize(&bytes)
-        .map_err(|e| fail(format!("not a whole safetensors file ({length} bytes): {e}")))?;
+    let bytes =
+        unsafe { memmap2::Mmap::map(&fs::File::open(file).map_err(|e| fail(e.to_string()))?) }
+            .map_err(|e| fail(e.to_string()))?;
+    safetensors::SafeTensors::deserialize(&bytes).map_err(|e| {
+        fail(format!(
+            "not a whole safetensors file ({length} bytes): {e}"
+        ))
+    })?;
     Ok(())
 }

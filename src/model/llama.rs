@@ -86,7 +86,11 @@ impl Config {
             .rope_parameters
             .as_ref()
             .and_then(|rope| rope.rope_type.clone())
-            .or_else(|| self.rope_scaling.as_ref().map(|scaling| scaling.to_string()))
+            .or_else(|| {
+                self.rope_scaling
+                    .as_ref()
+                    .map(|scaling| scaling.to_string())
+            })
             .filter(|kind| kind != "default" && kind != "null");
         let heads = self.num_attention_heads;
         if self.hidden_act != "silu" {
@@ -155,8 +159,7 @@ struct Attention {
 
 impl Attention {
     fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let (heads, kv_heads, head_dim) =
-            (cfg.num_attention_heads, cfg.kv_heads(), cfg.head_dim());
+        let (heads, kv_heads, head_dim) = (cfg.num_attention_heads, cfg.kv_heads(), cfg.head_dim());
         let hidden = cfg.hidden_size;
         Ok(Self {
             q_proj: linear_no_bias(hidden, heads * head_dim, vb.pp("q_proj"))?,
@@ -210,8 +213,7 @@ impl Mlp {
 impl Module for Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let gate = self.gate_proj.forward(x)?.silu()?;
-        self.down_proj
-            .forward(&(gate * self.up_proj.forward(x)?)?)
+        self.down_proj.forward(&(gate * self.up_proj.forward(x)?)?)
     }
 }
 
@@ -240,9 +242,9 @@ impl Layer {
         tokens: &[Token],
         cache: (&mut LayerCache, &RotaryTable),
     ) -> Result<Tensor> {
-        let attended =
-            self.self_attn
-                .forward(&self.input_layernorm.forward(x)?, tokens, cache)?;
+        let attended = self
+            .self_attn
+            .forward(&self.input_layernorm.forward(x)?, tokens, cache)?;
         let x = (x + attended)?;
         let expanded = self
             .mlp

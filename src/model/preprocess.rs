@@ -3,12 +3,11 @@
 //! Resize to the longest edge with the aspect ratio kept, resize again to the tower's square, rescale, normalise.
 
 use candle_core::{Device, Tensor};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use serde::Deserialize;
 
 use super::checkpoint::Checkpoint;
+use super::resample::{resize, Filter};
 use super::ModelError;
 
 const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -62,7 +61,7 @@ const MAX_SIDE: usize = 4096;
 pub struct ImageProcessor {
     longest_edge: usize,
     size: usize,
-    filter: FilterType,
+    filter: Filter,
     scale: f32,
     mean: [f32; 3],
     std: [f32; 3],
@@ -117,9 +116,9 @@ impl ImageProcessor {
             ));
         }
         let filter = match config.resample {
-            1 => FilterType::Lanczos3,
-            2 => FilterType::Bilinear,
-            3 => FilterType::CatmullRom,
+            1 => Filter::Lanczos,
+            2 => Filter::Bilinear,
+            3 => Filter::Bicubic,
             other => {
                 return Err(unsupported(
                     "resample",
@@ -140,14 +139,10 @@ impl ImageProcessor {
 
     /// Pixel values `[1, 3, size, size]`, f32.
     pub fn pixel_values(&self, picture: &RgbImage) -> Result<Tensor, ModelError> {
-        let (width, height) = self.first_size(picture.width() as usize, picture.height() as usize);
-        let first = self.resize(
-            picture.as_raw(),
-            (picture.width(), picture.height()),
-            (width as u32, height as u32),
-        )?;
-        let side = self.size as u32;
-        let square = self.resize(&first, (width as u32, height as u32), (side, side))?;
+        let original = (picture.width() as usize, picture.height() as usize);
+        let first_size = self.first_size(original.0, original.1);
+        let first = resize(picture.as_raw(), original, first_size, self.filter);
+        let square = resize(&first, first_size, (self.size, self.size), self.filter);
         let plane = self.size * self.size;
         let mut values = vec![0f32; 3 * plane];
         for (i, pixel) in square.chunks_exact(3).enumerate() {
@@ -176,25 +171,5 @@ impl ImageProcessor {
         } else {
             (even(longest as f64 * aspect), longest)
         }
-    }
-
-    fn resize(
-        &self,
-        rgb: &[u8],
-        (from_width, from_height): (u32, u32),
-        (width, height): (u32, u32),
-    ) -> Result<Vec<u8>, ModelError> {
-        if (from_width, from_height) == (width, height) {
-            return Ok(rgb.to_vec());
-        }
-        let fail = |what: String| candle_core::Error::Msg(format!("resizing a picture: {what}"));
-        let source = ImageRef::new(from_width, from_height, rgb, PixelType::U8x3)
-            .map_err(|e| fail(e.to_string()))?;
-        let mut target = Image::new(width, height, PixelType::U8x3);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(self.filter));
-        Resizer::new()
-            .resize(&source, &mut target, &options)
-            .map_err(|e| fail(e.to_string()))?;
-        Ok(target.into_vec())
     }
 }

@@ -68,6 +68,9 @@ mod tests {
         let first = draws(7);
         assert_eq!(first, draws(7));
         let ones = first.iter().filter(|&&t| t == 1).count();
-        assert!((1400..1600).contains(&ones), "{ones} of 2000, expected 1500");
+        assert!(
+            (1400..1600).contains(&ones),
+            "{ones} of 2000, expected 1500"
+        );
     }
 }

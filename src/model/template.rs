@@ -37,7 +37,11 @@ impl ChatTemplate {
         if checkpoint.has(JINJA) {
             found = Some((JINJA, checkpoint.text(JINJA)?));
         }
-        for name in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
+        for name in [
+            "chat_template.json",
+            "processor_config.json",
+            "tokenizer_config.json",
+        ] {
             if found.is_none() && checkpoint.has(name) {
                 let json: Json = checkpoint.json(name)?;
                 found = json["chat_template"]
@@ -58,9 +62,12 @@ impl ChatTemplate {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
-        env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
+        env.add_function(
+            "raise_exception",
+            |message: String| -> Result<Value, Error> {
+                Err(Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
         env.add_template_owned("chat", source)
             .map_err(|e| ModelError::File {
                 file: file.clone(),

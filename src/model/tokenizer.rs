@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -46,15 +47,13 @@ impl ChatTokenizer {
             what,
         };
         let mut json: Value = checkpoint.json("tokenizer.json")?;
-        let tokenizer = |json: &Value| {
-            serde_json::from_value::<Tokenizer>(json.clone()).map_err(|e| fail(e.to_string()))
-        };
+        let tokenizer =
+            |json: &Value| Tokenizer::from_str(&json.to_string()).map_err(|e| fail(e.to_string()));
         let full = tokenizer(&json)?;
         let listed = json["added_tokens"].take();
         let added: Vec<AddedToken> = match listed {
             Value::Null => Vec::new(),
-            list => serde_json::from_value(list)
-                .map_err(|e| fail(format!("added_tokens: {e}")))?,
+            list => serde_json::from_value(list).map_err(|e| fail(format!("added_tokens: {e}")))?,
         };
         for token in &added {
             if token.single_word || token.lstrip || token.rstrip {
@@ -158,12 +157,10 @@ impl ChatTokenizer {
 
     /// The text of generated ids, control tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.full
-            .decode(ids, true)
-            .map_err(|e| ModelError::File {
-                file: self.file.clone(),
-                what: e.to_string(),
-            })
+        self.full.decode(ids, true).map_err(|e| ModelError::File {
+            file: self.file.clone(),
+            what: e.to_string(),
+        })
     }
 
     /// Number of ids that the tokenizer can produce: the largest id plus one.

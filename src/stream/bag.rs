@@ -117,13 +117,14 @@ impl Bag {
                 Ok(messages) => (Some(messages), None),
                 Err(error) => (None, Some(Err(error))),
             };
-            let images = opened.into_iter().flatten().filter_map(move |message| {
-                match message {
+            let images = opened
+                .into_iter()
+                .flatten()
+                .filter_map(move |message| match message {
                     Err(error) => Some(Err(error)),
                     Ok(message) if message.channel.topic != self.topic => None,
                     Ok(message) => Some(decode(file, &message)),
-                }
-            });
+                });
             failed.into_iter().chain(images)
         })
     }
@@ -155,7 +156,10 @@ fn image_type(message: &mcap::Message<'_>) -> Option<bool> {
 fn decode(file: &Path, message: &mcap::Message<'_>) -> Result<CameraImage, BagError> {
     let fail = |what: String| BagError {
         path: file.to_path_buf(),
-        what: format!("message {} of {}: {what}", message.sequence, message.channel.topic),
+        what: format!(
+            "message {} of {}: {what}",
+            message.sequence, message.channel.topic
+        ),
     };
     let Some(raw) = image_type(message) else {
         let schema = message.channel.schema.as_ref();

@@ -37,9 +37,13 @@ pub enum ImageData {
 pub enum FrameError {
     #[error("image encoding is {0:?}, expected rgb8, bgr8 or mono8")]
     Encoding(String),
-    #[error("image size is {width} x {height}, expected at least 1 x 1 and at most {MAX_PIXELS} pixels")]
+    #[error(
+        "image size is {width} x {height}, expected at least 1 x 1 and at most {MAX_PIXELS} pixels"
+    )]
     Size { width: u32, height: u32 },
-    #[error("image step is {step} bytes, expected at least {expected} ({width} pixels of {encoding})")]
+    #[error(
+        "image step is {step} bytes, expected at least {expected} ({width} pixels of {encoding})"
+    )]
     Step {
         step: u32,
         expected: u64,

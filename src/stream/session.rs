@@ -190,13 +190,10 @@ impl Session {
 
     /// Forgets everything but the prefix and starts a new epoch.
     pub fn reset(&mut self) -> Result<(), ModelError> {
-        let prefix = self
-            .model
-            .tokenizer
-            .encode(&Grammar::prefix(
-                &self.config.system_prompt,
-                &self.model.tokenizer,
-            ))?;
+        let prefix = self.model.tokenizer.encode(&Grammar::prefix(
+            &self.config.system_prompt,
+            &self.model.tokenizer,
+        ))?;
         self.cache.reset(prefix.len())?;
         self.grammar = Grammar::default();
         self.sampler = Sampler::new(self.config.temperature, self.config.seed);
@@ -410,9 +407,7 @@ impl Session {
     fn update_oldest(&mut self) {
         let compactions = self.cache.usage().compactions;
         if compactions == self.compactions {
-            self.oldest = self
-                .oldest
-                .or_else(|| self.stamps.keys().next().copied());
+            self.oldest = self.oldest.or_else(|| self.stamps.keys().next().copied());
             return;
         }
         self.compactions = compactions;
@@ -531,8 +526,7 @@ impl Generation {
         self.answer.finish = finish;
         self.answer.error = error;
         self.answer.latency = self.received.elapsed();
-        self.answer.mean_logprob =
-            (self.logprobs / self.answer.output_tokens.max(1) as f64) as f32;
+        self.answer.mean_logprob = (self.logprobs / self.answer.output_tokens.max(1) as f64) as f32;
         self.answer
     }
 }

@@ -63,7 +63,9 @@ pub fn run(args: &Args) -> Result<()> {
     )?;
 
     let x = model.embed(&ids, features.as_ref())?;
-    let hidden = model.decoder.append(&x, &frames(&model, &ids), &mut cache)?;
+    let hidden = model
+        .decoder
+        .append(&x, &frames(&model, &ids), &mut cache)?;
     cache.reserve(args.max_new_tokens)?;
     let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
     if let Some(file) = &args.logits_out {

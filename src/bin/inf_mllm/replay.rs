@@ -107,7 +107,10 @@ fn print(summary: &Summary) {
     println!("{} answers, {} errors", summary.answers, summary.errors);
     let row = |name: &str, tally: &Tally| {
         let percent = 100.0 * tally.right as f64 / tally.of.max(1) as f64;
-        println!("  {name:<12} {:>4} of {:>4}  {percent:5.1} %", tally.right, tally.of);
+        println!(
+            "  {name:<12} {:>4} of {:>4}  {percent:5.1} %",
+            tally.right, tally.of
+        );
     };
     for (name, tally) in summary.by_type.iter().chain(&summary.by_memory) {
         row(name, tally);

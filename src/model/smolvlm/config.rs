@@ -96,9 +96,17 @@ impl Config {
                 format!("1 to image_size ({})", vision.image_size),
             );
         }
-        if vision.num_attention_heads == 0
-            || vision.hidden_size % vision.num_attention_heads != 0
-        {
+        if UNEVEN_GRIDS.contains(&vision.patches_per_side()) {
+            return unsupported(
+                "vision_config.image_size",
+                vision.image_size.to_string(),
+                format!(
+                    "another grid than {0} x {0} patches, whose published position ids are not consecutive",
+                    vision.patches_per_side()
+                ),
+            );
+        }
+        if vision.num_attention_heads == 0 || vision.hidden_size % vision.num_attention_heads != 0 {
             return unsupported(
                 "vision_config.num_attention_heads",
                 vision.num_attention_heads.to_string(),
@@ -130,6 +138,14 @@ impl Config {
             .unwrap_or(false)
     }
 }
+
+/// Grids (patches per side, up to 64) whose position ids are not 0, 1, 2, ... in the published code.
+///
+/// It sorts the fractions i / n into buckets with borders k / n, both in f32, and for these n rounding puts neighbouring rows
+/// into one bucket. Found by running transformers' formula (tests/golden/README.md); no published checkpoint has such a grid.
+const UNEVEN_GRIDS: [usize; 17] = [
+    19, 25, 29, 31, 38, 40, 41, 43, 47, 49, 50, 54, 55, 58, 59, 61, 62,
+];
 
 impl VisionConfig {
     pub fn patches_per_side(&self) -> usize {

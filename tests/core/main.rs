@@ -1,0 +1,11 @@
+//! Tests of everything below the ROS edge, on the library's public interface.
+
+mod cache_properties;
+mod checkpoints;
+mod commands;
+mod conversation;
+mod engine;
+mod golden_cache;
+mod golden_forward;
+mod support;
+mod untrusted;

@@ -1,0 +1,94 @@
+//! Paths, golden files and small models that several tests use.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::smolvlm::SmolVlm;
+use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
+use serde_json::Value;
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn golden(name: &str) -> PathBuf {
+    root().join("tests/golden").join(name)
+}
+
+pub fn tiny_dir() -> PathBuf {
+    golden("tiny_smolvlm")
+}
+
+pub fn demo_dir() -> PathBuf {
+    root().join("models/demo")
+}
+
+pub fn load(dir: &Path) -> SmolVlm {
+    SmolVlm::load(&Checkpoint::open(dir).unwrap(), DType::F32, &Device::Cpu).unwrap()
+}
+
+pub fn json(file: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+pub fn tensors(file: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(file, &Device::Cpu).unwrap()
+}
+
+/// Largest absolute difference of two tensors of one shape.
+pub fn deviation(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap()
+}
+
+/// A session on the tiny random model, small enough that a few frames make it evict.
+pub fn tiny_config() -> SessionConfig {
+    let mut config = SessionConfig {
+        model_dir: tiny_dir(),
+        system_prompt: "Be brief.".to_string(),
+        max_new_tokens: 8,
+        ..SessionConfig::default()
+    };
+    config.cache.budget = 256;
+    config
+}
+
+pub fn tiny_session() -> Session {
+    Session::new(tiny_config()).unwrap()
+}
+
+/// A picture of one colour with a stamp in milliseconds.
+pub fn picture(stamp_ms: i64, colour: [u8; 3]) -> CameraImage {
+    const SIDE: usize = 24;
+    CameraImage {
+        stamp_ns: stamp_ms * 1_000_000,
+        frame_id: "camera".to_string(),
+        data: ImageData::Raw {
+            encoding: "rgb8".to_string(),
+            width: SIDE as u32,
+            height: SIDE as u32,
+            step: SIDE as u32 * 3,
+            is_bigendian: false,
+            data: colour.repeat(SIDE * SIDE),
+        },
+    }
+}
+
+pub fn instruction(id: &str, text: &str) -> Instruction {
+    Instruction {
+        id: id.to_string(),
+        text: text.to_string(),
+        max_new_tokens: 0,
+        ephemeral: false,
+        received: std::time::Instant::now(),
+    }
+}
