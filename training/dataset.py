@@ -1,4 +1,4 @@
-"""Runs to token streams: lays frames, questions and answers out as docs/stream.md says, and drops parts as eviction does."""
+"""Runs to token streams, laid out as docs/stream.md says; parts are dropped as eviction does."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from questions import Asker, Question, past_candidates, view_candidates, visibility
+from questions import Asker, Question, visibility
 from runs import Run
 from tokenizer import SPECIAL, SYSTEM_PROMPT
 
 TOKENS_PER_FRAME = 9
-TEXT, IMAGE = -1, 0  # kinds of a token: text, or IMAGE + index of a frame's image token
-__all__ = ["Codec", "Stream", "StreamBuilder", "past_candidates", "view_candidates"]
 
 
 class Codec:
@@ -29,7 +27,7 @@ class Codec:
 
 @dataclass
 class Stream:
-    """A token stream under construction: ids, the frame and image-token index of each token, and which tokens are learnt."""
+    """A token stream under construction: ids, each token's frame and place in it, and which tokens are learnt."""
 
     codec: Codec
     ids: list[int] = field(default_factory=list)
@@ -68,7 +66,9 @@ class Stream:
 
     def add_frame(self, index: int, seconds: float) -> None:
         """A frame with its time label."""
-        self.text += ("" if self.open else "User:") + "\nFrame from {:02}:{:02}:".format(*divmod(int(seconds) % 3600, 60))
+        self.text += ("" if self.open else "User:") + "\nFrame from {:02}:{:02}:".format(
+            *divmod(int(seconds) % 3600, 60)
+        )
         self.open = self.framed = True
         self.control(self.codec.fake, self.codec.globe)
         self.write([self.codec.image] * TOKENS_PER_FRAME, frame=len(self.frames))
@@ -127,7 +127,7 @@ class StreamBuilder:
             last = len(stream.ids) + 20 > length - 60 or i == len(order) - fragments - 1
             if last or rng.random() < asking:
                 avoid: set[str] = set()
-                for _ in range(int(rng.integers(1, 5))):
+                for _ in range(int(rng.integers(1, 5) if length > 300 else rng.integers(2, 6))):
                     if len(stream.ids) + 26 > length:
                         break
                     question = self.ask(stream, run, frame, states, avoid, types)
@@ -137,7 +137,14 @@ class StreamBuilder:
         return stream
 
     def ask(
-        self, stream: Stream, run: Run, frame: int, states: list[np.ndarray], avoid: set[str], types: list[str], learn: bool = True
+        self,
+        stream: Stream,
+        run: Run,
+        frame: int,
+        states: list[np.ndarray],
+        avoid: set[str],
+        types: list[str],
+        learn: bool = True,
     ) -> Question | None:
         """Appends a question and its answer, if any can be asked."""
         question = self.asker.ask(run, frame, np.stack(states), avoid, types)
@@ -147,14 +154,29 @@ class StreamBuilder:
         return question
 
     def fragment(
-        self, stream: Stream, run: Run, order: list[int], epoch: float, states: list[np.ndarray], prefix: int, length: float
+        self,
+        stream: Stream,
+        run: Run,
+        order: list[int],
+        epoch: float,
+        states: list[np.ndarray],
+        prefix: int,
+        length: float,
     ) -> None:
-        """Frames and turns of which eviction left some tokens; appends each frame's visibility in what is left of it."""
+        """Frames and turns as eviction leaves them; appends each frame's visibility in what is left of it."""
         rng = self.rng
         for frame in order:
             stream.add_frame(frame, epoch + run.times[frame])
             if rng.random() < 0.3:
-                self.ask(stream, run, frame, [visibility(run, frame)], set(), ["color", "position", "exists", "closest"], learn=False)
+                self.ask(
+                    stream,
+                    run,
+                    frame,
+                    [visibility(run, frame)],
+                    set(),
+                    ["color", "position", "exists", "closest"],
+                    learn=False,
+                )
         stream.flush()
         total, count = len(stream.ids), len(stream.frames)
         target = min(0.9, length / total)

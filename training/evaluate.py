@@ -58,7 +58,9 @@ class Player:
 
 
 @torch.no_grad()
-def answers(model: SmolVLMForConditionalGeneration, codec: Codec, bag: Path, black: bool = False, batch: int = 64) -> list[dict]:
+def answers(
+    model: SmolVLMForConditionalGeneration, codec: Codec, bag: Path, black: bool = False, batch: int = 64
+) -> list[dict]:
     """The bag's instructions, each with `given`, the model's answer, and `length`, the stream's length in tokens."""
     told = yaml.safe_load((bag / "instructions.yaml").read_text())
     frames = read_bag(bag)
@@ -106,7 +108,10 @@ def main() -> None:
     codec = Codec(args.model)
     for black in [False, True] if args.black else [False]:
         results = answers(model, codec, args.bag, black)
-        print("black images" if black else "images", f"({len(results)} questions, longest stream {max(r['length'] for r in results)} tokens)")
+        print(
+            "black images" if black else "images",
+            f"({len(results)} questions, longest stream {max(r['length'] for r in results)} tokens)",
+        )
         for kind, share in report(results).items():
             print(f"  {kind:9} {100 * share:5.1f} %")
         if args.out and not black:

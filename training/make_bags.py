@@ -1,4 +1,4 @@
-"""Makes bags/demo (one long unseen run) and bags/eval (500 questions on many short unseen runs) with their instructions."""
+"""Makes bags/demo (one long unseen run) and bags/eval (500 questions on short unseen runs) with their instructions."""
 
 import argparse
 import shutil
@@ -28,7 +28,9 @@ def entry(number: int, at: float, question: Question) -> dict[str, object]:
     }
 
 
-def write(path: Path, name: str, frames: list[tuple[float, bytes, float]], resets: list[float], instructions: list[dict]) -> None:
+def write(
+    path: Path, name: str, frames: list[tuple[float, bytes, float]], resets: list[float], instructions: list[dict]
+) -> None:
     """Writes the bag and, into its folder, instructions.yaml."""
     write_bag(path, frames, CAMERA_SIZE)
     content = {"bag": name, "system_prompt": SYSTEM_PROMPT, "resets": resets, "instructions": instructions}
@@ -59,7 +61,9 @@ def demo(out: Path, seconds: float, questions: int) -> None:
             question = asker.propose(run, frame, states[: frame + 1], asked, TYPES)
             if question is None or not steady(run, frame, states, question):
                 continue
-            if asker.types[question.type] > min(asker.types.values()) or (question.type == "before" and not 4 <= question.age <= 60):
+            if asker.types[question.type] > min(asker.types.values()) or (
+                question.type == "before" and not 4 <= question.age <= 60
+            ):
                 continue
             asker.count(question)
             instructions.append(entry(len(instructions) + 1, times[frame] + 0.05, question))

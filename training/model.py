@@ -57,13 +57,15 @@ def new_model(codec: Codec, seed: int) -> SmolVLMForConditionalGeneration:
 
 
 def cosine_filters(count: int, size: int) -> torch.Tensor:
-    """The `count` lowest two-dimensional cosines over grey and two colour differences [count, 3, size, size], unit norm."""
+    """The `count` lowest two-dimensional cosines of grey and two colour differences [count, 3, size, size]."""
     axis = torch.arange(size) + 0.5
     waves = torch.stack([torch.cos(torch.pi * k * axis / size) for k in range(size)])
     waves = waves / waves.norm(dim=1, keepdim=True)
     colors = torch.tensor([[1.0, 1, 1], [1, -1, 0], [1, 1, -2]])
     colors = colors / colors.norm(dim=1, keepdim=True)
-    order = sorted(((i * i + j * j + (4 if c else 0), i, j, c) for i in range(size) for j in range(size) for c in range(3)))
+    order = sorted(
+        (i * i + j * j + (4 if c else 0), i, j, c) for i in range(size) for j in range(size) for c in range(3)
+    )
     filters = [torch.einsum("c,h,w->chw", colors[c], waves[i], waves[j]) for _, i, j, c in order[:count]]
     return torch.stack(filters) * 0.1
 
@@ -76,7 +78,9 @@ def pixels(images: np.ndarray) -> torch.Tensor:
 def frame_features(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
     """Image tokens [frames, 9, hidden] of the tower's input [frames, 3, 96, 96]."""
     tower = model.model.vision_model
-    hidden = tower.embeddings.patch_embedding(values).flatten(2).transpose(1, 2) + tower.embeddings.position_embedding.weight
+    hidden = (
+        tower.embeddings.patch_embedding(values).flatten(2).transpose(1, 2) + tower.embeddings.position_embedding.weight
+    )
     hidden = tower.post_layernorm(tower.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state)
     return model.model.connector(hidden)
 
@@ -84,7 +88,7 @@ def frame_features(model: SmolVLMForConditionalGeneration, values: torch.Tensor)
 def stream_hidden(
     model: SmolVLMForConditionalGeneration, streams: list[Stream], features: torch.Tensor, rows: list[int]
 ) -> torch.Tensor:
-    """Last hidden states [streams, length, hidden]; a stream's frame r is features[rows[stream] + r]; padded at the end."""
+    """Last hidden states [streams, length, hidden], padded at the end; frame r of stream s is features[rows[s] + r]."""
     length = max(len(s.ids) for s in streams)
     ids = torch.full((len(streams), length), streams[0].codec.pad)
     where = torch.full((len(streams), length), -1)
@@ -105,7 +109,9 @@ def save_checkpoint(model: SmolVLMForConditionalGeneration, out: Path) -> None:
     half.half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     content = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps({**content, "vocab_size": model.config.text_config.vocab_size}, indent=2) + "\n")
+    (out / "config.json").write_text(
+        json.dumps({**content, "vocab_size": model.config.text_config.vocab_size}, indent=2) + "\n"
+    )
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     generation = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 5, "do_sample": False}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

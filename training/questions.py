@@ -39,7 +39,7 @@ class Question:
 
 
 def visibility(run: Run, frame: int, cells: np.ndarray | None = None) -> np.ndarray:
-    """Per object 1 (seen), -1 (not seen) or 0 (not certain) in a frame of which only some of the nine cells may be left."""
+    """Per object 1 (seen), -1 (not seen), 0 (not certain) in a frame of which only some cells may be left."""
     share = run.cells[frame].sum(-1)
     kept = share if cells is None else run.cells[frame][:, cells].sum(-1)
     return np.where(kept >= VISIBLE, 1, np.where(share < HIDDEN, -1, 0))
@@ -59,9 +59,9 @@ def view_candidates(run: Run, frame: int) -> dict[str, list[tuple[str, dict[str,
     found = defaultdict(list)
 
     order = maybe[np.argsort(distance[maybe])]
-    if len(order) and state[order[0]] == 1:
-        if len(order) == 1 or distance[order[0]] + 0.1 < 0.75 * (distance[order[1]] + 0.1):
-            found["closest"].append((names[order[0]], {}))
+    alone = len(order) == 1 or (len(order) > 1 and distance[order[0]] + 0.1 < 0.75 * (distance[order[1]] + 0.1))
+    if alone and state[order[0]] == 1:
+        found["closest"].append((names[order[0]], {}))
     for i in seen:
         if sum(run.shape[maybe] == run.shape[i]) == 1:
             found["color"].append((COLORS[run.color[i]], {"shape": SHAPES[run.shape[i]]}))
@@ -101,7 +101,7 @@ def absent(run: Run, known: np.ndarray, seen: np.ndarray) -> list[tuple[int, int
 
 
 def past_candidates(run: Run, states: np.ndarray) -> dict[str, list[tuple[str, dict[str, str], int]]]:
-    """Per type, (answer, words, age in frames) of questions about remembered frames; states [frames, objects], newest last."""
+    """Per type, (answer, words, age in frames) about remembered frames; states [frames, objects], newest last."""
     found = defaultdict(list)
     now, frames = states[-1], len(states)
     names = [name(s, c) for s, c in zip(run.shape, run.color)]
@@ -132,8 +132,8 @@ class Asker:
         self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in TYPES}
 
     def options(self, run: Run, frame: int, states: np.ndarray) -> dict[str, list[tuple[str, dict[str, str], int]]]:
-        """Per type, (answer, words, age) of every question that has a certain answer now; states [frames, objects] are what
-        is remembered, the current frame last."""
+        """Per type, (answer, words, age) of every question with a certain answer now; states [frames, objects] are
+        what is remembered, the current frame last."""
         found = {t: [(a, w, 0) for a, w in c] for t, c in view_candidates(run, frame).items()}
         found.update(past_candidates(run, states))
         return found
@@ -163,7 +163,9 @@ class Asker:
         self.types[question.type] += 1
         self.answers[question.type][question.answer] += 1
 
-    def ask(self, run: Run, frame: int, states: np.ndarray, avoid: set[str], types: list[str] = TYPES) -> Question | None:
+    def ask(
+        self, run: Run, frame: int, states: np.ndarray, avoid: set[str], types: list[str] = TYPES
+    ) -> Question | None:
         """Proposes a question and counts it."""
         question = self.propose(run, frame, states, avoid, types)
         if question is not None:

@@ -17,9 +17,9 @@ class Run:
     """One drive: K camera frames and, for each of N objects, where it was in each frame.
 
     images: uint8 [K, 96, 96, 3] as the model sees them; jpegs: the camera's own files, if asked for.
-    times: seconds [K]. cells: share of the image's pixels taken by an object in each of 3 x 3 cells [K, N, 9].
-    centre: mean column of its visible pixels, 0 left to 1 right [K, N]. distance, ahead, lateral: metres from the camera
-    to the object's surface, to its surface along the heading, and its centre's offset from the heading [K, N].
+    times: seconds [K]. cells: share of the image's pixels that an object takes in each of 3 x 3 cells
+    [K, N, 9]. centre: mean column of its visible pixels, 0 left to 1 right [K, N]. distance, ahead, lateral: metres from the
+    camera to the object's surface, to its surface along the heading, and its centre's offset from the heading [K, N].
     wall: metres to the next wall along the heading [K]. fovy: the camera's vertical field of view, degrees.
     """
 

@@ -30,7 +30,8 @@ def cone_mesh(sides: int = 20) -> str:
 
 def world_xml(rng: np.random.Generator, cone_sizes: list[tuple[float, float]]) -> str:
     """The one MuJoCo model that all runs of a process share: pools of objects, walls, floors and lights."""
-    assets = ['<texture name="sky" type="skybox" builtin="gradient" rgb1=".8 .85 .9" rgb2=".6 .6 .65" width="32" height="32"/>']
+    sky = 'type="skybox" builtin="gradient" rgb1=".8 .85 .9" rgb2=".6 .6 .65" width="32" height="32"'
+    assets = [f'<texture name="sky" {sky}/>']
     for i, (r, h) in enumerate(cone_sizes):
         assets.append(f'<mesh name="cone{i}" vertex="{cone_mesh()}" scale="{r} {r} {h}"/>')
     for kind, number in (("floor", FLOORS), ("wall", WALLS)):
@@ -39,7 +40,8 @@ def world_xml(rng: np.random.Generator, cone_sizes: list[tuple[float, float]]) -
             builtin = ("checker", "flat", "gradient")[i % 3]
             repeat = rng.integers(2, 9) if kind == "floor" else rng.integers(1, 6)
             assets.append(
-                f'<texture name="{kind}{i}" type="2d" builtin="{builtin}" rgb1="{a} {a} {a}" rgb2="{b} {b} {b}" width="64" height="64"/>'
+                f'<texture name="{kind}{i}" type="2d" builtin="{builtin}" rgb1="{a} {a} {a}" rgb2="{b} {b} {b}" '
+                'width="64" height="64"/>'
                 f'<material name="{kind}{i}" texture="{kind}{i}" texrepeat="{repeat} {repeat}" specular="0.1"/>'
             )
     geoms = ['<geom name="floor" type="plane" size="8 8 .1" material="floor0"/>']
@@ -85,7 +87,12 @@ class Studio:
         rng, m = self.rng, self.model
         self.half = rng.uniform(2.3, 3.8, 2)
         hx, hy = self.half
-        walls = [(hx + 0.1, 0, 0.1, hy + 0.2), (-hx - 0.1, 0, 0.1, hy + 0.2), (0, hy + 0.1, hx, 0.1), (0, -hy - 0.1, hx, 0.1)]
+        walls = [
+            (hx + 0.1, 0, 0.1, hy + 0.2),
+            (-hx - 0.1, 0, 0.1, hy + 0.2),
+            (0, hy + 0.1, hx, 0.1),
+            (0, -hy - 0.1, hx, 0.1),
+        ]
         self.door = None
         if rng.random() < 0.4:
             at, gap, side = rng.uniform(-0.4, 0.4) * hx, rng.uniform(1.4, 1.9), rng.uniform(-0.4, 0.4) * hy
@@ -271,7 +278,9 @@ class Studio:
     def wall_ahead(self, x: float, y: float, yaw: float) -> float:
         """Distance to the next outer wall or partition along the heading."""
         cx, cy = math.cos(yaw), math.sin(yaw)
-        way = min((self.half[0] - x * np.sign(cx)) / max(abs(cx), 1e-6), (self.half[1] - y * np.sign(cy)) / max(abs(cy), 1e-6))
+        way = min(
+            (self.half[0] - x * np.sign(cx)) / max(abs(cx), 1e-6), (self.half[1] - y * np.sign(cy)) / max(abs(cy), 1e-6)
+        )
         if self.door is not None and abs(cx) > 1e-6:
             there = (self.door[0] - x) / cx
             if there > 0 and not self.door[1] < y + there * cy < self.door[2]:

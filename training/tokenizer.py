@@ -19,9 +19,10 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 WORDS = (
-    "the a an is are was were what where which how when who why do does did you see in on of to from left right near far "
-    "go stop turn move forward back robot room wall door floor object objects camera image describe this that there it "
-    "yes no one two three many any should can now before after last first next white orange gray brown table chair person"
+    "the a an is are was were what where which how when who why do does did you see in on of to from left right near "
+    "far go stop turn move forward back robot room wall door floor object objects camera image describe this that there "
+    "it yes no one two three many any should can now before after last first next white orange gray brown table "
+    "chair person"
 )
 
 

@@ -1,17 +1,19 @@
-"""Trains the demo model in two stages, each within a wall-clock budget and resumable: `tower` on frames, `streams` end to end."""
+"""Trains the demo model in two stages of fixed wall-clock time: `tower` on frames, then `streams` end to end."""
 
 import argparse
 import math
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F
 
 from dataset import Codec, Stream, StreamBuilder
 from model import frame_features, new_model, pixels, save_checkpoint, stream_hidden
-from questions import TYPES
+from questions import TYPES, VISIBLE
 from runs import Run, load_shard
 from tower import Heads, frame_labels
 
@@ -31,7 +33,7 @@ def mirrored(run: Run) -> Run:
 
 
 def augment(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Changes brightness, contrast and tint of frames [frames, 3, 96, 96], alike within a group, and adds a little noise."""
+    """Changes brightness, contrast and tint of frames [frames, 3, 96, 96], alike within a group; adds some noise."""
     count = int(groups.max()) + 1
     gain = (1 + 0.15 * torch.randn(count, 1, 1, 1)).clamp(0.6, 1.4) * (1 + 0.04 * torch.randn(count, 3, 1, 1))
     values = values * gain[groups] + (0.1 * torch.randn(count, 1, 1, 1))[groups]
@@ -49,7 +51,36 @@ class Clock:
         now = time.time()
         self.spent, self.last = self.spent + now - self.last, now
         share = self.spent / self.total
-        return 0.0 if share >= 1 else self.rate * min(1.0, share / 0.02 + 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        return (
+            0.0
+            if share >= 1
+            else self.rate * min(1.0, share / 0.02 + 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        )
+
+
+def rank() -> int:
+    """This process's number among those that `torchrun` started; 0 if alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def agreed(rate: float) -> float:
+    """The first process's learning rate, so that all stop at the same step."""
+    value = torch.tensor(rate)
+    if dist.is_initialized():
+        dist.broadcast(value, 0)
+    return value.item()
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Replaces every gradient by its mean over the processes."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
+        if parameter.grad is not None:
+            parameter.grad.copy_(grad.view_as(parameter))
 
 
 def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
@@ -58,7 +89,9 @@ def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> N
         group["lr"] = rate * group["scale"]
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    average_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
 
 
@@ -74,26 +107,29 @@ def optimizer_for(*groups: tuple[list[torch.nn.Parameter], float]) -> torch.opti
 
 def train_tower(args: argparse.Namespace, codec: Codec) -> None:
     """Stage 1: tower, connector and throw-away heads on single frames."""
-    rng = np.random.default_rng(args.seed)
+    rng = np.random.default_rng([args.seed, rank()])
     model, runs = new_model(codec, args.seed), load_runs(args.data)
     heads = Heads(model.config.text_config.hidden_size)
     parameters = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     optimizer = optimizer_for((parameters, 1.0), (list(heads.parameters()), 1.0))
-    path, clock, steps = args.run / "tower.pt", Clock(args.minutes, args.rate), 0
+    path, clock, steps = args.work / "tower.pt", Clock(args.minutes, args.rate), 0
     if path.exists():
         saved = torch.load(path, weights_only=False)
-        model.load_state_dict(saved["model"]), heads.load_state_dict(saved["heads"])
+        model.load_state_dict(saved["model"])
         if args.resume:
+            heads.load_state_dict(saved["heads"])
             optimizer.load_state_dict(saved["optimizer"])
             clock.spent, steps = saved["spent"], saved["steps"]
     cache: dict[tuple[int, int, bool], dict[str, np.ndarray]] = {}
     tally: dict[str, list[float]] = {}
-    while rate := clock.tick():
+    while rate := agreed(clock.tick()):
         images, labels = [], []
         for _ in range(args.batch):
             index, flip = int(rng.integers(len(runs))), bool(rng.random() < 0.5)
             run = runs[index]
             frame = int(rng.integers(len(run.times)))
+            while rng.random() < 0.85 and run.cells[frame].sum() < VISIBLE:
+                frame = int(rng.integers(len(run.times)))
             image = run.images[frame][:, ::-1] if flip else run.images[frame]
             if (index, frame, flip) not in cache:
                 cache[index, frame, flip] = frame_labels(mirrored(run) if flip else run, frame)
@@ -106,7 +142,7 @@ def train_tower(args: argparse.Namespace, codec: Codec) -> None:
         steps += 1
         for key, value in {"loss": loss.item(), **right}.items():
             tally.setdefault(key, []).append(value)
-        if steps % 50 == 0:
+        if steps % 50 == 0 and not rank():
             words = " ".join(f"{key} {np.nanmean(value):.3f}" for key, value in tally.items())
             print(f"tower {steps} {clock.spent / 60:.1f} min {words}", flush=True)
             tally = {}
@@ -116,10 +152,20 @@ def train_tower(args: argparse.Namespace, codec: Codec) -> None:
     save(path, model, optimizer, clock, steps, heads=heads.state_dict())
 
 
-def save(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, clock: Clock, steps: int, **more: object) -> None:
-    """Writes a training checkpoint."""
+def save(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, clock: Clock, steps: int, **more: object
+) -> None:
+    """Writes a training checkpoint; only the first process does."""
+    if rank():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "spent": clock.spent, "steps": steps, **more}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "spent": clock.spent,
+        "steps": steps,
+        **more,
+    }
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
 
@@ -170,34 +216,41 @@ def stream_loss(
 
 def train_streams(args: argparse.Namespace, codec: Codec) -> None:
     """Stage 2: the whole model on streams, first short ones with the tower frozen, then all."""
-    model, batches = new_model(codec, args.seed), Batches(codec, args.data, np.random.default_rng(args.seed + 1))
+    model, batches = (
+        new_model(codec, args.seed),
+        Batches(codec, args.data, np.random.default_rng([args.seed + 1, rank()])),
+    )
     tower = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     text = list(model.model.text_model.parameters())
     optimizer = optimizer_for((text, 1.0), (tower, 0.3))
-    path, clock, steps = args.run / "streams.pt", Clock(args.minutes, args.rate), 0
+    path, clock, steps = args.work / "streams.pt", Clock(args.minutes, args.rate), 0
     if args.resume and path.exists():
         saved = torch.load(path, weights_only=False)
         model.load_state_dict(saved["model"]), optimizer.load_state_dict(saved["optimizer"])
         clock.spent, steps = saved["spent"], saved["steps"]
     else:
-        model.load_state_dict(torch.load(args.init or args.run / "tower.pt", weights_only=False)["model"])
+        model.load_state_dict(torch.load(args.init or args.work / "tower.pt", weights_only=False)["model"])
     tally: list[tuple[float, float]] = []
-    while rate := clock.tick():
+    while rate := agreed(clock.tick()):
         share = clock.spent / clock.total
         streams, runs = batches.next(args.tokens, 0.15 if share < 0.3 else 0.5)
         loss, right = stream_loss(model, streams, runs, frozen=share < args.frozen)
         step(optimizer, loss, rate)
         steps += 1
         tally.append((loss.item(), right))
-        if steps % 50 == 0:
-            print(f"streams {steps} {clock.spent / 60:.1f} min loss %.3f right %.3f" % tuple(np.mean(tally, 0)), flush=True)
+        if steps % 50 == 0 and not rank():
+            print(
+                f"streams {steps} {clock.spent / 60:.1f} min loss %.3f right %.3f" % tuple(np.mean(tally, 0)),
+                flush=True,
+            )
             tally = []
         if steps % 400 == 0:
             save(path, model, optimizer, clock, steps)
             if args.reload:
                 batches.reload()
     save(path, model, optimizer, clock, steps)
-    save_checkpoint(model, args.out)
+    if not rank():
+        save_checkpoint(model, args.out)
 
 
 def main() -> None:
@@ -205,25 +258,32 @@ def main() -> None:
     parser.add_argument("stage", choices=["tower", "streams", "export"])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--work", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("../models/demo"))
-    parser.add_argument("--init", type=Path, help="streams: start from this training checkpoint instead of the run's tower.pt")
+    parser.add_argument(
+        "--init", type=Path, help="streams: start from this training checkpoint instead of the run's tower.pt"
+    )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64, help="tower: frames a step")
     parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step")
     parser.add_argument("--frozen", type=float, default=0.3, help="streams: share of the time with the tower frozen")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="per process; more than one crawls on a busy machine")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--reload", action="store_true", help="look for new shards at every checkpoint")
     args = parser.parse_args()
     codec = Codec(args.out)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(rank())
     if args.stage == "tower":
         train_tower(args, codec)
     elif args.stage == "streams":
         train_streams(args, codec)
     else:
         model = new_model(codec, args.seed)
-        model.load_state_dict(torch.load(args.run / "streams.pt", weights_only=False)["model"])
+        model.load_state_dict(torch.load(args.work / "streams.pt", weights_only=False)["model"])
         save_checkpoint(model, args.out)
 
 
