@@ -13,8 +13,8 @@ setup: ## Debian packages, Rust and ROS 2 where they are missing
 build: setup ## messages, node and command line, into install/
 	scripts/build.sh
 
-demo: build ## plays the demo bag into the node and shows what it answers
-	$(RUN) python scripts/demo.py
+demo: build ## plays the demo bag into the node and shows what it answers; options in DEMO_ARGS, such as --policy window
+	$(RUN) python scripts/demo $(DEMO_ARGS)
 
 test: lint test-core test-ros ## everything
 
