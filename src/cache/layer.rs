@@ -69,7 +69,7 @@ impl LayerCache {
     }
 
     /// The kept sets in slot order: one for the layer, or one per KV head.
-    pub fn sets(&self) -> impl Iterator<Item = &[Token]> {
+    pub fn sets(&self) -> impl Iterator<Item = &[Token]> + Clone {
         self.sets.iter().map(SlotMap::tokens)
     }
 

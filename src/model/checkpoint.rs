@@ -1,5 +1,6 @@
 //! The files of a model directory. Safetensors and JSON only; nothing in them is ever executed.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -68,16 +69,38 @@ impl Checkpoint {
         })
     }
 
-    /// The weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    /// The weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names, as `dtype`.
+    ///
+    /// The CPU has no bf16 products in candle: there, bf16 weights are rounded to bf16 and come back as f32.
     pub fn weights<'a>(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'a>, ModelError> {
         let files = self.weight_files()?;
         for file in &files {
             check_safetensors(file)?;
         }
+        if dtype == DType::BF16 && device.is_cpu() {
+            tracing::warn!("no bf16 arithmetic on the CPU: weights are rounded to bf16, products are computed in f32");
+            return self.rounded_weights(&files, dtype, device);
+        }
         // SAFETY: the files are mapped for reading; they must not be changed while the model runs, as with every mapped
         // checkpoint. Their headers have been checked against their lengths above.
         let weights = unsafe { VarBuilder::from_mmaped_safetensors(&files, dtype, device) };
         weights.map_err(|e| self.error(e.to_string()))
+    }
+
+    /// All weights rounded to `dtype` and widened to f32.
+    fn rounded_weights<'a>(
+        &self,
+        files: &[PathBuf],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<VarBuilder<'a>, ModelError> {
+        let mut weights = HashMap::new();
+        for file in files {
+            for (name, tensor) in candle_core::safetensors::load(file, device)? {
+                weights.insert(name, tensor.to_dtype(dtype)?.to_dtype(DType::F32)?);
+            }
+        }
+        Ok(VarBuilder::from_tensors(weights, DType::F32, device))
     }
 
     fn weight_files(&self) -> Result<Vec<PathBuf>, ModelError> {

@@ -70,12 +70,14 @@ pub struct ImageProcessor {
 impl ImageProcessor {
     /// Reads `preprocessor_config.json` (or the nested form in `processor_config.json`) for a tower of `image_size` pixels.
     pub fn load(checkpoint: &Checkpoint, image_size: usize) -> Result<Self, ModelError> {
-        let (name, config) = if checkpoint.has(PREPROCESSOR) || !checkpoint.has(PROCESSOR) {
+        let nested = match checkpoint.has(PROCESSOR) {
+            true => checkpoint.json::<serde_json::Value>(PROCESSOR)?["image_processor"].take(),
+            false => serde_json::Value::Null,
+        };
+        let (name, config) = if checkpoint.has(PREPROCESSOR) || nested.is_null() {
             (PREPROCESSOR, checkpoint.json::<Config>(PREPROCESSOR)?)
         } else {
-            let nested: serde_json::Value = checkpoint.json(PROCESSOR)?;
-            let config = serde_json::from_value(nested["image_processor"].clone());
-            let config = config.map_err(|e| ModelError::File {
+            let config = serde_json::from_value(nested).map_err(|e| ModelError::File {
                 file: checkpoint.path(PROCESSOR),
                 what: format!("image_processor: {e}"),
             })?;

@@ -53,6 +53,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Inbox {
+    /// The newest frame, and since when a frame has been waiting.
     frame: Option<(Instant, CameraImage)>,
     instructions: VecDeque<Instruction>,
     /// Refusals to be sent from the engine's thread, so that all answers come from one place.
@@ -119,9 +120,15 @@ impl Engine {
             stats.frames_rejected += 1;
             return Err(error);
         }
-        if inbox.frame.replace((Instant::now(), image)).is_some() {
-            stats.frames_superseded += 1;
-        }
+        // A newer frame takes the waiting one's place in the line, not its turn behind every instruction since.
+        let since = match inbox.frame.take() {
+            Some((since, _)) => {
+                stats.frames_superseded += 1;
+                since
+            }
+            None => Instant::now(),
+        };
+        inbox.frame = Some((since, image));
         self.shared.wake.notify_one();
         Ok(())
     }
@@ -152,6 +159,9 @@ impl Engine {
         let (done, wait) = mpsc::channel();
         {
             let mut inbox = lock(&self.shared.inbox);
+            if inbox.stop {
+                return Err(EngineError::Stopped);
+            }
             inbox.resets.push(done);
             self.shared.cancel.store(true, Ordering::Release);
             self.shared.wake.notify_one();
@@ -160,6 +170,11 @@ impl Engine {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(EngineError::Stopped),
         }
+    }
+
+    /// False once the thread has ended, whether asked to or by a fault.
+    pub fn is_running(&self) -> bool {
+        !lock(&self.shared.inbox).stop
     }
 
     pub fn stats(&self) -> StreamStats {
@@ -204,6 +219,15 @@ struct Worker {
     shared: Arc<Shared>,
 }
 
+/// However the thread ends, nobody waits for it any longer.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.stop = true;
+        inbox.resets.clear();
+    }
+}
+
 impl Worker {
     fn run(&mut self) {
         loop {
@@ -216,6 +240,7 @@ impl Worker {
                     self.cancel_waiting("the memory was reset");
                     for done in waiting {
                         let outcome = self.session.reset();
+                        self.publish_session();
                         // The caller may have given up waiting.
                         let _ = done.send(outcome);
                     }
@@ -245,8 +270,8 @@ impl Worker {
                 return Work::Refuse(instruction, reason);
             }
             let frame_first = match (&inbox.frame, inbox.instructions.front()) {
-                (Some((arrived, _)), Some(instruction)) => {
-                    inbox.answered_last || *arrived <= instruction.received
+                (Some((since, _)), Some(instruction)) => {
+                    inbox.answered_last || *since <= instruction.received
                 }
                 (frame, _) => frame.is_some(),
             };
@@ -312,10 +337,16 @@ impl Worker {
     }
 
     fn cancel_waiting(&mut self, reason: &str) {
-        let waiting = {
+        let (waiting, refused) = {
             let mut inbox = lock(&self.shared.inbox);
-            std::mem::take(&mut inbox.instructions)
+            (
+                std::mem::take(&mut inbox.instructions),
+                std::mem::take(&mut inbox.refused),
+            )
         };
+        for (instruction, reason) in refused {
+            self.refuse(&instruction, FinishReason::Error, reason);
+        }
         for instruction in waiting {
             self.refuse(&instruction, FinishReason::Cancelled, reason.to_string());
         }

@@ -1,1 +1,329 @@
-//! Placeholder.
+//! The command line as a user runs it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use byteorder::LittleEndian;
+use candle_core::{DType, Tensor};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::support::{deviation, golden, json, tensors, tiny_dir};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn succeeded(output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn failed(output: &Output) -> String {
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn ids(tensor: &Tensor) -> Vec<u32> {
+    let flat = tensor.flatten_all().unwrap();
+    flat.to_dtype(DType::U32).unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn generate_prints_the_ids_of_transformers_and_writes_the_logits() {
+    let dir = golden("tiny_forward");
+    let about = json(&dir.join("forward.json"));
+    let expected = tensors(&dir.join("expected.safetensors"));
+    let out = tempfile::tempdir().unwrap();
+    let logits = out.path().join("logits.safetensors");
+    let images = about["images"].as_array().unwrap();
+    let images = images
+        .iter()
+        .map(|name| dir.join(name.as_str().unwrap()))
+        .collect::<Vec<_>>();
+    let model = tiny_dir();
+    let mut args = vec![
+        "generate",
+        "--model",
+        path(&model),
+        "--prompt",
+        about["question"].as_str().unwrap(),
+        "--logits-out",
+        path(&logits),
+        "--budget",
+        "256",
+        "--json",
+    ];
+    for image in &images {
+        args.extend(["--image", path(image)]);
+    }
+    let answer: Value = serde_json::from_str(&succeeded(&run(&args))).unwrap();
+    let list = |name: &str| -> Vec<u32> { serde_json::from_value(answer[name].clone()).unwrap() };
+    let inputs = tensors(&dir.join("inputs.safetensors"));
+    assert_eq!(list("prompt_ids"), ids(&inputs["input_ids"]));
+    let written = &tensors(&logits)["logits"];
+    let rows = list("prompt_ids").len();
+    assert_eq!(written.dims(), [rows, expected["logits"].dim(2).unwrap()]);
+    // The pictures pass through this crate's resizing, one grey level from the reference's at most.
+    let off = deviation(written, &expected["logits"].squeeze(0).unwrap());
+    assert!(off < 0.5, "logits differ by {off}");
+    assert!(answer["text"].is_string());
+    assert!(!list("generated_ids").is_empty());
+}
+
+#[test]
+fn forward_writes_the_numbers_of_transformers() {
+    let dir = golden("tiny_forward");
+    let expected = tensors(&dir.join("expected.safetensors"));
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("out.safetensors");
+    let inputs = dir.join("inputs.safetensors");
+    let model = tiny_dir();
+    for (dtype, tolerance) in [("f32", 1e-4), ("f16", 0.1), ("bf16", 1.0)] {
+        succeeded(&run(&[
+            "forward",
+            "--model",
+            path(&model),
+            "--inputs",
+            path(&inputs),
+            "--out",
+            path(&file),
+            "--dtype",
+            dtype,
+        ]));
+        let got = tensors(&file);
+        for name in ["image_features", "logits"] {
+            let off = deviation(&got[name], &expected[name]);
+            assert!(off <= tolerance, "{dtype}: {name} differs by {off}");
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Header {
+    sec: i32,
+    nanosec: u32,
+    frame_id: &'static str,
+}
+
+#[derive(Serialize)]
+struct RawImage {
+    header: Header,
+    height: u32,
+    width: u32,
+    encoding: &'static str,
+    is_bigendian: u8,
+    step: u32,
+    data: Vec<u8>,
+}
+
+/// A bag of `frames` raw images, ten per second, of which number `bad` holds too little data.
+fn write_bag(dir: &Path, frames: u32, bad: u32) {
+    let file = fs::File::create(dir.join("bag.mcap")).unwrap();
+    let mut writer = mcap::Writer::new(std::io::BufWriter::new(file)).unwrap();
+    let schema = writer
+        .add_schema("sensor_msgs/msg/Image", "ros2msg", b"")
+        .unwrap();
+    let channel = writer
+        .add_channel(schema, "/camera/image", "cdr", &Default::default())
+        .unwrap();
+    for i in 0..frames {
+        let pixel = [(i * 17 % 256) as u8, 90, (255 - i * 5 % 256) as u8];
+        let message = RawImage {
+            header: Header {
+                sec: 100 + (i / 10) as i32,
+                nanosec: i % 10 * 100_000_000,
+                frame_id: "camera",
+            },
+            height: 10,
+            width: 12,
+            encoding: "rgb8",
+            is_bigendian: 0,
+            step: 36,
+            data: pixel.repeat(if i == bad { 7 } else { 120 }),
+        };
+        let mut data = vec![0, 1, 0, 0];
+        data.extend(cdr_encoding::to_vec::<_, LittleEndian>(&message).unwrap());
+        let time = u64::from(i) * 100_000_000;
+        let header = mcap::records::MessageHeader {
+            channel_id: channel,
+            sequence: i,
+            log_time: time,
+            publish_time: time,
+        };
+        writer.write_to_known_channel(&header, &data).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+const SCRIPT: &str = "
+bag: test
+system_prompt: Be brief.
+resets: [0.0, 3.0]
+instructions:
+  - {id: a, at: 1.0, text: What is in view?, answer: nothing, type: view, memory: view}
+  - {id: b, at: 2.95, text: What was seen just before?, max_new_tokens: 3}
+  - {id: c, at: 9.0, text: '', answer: x}
+";
+
+#[test]
+fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
+    let dir = tempfile::tempdir().unwrap();
+    write_bag(dir.path(), 40, 5);
+    let script = dir.path().join("script.yaml");
+    fs::write(&script, SCRIPT).unwrap();
+    let model = tiny_dir();
+    let replay = |name: &str| {
+        let out = dir.path().join(name);
+        let printed = succeeded(&run(&[
+            "replay",
+            "--bag",
+            path(dir.path()),
+            "--instructions",
+            path(&script),
+            "--model",
+            path(&model),
+            "--out",
+            path(&out),
+            "--budget",
+            "200",
+            "--repeat",
+            "2",
+        ]));
+        assert!(
+            printed.contains("79") || printed.contains("78"),
+            "{printed}"
+        );
+        fs::read_to_string(&out).unwrap()
+    };
+    let first = replay("one.jsonl");
+    assert_eq!(first, replay("two.jsonl"));
+
+    let lines = first
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .collect::<Vec<_>>();
+    let ids = lines.iter().filter_map(|line| line["id"].as_str());
+    assert_eq!(
+        ids.collect::<Vec<_>>(),
+        ["a", "b", "c", "a#1", "b#1", "c#1"]
+    );
+    // Eleven frames up to 1.0 s, one of them bad; the answer rests on the last.
+    assert_eq!(lines[0]["frames_seen"], 10);
+    assert_eq!(lines[0]["newest_frame_stamp_ns"], 101_000_000_000i64);
+    assert_eq!(lines[0]["correct"], false);
+    assert!(lines[1]["output_tokens"].as_u64().unwrap() <= 3);
+    assert!(lines[1]["correct"].is_null());
+    assert_eq!(
+        lines[2]["frames_seen"], 10,
+        "frames since the reset at 3.0 s"
+    );
+    assert_eq!(lines[2]["finish_reason"], "error");
+    let summary = &lines[6]["summary"];
+    assert_eq!(summary["frames"], 78);
+    assert_eq!(summary["frames_rejected"], 2);
+    assert_eq!(summary["errors"], 2);
+    assert!(summary["most_used"].as_u64() <= summary["budget"].as_u64());
+    assert!(summary["tokens_evicted"].as_u64().unwrap() > 0);
+    assert_eq!(summary["all"]["of"], 4);
+    assert!(dir.path().join("one.timings.jsonl").is_file());
+}
+
+#[test]
+fn wrong_arguments_and_files_are_named() {
+    let model = tiny_dir();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("x.jsonl");
+    let error = failed(&run(&[
+        "generate", "--model", "no/model", "--prompt", "hello",
+    ]));
+    assert!(error.contains("no/model"), "{error}");
+    let error = failed(&run(&[
+        "generate",
+        "--model",
+        path(&model),
+        "--prompt",
+        "hello",
+        "--policy",
+        "lru",
+    ]));
+    assert!(
+        error.contains("lru") && error.contains("inf_mllm"),
+        "{error}"
+    );
+    let error = failed(&run(&[
+        "generate",
+        "--model",
+        path(&model),
+        "--prompt",
+        "hello",
+        "--budget",
+        "9",
+    ]));
+    assert!(error.contains("budget") && error.contains('9'), "{error}");
+    let error = failed(&run(&[
+        "generate",
+        "--model",
+        path(&model),
+        "--prompt",
+        "hello",
+        "--image",
+        "no.png",
+    ]));
+    assert!(error.contains("no.png"), "{error}");
+    let script = out.path().join("script.yaml");
+    for (text, word) in [
+        ("instructions: [{id: a, at: 1.0}]", "text"),
+        (
+            "instructions: [{id: a, at: .nan, text: hi}]",
+            "expected seconds",
+        ),
+        (
+            "instructions: [{id: a, at: 1, text: hi}, {id: a, at: 2, text: hi}]",
+            "twice",
+        ),
+    ] {
+        fs::write(&script, text).unwrap();
+        let error = failed(&run(&[
+            "replay",
+            "--bag",
+            path(out.path()),
+            "--instructions",
+            path(&script),
+            "--model",
+            path(&model),
+            "--out",
+            path(&file),
+        ]));
+        assert!(
+            error.contains(word) && error.contains("script.yaml"),
+            "{error}"
+        );
+    }
+    let error = failed(&run(&[
+        "replay",
+        "--bag",
+        path(out.path()),
+        "--instructions",
+        path(&golden("README.md")),
+        "--model",
+        path(&model),
+        "--out",
+        path(&file),
+    ]));
+    assert!(error.contains("README.md"), "{error}");
+}

@@ -1,1 +1,176 @@
-//! Placeholder.
+//! The engine thread: one answer for every instruction, one waiting frame, a clean end.
+
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use inf_mllm::stream::{
+    Answer, AnswerDelta, Engine, EngineEvents, FinishReason, ImageData, SessionConfig, StreamStats,
+};
+
+use crate::support::{instruction, picture, tiny_config};
+
+/// Long enough for a busy machine; every wait ends as soon as its condition holds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Collect(Sender<Answer>);
+
+impl EngineEvents for Collect {
+    fn delta(&mut self, _delta: AnswerDelta) {}
+
+    fn answer(&mut self, answer: Answer) {
+        // The test may have ended.
+        let _ = self.0.send(answer);
+    }
+}
+
+fn start(config: SessionConfig) -> (Engine, Receiver<Answer>) {
+    let (sender, answers) = channel();
+    let engine = Engine::spawn(config, Box::new(Collect(sender))).unwrap();
+    (engine, answers)
+}
+
+fn wait_for(engine: &Engine, condition: impl Fn(&StreamStats) -> bool) -> StreamStats {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stats = engine.stats();
+        if condition(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < deadline, "still {stats:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn every_frame_is_used_superseded_or_rejected() {
+    let (engine, _answers) = start(tiny_config());
+    for i in 0..50 {
+        engine.offer_frame(picture(i * 10, [9, 9, 9])).unwrap();
+    }
+    let mut bad = picture(600, [0; 3]);
+    if let ImageData::Raw { encoding, .. } = &mut bad.data {
+        *encoding = "bayer_rggb8".to_string();
+    }
+    let error = engine.offer_frame(bad).unwrap_err().to_string();
+    assert!(error.contains("bayer_rggb8") && error.contains("expected"));
+    let mut corrupt = picture(700, [0; 3]);
+    corrupt.data = ImageData::Compressed {
+        format: "jpeg".to_string(),
+        data: vec![0xff, 0xd8, 0xff, 0xe0, 1, 2, 3],
+    };
+    wait_for(&engine, |s| s.frames_used + s.frames_superseded == 50);
+    engine.offer_frame(corrupt).unwrap();
+    let stats = wait_for(&engine, |s| s.frames_rejected == 2);
+    assert_eq!(stats.frames_received, 52);
+    engine.offer_frame(picture(800, [9, 9, 9])).unwrap();
+    let used = stats.frames_used;
+    wait_for(&engine, |s| s.frames_used == used + 1);
+    assert!(engine.stats().frames_per_second > 0.0);
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
+    let mut config = tiny_config();
+    config.queue_size = 3;
+    let (engine, answers) = start(config);
+    engine.offer_frame(picture(0, [200, 0, 0])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 1);
+    const COUNT: usize = 40;
+    for i in 0..COUNT {
+        let id = if i == 0 {
+            String::new()
+        } else {
+            format!("q{i}")
+        };
+        engine.instruct(instruction(&id, "What is in view?"));
+    }
+    let got = (0..COUNT)
+        .map(|_| answers.recv_timeout(PATIENCE).unwrap())
+        .collect::<Vec<_>>();
+    let mut ids = got.iter().map(|a| a.id.clone()).collect::<Vec<_>>();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), COUNT, "each id once, none empty");
+    assert!(ids.iter().all(|id| !id.is_empty()));
+    let refused = got
+        .iter()
+        .filter(|a| a.finish == FinishReason::Error)
+        .collect::<Vec<_>>();
+    assert!(!refused.is_empty() && refused.len() < COUNT);
+    assert!(refused
+        .iter()
+        .all(|a| a.error.as_deref().unwrap().contains("queue is full")));
+    let stats = engine.stats();
+    assert_eq!(stats.instructions_received, COUNT as u64);
+    assert_eq!(
+        stats.instructions_answered + stats.instructions_failed,
+        COUNT as u64
+    );
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn instructions_and_frames_do_not_starve_each_other() {
+    let (engine, answers) = start(tiny_config());
+    engine.offer_frame(picture(0, [0, 200, 0])).unwrap();
+    for i in 0..8 {
+        engine.instruct(instruction(&format!("q{i}"), "What is in view?"));
+    }
+    let mut seen = Vec::new();
+    let mut stamp = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while seen.len() < 8 {
+        stamp += 1;
+        engine.offer_frame(picture(stamp, [0, 0, 200])).unwrap();
+        seen.extend(answers.try_iter().map(|answer| answer.frames_seen));
+        assert!(Instant::now() < deadline, "{} of 8 answers", seen.len());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(seen[0] >= 1, "the frame that came first was taken first");
+    assert!(seen[7] > seen[0], "frames were taken between the answers");
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn a_reset_cuts_the_running_answer_off_and_empties_the_memory() {
+    let mut config = tiny_config();
+    config.max_new_tokens = 1_000_000;
+    let (engine, answers) = start(config);
+    engine.offer_frame(picture(0, [1, 1, 1])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 1);
+    // An untrained model hardly ever ends an answer by itself; several make sure that one is running.
+    for i in 0..5 {
+        engine.instruct(instruction(&format!("q{i}"), "Tell me everything."));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    engine.reset().unwrap();
+    for _ in 0..5 {
+        let answer = answers.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(
+            answer.finish,
+            FinishReason::Cancelled | FinishReason::Stop
+        ));
+    }
+    let stats = engine.stats();
+    assert_eq!(stats.cache.used, stats.cache.prefix);
+    assert_eq!(stats.frames_used, 1, "counters survive a reset");
+    engine.offer_frame(picture(100, [1, 1, 1])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 2);
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn shutdown_ends_a_running_answer_and_answers_what_waits() {
+    let mut config = tiny_config();
+    config.max_new_tokens = 1_000_000;
+    let (engine, answers) = start(config);
+    for i in 0..6 {
+        engine.instruct(instruction(&format!("q{i}"), "Tell me everything."));
+    }
+    let started = Instant::now();
+    assert!(engine.shutdown(Duration::from_secs(2)));
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(answers.iter().take(6).count(), 6);
+    assert!(engine.reset().is_err(), "a stopped engine says so");
+}

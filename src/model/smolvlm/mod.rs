@@ -100,7 +100,7 @@ impl SmolVlm {
             decoder,
             vision,
             connector,
-            dtype,
+            dtype: vb.dtype(),
             device: device.clone(),
             end_of_utterance,
         })
