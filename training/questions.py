@@ -7,7 +7,7 @@ import numpy as np
 
 from runs import COLORS, SHAPES, Run
 
-VISIBLE, HIDDEN = 0.012, 0.002  # share of the image above which an object counts as seen, below which as unseen
+VISIBLE, HIDDEN = 0.025, 0.002  # share of the image above which an object counts as seen, below which as unseen
 NEAR, FAR = 1.1, 1.9  # metres; between them neither is asked
 STOP, FREE = 0.85, 1.4  # metres of free way ahead; between them stopping is not asked
 LANE = 0.25  # half the robot's width, metres

@@ -11,7 +11,7 @@ from runs import COLORS, SHAPES, Run
 
 PAIRS = len(COLORS) * len(SHAPES)
 WIDTHS = {"visible": PAIRS, "near": PAIRS, "side": PAIRS * 3, "closest": PAIRS, "count": 4, "stop": 2}
-CELL_VISIBLE, CELL_HIDDEN = 0.004, 0.0008
+CELL_VISIBLE, CELL_HIDDEN = 0.01, 0.0008
 CELL_WIDTHS = {
     "cell_color": len(COLORS) + 1,
     "cell_shape": len(SHAPES) + 1,
@@ -69,6 +69,8 @@ class Heads(nn.Module):
         loss, right = features.new_zeros(()), {}
         for key, weight in (("visible", 4.0), ("near", 1.0)):
             known = labels[key] >= 0
+            if not known.any():
+                continue
             target = labels[key][known].float()
             loss = loss + 2 * F.binary_cross_entropy_with_logits(
                 out[key][known], target, pos_weight=torch.tensor(weight)
@@ -77,6 +79,8 @@ class Heads(nn.Module):
             right[key] = ((out[key][known] > 0) == (target > 0))[wanted].float().mean().item()
         for key in ("side", "closest", "count", "stop", *CELL_WIDTHS):
             known = labels[key] >= 0
+            if not known.any():
+                continue
             loss = loss + 0.5 * F.cross_entropy(out[key][known], labels[key][known])
             held = labels[key][known] < CELL_WIDTHS[key] - 1 if key in CELL_WIDTHS else labels[key][known] >= 0
             right[key] = (out[key][known].argmax(-1) == labels[key][known])[held].float().mean().item()

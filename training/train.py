@@ -18,9 +18,23 @@ from runs import Run, load_shard
 from tower import Heads, frame_labels
 
 
-def load_runs(folder: Path) -> list[Run]:
-    """All runs of a data folder."""
-    return [run for path in sorted(folder.glob("shard????.npz")) for run in load_shard(path)]
+class Pool:
+    """All runs of a data folder, each also mirrored, with the dense labels of their frames."""
+
+    def __init__(self, folder: Path):
+        runs = [run for path in sorted(folder.glob("shard????.npz")) for run in load_shard(path)]
+        self.runs = runs + [mirrored(run) for run in runs]
+        self.cache: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+
+    def labels(self, frames: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """The labels of (run, frame) pairs, stacked."""
+        for key in frames:
+            if key not in self.cache:
+                self.cache[key] = frame_labels(self.runs[key[0]], key[1])
+        return {
+            name: torch.from_numpy(np.stack([self.cache[key][name] for key in frames]))
+            for name in self.cache[frames[0]]
+        }
 
 
 def mirrored(run: Run) -> Run:
@@ -108,7 +122,7 @@ def optimizer_for(*groups: tuple[list[torch.nn.Parameter], float]) -> torch.opti
 def train_tower(args: argparse.Namespace, codec: Codec) -> None:
     """Stage 1: tower, connector and throw-away heads on single frames."""
     rng = np.random.default_rng([args.seed, rank()])
-    model, runs = new_model(codec, args.seed), load_runs(args.data)
+    model, pool = new_model(codec, args.seed), Pool(args.data)
     heads = Heads(model.config.text_config.hidden_size)
     parameters = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     optimizer = optimizer_for((parameters, 1.0), (list(heads.parameters()), 1.0))
@@ -120,23 +134,17 @@ def train_tower(args: argparse.Namespace, codec: Codec) -> None:
             heads.load_state_dict(saved["heads"])
             optimizer.load_state_dict(saved["optimizer"])
             clock.spent, steps = saved["spent"], saved["steps"]
-    cache: dict[tuple[int, int, bool], dict[str, np.ndarray]] = {}
     tally: dict[str, list[float]] = {}
     while rate := agreed(clock.tick()):
-        images, labels = [], []
-        for _ in range(args.batch):
-            index, flip = int(rng.integers(len(runs))), bool(rng.random() < 0.5)
-            run = runs[index]
+        chosen = []
+        while len(chosen) < args.batch:
+            index = int(rng.integers(len(pool.runs)))
+            run = pool.runs[index]
             frame = int(rng.integers(len(run.times)))
-            while rng.random() < 0.85 and run.cells[frame].sum() < VISIBLE:
-                frame = int(rng.integers(len(run.times)))
-            image = run.images[frame][:, ::-1] if flip else run.images[frame]
-            if (index, frame, flip) not in cache:
-                cache[index, frame, flip] = frame_labels(mirrored(run) if flip else run, frame)
-            images.append(image)
-            labels.append(cache[index, frame, flip])
-        values = augment(pixels(np.stack(images)), torch.arange(args.batch))
-        batch = {key: torch.from_numpy(np.stack([label[key] for label in labels])) for key in labels[0]}
+            if run.cells[frame].sum() >= VISIBLE or rng.random() < 0.1:
+                chosen.append((index, frame))
+        images = np.stack([pool.runs[index].images[frame] for index, frame in chosen])
+        values, batch = augment(pixels(images), torch.arange(args.batch)), pool.labels(chosen)
         loss, right = heads.loss(frame_features(model, values), batch)
         step(optimizer, loss, rate)
         steps += 1
@@ -148,7 +156,6 @@ def train_tower(args: argparse.Namespace, codec: Codec) -> None:
             tally = {}
         if steps % 500 == 0:
             save(path, model, optimizer, clock, steps, heads=heads.state_dict())
-            runs = load_runs(args.data) if args.reload else runs
     save(path, model, optimizer, clock, steps, heads=heads.state_dict())
 
 
@@ -173,37 +180,31 @@ def save(
 class Batches:
     """Random batches of streams, of about equal length within a batch."""
 
-    def __init__(self, codec: Codec, data: Path, rng: np.random.Generator):
-        self.builder, self.rng, self.data = StreamBuilder(codec, rng), rng, data
-        self.reload()
+    def __init__(self, codec: Codec, pool: Pool, rng: np.random.Generator):
+        self.builder, self.pool, self.rng = StreamBuilder(codec, rng), pool, rng
 
-    def reload(self) -> None:
-        """Reads the data folder again, in which more runs may lie by now."""
-        self.runs = load_runs(self.data)
-
-    def next(self, tokens: int, long: float) -> tuple[list[Stream], list[Run]]:
+    def next(self, tokens: int, long: float) -> tuple[list[Stream], list[int]]:
         """Streams of together about `tokens` tokens, and their runs; `long` is the share of full-length batches."""
         length = 540 if self.rng.random() < long else int(self.rng.choice([96, 160, 256]))
-        streams, used = [], []
+        streams, runs = [], []
         while len(streams) < max(1, tokens // length):
-            run = self.runs[self.rng.integers(len(self.runs))]
-            run = mirrored(run) if self.rng.random() < 0.5 else run
-            stream = self.builder.build(run, length, TYPES)
+            run = int(self.rng.integers(len(self.pool.runs)))
+            stream = self.builder.build(self.pool.runs[run], length, TYPES)
             if any(stream.learn):
                 streams.append(stream)
-                used.append(run)
-        return streams, used
+                runs.append(run)
+        return streams, runs
 
 
 def stream_loss(
-    model: torch.nn.Module, streams: list[Stream], runs: list[Run], frozen: bool
-) -> tuple[torch.Tensor, float]:
-    """Mean loss over the learnt tokens, and the share of them predicted right."""
+    model: torch.nn.Module, heads: Heads, pool: Pool, streams: list[Stream], runs: list[int]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean loss over the learnt tokens plus half the heads' on the frames; its parts and the share of tokens right."""
     rows = np.cumsum([0] + [len(s.frames) for s in streams]).tolist()
-    images = np.concatenate([run.images[s.frames] for s, run in zip(streams, runs)])
+    images = np.concatenate([pool.runs[run].images[s.frames] for s, run in zip(streams, runs)])
     groups = torch.from_numpy(np.repeat(np.arange(len(streams)), [len(s.frames) for s in streams]))
-    with torch.set_grad_enabled(not frozen):
-        features = frame_features(model, augment(pixels(images), groups))
+    features = frame_features(model, augment(pixels(images), groups))
+    dense, _ = heads.loss(features, pool.labels([(run, f) for s, run in zip(streams, runs) for f in s.frames]))
     hidden = stream_hidden(model, streams, features, rows)
     learn = torch.zeros(hidden.shape[:2], dtype=torch.bool)
     targets = []
@@ -211,44 +212,42 @@ def stream_loss(
         learn[i, : len(stream.ids) - 1] = torch.tensor(stream.learn[1:])
         targets += [token for token, wanted in zip(stream.ids, stream.learn) if wanted]
     logits, target = model.lm_head(hidden[learn]), torch.tensor(targets)
-    return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean().item()
+    loss = F.cross_entropy(logits, target)
+    words = target != streams[0].codec.end
+    right = (logits.argmax(-1) == target)[words].float().mean()
+    return loss + 0.5 * dense, {"answers": loss.item(), "right": right.item(), "dense": dense.item()}
 
 
 def train_streams(args: argparse.Namespace, codec: Codec) -> None:
-    """Stage 2: the whole model on streams, first short ones with the tower frozen, then all."""
-    model, batches = (
-        new_model(codec, args.seed),
-        Batches(codec, args.data, np.random.default_rng([args.seed + 1, rank()])),
-    )
+    """Stage 2: the whole model on streams, the tower still helped by the heads; short streams first."""
+    model, pool = new_model(codec, args.seed), Pool(args.data)
+    heads = Heads(model.config.text_config.hidden_size)
+    batches = Batches(codec, pool, np.random.default_rng([args.seed + 1, rank()]))
     tower = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     text = list(model.model.text_model.parameters())
-    optimizer = optimizer_for((text, 1.0), (tower, 0.3))
+    optimizer = optimizer_for((text, 1.0), (tower, 0.5), (list(heads.parameters()), 0.5))
     path, clock, steps = args.work / "streams.pt", Clock(args.minutes, args.rate), 0
-    if args.resume and path.exists():
-        saved = torch.load(path, weights_only=False)
-        model.load_state_dict(saved["model"]), optimizer.load_state_dict(saved["optimizer"])
+    resume = args.resume and path.exists()
+    saved = torch.load(path if resume else args.init or args.work / "tower.pt", weights_only=False)
+    model.load_state_dict(saved["model"])
+    heads.load_state_dict(saved["heads"])
+    if resume:
+        optimizer.load_state_dict(saved["optimizer"])
         clock.spent, steps = saved["spent"], saved["steps"]
-    else:
-        model.load_state_dict(torch.load(args.init or args.work / "tower.pt", weights_only=False)["model"])
-    tally: list[tuple[float, float]] = []
+    tally: list[dict[str, float]] = []
     while rate := agreed(clock.tick()):
-        share = clock.spent / clock.total
-        streams, runs = batches.next(args.tokens, 0.15 if share < 0.3 else 0.5)
-        loss, right = stream_loss(model, streams, runs, frozen=share < args.frozen)
+        streams, runs = batches.next(args.tokens, 0.15 if clock.spent < 0.3 * clock.total else 0.5)
+        loss, parts = stream_loss(model, heads, pool, streams, runs)
         step(optimizer, loss, rate)
         steps += 1
-        tally.append((loss.item(), right))
+        tally.append(parts)
         if steps % 50 == 0 and not rank():
-            print(
-                f"streams {steps} {clock.spent / 60:.1f} min loss %.3f right %.3f" % tuple(np.mean(tally, 0)),
-                flush=True,
-            )
+            words = " ".join(f"{key} {np.mean([entry[key] for entry in tally]):.3f}" for key in parts)
+            print(f"streams {steps} {clock.spent / 60:.1f} min {words}", flush=True)
             tally = []
-        if steps % 400 == 0:
-            save(path, model, optimizer, clock, steps)
-            if args.reload:
-                batches.reload()
-    save(path, model, optimizer, clock, steps)
+        if steps % 200 == 0:
+            save(path, model, optimizer, clock, steps, heads=heads.state_dict())
+    save(path, model, optimizer, clock, steps, heads=heads.state_dict())
     if not rank():
         save_checkpoint(model, args.out)
 
@@ -266,11 +265,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64, help="tower: frames a step")
     parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step")
-    parser.add_argument("--frozen", type=float, default=0.3, help="streams: share of the time with the tower frozen")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="per process; more than one crawls on a busy machine")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--reload", action="store_true", help="look for new shards at every checkpoint")
     args = parser.parse_args()
     codec = Codec(args.out)
     if "RANK" in os.environ:
