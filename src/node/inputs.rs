@@ -11,6 +11,10 @@ use r2r::{NativeMsg, QosProfile};
 use super::{messages, ros, NodeError};
 use crate::stream::{CameraImage, Engine};
 
+/// Instructions that the middleware holds until they are drained. It drops the oldest of more than this, unanswered, so it is
+/// more than a user sends in the time that one spin takes.
+const HELD_INSTRUCTIONS: usize = 1000;
+
 /// How often refused images are mentioned in the log, at most.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(5);
 
@@ -38,6 +42,7 @@ impl Inputs {
         compressed: bool,
     ) -> Result<Self, NodeError> {
         let sensor_data = QosProfile::sensor_data();
+        let instructions = QosProfile::default().keep_last(HELD_INSTRUCTIONS);
         let what = |topic: &str| format!("subscription to {topic}");
         let camera = if compressed {
             Camera::Compressed(Box::new(ros(
@@ -54,11 +59,11 @@ impl Inputs {
             camera,
             instructions: Box::new(ros(
                 what("instruction"),
-                node.subscribe_native("instruction", QosProfile::default()),
+                node.subscribe_native("instruction", instructions.clone()),
             )?),
             plain_instructions: Box::new(ros(
                 what("instruction_text"),
-                node.subscribe_native("instruction_text", QosProfile::default()),
+                node.subscribe_native("instruction_text", instructions),
             )?),
             last_complaint: None,
         })
