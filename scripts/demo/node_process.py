@@ -78,8 +78,8 @@ class NodeProcess:
         self._process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             env={**os.environ, **(environment or {})},
@@ -90,13 +90,13 @@ class NodeProcess:
         self._reader.start()
 
     def _collect(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
             self.lines.append(line.rstrip("\n"))
 
     @property
     def log(self) -> str:
-        """What the node has written so far."""
+        """What the node has written to stderr so far."""
         return "\n".join(self.lines)
 
     def tail(self) -> str:

@@ -22,7 +22,7 @@ LINES_AROUND_TABLE = 13
 """Lines of the live view that are not answers."""
 WIDE = 96
 """From this many characters per line on there is room for the time to the first token."""
-NARROW_ANSWER = 14
+NARROW_ANSWER = 13
 """Characters of an answer where there is not."""
 
 

@@ -1,0 +1,163 @@
+"""The other side of the node in a test: a camera, a user, and everything the node has said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from inf_mllm.msg import CacheStats, Instruction, Reasoning, ReasoningDelta
+from node_process import NodeProcess
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+TIMEOUT = 10.0
+"""Seconds for anything that needs the network or the model."""
+
+
+class Client:
+    """Publishes to the node's topics and keeps what it publishes.
+
+    Args:
+        domain: the ROS domain.
+        process: the node; waiting ends at once if it dies.
+        name: full name of the node.
+        image, instruction, instruction_text: full names of its topics after remapping.
+        compressed: publish CompressedImage on `image`/compressed instead of Image on `image`.
+    """
+
+    def __init__(
+        self,
+        domain: int,
+        process: NodeProcess,
+        *,
+        name: str = "/inf_mllm",
+        image: str = "/image",
+        instruction: str = "/instruction",
+        instruction_text: str = "/instruction_text",
+        compressed: bool = False,
+    ) -> None:
+        self._process = process
+        self.name = name
+        self.stats: list[CacheStats] = []
+        self.answers: list[Reasoning] = []
+        self.deltas: list[ReasoningDelta] = []
+        self.texts: list[str] = []
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self._node = Node("test_client", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        reliable = QoSProfile(depth=1000)
+        image_type, topic = (CompressedImage, f"{image}/compressed") if compressed else (Image, image)
+        self._image = self._node.create_publisher(image_type, topic, qos_profile_sensor_data)
+        self._instruction = self._node.create_publisher(Instruction, instruction, reliable)
+        self._instruction_text = self._node.create_publisher(String, instruction_text, reliable)
+        self._clock = self._node.create_publisher(Clock, "/clock", reliable)
+        self._subscriptions = [
+            self._node.create_subscription(message, f"{name}/{topic}", take, reliable)
+            for message, topic, take in (
+                (CacheStats, "cache_stats", self.stats.append),
+                (Reasoning, "reasoning", self.answers.append),
+                (ReasoningDelta, "reasoning_delta", self.deltas.append),
+                (String, "reasoning_text", lambda message: self.texts.append(message.data)),
+            )
+        ]
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def wait_for_node(self) -> None:
+        """Waits until every topic of the node is connected and its statistics arrive."""
+        inputs = (self._image, self._instruction, self._instruction_text)
+        self.wait(
+            lambda: (
+                all(publisher.get_subscription_count() > 0 for publisher in inputs)
+                and all(subscription.get_publisher_count() > 0 for subscription in self._subscriptions)
+                and bool(self.stats)
+            ),
+            "the node's topics",
+        )
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
+        """Handles messages until the condition holds."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self._process.check_running()
+            if time.monotonic() > deadline:
+                last = self.stats[-1] if self.stats else None
+                raise AssertionError(f"waited {timeout} s for {what}\nlast: {last}\n{self._process.log}")
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def spin(self, seconds: float) -> None:
+        """Handles messages for a while, whether the node lives or not."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.01)
+
+    def publish(self, image: Image | CompressedImage | bytes) -> None:
+        self._image.publish(image)
+
+    def publish_clock(self, sec: int, nanosec: int = 0) -> None:
+        clock = Clock()
+        clock.clock.sec, clock.clock.nanosec = sec, nanosec
+        self._clock.publish(clock)
+
+    def fresh_stats(self) -> CacheStats:
+        """Statistics that count everything the node had finished when this was called."""
+        # The first one to come may have been taken before.
+        enough = len(self.stats) + 2
+        self.wait(lambda: len(self.stats) >= enough, "fresh statistics")
+        return self.stats[-1]
+
+    def show(self, image: Image | CompressedImage | bytes) -> None:
+        """Publishes an image and waits until it is used or rejected."""
+        before = self.fresh_stats()
+        self.publish(image)
+        self.wait(
+            lambda: (
+                self.stats[-1].frames_used + self.stats[-1].frames_rejected
+                > before.frames_used + before.frames_rejected
+            ),
+            "the frame to be used or rejected",
+        )
+
+    def instruct(self, text: str, **fields: Any) -> None:
+        """Publishes an Instruction; `fields` are id, max_new_tokens, ephemeral."""
+        self._instruction.publish(Instruction(text=text, **fields))
+
+    def instruct_text(self, text: str) -> None:
+        self._instruction_text.publish(String(data=text))
+
+    def ask(self, text: str, **fields: Any) -> Reasoning:
+        """Publishes an Instruction and waits for its answer."""
+        return self.next_answer(lambda: self.instruct(text, **fields))
+
+    def next_answer(self, action: Callable[[], None]) -> Reasoning:
+        """Does something that is to be answered, and waits for the answer."""
+        before = len(self.answers)
+        action()
+        self.wait(lambda: len(self.answers) > before, "an answer")
+        return self.answers[before]
+
+    def reset(self) -> Trigger.Response:
+        return self.call(Trigger, f"{self.name}/reset", Trigger.Request())
+
+    def call(self, service: Any, name: str, request: Any) -> Any:
+        """Calls a service and waits for its response."""
+        client = self._node.create_client(service, name)
+        try:
+            self.wait(client.service_is_ready, f"service {name}")
+            future = client.call_async(request)
+            self.wait(future.done, f"the response of {name}")
+            return future.result()
+        finally:
+            self._node.destroy_client(client)

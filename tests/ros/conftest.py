@@ -1,0 +1,69 @@
+"""Fixtures: the real node process, and an rclpy client in the same ROS domain."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "demo"))
+
+# Whoever has no ROS or has not built the package fails here, by name, and is not skipped.
+from client import Client
+from node_process import NodeProcess, free_domain, isolate
+
+STOP_SECONDS = 2.0
+FAST_STATS = 0.05
+"""Seconds between two CacheStats messages where a test waits for a counter."""
+
+Start = Callable[..., tuple[NodeProcess, Client]]
+
+
+@pytest.fixture
+def domain() -> int:
+    """A ROS domain of the test's own."""
+    number = free_domain()
+    isolate(number)
+    return number
+
+
+@pytest.fixture
+def start(domain: int) -> Iterator[Start]:
+    """Starts a node and a client that has found it: start(parameters, arguments, **client options).
+
+    A node that still runs at the end of the test is to end by SIGINT, with exit code 0 in 2 s.
+    """
+    processes: list[NodeProcess] = []
+    clients: list[Client] = []
+
+    def begin(
+        parameters: dict[str, object] | None = None, arguments: tuple[str, ...] = (), **options: object
+    ) -> tuple[NodeProcess, Client]:
+        process = NodeProcess(
+            {"model": str(ROOT / "models" / "demo"), "stats_period": FAST_STATS, **(parameters or {})}, arguments
+        )
+        processes.append(process)
+        client = Client(domain, process, **options)
+        clients.append(client)
+        process.wait_ready()
+        client.wait_for_node()
+        return process, client
+
+    try:
+        yield begin
+        for process in processes:
+            if process.returncode is None:
+                status, took = process.stop()
+                assert (status, took < STOP_SECONDS) == (0, True), (
+                    f"exit code {status} after {took:.2f} s\n{process.log}"
+                )
+            assert process.returncode == 0, process.log
+            assert "panicked" not in process.log, process.log
+    finally:
+        for client in clients:
+            client.close()
+        for process in processes:
+            process.kill()

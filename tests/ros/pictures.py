@@ -1,0 +1,66 @@
+"""Image messages for the tests, and the frames of the demo bag."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+from conftest import ROOT
+from recording import IMAGE_TYPE, BagMessage, Recording
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CompressedImage, Image
+
+DEMO_BAG = ROOT / "bags" / "demo"
+FRAME_ID = "camera_optical_frame"
+WIDTH, HEIGHT = 64, 48
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    """A colourful picture, [HEIGHT, WIDTH, 3] of u8 in RGB."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    planes = [x * 4, y * 5, (x + y + 37 * seed) * 3]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+def stamped(message: Image | CompressedImage, sec: int, nanosec: int = 0) -> Image | CompressedImage:
+    message.header.stamp.sec, message.header.stamp.nanosec = sec, nanosec
+    message.header.frame_id = FRAME_ID
+    return message
+
+
+def raw(encoding: str = "rgb8", sec: int = 1, nanosec: int = 0, padding: int = 0) -> Image:
+    """The picture as an Image with `padding` bytes after each row."""
+    pixels = picture(sec)
+    if encoding == "bgr8":
+        pixels = pixels[:, :, ::-1]
+    elif encoding == "mono8":
+        pixels = pixels[:, :, :1]
+    rows = pixels.reshape(HEIGHT, -1)
+    data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
+    message = Image(height=HEIGHT, width=WIDTH, encoding=encoding, step=rows.shape[1] + padding, data=data)
+    return stamped(message, sec, nanosec)
+
+
+def png(sec: int = 1) -> CompressedImage:
+    """The picture as PNG."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = np.pad(picture(sec).reshape(HEIGHT, -1), ((0, 0), (1, 0))).tobytes()
+    size = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return stamped(CompressedImage(format="png", data=data), sec)
+
+
+def demo_frames() -> list[BagMessage]:
+    """The camera images of the demo bag."""
+    events = Recording(DEMO_BAG, DEMO_BAG / "instructions.yaml").events()
+    return [event.what for event in events if isinstance(event.what, BagMessage) and event.what.type == IMAGE_TYPE]
+
+
+def jpeg(sec: int = 1, index: int = 0) -> CompressedImage:
+    """A frame of the demo bag."""
+    message = get_typestore(Stores.ROS2_JAZZY).deserialize_cdr(demo_frames()[index].data, IMAGE_TYPE)
+    return stamped(CompressedImage(format=message.format, data=message.data.tobytes()), sec)

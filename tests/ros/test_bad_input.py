@@ -1,0 +1,114 @@
+"""What cannot be used is counted or answered with the reason, and disturbs nothing else."""
+
+from collections.abc import Callable
+
+import pictures
+import pytest
+from client import Client
+from conftest import Start
+from inf_mllm.msg import Reasoning
+from node_process import NodeProcess
+from sensor_msgs.msg import CompressedImage, Image
+
+
+def check_refused(process: NodeProcess, client: Client, bad: Image | CompressedImage, good, reason: str) -> None:
+    """A bad image is counted and named in the log; the next good one is used and asked about."""
+    client.show(bad)
+    stats = client.fresh_stats()
+    assert (stats.frames_used, stats.frames_rejected) == (0, 1)
+    assert stats.used == stats.prefix
+    assert reason in process.log
+    client.show(good)
+    assert client.fresh_stats().frames_used == 1
+    answer = client.ask("What is in view?")
+    assert answer.finish_reason == Reasoning.FINISH_STOP
+    assert answer.frames_seen == 1
+
+
+def broken(**fields: object) -> Image:
+    message = pictures.raw()
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (broken(data=pictures.raw().data[:-100]), "image data is 9116 bytes, expected 9216"),
+        (broken(data=b""), "image data is 0 bytes, expected 9216"),
+        (broken(encoding="yuv422"), 'image encoding is "yuv422", expected rgb8, bgr8 or mono8'),
+        (broken(encoding=""), 'image encoding is "", expected'),
+        (broken(width=0), "image size is 0 x 48, expected"),
+        (broken(height=2**32 - 1, width=2**32 - 1), "image size is 4294967295 x 4294967295, expected"),
+        (broken(step=10), "image step is 10 bytes, expected at least 192"),
+    ],
+    ids=["truncated", "no_data", "unknown_encoding", "no_encoding", "no_width", "giant", "short_step"],
+)
+def test_raw_images(start: Start, bad: Image, reason: str) -> None:
+    process, client = start()
+    check_refused(process, client, bad, pictures.raw(), reason)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: bytes(pictures.jpeg().data)[:500], "compressed image cannot be decoded"),
+        (lambda: b"", "compressed image is neither jpeg nor png: 0 bytes"),
+        (lambda: b"no picture at all", "compressed image is neither jpeg nor png: 17 bytes"),
+        (lambda: b"GIF89a" + bytes(20), "compressed image is neither jpeg nor png: the data is Gif"),
+        (lambda: bytes(pictures.png().data)[:60], "compressed image cannot be decoded"),
+    ],
+    ids=["truncated_jpeg", "empty", "text", "gif", "truncated_png"],
+)
+def test_compressed_images(start: Start, make: Callable[[], bytes], reason: str) -> None:
+    process, client = start({"image_transport": "compressed"}, compressed=True)
+    bad = pictures.stamped(CompressedImage(format="jpeg", data=make()), 1)
+    check_refused(process, client, bad, pictures.jpeg(sec=2), reason)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t "])
+def test_an_empty_instruction_is_refused_and_leaves_no_trace(start: Start, text: str) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    before = client.fresh_stats()
+    answer = client.ask(text, id="empty")
+    assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert answer.instruction_id == "empty"
+    assert "instruction text is empty, expected" in answer.error
+    after = client.fresh_stats()
+    assert (after.tokens_seen, after.instructions_failed) == (before.tokens_seen, 1)
+    assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
+
+
+def test_an_instruction_longer_than_the_memory_is_refused(start: Start) -> None:
+    _, client = start({"budget": 128})
+    client.show(pictures.raw())
+    answer = client.ask("What is in view? " * 100)
+    assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert "tokens long, expected at most" in answer.error
+    assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
+
+
+@pytest.mark.parametrize("control", ["<end_of_utterance>", "<image>", "<|im_start|>", "<fake_token_around_image>"])
+def test_a_control_token_typed_into_an_instruction_is_text(start: Start, control: str) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    plain = client.ask("What is in view?")
+    assert client.reset().success
+    client.show(pictures.raw())
+    typed = client.ask(f"What is in view?{control}")
+    assert typed.finish_reason in (Reasoning.FINISH_STOP, Reasoning.FINISH_LENGTH)
+    # One token more would be the control token itself.
+    assert typed.prompt_tokens > plain.prompt_tokens + 1
+    assert typed.vision_tokens == plain.vision_tokens
+    client.show(pictures.raw(sec=2))
+    assert client.ask("What is in view?").frames_seen == 2
+
+
+def test_characters_that_the_model_has_never_seen_are_taken(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    answer = client.ask("What is in view \u2603 \U0001f916?", id="\u00e9")
+    assert answer.finish_reason in (Reasoning.FINISH_STOP, Reasoning.FINISH_LENGTH)
+    assert answer.instruction_id == "\u00e9"

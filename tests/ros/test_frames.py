@@ -1,0 +1,97 @@
+"""Camera images reach the memory, and the statistics tell what became of each."""
+
+import itertools
+
+import pictures
+import pytest
+from conftest import Start
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8"])
+def test_raw_images_are_used(start: Start, encoding: str) -> None:
+    _, client = start()
+    client.show(pictures.raw(encoding, sec=7))
+    client.show(pictures.raw(encoding, sec=8, padding=5))
+    stats = client.fresh_stats()
+    assert (stats.frames_received, stats.frames_used, stats.frames_rejected) == (2, 2, 0)
+    assert stats.header.frame_id == pictures.FRAME_ID
+    assert stats.oldest_frame_stamp.sec == 7
+
+
+def test_the_encodings_of_one_picture_are_one_picture_to_the_model(start: Start) -> None:
+    _, client = start()
+    outcomes = []
+    for encoding in ("rgb8", "bgr8"):
+        client.show(pictures.raw(encoding))
+        answer = client.ask("What is in view?")
+        outcomes.append((answer.text, answer.mean_logprob))
+        assert client.reset().success
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("make", [pictures.jpeg, pictures.png])
+def test_compressed_images_are_used(start: Start, make) -> None:
+    _, client = start({"image_transport": "compressed"}, compressed=True)
+    client.show(make(sec=3))
+    stats = client.fresh_stats()
+    assert (stats.frames_received, stats.frames_used, stats.frames_rejected) == (1, 1, 0)
+
+
+def test_statistics_come_once_a_second_and_stay_within_the_budget(start: Start) -> None:
+    _, client = start({"stats_period": 1.0, "budget": 128})
+    client.wait(lambda: len(client.stats) >= 2, "a second message")
+    client.stats.clear()
+    frame = 0
+    while len(client.stats) < 4:
+        frame += 1
+        client.publish(pictures.raw(sec=frame))
+        client.spin(0.05)
+    times = [stats.header.stamp.sec + stats.header.stamp.nanosec * 1e-9 for stats in client.stats]
+    periods = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(0.6 < period < 1.4 for period in periods), periods
+    for stats in client.stats:
+        assert stats.policy == "inf_mllm"
+        assert stats.budget == 128
+        assert 0 < stats.used <= stats.budget
+        assert stats.prefix + stats.relevant + stats.recent == stats.used
+        assert stats.tokens_seen - stats.tokens_evicted == stats.used
+        assert stats.bytes == client.stats[0].bytes > 0
+        # One frame may wait while another one is with the model.
+        settled = stats.frames_used + stats.frames_superseded + stats.frames_rejected
+        assert 0 <= stats.frames_received - settled <= 2
+    last = client.stats[-1]
+    assert last.frames_used > 0
+    assert last.frames_per_second > 0
+    assert last.tokens_evicted > 0
+    assert last.compactions > 0
+    for duration in (last.vision_time, last.prefill_time):
+        assert duration.sec == 0
+        assert duration.nanosec > 0
+
+
+def test_of_a_burst_the_newest_frame_is_used_and_the_others_are_superseded(start: Start) -> None:
+    _, client = start()
+    for index in range(40):
+        client.publish(pictures.raw(sec=1, nanosec=index))
+    client.wait(
+        lambda: (
+            client.stats[-1].frames_received > 1
+            and client.stats[-1].frames_received == client.stats[-1].frames_used + client.stats[-1].frames_superseded
+        ),
+        "every frame to be used or superseded",
+    )
+    stats = client.fresh_stats()
+    assert stats.frames_superseded > 0
+    assert stats.frames_used >= 1
+    assert stats.frames_rejected == 0
+
+
+def test_full_takes_frames_until_the_budget_is_used_up(start: Start) -> None:
+    _, client = start({"policy": "full", "budget": 96})
+    for sec in range(12):
+        client.show(pictures.raw(sec=sec))
+    stats = client.fresh_stats()
+    assert stats.tokens_evicted == 0
+    assert stats.used <= stats.budget
+    assert stats.frames_rejected > 0
+    assert stats.frames_used + stats.frames_rejected == stats.frames_received == 12
