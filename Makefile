@@ -3,6 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
 RUN := scripts/ros-run
+# Demo and tests talk to this machine only.
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
 .PHONY: all setup build demo test test-core test-ros lint eval clean
 all: build
@@ -28,10 +31,13 @@ lint: build ## formatting and lints of Rust (without and with ROS) and Python
 	$(ENV); cargo fmt --check
 	$(ENV); cargo clippy --release --locked --all-targets --no-default-features -- -D warnings
 	$(ENV); bash build/ros-cargo clippy --release --locked --all-targets -- -D warnings
-	$(ENV); ruff check . && ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
 
-eval: build ## official accuracy of the demo model
-	$(RUN) python scripts/evaluate.py
+eval: build ## accuracy of the demo model on unseen scenes, seeing and with black images
+	mkdir -p out
+	$(RUN) $(REPLAY_EVAL) --out out/eval.jsonl
+	$(RUN) $(REPLAY_EVAL) --out out/eval-black.jsonl --black
 
 clean: ## what was built; .ros stays
 	rm -rf build install log target

@@ -17,7 +17,7 @@ rust_works() {
 use_rust() {
     local home old_path="$PATH" old_rustup="${RUSTUP_HOME-}"
     rust_works && return 0
-    for home in "$HOME" "$(getent passwd "$(id -u)" | cut -d: -f6)"; do
+    for home in "${HOME-}" "$(getent passwd "$(id -u)" | cut -d: -f6)"; do
         [ -d "$home/.cargo/bin" ] && [ -d "$home/.rustup" ] || continue
         export PATH="$home/.cargo/bin:$old_path" RUSTUP_HOME="$home/.rustup"
         rust_works && return 0
@@ -45,7 +45,8 @@ use_ros() {
     export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$INF_MLLM_ROOT/config/fastdds.xml}"
     ros_is_sourced && return 0
     export INF_MLLM_PRIVATE_ROS="$tools" ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3
-    export AMENT_PREFIX_PATH="$tools" PATH="$tools/bin:${PATH#"$tools/bin:"}" LD_LIBRARY_PATH="$tools/lib"
+    export AMENT_PREFIX_PATH="$tools" PATH="$tools/bin:${PATH#"$tools/bin:"}"
+    export LD_LIBRARY_PATH="$tools/lib${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH#"$tools/lib:"}}"
     unset CMAKE_PREFIX_PATH PYTHONPATH
 }
 
@@ -57,7 +58,7 @@ use_install() {
     export AMENT_PREFIX_PATH="$install:$AMENT_PREFIX_PATH"
     export LD_LIBRARY_PATH="$install/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export PYTHONPATH="$python${PYTHONPATH:+:$PYTHONPATH}"
-    export PATH="$install/lib/inf_mllm:$PATH"
+    export PATH="$INF_MLLM_ROOT/.ros/bin:$install/lib/inf_mllm:$PATH"
 }
 
 use_rust || true

@@ -100,7 +100,7 @@ options=()
 pip=(.ros/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes)
 "${pip[@]}" -r scripts/tool-requirements.txt
 # One package comes as source; its build uses the pinned setuptools installed just now.
-[ "$kind" = tools ] || "${pip[@]}" --no-build-isolation -r scripts/ros-requirements.txt
+[ "$kind" = tools ] || "${pip[@]}" --no-build-isolation --use-pep517 -r scripts/ros-requirements.txt
 
 # What the ROS wheels leave out or get wrong for programs outside of Python.
 repair_ros_wheels() {

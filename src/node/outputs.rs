@@ -8,7 +8,7 @@ use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{messages, ros, NodeError};
-use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
+use crate::stream::{Answer, AnswerDelta, EngineEvents, FinishReason, StreamStats};
 
 /// What the engine says.
 pub enum Event {
@@ -63,12 +63,11 @@ pub struct Answers {
 impl Answers {
     pub fn advertise(node: &mut r2r::Node) -> Result<Self, NodeError> {
         let clock = RosTime::of(node);
-        // A long answer has many pieces; none may be lost to a reader that is a little late.
-        let pieces = QosProfile::default().keep_last(1000);
-        let qos = QosProfile::default().keep_last(100);
+        // A long answer has many pieces, a burst of instructions as many answers: none may be lost to a slow reader.
+        let qos = QosProfile::default().keep_last(1000);
         Ok(Self {
             reasoning: advertise(node, "~/reasoning", qos.clone())?,
-            delta: advertise(node, "~/reasoning_delta", pieces)?,
+            delta: advertise(node, "~/reasoning_delta", qos.clone())?,
             text: advertise(node, "~/reasoning_text", qos)?,
             clock,
         })
@@ -90,15 +89,17 @@ impl Answers {
 
     fn publish_answer(&self, answer: &Answer) {
         match &answer.error {
-            Some(error) => tracing::warn!(id = %answer.id, "instruction refused: {error}"),
+            Some(error) => tracing::warn!(id = %answer.id, "not answered: {error}"),
             None => tracing::info!(id = %answer.id, "answer: {}", answer.text),
         }
         let message = messages::reasoning(answer, self.clock.now_ns());
         report("~/reasoning", self.reasoning.publish(&message));
-        report(
-            "~/reasoning_text",
-            self.text.publish(&messages::reasoning_text(answer)),
-        );
+        if matches!(answer.finish, FinishReason::Stop | FinishReason::Length) {
+            report(
+                "~/reasoning_text",
+                self.text.publish(&messages::reasoning_text(answer)),
+            );
+        }
     }
 }
 

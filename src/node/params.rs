@@ -342,6 +342,14 @@ fn find_model(model: &str) -> Result<PathBuf, NodeError> {
         for prefix in std::env::split_paths(&prefixes) {
             tried.push(prefix.join("share").join(NAME).join(model));
         }
+        // Without a sourced environment: the program stands in lib/inf_mllm of its prefix.
+        if let Some(prefix) = std::env::current_exe()
+            .ok()
+            .as_deref()
+            .and_then(|exe| exe.ancestors().nth(3))
+        {
+            tried.push(prefix.join("share").join(NAME).join(model));
+        }
     }
     tried.push(PathBuf::from(model));
     tried
