@@ -17,7 +17,9 @@ def generate_launch_description() -> LaunchDescription:
             ),
             ExecuteProcess(
                 cmd=["ros2", "bag", "play", PathJoinSubstitution([SHARE, "bags", "demo"])],
-                additional_env={"FASTRTPS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([SHARE, "config", "fastdds.xml"])},
+                additional_env={
+                    "FASTRTPS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
+                },
                 output="screen",
             ),
         ]
