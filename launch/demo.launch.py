@@ -2,6 +2,7 @@
 
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
@@ -12,7 +13,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             IncludeLaunchDescription(
-                PathJoinSubstitution([SHARE, "launch", "inf_mllm.launch.py"]),
+                PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "inf_mllm.launch.py"])),
                 launch_arguments={"image": "/camera/image", "image_transport": "compressed"}.items(),
             ),
             ExecuteProcess(
