@@ -15,7 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTABLE = "inf_mllm_node"
+PARAMETER_FILE = ROOT / "config" / "inf_mllm.yaml"
 READY = "ready"
+"""A word of the line that the node logs when it has loaded the model."""
 
 
 class NodeFailed(Exception):
@@ -56,21 +58,23 @@ class NodeProcess:
     """One running node.
 
     Args:
-        parameters: override those of config/inf_mllm.yaml.
+        parameters: override those of the parameter file.
         arguments: further ROS arguments, such as "-r", "image:=/camera/image".
-        environment: added to that of this process.
+        parameter_file: none: the node's own defaults.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, object] | None = None,
         arguments: tuple[str, ...] = (),
-        environment: Mapping[str, str] | None = None,
+        parameter_file: Path | None = PARAMETER_FILE,
     ) -> None:
         executable = shutil.which(EXECUTABLE)
         if executable is None:
             raise NodeFailed(f"{EXECUTABLE} is not on the PATH: build first, and run this through scripts/ros-run")
-        command = [executable, "--ros-args", "--params-file", str(ROOT / "config" / "inf_mllm.yaml")]
+        command = [executable, "--ros-args"]
+        if parameter_file is not None:
+            command += ["--params-file", str(parameter_file)]
         for name, value in (parameters or {}).items():
             # JSON is YAML, which is what the value of a parameter is read as.
             command += ["-p", f"{name}:={json.dumps(value)}"]
@@ -82,7 +86,6 @@ class NodeProcess:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **(environment or {})},
             # Ctrl-C in the terminal is for the parent, which then ends the node itself.
             start_new_session=True,
         )

@@ -1,20 +1,18 @@
-"""Fixtures: the real node process, and an rclpy client in the same ROS domain."""
+"""Fixtures: the real node process, and an rclpy client in the same ROS domain.
+
+Without a ROS or a built package the imports fail, and with them the run: nothing is skipped.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from client import Client
+from node_process import PARAMETER_FILE, NodeProcess, free_domain, isolate
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts" / "demo"))
-
-# Whoever has no ROS or has not built the package fails here, by name, and is not skipped.
-from client import Client
-from node_process import NodeProcess, free_domain, isolate
-
 STOP_SECONDS = 2.0
 FAST_STATS = 0.05
 """Seconds between two CacheStats messages where a test waits for a counter."""
@@ -32,7 +30,7 @@ def domain() -> int:
 
 @pytest.fixture
 def start(domain: int) -> Iterator[Start]:
-    """Starts a node and a client that has found it: start(parameters, arguments, **client options).
+    """Starts a node and a client that has found it: start(parameters, arguments, parameter_file, **client options).
 
     A node that still runs at the end of the test is to end by SIGINT, with exit code 0 in 2 s.
     """
@@ -40,11 +38,13 @@ def start(domain: int) -> Iterator[Start]:
     clients: list[Client] = []
 
     def begin(
-        parameters: dict[str, object] | None = None, arguments: tuple[str, ...] = (), **options: object
+        parameters: dict[str, object] | None = None,
+        arguments: tuple[str, ...] = (),
+        parameter_file: Path | None = PARAMETER_FILE,
+        **options: str | bool,
     ) -> tuple[NodeProcess, Client]:
-        process = NodeProcess(
-            {"model": str(ROOT / "models" / "demo"), "stats_period": FAST_STATS, **(parameters or {})}, arguments
-        )
+        given = {"model": str(ROOT / "models" / "demo"), "stats_period": FAST_STATS, **(parameters or {})}
+        process = NodeProcess(given, arguments, parameter_file)
         processes.append(process)
         client = Client(domain, process, **options)
         clients.append(client)

@@ -1,16 +1,19 @@
-"""Image messages for the tests, and the frames of the demo bag."""
+"""Image messages for the tests, and the frames of the demo bag, as bags too."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from conftest import ROOT
 from recording import IMAGE_TYPE, BagMessage, Recording
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
+STORE = get_typestore(Stores.ROS2_JAZZY)
 DEMO_BAG = ROOT / "bags" / "demo"
 FRAME_ID = "camera_optical_frame"
 WIDTH, HEIGHT = 64, 48
@@ -60,7 +63,15 @@ def demo_frames() -> list[BagMessage]:
     return [event.what for event in events if isinstance(event.what, BagMessage) and event.what.type == IMAGE_TYPE]
 
 
+def write_bag(folder: Path, frames: list[BagMessage]) -> None:
+    """Writes camera images as a new bag."""
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/camera/image/compressed", IMAGE_TYPE, typestore=STORE)
+        for frame in frames:
+            writer.write(connection, frame.stamp_ns, frame.data)
+
+
 def jpeg(sec: int = 1, index: int = 0) -> CompressedImage:
     """A frame of the demo bag."""
-    message = get_typestore(Stores.ROS2_JAZZY).deserialize_cdr(demo_frames()[index].data, IMAGE_TYPE)
+    message = STORE.deserialize_cdr(demo_frames()[index].data, IMAGE_TYPE)
     return stamped(CompressedImage(format=message.format, data=message.data.tobytes()), sec)

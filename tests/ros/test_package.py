@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, Start
+from node_process import PARAMETER_FILE
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 
@@ -16,21 +17,21 @@ TYPES = {
     str: ParameterType.PARAMETER_STRING,
 }
 FIELDS = {bool: "bool_value", int: "integer_value", float: "double_value", str: "string_value"}
-# Set by the fixture for the test's own sake.
-SET_BY_TESTS = {"model", "stats_period"}
+SET_BY_FIXTURE = {"model", "stats_period"}
 
 
-def defaults() -> dict[str, object]:
-    content = yaml.safe_load((ROOT / "config" / "inf_mllm.yaml").read_text())
+def in_file() -> dict[str, object]:
+    content = yaml.safe_load(PARAMETER_FILE.read_text())
     return content["/**"]["ros__parameters"]
 
 
-def test_the_file_of_parameters_holds_every_parameter_with_its_value(start: Start) -> None:
-    _, client = start()
+@pytest.mark.parametrize("parameter_file", [PARAMETER_FILE, None], ids=["with_file", "without_file"])
+def test_the_parameter_file_holds_every_parameter_with_its_default(start: Start, parameter_file: Path | None) -> None:
+    _, client = start(parameter_file=parameter_file)
     listed = client.call(ListParameters, "/inf_mllm/list_parameters", ListParameters.Request()).result.names
-    expected = defaults()
+    expected = in_file()
     assert sorted(listed) == sorted(expected)
-    names = sorted(set(expected) - SET_BY_TESTS)
+    names = sorted(set(expected) - SET_BY_FIXTURE)
     values = client.call(GetParameters, "/inf_mllm/get_parameters", GetParameters.Request(names=names)).values
     for name, value in zip(names, values, strict=True):
         kind = type(expected[name])
@@ -50,17 +51,6 @@ def test_a_parameter_of_a_running_node_cannot_be_set(start: Start) -> None:
     assert not result.successful
     assert result.reason
     assert client.fresh_stats().budget == 512
-
-
-def test_without_the_file_the_defaults_are_the_same() -> None:
-    """The defaults of the program are in the source; the file repeats them for users."""
-    source = (ROOT / "src" / "node" / "params.rs").read_text()
-    block = source[source.index("impl Default for Parameters") :]
-    block = block[: block.index("/// One parameter")]
-    for name, value in defaults().items():
-        literal = {True: "true", False: "false"}[value] if isinstance(value, bool) else value
-        literal = f'"{literal}".into()' if isinstance(value, str) else literal
-        assert f"{name}: {literal}," in block, name
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "launch").glob("*.py")), ids=lambda file: file.name)

@@ -8,9 +8,7 @@ import pictures
 import yaml
 from conftest import ROOT, Start
 from inf_mllm.msg import Reasoning
-from recording import IMAGE_TYPE, NANOSECONDS, BagMessage
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from recording import NANOSECONDS, BagMessage
 
 BUDGET = 192
 """Small enough that frames are evicted between the questions."""
@@ -25,18 +23,9 @@ QUESTIONS = [
 FINISH = {"stop": Reasoning.FINISH_STOP, "length": Reasoning.FINISH_LENGTH}
 
 
-def write_bag(folder: Path, frames: list[BagMessage]) -> None:
-    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection(
-            "/camera/image/compressed", IMAGE_TYPE, typestore=get_typestore(Stores.ROS2_JAZZY)
-        )
-        for frame in frames:
-            writer.write(connection, frame.stamp_ns, frame.data)
-
-
 def replay(tmp_path: Path, frames: list[BagMessage]) -> list[dict]:
     """The lines that `inf_mllm replay` writes about the frames and QUESTIONS."""
-    write_bag(tmp_path / "bag", frames)
+    pictures.write_bag(tmp_path / "bag", frames)
     instructions = [{"id": f"q{i}", "at": at, "text": text} for i, (at, text) in enumerate(QUESTIONS)]
     script = tmp_path / "instructions.yaml"
     script.write_text(
