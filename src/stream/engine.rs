@@ -10,10 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::answer::{Answer, AnswerDelta, FinishReason, Instruction};
 use super::frame::{CameraImage, FrameError};
-use super::session::{
-    Answer, AnswerDelta, FinishReason, Instruction, PushError, Session, SessionConfig,
-};
+use super::session::{PushError, Session, SessionConfig};
 use super::stats::StreamStats;
 use crate::model::ModelError;
 

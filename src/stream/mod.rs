@@ -2,11 +2,13 @@
 //!
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
+//! - `answer`: instructions and answers
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `stats`: counters and gauges of a running stream
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
 
+pub mod answer;
 pub mod bag;
 pub mod engine;
 pub mod frame;
@@ -16,9 +18,8 @@ pub mod script;
 pub mod session;
 pub mod stats;
 
+pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction};
 pub use engine::{Engine, EngineError, EngineEvents};
 pub use frame::{CameraImage, FrameError, ImageData};
-pub use session::{
-    Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Session, SessionConfig,
-};
+pub use session::{Session, SessionConfig};
 pub use stats::StreamStats;

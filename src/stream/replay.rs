@@ -11,10 +11,11 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
+use super::answer::{Answer, FinishReason, Instruction};
 use super::bag::{Bag, BagError};
 use super::frame::{CameraImage, ImageData};
 use super::script::{is_right, Entry, Script, ScriptError};
-use super::session::{Answer, FinishReason, Instruction, PushError, Session};
+use super::session::{PushError, Session};
 use crate::model::ModelError;
 
 /// Frames between two lines of the timings file.

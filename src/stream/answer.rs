@@ -1,0 +1,156 @@
+//! Instructions and answers, and an answer in the making.
+
+use std::time::{Duration, Instant};
+
+/// An instruction, free of ROS types.
+#[derive(Debug, Clone)]
+pub struct Instruction {
+    /// Echoed in the answer; the engine assigns one if empty.
+    pub id: String,
+    pub text: String,
+    /// Longest answer, tokens; 0: the session's default.
+    pub max_new_tokens: usize,
+    /// Question and answer leave no trace in memory.
+    pub ephemeral: bool,
+    /// When it arrived, for latencies.
+    pub received: Instant,
+}
+
+/// The stamp and coordinate frame of a used image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameStamp {
+    pub stamp_ns: i64,
+    pub frame_id: String,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended it.
+    Stop,
+    /// The longest answer was reached.
+    Length,
+    /// Reset or shutdown cut it off.
+    Cancelled,
+    /// It was not answered, or not to its end; `Answer::error` says why.
+    Error,
+}
+
+impl FinishReason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// An answer, with what it rests on and what it cost.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub id: String,
+    pub text: String,
+    pub finish: FinishReason,
+    pub error: Option<String>,
+    /// Tokens of the instruction's turn.
+    pub prompt_tokens: usize,
+    /// Image tokens in the cache when the answer began, mean over kept sets.
+    pub vision_tokens: usize,
+    /// Tokens generated, the end token included.
+    pub output_tokens: usize,
+    pub time_to_first_token: Option<Duration>,
+    pub latency: Duration,
+    pub newest_frame: Option<FrameStamp>,
+    pub oldest_frame_ns: Option<i64>,
+    pub frames_seen: u64,
+    /// Mean natural-log probability of the generated tokens.
+    pub mean_logprob: f32,
+    /// The generated ids, the end token included.
+    pub token_ids: Vec<u32>,
+}
+
+/// A piece of an answer while it is generated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerDelta {
+    pub id: String,
+    pub index: u32,
+    pub text: String,
+    pub done: bool,
+}
+
+/// An answer in the making.
+pub(super) struct Generation {
+    pub answer: Answer,
+    received: Instant,
+    logprobs: f64,
+    /// Bytes of the text that have been handed out.
+    sent: usize,
+    pieces: u32,
+}
+
+impl Generation {
+    /// An answer to `instruction` of which nothing has been generated; `answer` holds what the session knows beforehand.
+    pub fn new(answer: Answer, instruction: &Instruction) -> Self {
+        Self {
+            answer,
+            received: instruction.received,
+            logprobs: 0.0,
+            sent: 0,
+            pieces: 0,
+        }
+    }
+
+    pub fn chose(&mut self, token: u32, logprob: f32) {
+        self.answer
+            .time_to_first_token
+            .get_or_insert_with(|| self.received.elapsed());
+        self.answer.token_ids.push(token);
+        self.answer.output_tokens += 1;
+        self.logprobs += f64::from(logprob);
+    }
+
+    pub fn text_ids(&self) -> &[u32] {
+        &self.answer.token_ids
+    }
+
+    /// Hands out what `text` (all of the answer so far) adds, unless it ends inside a character.
+    pub fn emit(&mut self, text: String, on_delta: &mut dyn FnMut(AnswerDelta)) {
+        self.answer.text = text.trim_start().to_string();
+        if self.answer.text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return;
+        }
+        self.send(false, on_delta);
+    }
+
+    fn send(&mut self, done: bool, on_delta: &mut dyn FnMut(AnswerDelta)) {
+        let added = self.answer.text.get(self.sent..).unwrap_or_default();
+        if added.is_empty() && !done {
+            return;
+        }
+        let delta = AnswerDelta {
+            id: self.answer.id.clone(),
+            index: self.pieces,
+            text: added.to_string(),
+            done,
+        };
+        self.sent = self.answer.text.len();
+        self.pieces += 1;
+        on_delta(delta);
+    }
+
+    pub fn finish(
+        mut self,
+        finish: FinishReason,
+        error: Option<String>,
+        on_delta: &mut dyn FnMut(AnswerDelta),
+    ) -> Answer {
+        self.send(true, on_delta);
+        self.answer.finish = finish;
+        self.answer.error = error;
+        self.answer.latency = self.received.elapsed();
+        self.answer.mean_logprob = (self.logprobs / self.answer.output_tokens.max(1) as f64) as f32;
+        self.answer
+    }
+}
