@@ -15,7 +15,7 @@ use super::names::RosArguments;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params::Parameters;
 use super::{ros, NodeError, NAME};
-use crate::stream::Engine;
+use crate::stream::{Engine, EngineError};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
 const SPIN: Duration = Duration::from_millis(50);
@@ -72,6 +72,9 @@ pub fn run() -> Result<(), NodeError> {
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
     while phase.load(Ordering::SeqCst) != STOPPING {
+        if !engine.is_running() {
+            return Err(EngineError::Stopped.into());
+        }
         node.spin_once(SPIN);
         inputs.drain(&engine);
     }
