@@ -96,6 +96,9 @@ impl Default for CacheConfig {
 /// Room above the prefix without which a budget is refused.
 const MIN_ABOVE_PREFIX: usize = 8;
 
+/// A budget that is enough for a stream without a system prompt and with the usual sinks.
+pub const MIN_BUDGET: usize = 16;
+
 /// The slot counts of a running cache: `budget = prefix + relevant + recent + slack`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {

@@ -21,7 +21,7 @@ mod score;
 mod slots;
 
 pub use bounded::{BoundedCache, CacheShape, CacheUsage, Snapshot};
-pub use config::{CacheConfig, CacheError, Plan, Scope};
+pub use config::{CacheConfig, CacheError, Plan, Scope, MIN_BUDGET};
 pub use layer::LayerCache;
 pub use policy::PolicyKind;
 pub use rotary::RotaryTable;

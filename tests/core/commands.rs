@@ -64,8 +64,6 @@ fn generate_prints_the_ids_of_transformers_and_writes_the_logits() {
         about["question"].as_str().unwrap(),
         "--logits-out",
         path(&logits),
-        "--budget",
-        "256",
         "--json",
     ];
     for image in &images {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
+use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::smolvlm::SmolVlm;
 
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
     let shape = model.config.text_config.cache_shape();
     let config = CacheConfig {
         policy: PolicyKind::Full,
-        budget: shape.max_positions,
+        budget: ids.len().max(MIN_BUDGET),
         ..CacheConfig::default()
     };
     let mut cache = BoundedCache::new(shape, &config, 0, model.dtype(), &device)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{bail, ensure, Context, Result};
 use candle_core::{DType, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig};
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::sample::Sampler;
 use inf_mllm::model::smolvlm::{control, SmolVlm};
@@ -53,14 +53,9 @@ pub fn run(args: &Args) -> Result<()> {
         Some(_) => system_length(&model, &ids)?,
         None => 1,
     };
-    let config = args.cache.over(CacheConfig::default());
-    let mut cache = BoundedCache::new(
-        model.config.text_config.cache_shape(),
-        &config,
-        system_tokens,
-        model.dtype(),
-        &device,
-    )?;
+    let shape = model.config.text_config.cache_shape();
+    let config = args.cache.over(default_cache(args, &shape, ids.len()));
+    let mut cache = BoundedCache::new(shape, &config, system_tokens, model.dtype(), &device)?;
 
     let x = model.embed(&ids, features.as_ref())?;
     let hidden = model
@@ -101,6 +96,22 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{}", text.trim());
     }
     Ok(())
+}
+
+/// Full attention over prompt and answer, unless a policy or a budget is asked for.
+fn default_cache(args: &Args, shape: &CacheShape, prompt: usize) -> CacheConfig {
+    let bounded = CacheConfig::default();
+    if args.cache.policy.is_some() || args.cache.budget.is_some() {
+        return CacheConfig {
+            budget: bounded.budget.min(shape.max_positions),
+            ..bounded
+        };
+    }
+    CacheConfig {
+        policy: PolicyKind::Full,
+        budget: (prompt + args.max_new_tokens).max(MIN_BUDGET),
+        ..bounded
+    }
 }
 
 /// The rendered prompt's ids, with each image's placeholder expanded to its tokens.
