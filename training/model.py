@@ -75,14 +75,18 @@ def pixels(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def frame_features(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
-    """Image tokens [frames, 9, hidden] of the tower's input [frames, 3, 96, 96]."""
+def tower_hidden(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
+    """Patch states [frames, 36, tower hidden] of the tower's input [frames, 3, 96, 96]."""
     tower = model.model.vision_model
     hidden = (
         tower.embeddings.patch_embedding(values).flatten(2).transpose(1, 2) + tower.embeddings.position_embedding.weight
     )
-    hidden = tower.post_layernorm(tower.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state)
-    return model.model.connector(hidden)
+    return tower.post_layernorm(tower.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state)
+
+
+def frame_features(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
+    """Image tokens [frames, 9, hidden] of the tower's input [frames, 3, 96, 96]."""
+    return model.model.connector(tower_hidden(model, values))
 
 
 def stream_hidden(

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from dataset import Codec, Stream, StreamBuilder
-from model import frame_features, new_model, pixels, save_checkpoint, stream_hidden
+from model import frame_features, new_model, pixels, save_checkpoint, stream_hidden, tower_hidden
 from questions import TYPES, VISIBLE
-from runs import Run, load_shard
+from runs import COLORS, SHAPES, Run, load_shard
 from tower import Heads, frame_labels
 
 
@@ -25,6 +25,16 @@ class Pool:
         runs = [run for path in sorted(folder.glob("shard????.npz")) for run in load_shard(path)]
         self.runs = runs + [mirrored(run) for run in runs]
         self.cache: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self.states: dict[tuple[int, int], torch.Tensor] = {}
+
+    def tower_states(self, model: torch.nn.Module, frames: list[tuple[int, int]]) -> torch.Tensor:
+        """The frozen tower's patch states [frames, 36, hidden] of (run, frame) pairs, each computed once."""
+        missing = sorted({key for key in frames if key not in self.states})
+        if missing:
+            images = np.stack([self.runs[run].images[frame] for run, frame in missing])
+            with torch.no_grad():
+                self.states.update(zip(missing, tower_hidden(model, pixels(images)).half()))
+        return torch.stack([self.states[key] for key in frames]).float()
 
     def labels(self, frames: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """The labels of (run, frame) pairs, stacked."""
@@ -182,13 +192,14 @@ class Batches:
 
     def __init__(self, codec: Codec, pool: Pool, rng: np.random.Generator):
         self.builder, self.pool, self.rng = StreamBuilder(codec, rng), pool, rng
+        self.own = np.arange(rank(), len(pool.runs), dist.get_world_size() if dist.is_initialized() else 1)
 
     def next(self, tokens: int, long: float) -> tuple[list[Stream], list[int]]:
         """Streams of together about `tokens` tokens, and their runs; `long` is the share of full-length batches."""
-        length = 540 if self.rng.random() < long else int(self.rng.choice([96, 160, 256]))
+        length = 540 if self.rng.random() < long else int(self.rng.choice([80, 120, 180]))
         streams, runs = [], []
         while len(streams) < max(1, tokens // length):
-            run = int(self.rng.integers(len(self.pool.runs)))
+            run = int(self.rng.choice(self.own))
             stream = self.builder.build(self.pool.runs[run], length, TYPES)
             if any(stream.learn):
                 streams.append(stream)
@@ -197,14 +208,20 @@ class Batches:
 
 
 def stream_loss(
-    model: torch.nn.Module, heads: Heads, pool: Pool, streams: list[Stream], runs: list[int]
+    model: torch.nn.Module, heads: Heads, pool: Pool, streams: list[Stream], runs: list[int], frozen: bool
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean loss over the learnt tokens plus half the heads' on the frames; its parts and the share of tokens right."""
     rows = np.cumsum([0] + [len(s.frames) for s in streams]).tolist()
-    images = np.concatenate([pool.runs[run].images[s.frames] for s, run in zip(streams, runs)])
-    groups = torch.from_numpy(np.repeat(np.arange(len(streams)), [len(s.frames) for s in streams]))
-    features = frame_features(model, augment(pixels(images), groups))
-    dense, _ = heads.loss(features, pool.labels([(run, f) for s, run in zip(streams, runs) for f in s.frames]))
+    shown = [(run, frame) for s, run in zip(streams, runs) for frame in s.frames]
+    if frozen:
+        features = model.model.connector(pool.tower_states(model, shown))
+    else:
+        images = np.concatenate([pool.runs[run].images[s.frames] for s, run in zip(streams, runs)])
+        groups = torch.from_numpy(np.repeat(np.arange(len(streams)), [len(s.frames) for s in streams]))
+        features = frame_features(model, augment(pixels(images), groups))
+    labels = pool.labels(shown)
+    dense = heads.loss(features, labels)[0] if not frozen else torch.zeros(())
+    named = naming_loss(model, streams[0].codec, features, labels)
     hidden = stream_hidden(model, streams, features, rows)
     learn = torch.zeros(hidden.shape[:2], dtype=torch.bool)
     targets = []
@@ -215,7 +232,22 @@ def stream_loss(
     loss = F.cross_entropy(logits, target)
     words = target != streams[0].codec.end
     right = (logits.argmax(-1) == target)[words].float().mean()
-    return loss + 0.5 * dense, {"answers": loss.item(), "right": right.item(), "dense": dense.item()}
+    parts = {"answers": loss.item(), "right": right.item(), "dense": dense.item(), "named": named.item()}
+    return loss + 0.5 * dense + 0.3 * named, parts
+
+
+def naming_loss(
+    model: torch.nn.Module, codec: Codec, features: torch.Tensor, labels: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Loss of reading the words for what fills a cell straight off its image token with the output embedding."""
+    logits = model.lm_head(model.model.text_model.norm(features))
+    loss = features.new_zeros(())
+    for key, words in (("cell_color", COLORS), ("cell_shape", SHAPES)):
+        held = (labels[key] >= 0) & (labels[key] < len(words))
+        if held.any():
+            tokens = [codec.text(f" {word}")[0] for word in words]
+            loss = loss + F.cross_entropy(logits[held][:, tokens], labels[key][held])
+    return loss
 
 
 def train_streams(args: argparse.Namespace, codec: Codec) -> None:
@@ -236,8 +268,8 @@ def train_streams(args: argparse.Namespace, codec: Codec) -> None:
         clock.spent, steps = saved["spent"], saved["steps"]
     tally: list[dict[str, float]] = []
     while rate := agreed(clock.tick()):
-        streams, runs = batches.next(args.tokens, 0.15 if clock.spent < 0.3 * clock.total else 0.5)
-        loss, parts = stream_loss(model, heads, pool, streams, runs)
+        streams, runs = batches.next(args.tokens, 0.05 if clock.spent < 0.6 * clock.total else 0.5)
+        loss, parts = stream_loss(model, heads, pool, streams, runs, args.frozen)
         step(optimizer, loss, rate)
         steps += 1
         tally.append(parts)
@@ -265,6 +297,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64, help="tower: frames a step")
     parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step")
+    parser.add_argument("--frozen", action="store_true", help="streams: keep the tower as it is, which is faster")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="per process; more than one crawls on a busy machine")
     parser.add_argument("--resume", action="store_true")
