@@ -331,7 +331,12 @@ impl Worker {
     }
 
     fn refuse(&mut self, instruction: &Instruction, finish: FinishReason, reason: String) {
-        let answer = self.session.unanswered(instruction, finish, reason);
+        let Self {
+            session, events, ..
+        } = self;
+        let answer = session.unanswered(instruction, finish, reason, &mut |delta| {
+            events.delta(delta);
+        });
         self.deliver(answer);
     }
 

@@ -212,17 +212,18 @@ impl Session {
         run.finish(finish, error, on_delta)
     }
 
-    /// The answer to an instruction that is not put to the model.
+    /// The answer to an instruction that is not put to the model; its only piece is the last.
     pub fn unanswered(
         &self,
         instruction: &Instruction,
         finish: FinishReason,
         reason: String,
+        on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Answer {
         Generation::new(self.answer_to(instruction), instruction).finish(
             finish,
             Some(reason),
-            &mut |_| (),
+            on_delta,
         )
     }
 

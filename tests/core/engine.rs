@@ -12,12 +12,18 @@ use crate::support::{instruction, picture, tiny_config};
 /// Long enough for a busy machine; every wait ends as soon as its condition holds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Collect(Sender<Answer>);
+struct Collect(Sender<Answer>, Vec<String>);
 
 impl EngineEvents for Collect {
-    fn delta(&mut self, _delta: AnswerDelta) {}
+    fn delta(&mut self, delta: AnswerDelta) {
+        if delta.done {
+            self.1.push(delta.id);
+        }
+    }
 
     fn answer(&mut self, answer: Answer) {
+        let ends = self.1.iter().filter(|&id| *id == answer.id).count();
+        assert_eq!(ends, 1, "the last piece of {} comes before it", answer.id);
         // The test may have ended.
         let _ = self.0.send(answer);
     }
@@ -25,7 +31,7 @@ impl EngineEvents for Collect {
 
 fn start(config: SessionConfig) -> (Engine, Receiver<Answer>) {
     let (sender, answers) = channel();
-    let engine = Engine::spawn(config, Box::new(Collect(sender))).unwrap();
+    let engine = Engine::spawn(config, Box::new(Collect(sender, Vec::new()))).unwrap();
     (engine, answers)
 }
 
