@@ -1,5 +1,6 @@
 //! The node's parameters: their defaults, ranges and meaning. config/inf_mllm.yaml lists the same for users.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -230,24 +231,18 @@ impl Parameters {
 
     /// What the engine needs of the parameters.
     pub fn session(&self) -> Result<SessionConfig, NodeError> {
-        // The choices were checked when they were set; the stream's own words decide what they mean.
-        let meaning = |name: &str, value: &str, error: String| NodeError::Parameter {
-            name: name.into(),
-            value: value.into(),
-            expected: error,
-        };
         let count = |value: i64| usize::try_from(value).unwrap_or_default();
         Ok(SessionConfig {
             model_dir: find_model(&self.model)?,
             device: self
                 .device
                 .parse()
-                .map_err(|e| meaning("device", &self.device, format!("{e}")))?,
+                .map_err(|e| unknown_choice("device", &self.device, e))?,
             cache: CacheConfig {
                 policy: self
                     .policy
                     .parse()
-                    .map_err(|e| meaning("policy", &self.policy, format!("{e}")))?,
+                    .map_err(|e| unknown_choice("policy", &self.policy, e))?,
                 budget: count(self.budget),
                 slack: count(self.slack),
                 sinks: count(self.sinks),
@@ -257,11 +252,11 @@ impl Parameters {
                 bias_form: self
                     .bias_form
                     .parse()
-                    .map_err(|e| meaning("bias_form", &self.bias_form, format!("{e}")))?,
+                    .map_err(|e| unknown_choice("bias_form", &self.bias_form, e))?,
                 scope: self
                     .scope
                     .parse()
-                    .map_err(|e| meaning("scope", &self.scope, format!("{e}")))?,
+                    .map_err(|e| unknown_choice("scope", &self.scope, e))?,
             },
             system_prompt: self.system_prompt.clone(),
             max_new_tokens: count(self.max_new_tokens),
@@ -319,6 +314,15 @@ impl Slot<'_> {
             Slot::Integer(slot, _) => ParameterValue::Integer(**slot),
             Slot::Real(slot, _) => ParameterValue::Double(**slot),
         }
+    }
+}
+
+/// A choice that the parameters allow and the stream does not know.
+fn unknown_choice(name: &str, value: &str, error: impl Display) -> NodeError {
+    NodeError::Parameter {
+        name: name.into(),
+        value: value.into(),
+        expected: error.to_string(),
     }
 }
 
