@@ -43,6 +43,8 @@ use_ros() {
     # libclang from a wheel comes without the compiler's own headers (stddef.h and the like).
     export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include 2>/dev/null)}"
     export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$INF_MLLM_ROOT/config/fastdds.xml}"
+    # python, pytest and ruff are the ones of .ros, also beside a sourced ROS, whose own machine may have none of them.
+    export PATH="$tools/bin:${PATH#"$tools/bin:"}"
     ros_is_sourced && return 0
     export INF_MLLM_PRIVATE_ROS="$tools" ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3
     export AMENT_PREFIX_PATH="$tools" PATH="$tools/bin:${PATH#"$tools/bin:"}"
