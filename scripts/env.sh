@@ -47,7 +47,7 @@ use_ros() {
     export PATH="$tools/bin:${PATH#"$tools/bin:"}"
     ros_is_sourced && return 0
     export INF_MLLM_PRIVATE_ROS="$tools" ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3
-    export AMENT_PREFIX_PATH="$tools" PATH="$tools/bin:${PATH#"$tools/bin:"}"
+    export AMENT_PREFIX_PATH="$tools"
     export LD_LIBRARY_PATH="$tools/lib${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH#"$tools/lib:"}}"
     unset CMAKE_PREFIX_PATH PYTHONPATH
 }
