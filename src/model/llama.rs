@@ -117,14 +117,14 @@ impl Config {
                 return Some((name, "0".into(), "at least 1".into()));
             }
         }
-        if heads % self.kv_heads() != 0 {
+        if !heads.is_multiple_of(self.kv_heads()) {
             return Some((
                 "num_key_value_heads",
                 self.kv_heads().to_string(),
                 format!("a divisor of num_attention_heads ({heads})"),
             ));
         }
-        if self.head_dim() % 2 != 0 {
+        if !self.head_dim().is_multiple_of(2) {
             return Some((
                 "head_dim",
                 self.head_dim().to_string(),

@@ -221,7 +221,7 @@ impl Run<'_> {
         self.played += 1;
         let used = self.session.usage().used;
         self.summary.most_used = self.summary.most_used.max(used);
-        if self.played % PROGRESS_FRAMES == 0 {
+        if self.played.is_multiple_of(PROGRESS_FRAMES) {
             let usage = self.session.usage();
             let times = self.session.times();
             self.timings.line(&json!({

@@ -106,14 +106,22 @@ impl Config {
                 ),
             );
         }
-        if vision.num_attention_heads == 0 || vision.hidden_size % vision.num_attention_heads != 0 {
+        if vision.num_attention_heads == 0
+            || !vision
+                .hidden_size
+                .is_multiple_of(vision.num_attention_heads)
+        {
             return unsupported(
                 "vision_config.num_attention_heads",
                 vision.num_attention_heads.to_string(),
                 format!("a divisor of hidden_size ({})", vision.hidden_size),
             );
         }
-        if config.scale_factor == 0 || vision.patches_per_side() % config.scale_factor != 0 {
+        if config.scale_factor == 0
+            || !vision
+                .patches_per_side()
+                .is_multiple_of(config.scale_factor)
+        {
             return unsupported(
                 "scale_factor",
                 config.scale_factor.to_string(),
