@@ -110,6 +110,19 @@ impl Bag {
         Ok(None)
     }
 
+    /// Number of messages on the topic, as far as the bag can be read; none of them is decoded.
+    pub fn count(&self) -> usize {
+        let readable = |(file, bytes): &'_ (PathBuf, Mmap)| {
+            messages(file, bytes).map_or(0, |messages| {
+                messages
+                    .flatten()
+                    .filter(|message| message.channel.topic == self.topic)
+                    .count()
+            })
+        };
+        self.files.iter().map(readable).sum()
+    }
+
     /// The images of the topic in recorded order. A message that is no image is an error of its own; reading goes on.
     pub fn images(&self) -> impl Iterator<Item = Result<CameraImage, BagError>> + '_ {
         self.files.iter().flat_map(move |(file, bytes)| {

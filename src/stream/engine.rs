@@ -63,7 +63,17 @@ struct Inbox {
     answered_last: bool,
     /// Numbers the instructions that came without an id.
     assigned: u64,
+    /// When the frames of the last [`RATE_WINDOW`] were used.
     used_at: VecDeque<Instant>,
+}
+
+impl Inbox {
+    fn forget_old_frames(&mut self) {
+        let old = |at: &Instant| at.elapsed() > RATE_WINDOW;
+        while self.used_at.front().is_some_and(old) {
+            self.used_at.pop_front();
+        }
+    }
 }
 
 enum Work {
@@ -179,13 +189,7 @@ impl Engine {
     pub fn stats(&self) -> StreamStats {
         let mut inbox = lock(&self.shared.inbox);
         let mut stats = lock(&self.shared.stats).clone();
-        while inbox
-            .used_at
-            .front()
-            .is_some_and(|at| at.elapsed() > RATE_WINDOW)
-        {
-            inbox.used_at.pop_front();
-        }
+        inbox.forget_old_frames();
         stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
         stats
     }
@@ -297,13 +301,7 @@ impl Worker {
             Ok(()) => {
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.used_at.push_back(Instant::now());
-                while inbox
-                    .used_at
-                    .front()
-                    .is_some_and(|at| at.elapsed() > RATE_WINDOW)
-                {
-                    inbox.used_at.pop_front();
-                }
+                inbox.forget_old_frames();
                 lock(&self.shared.stats).frames_used += 1;
             }
             Err(error) => {

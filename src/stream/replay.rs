@@ -219,10 +219,9 @@ impl Run<'_> {
             Err(PushError::Model(error)) => return Err(error.into()),
         }
         self.played += 1;
-        let used = self.session.usage().used;
-        self.summary.most_used = self.summary.most_used.max(used);
+        let usage = self.session.usage();
+        self.summary.most_used = self.summary.most_used.max(usage.used);
         if self.played.is_multiple_of(PROGRESS_FRAMES) {
-            let usage = self.session.usage();
             let times = self.session.times();
             self.timings.line(&json!({
                 "frames": self.played,

@@ -83,9 +83,7 @@ impl Session {
         let device = config.device.open()?;
         let checkpoint = Checkpoint::open(&config.model_dir)?;
         let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
-        let prefix = model
-            .tokenizer
-            .encode(&Grammar::prefix(&config.system_prompt, &model.tokenizer))?;
+        let prefix = prefix_ids(&model, &config)?;
         let cache = BoundedCache::new(
             model.config.text_config.cache_shape(),
             &config.cache,
@@ -113,10 +111,7 @@ impl Session {
 
     /// Forgets everything but the prefix and starts a new epoch.
     pub fn reset(&mut self) -> Result<(), ModelError> {
-        let prefix = self.model.tokenizer.encode(&Grammar::prefix(
-            &self.config.system_prompt,
-            &self.model.tokenizer,
-        ))?;
+        let prefix = prefix_ids(&self.model, &self.config)?;
         self.cache.reset(prefix.len())?;
         self.grammar = Grammar::default();
         self.sampler = Sampler::new(self.config.temperature, self.config.seed);
@@ -377,6 +372,12 @@ impl Session {
             .sum();
         images / sets().count().max(1)
     }
+}
+
+/// The protected beginning of the stream.
+fn prefix_ids(model: &SmolVlm, config: &SessionConfig) -> Result<Vec<u32>, ModelError> {
+    let text = Grammar::prefix(&config.system_prompt, &model.tokenizer);
+    model.tokenizer.encode(&text)
 }
 
 /// Why an instruction was not answered.

@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
         seed: args.seed,
         queue_size: defaults.queue_size,
     })?;
-    let frames = bag.images().count() as u64 * args.repeat;
+    let frames = bag.count() as u64 * args.repeat;
     let bar = ProgressBar::new(frames).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} frames, {per_sec}, {eta} left")
             .context("progress bar")?,
