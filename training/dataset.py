@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from questions import Asker, Question, visibility
+from questions import Asker, Options, Question, visibility
 from runs import Run
 from tokenizer import SPECIAL, SYSTEM_PROMPT
 
 TOKENS_PER_FRAME = 9
+HARDER = {"before": 2.0, "closest": 1.4, "seen": 1.4, "position": 1.2}  # asked more often in training
 
 
 class Codec:
@@ -35,6 +36,9 @@ class Stream:
     part: list[int] = field(default_factory=list)  # which of the frame's nine image tokens, else -1
     learn: list[bool] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)  # the run's frames in the order used
+    answers: list[tuple[str, int, int]] = field(
+        default_factory=list
+    )  # question type, and where the answer begins and ends
     text: str = ""  # text not yet tokenised: it may go on
     open: bool = False  # a user turn is open
     framed: bool = False  # and holds a frame
@@ -83,9 +87,12 @@ class Stream:
         self.flush()
         self.open = self.framed = False
 
-    def add_answer(self, text: str, learn: bool = True) -> None:
-        """An answer and what follows it."""
-        self.write([*self.codec.text(f" {text}"), self.codec.end], learn=learn)
+    def add_answer(self, text: str, kind: str | None = None) -> None:
+        """An answer, to be learnt if the question's type is given, and what follows it."""
+        start = len(self.ids)
+        self.write([*self.codec.text(f" {text}"), self.codec.end], learn=kind is not None)
+        if kind is not None:
+            self.answers.append((kind, start, len(self.ids)))
         self.text = "\n"
 
     def keep(self, mask: np.ndarray) -> None:
@@ -99,9 +106,9 @@ class StreamBuilder:
 
     def __init__(self, codec: Codec, rng: np.random.Generator):
         self.codec, self.rng = codec, rng
-        self.asker = Asker(rng)
+        self.asker = Asker(rng, weights=HARDER)
 
-    def build(self, run: Run, length: int, types: list[str]) -> Stream:
+    def build(self, run: Run, length: int) -> Stream:
         """A stream of at most about `length` tokens; a share of them begins with what an eviction might have left."""
         rng = self.rng
         stream = Stream(self.codec)
@@ -127,30 +134,22 @@ class StreamBuilder:
             last = len(stream.ids) + 20 > length - 60 or i == len(order) - fragments - 1
             if last or rng.random() < asking:
                 avoid: set[str] = set()
+                found = self.asker.options(run, frame, np.stack(states))
                 for _ in range(int(rng.integers(1, 5) if length > 300 else rng.integers(2, 6))):
                     if len(stream.ids) + 26 > length:
                         break
-                    question = self.ask(stream, run, frame, states, avoid, types)
+                    question = self.ask(stream, found, avoid)
                     if question is None:
                         break
                     avoid.add(question.text)
         return stream
 
-    def ask(
-        self,
-        stream: Stream,
-        run: Run,
-        frame: int,
-        states: list[np.ndarray],
-        avoid: set[str],
-        types: list[str],
-        learn: bool = True,
-    ) -> Question | None:
-        """Appends a question and its answer, if any can be asked."""
-        question = self.asker.ask(run, frame, np.stack(states), avoid, types)
+    def ask(self, stream: Stream, found: Options, avoid: set[str], learn: bool = True) -> Question | None:
+        """Appends one of the questions found and its answer, if any can be asked."""
+        question = self.asker.ask(found, avoid)
         if question is not None:
             stream.add_question(question.text)
-            stream.add_answer(question.answer, learn)
+            stream.add_answer(question.answer, question.type if learn else None)
         return question
 
     def fragment(
@@ -168,15 +167,9 @@ class StreamBuilder:
         for frame in order:
             stream.add_frame(frame, epoch + run.times[frame])
             if rng.random() < 0.3:
-                self.ask(
-                    stream,
-                    run,
-                    frame,
-                    [visibility(run, frame)],
-                    set(),
-                    ["color", "position", "exists", "closest"],
-                    learn=False,
-                )
+                found = self.asker.options(run, frame, visibility(run, frame)[None])
+                kinds = ("color", "position", "exists", "closest")
+                self.ask(stream, {kind: found[kind] for kind in kinds if kind in found}, set(), learn=False)
         stream.flush()
         total, count = len(stream.ids), len(stream.frames)
         target = min(0.9, length / total)

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from bag import write_bag
-from questions import PAST, TYPES, Asker, Question, visibility
+from questions import PAST, Asker, Question, visibility
 from runs import Run
 from scenes import CAMERA_SIZE, Studio
 from tokenizer import SYSTEM_PROMPT
@@ -58,7 +58,7 @@ def demo(out: Path, seconds: float, questions: int) -> None:
         begin = int((4 + i * spacing) * 10)
         for frame in range(begin, min(begin + int(spacing * 8), len(times) - 4)):
             asked = {entry["text"] for entry in instructions[-4:]}
-            question = asker.propose(run, frame, states[: frame + 1], asked, TYPES)
+            question = asker.propose(asker.options(run, frame, states[: frame + 1]), asked)
             if question is None or not steady(run, frame, states, question):
                 continue
             if asker.types[question.type] > min(asker.types.values()) or (
@@ -86,9 +86,10 @@ def evaluation(out: Path, questions: int, length: int) -> None:
         for k in range(length):
             at = start + float(run.times[k])
             frames.append((at, run.jpegs[k], run.fovy))
+            found = asker.options(run, k, states[: k + 1])
             wanted = 1 if k in (2, 4, 6, 7, 8, 10) else 2 if k == length - 1 else 0
             for _ in range(wanted):
-                question = asker.ask(run, k, states[: k + 1], asked, TYPES)
+                question = asker.ask(found, asked)
                 if question is not None and len(instructions) < questions:
                     asked.add(question.text)
                     instructions.append(entry(len(instructions) + 1, at + 0.05, question))

@@ -8,6 +8,7 @@ import numpy as np
 from runs import COLORS, SHAPES, Run
 
 VISIBLE, HIDDEN = 0.025, 0.002  # share of the image above which an object counts as seen, below which as unseen
+WHOLE = 0.5  # share of an object's outline that must lie inside the image for it to count as seen
 NEAR, FAR = 1.1, 1.9  # metres; between them neither is asked
 STOP, FREE = 0.85, 1.4  # metres of free way ahead; between them stopping is not asked
 LANE = 0.25  # half the robot's width, metres
@@ -26,6 +27,8 @@ PHRASES = {
 TYPES = list(PHRASES)
 PAST = {"before", "seen"}
 
+Options = dict[str, list[tuple[str, dict[str, str], int]]]  # per type, (answer, words for the phrase, age in frames)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -42,7 +45,7 @@ def visibility(run: Run, frame: int, cells: np.ndarray | None = None) -> np.ndar
     """Per object 1 (seen), -1 (not seen), 0 (not certain) in a frame of which only some cells may be left."""
     share = run.cells[frame].sum(-1)
     kept = share if cells is None else run.cells[frame][:, cells].sum(-1)
-    return np.where(kept >= VISIBLE, 1, np.where(share < HIDDEN, -1, 0))
+    return np.where((kept >= VISIBLE) & (run.within[frame] >= WHOLE), 1, np.where(share < HIDDEN, -1, 0))
 
 
 def name(shape: int, color: int) -> str:
@@ -79,7 +82,7 @@ def view_candidates(run: Run, frame: int) -> dict[str, list[tuple[str, dict[str,
 
     side = np.abs(run.lateral[frame])
     inside = (ahead > -0.1) & (side < LANE + 0.15)
-    blocking = (state == 1) & inside & (ahead < STOP) & (side < LANE)
+    blocking = (run.cells[frame].sum(-1) >= VISIBLE) & inside & (ahead < STOP) & (side < LANE)
     possible = (ahead > -0.3) & (side < LANE + 0.45) & (ahead < FREE)
     if blocking.any():
         found["stop"].append(("yes", {}))
@@ -124,25 +127,22 @@ def past_candidates(run: Run, states: np.ndarray) -> dict[str, list[tuple[str, d
 
 
 class Asker:
-    """Picks questions so that types, and answers within a type, stay equally frequent."""
+    """Picks questions so that types, weighted if so wished, and answers within a type stay equally frequent."""
 
-    def __init__(self, rng: np.random.Generator, slack: int = 30):
-        self.rng, self.slack = rng, slack
+    def __init__(self, rng: np.random.Generator, slack: int = 30, weights: dict[str, float] | None = None):
+        self.rng, self.slack, self.weights = rng, slack, weights or {}
         self.types: dict[str, float] = dict.fromkeys(TYPES, 0.0)
         self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in TYPES}
 
-    def options(self, run: Run, frame: int, states: np.ndarray) -> dict[str, list[tuple[str, dict[str, str], int]]]:
+    def options(self, run: Run, frame: int, states: np.ndarray) -> Options:
         """Per type, (answer, words, age) of every question with a certain answer now; states [frames, objects] are
         what is remembered, the current frame last."""
         found = {t: [(a, w, 0) for a, w in c] for t, c in view_candidates(run, frame).items()}
         found.update(past_candidates(run, states))
         return found
 
-    def propose(
-        self, run: Run, frame: int, states: np.ndarray, avoid: set[str], types: list[str] = TYPES
-    ) -> Question | None:
-        """The most needed question that can be asked now and whose text is not in `avoid`; None if there is none."""
-        found = self.options(run, frame, states)
+    def propose(self, found: Options, avoid: set[str], types: list[str] = TYPES) -> Question | None:
+        """The most needed of the questions that `options` found and whose text is not in `avoid`; None if there is none."""
         for kind in sorted(types, key=lambda t: self.types[t] + self.rng.random()):
             options = found.get(kind, [])
             if not options:
@@ -160,14 +160,12 @@ class Asker:
 
     def count(self, question: Question) -> None:
         """Takes note that the question is asked."""
-        self.types[question.type] += 1
+        self.types[question.type] += 1 / self.weights.get(question.type, 1.0)
         self.answers[question.type][question.answer] += 1
 
-    def ask(
-        self, run: Run, frame: int, states: np.ndarray, avoid: set[str], types: list[str] = TYPES
-    ) -> Question | None:
+    def ask(self, found: Options, avoid: set[str], types: list[str] = TYPES) -> Question | None:
         """Proposes a question and counts it."""
-        question = self.propose(run, frame, states, avoid, types)
+        question = self.propose(found, avoid, types)
         if question is not None:
             self.count(question)
         return question

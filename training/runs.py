@@ -18,7 +18,8 @@ class Run:
 
     images: uint8 [K, 96, 96, 3] as the model sees them; jpegs: the camera's own files, if asked for.
     times: seconds [K]. cells: share of the image's pixels that an object takes in each of 3 x 3 cells
-    [K, N, 9]. centre: mean column of its visible pixels, 0 left to 1 right [K, N]. distance, ahead, lateral: metres from the
+    [K, N, 9]. patches: which object, counted from 1, fills a twelfth by a twelfth of the image, 0 none, 255 not certain
+    [K, 12, 12]. within: share of the object's outline inside the image, were nothing in front of it [K, N]. centre: mean column of its visible pixels, 0 left to 1 right [K, N]. distance, ahead, lateral: metres from the
     camera to the object's surface, to its surface along the heading, and its centre's offset from the heading [K, N].
     wall: metres to the next wall along the heading [K]. fovy: the camera's vertical field of view, degrees.
     """
@@ -28,6 +29,8 @@ class Run:
     shape: np.ndarray
     color: np.ndarray
     cells: np.ndarray
+    patches: np.ndarray
+    within: np.ndarray
     centre: np.ndarray
     distance: np.ndarray
     ahead: np.ndarray

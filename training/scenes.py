@@ -18,6 +18,7 @@ RGB = np.array(
 PER_SHAPE = 4  # geoms of each shape in the model; a run uses some and parks the rest below the floor
 CAMERA_SIZE = (256, 192)
 TRUTH_SIZE = (96, 72)
+PATCHES = 12
 FLOORS, WALLS = 10, 8
 PARKED = -60.0
 
@@ -57,6 +58,15 @@ def world_xml(rng: np.random.Generator, cone_sizes: list[tuple[float, float]]) -
         f"<asset>{''.join(assets)}</asset><worldbody>{''.join(lights)}{''.join(geoms)}"
         '<body name="robot" mocap="true"><camera name="camera" fovy="55"/></body></worldbody></mujoco>'
     )
+
+
+def patch_owners(seen: np.ndarray, ids: list[int]) -> np.ndarray:
+    """Which object, counted from 1, fills each of 12 x 12 patches; 0 for none, 255 if that is not certain. seen: geom ids
+    of the pixels [72, 96]."""
+    rows, columns = seen.shape
+    blocks = seen.reshape(PATCHES, rows // PATCHES, PATCHES, columns // PATCHES)
+    shares = np.stack([(blocks == geom).mean((1, 3)) for geom in ids])
+    return np.where(shares.max(0) > 0.4, shares.argmax(0) + 1, np.where(shares.sum(0) < 0.03, 0, 255)).astype(np.uint8)
 
 
 class Studio:
@@ -238,7 +248,7 @@ class Studio:
         quality = int(rng.integers(70, 95))
         ids = [o[2] for o in self.objects]
         columns = (np.arange(TRUTH_SIZE[0]) + 0.5) / TRUTH_SIZE[0]
-        images, jpegs, truth = [], [], []
+        images, jpegs, patches, truth = [], [], [], []
         for x, y, yaw in self.drive(times):
             pitch, roll = self.pitch + rng.normal(0, 0.006), rng.normal(0, 0.006)
             forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), -math.sin(pitch)])
@@ -257,23 +267,50 @@ class Studio:
             self.truth.update_scene(d, "camera")
             seen = self.truth.render()[..., 0]
             rows = []
-            for geom, (_, _, _, ox, oy, radius) in zip(ids, self.objects):
+            patches.append(patch_owners(seen, ids))
+            outlines = self.outlines_inside(np.array([x, y, self.height]), np.stack([forward, left, up]))
+            for geom, (_, _, _, ox, oy, radius), inside in zip(ids, self.objects, outlines):
                 mask = seen == geom
                 cells = mask.reshape(3, TRUTH_SIZE[1] // 3, 3, TRUTH_SIZE[0] // 3).sum((1, 3)).ravel() / mask.size
                 total = mask.sum()
                 centre = float((mask.sum(0) * columns).sum() / total) if total else 0.5
                 ahead = (ox - x) * math.cos(yaw) + (oy - y) * math.sin(yaw)
                 lateral = (oy - y) * math.cos(yaw) - (ox - x) * math.sin(yaw)
-                rows.append([*cells, centre, math.hypot(ox - x, oy - y) - radius, ahead - radius, lateral])
+                rows.append([*cells, inside, centre, math.hypot(ox - x, oy - y) - radius, ahead - radius, lateral])
             truth.append((rows, self.wall_ahead(x, y, yaw)))
-        table = np.array([rows for rows, _ in truth], np.float32).reshape(len(images), len(ids), 13)
+        table = np.array([rows for rows, _ in truth], np.float32).reshape(len(images), len(ids), 14)
         return Run(
             np.stack(images), np.asarray(times, np.float32),
             np.array([o[0] for o in self.objects], np.int8), np.array([o[1] for o in self.objects], np.int8),
-            table[..., :9], table[..., 9], table[..., 10], table[..., 11], table[..., 12],
+            table[..., :9], np.stack(patches), table[..., 9], table[..., 10], table[..., 11], table[..., 12],
+            table[..., 13],
             np.array([wall for _, wall in truth], np.float32), jpegs if keep_jpegs else None,
             float(m.camera("camera").fovy[0]),
         )  # fmt: skip
+
+    def outlines_inside(self, eye: np.ndarray, axes: np.ndarray) -> np.ndarray:
+        """Per object the share of its outline that a camera at `eye` has inside its image, were nothing in front of it.
+        axes: forward, left, up [3, 3]. A pillar is known by its sides alone, so its height does not count."""
+        angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        high = math.tan(math.radians(float(self.model.camera("camera").fovy[0])) / 2)
+        wide = high * CAMERA_SIZE[0] / CAMERA_SIZE[1]
+        shares = []
+        for shape, _, geom, ox, oy, radius in self.objects:
+            size = self.model.geom_size[geom]
+            top = {"box": 2 * size[2], "ball": 2 * size[0], "pillar": 2 * size[1]}.get(
+                SHAPES[shape], 4 * self.data.geom_xpos[geom][2]
+            )
+            levels = np.linspace(0.05, 0.95, 7)
+            widths = {"cone": 1 - levels, "ball": 2 * np.sqrt(levels * (1 - levels))}.get(SHAPES[shape], np.ones(7))
+            ring = np.stack([np.cos(angles), np.sin(angles)], -1) * radius
+            flat = ring[None] * widths[:, None, None] + np.array([ox, oy])
+            points = np.concatenate([flat, np.broadcast_to((levels * top)[:, None, None], (7, 12, 1))], -1)
+            depth, left, up = np.moveaxis((points - eye) @ axes.T, -1, 0)
+            inside = (depth > 0.02) & (np.abs(left) < wide * depth)
+            if SHAPES[shape] != "pillar":
+                inside &= np.abs(up) < high * depth
+            shares.append(inside.mean())
+        return np.array(shares)
 
     def wall_ahead(self, x: float, y: float, yaw: float) -> float:
         """Distance to the next outer wall or partition along the heading."""

@@ -4,6 +4,8 @@ import argparse
 import math
 import os
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,57 +13,13 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from dataset import Codec, Stream, StreamBuilder
-from model import frame_features, new_model, pixels, save_checkpoint, stream_hidden, tower_hidden
+from dataset import Codec, Stream
+from model import config, new_model, pixels, save_checkpoint, stream_hidden, tower_hidden
+from pool import Batches, Pool, augment, share_of
 from questions import TYPES, VISIBLE
-from runs import COLORS, SHAPES, Run, load_shard
-from tower import Heads, frame_labels
+from tower import Heads
 
-
-class Pool:
-    """All runs of a data folder, each also mirrored, with the dense labels of their frames."""
-
-    def __init__(self, folder: Path):
-        runs = [run for path in sorted(folder.glob("shard????.npz")) for run in load_shard(path)]
-        self.runs = runs + [mirrored(run) for run in runs]
-        self.cache: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-        self.states: dict[tuple[int, int], torch.Tensor] = {}
-
-    def tower_states(self, model: torch.nn.Module, frames: list[tuple[int, int]]) -> torch.Tensor:
-        """The frozen tower's patch states [frames, 36, hidden] of (run, frame) pairs, each computed once."""
-        missing = sorted({key for key in frames if key not in self.states})
-        if missing:
-            images = np.stack([self.runs[run].images[frame] for run, frame in missing])
-            with torch.no_grad():
-                self.states.update(zip(missing, tower_hidden(model, pixels(images)).half()))
-        return torch.stack([self.states[key] for key in frames]).float()
-
-    def labels(self, frames: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """The labels of (run, frame) pairs, stacked."""
-        for key in frames:
-            if key not in self.cache:
-                self.cache[key] = frame_labels(self.runs[key[0]], key[1])
-        return {
-            name: torch.from_numpy(np.stack([self.cache[key][name] for key in frames]))
-            for name in self.cache[frames[0]]
-        }
-
-
-def mirrored(run: Run) -> Run:
-    """The run as a robot in the mirrored room would see it; every left is a right."""
-    cells = run.cells.reshape(*run.cells.shape[:2], 3, 3)[..., ::-1].reshape(run.cells.shape)
-    return Run(
-        run.images[:, :, ::-1], run.times, run.shape, run.color, cells, 1 - run.centre,
-        run.distance, run.ahead, -run.lateral, run.wall,
-    )  # fmt: skip
-
-
-def augment(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Changes brightness, contrast and tint of frames [frames, 3, 96, 96], alike within a group; adds some noise."""
-    count = int(groups.max()) + 1
-    gain = (1 + 0.15 * torch.randn(count, 1, 1, 1)).clamp(0.6, 1.4) * (1 + 0.04 * torch.randn(count, 3, 1, 1))
-    values = values * gain[groups] + (0.1 * torch.randn(count, 1, 1, 1))[groups]
-    return (values + 0.02 * torch.randn_like(values)).clamp(-1, 1)
+Tower = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
 
 
 class Clock:
@@ -84,7 +42,7 @@ class Clock:
 
 def rank() -> int:
     """This process's number among those that `torchrun` started; 0 if alone."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return share_of()[0]
 
 
 def agreed(rate: float) -> float:
@@ -129,44 +87,93 @@ def optimizer_for(*groups: tuple[list[torch.nn.Parameter], float]) -> torch.opti
     return torch.optim.AdamW(options, lr=1e-3, betas=(0.9, 0.98))
 
 
+def some_frames(pool: Pool, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+    """Random frames as (run, frame) pairs, few of them with nothing in view."""
+    chosen = []
+    while len(chosen) < count:
+        index = int(rng.integers(len(pool.runs)))
+        frame = int(rng.integers(len(pool.runs[index].times)))
+        if pool.runs[index].cells[frame].sum() >= VISIBLE or rng.random() < 0.1:
+            chosen.append((index, frame))
+    return chosen
+
+
+def tower_loss(
+    model: torch.nn.Module, heads: Heads, pool: Pool, frames: list[tuple[int, int]], augmented: bool, states_of: Tower
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The heads' loss on (run, frame) pairs, and the shares right."""
+    values = pixels(np.stack([pool.runs[run].images[frame] for run, frame in frames]))
+    values = augment(values, torch.arange(len(frames))) if augmented else values
+    states = states_of(model, values)
+    return heads.loss(states, model.model.connector(states), pool.labels(frames))
+
+
 def train_tower(args: argparse.Namespace, codec: Codec) -> None:
     """Stage 1: tower, connector and throw-away heads on single frames."""
     rng = np.random.default_rng([args.seed, rank()])
-    model, pool = new_model(codec, args.seed), Pool(args.data)
-    heads = Heads(model.config.text_config.hidden_size)
+    model, heads = new_model(codec, args.seed), new_heads(args, codec)
+    pool, unseen = Pool(args.data), Pool(args.data, held_out=True)
+    states_of = torch.compile(tower_hidden, dynamic=False)  # a third faster
+    checks = some_frames(unseen, np.random.default_rng(0), 1024)
     parameters = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     optimizer = optimizer_for((parameters, 1.0), (list(heads.parameters()), 1.0))
     path, clock, steps = args.work / "tower.pt", Clock(args.minutes, args.rate), 0
-    if path.exists():
-        saved = torch.load(path, weights_only=False)
-        model.load_state_dict(saved["model"])
-        if args.resume:
-            heads.load_state_dict(saved["heads"])
-            optimizer.load_state_dict(saved["optimizer"])
-            clock.spent, steps = saved["spent"], saved["steps"]
-    tally: dict[str, list[float]] = {}
+    if path.exists() and args.resume:
+        clock.spent, steps = restore(path, model, heads, optimizer)
+    elif args.init:
+        restore(args.init, model, heads)
+    tally: dict[str, list[float]] = defaultdict(list)
     while rate := agreed(clock.tick()):
-        chosen = []
-        while len(chosen) < args.batch:
-            index = int(rng.integers(len(pool.runs)))
-            run = pool.runs[index]
-            frame = int(rng.integers(len(run.times)))
-            if run.cells[frame].sum() >= VISIBLE or rng.random() < 0.1:
-                chosen.append((index, frame))
-        images = np.stack([pool.runs[index].images[frame] for index, frame in chosen])
-        values, batch = augment(pixels(images), torch.arange(args.batch)), pool.labels(chosen)
-        loss, right = heads.loss(frame_features(model, values), batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, right = tower_loss(model, heads, pool, some_frames(pool, rng, args.batch), True, states_of)
         step(optimizer, loss, rate)
         steps += 1
         for key, value in {"loss": loss.item(), **right}.items():
-            tally.setdefault(key, []).append(value)
-        if steps % 50 == 0 and not rank():
-            words = " ".join(f"{key} {np.nanmean(value):.3f}" for key, value in tally.items())
-            print(f"tower {steps} {clock.spent / 60:.1f} min {words}", flush=True)
-            tally = {}
+            tally[key].append(value)
+        if steps % 100 == 0:
+            report(f"tower {steps} {clock.spent / 60:.1f} min", tally)
         if steps % 500 == 0:
             save(path, model, optimizer, clock, steps, heads=heads.state_dict())
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                for i in range(0, len(checks), 64):
+                    _, right = tower_loss(model, heads, unseen, checks[i : i + 64], False, tower_hidden)
+                    for key, value in right.items():
+                        tally[key].append(value)
+            report("  held out", tally)
     save(path, model, optimizer, clock, steps, heads=heads.state_dict())
+
+
+def new_heads(args: argparse.Namespace, codec: Codec) -> Heads:
+    """Heads of the model's widths with random weights."""
+    settings = config(codec)
+    torch.manual_seed(args.seed)
+    return Heads(settings.vision_config.hidden_size, settings.text_config.hidden_size)
+
+
+def report(title: str, tally: dict[str, list[float]]) -> None:
+    """Prints the means so far, and forgets them."""
+    if not rank():
+        print(title, " ".join(f"{key} {np.nanmean(value):.3f}" for key, value in tally.items()), flush=True)
+    tally.clear()
+
+
+def restore(
+    path: Path,
+    model: torch.nn.Module,
+    heads: Heads,
+    optimizer: torch.optim.Optimizer | None = None,
+    tower_only: bool = False,
+) -> tuple[float, int]:
+    """Loads a training checkpoint, or its tower and connector; returns the seconds and steps spent."""
+    saved = torch.load(path, weights_only=True)
+    state = saved["model"]
+    if tower_only:
+        state = {name: value for name, value in state.items() if "text_model" not in name and "lm_head" not in name}
+    model.load_state_dict(state, strict=not tower_only)
+    heads.load_state_dict(saved["heads"])
+    if optimizer is not None:
+        optimizer.load_state_dict(saved["optimizer"])
+    return saved["spent"], saved["steps"]
 
 
 def save(
@@ -187,101 +194,82 @@ def save(
     path.with_suffix(".part").rename(path)
 
 
-class Batches:
-    """Random batches of streams, of about equal length within a batch."""
-
-    def __init__(self, codec: Codec, pool: Pool, rng: np.random.Generator):
-        self.builder, self.pool, self.rng = StreamBuilder(codec, rng), pool, rng
-        self.own = np.arange(rank(), len(pool.runs), dist.get_world_size() if dist.is_initialized() else 1)
-
-    def next(self, tokens: int, long: float) -> tuple[list[Stream], list[int]]:
-        """Streams of together about `tokens` tokens, and their runs; `long` is the share of full-length batches."""
-        length = 540 if self.rng.random() < long else int(self.rng.choice([80, 120, 180]))
-        streams, runs = [], []
-        while len(streams) < max(1, tokens // length):
-            run = int(self.rng.choice(self.own))
-            stream = self.builder.build(self.pool.runs[run], length, TYPES)
-            if any(stream.learn):
-                streams.append(stream)
-                runs.append(run)
-        return streams, runs
-
-
 def stream_loss(
     model: torch.nn.Module, heads: Heads, pool: Pool, streams: list[Stream], runs: list[int], frozen: bool
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean loss over the learnt tokens plus half the heads' on the frames; its parts and the share of tokens right."""
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """Mean loss over the learnt tokens plus, with a tower that learns, the heads' on the frames; per question type
+    whether each answer would be given word by word."""
     rows = np.cumsum([0] + [len(s.frames) for s in streams]).tolist()
     shown = [(run, frame) for s, run in zip(streams, runs) for frame in s.frames]
+    extra = torch.zeros(())
     if frozen:
-        features = model.model.connector(pool.tower_states(model, shown))
+        features = pool.frozen_tokens(model, shown)
     else:
         images = np.concatenate([pool.runs[run].images[s.frames] for s, run in zip(streams, runs)])
         groups = torch.from_numpy(np.repeat(np.arange(len(streams)), [len(s.frames) for s in streams]))
-        features = frame_features(model, augment(pixels(images), groups))
-    labels = pool.labels(shown)
-    dense = heads.loss(features, labels)[0] if not frozen else torch.zeros(())
-    named = naming_loss(model, streams[0].codec, features, labels)
+        values = augment(pixels(images), groups) if model.training else pixels(images)
+        states = tower_hidden(model, values)
+        features, labels = model.model.connector(states), pool.labels(shown)
+        extra = 0.2 * heads.loss(states, features, labels)[0]
     hidden = stream_hidden(model, streams, features, rows)
     learn = torch.zeros(hidden.shape[:2], dtype=torch.bool)
     targets = []
     for i, stream in enumerate(streams):
         learn[i, : len(stream.ids) - 1] = torch.tensor(stream.learn[1:])
         targets += [token for token, wanted in zip(stream.ids, stream.learn) if wanted]
-    logits, target = model.lm_head(hidden[learn]), torch.tensor(targets)
+    logits, target = model.lm_head(hidden[learn]).float(), torch.tensor(targets)
     loss = F.cross_entropy(logits, target)
-    words = target != streams[0].codec.end
-    right = (logits.argmax(-1) == target)[words].float().mean()
-    parts = {"answers": loss.item(), "right": right.item(), "dense": dense.item(), "named": named.item()}
-    return loss + 0.5 * dense + 0.3 * named, parts
-
-
-def naming_loss(
-    model: torch.nn.Module, codec: Codec, features: torch.Tensor, labels: dict[str, torch.Tensor]
-) -> torch.Tensor:
-    """Loss of reading the words for what fills a cell straight off its image token with the output embedding."""
-    logits = model.lm_head(model.model.text_model.norm(features))
-    loss = features.new_zeros(())
-    for key, words in (("cell_color", COLORS), ("cell_shape", SHAPES)):
-        held = (labels[key] >= 0) & (labels[key] < len(words))
-        if held.any():
-            tokens = [codec.text(f" {word}")[0] for word in words]
-            loss = loss + F.cross_entropy(logits[held][:, tokens], labels[key][held])
-    return loss
+    hits, right, at = (logits.argmax(-1) == target).tolist(), defaultdict(list), 0
+    for stream in streams:
+        for kind, start, end in stream.answers:
+            right[kind].append(float(all(hits[at : at + end - start])))
+            at += end - start
+    return loss + extra, {"loss": [loss.item()], **right}
 
 
 def train_streams(args: argparse.Namespace, codec: Codec) -> None:
-    """Stage 2: the whole model on streams, the tower still helped by the heads; short streams first."""
-    model, pool = new_model(codec, args.seed), Pool(args.data)
-    heads = Heads(model.config.text_config.hidden_size)
+    """Stage 2: the decoder, with --frozen alone and else with the tower, on streams; short streams first."""
+    model, heads = new_model(codec, args.seed), new_heads(args, codec)
+    pool, unseen = Pool(args.data), Pool(args.data, held_out=True)
     batches = Batches(codec, pool, np.random.default_rng([args.seed + 1, rank()]))
+    ahead = Batches(codec, unseen, np.random.default_rng(7))
+    checks = [ahead.next(4096, long) for long in (0, 0, 0, 0, 1, 1, 1, 1)]
     tower = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     text = list(model.model.text_model.parameters())
-    optimizer = optimizer_for((text, 1.0), (tower, 0.5), (list(heads.parameters()), 0.5))
+    optimizer = optimizer_for((text, 1.0), *([] if args.frozen else [(tower, 0.5), (list(heads.parameters()), 0.5)]))
     path, clock, steps = args.work / "streams.pt", Clock(args.minutes, args.rate), 0
-    resume = args.resume and path.exists()
-    saved = torch.load(path if resume else args.init or args.work / "tower.pt", weights_only=False)
-    model.load_state_dict(saved["model"])
-    heads.load_state_dict(saved["heads"])
-    if resume:
-        optimizer.load_state_dict(saved["optimizer"])
-        clock.spent, steps = saved["spent"], saved["steps"]
-    tally: list[dict[str, float]] = []
+    if args.resume and path.exists():
+        clock.spent, steps = restore(path, model, heads, optimizer)
+    elif args.init:
+        restore(args.init, model, heads)
+    else:
+        restore(args.work / "tower.pt", model, heads, tower_only=True)
+    tally: dict[str, list[float]] = defaultdict(list)
+
+    def count(right: dict[str, list[float]]) -> None:
+        for key, values in right.items():
+            tally[key] += values
+            if key in TYPES:
+                tally["all"] += values
+
     while rate := agreed(clock.tick()):
-        streams, runs = batches.next(args.tokens, 0.05 if clock.spent < 0.6 * clock.total else 0.5)
-        loss, parts = stream_loss(model, heads, pool, streams, runs, args.frozen)
+        long = args.long if clock.spent > 0.5 * clock.total else 0.1 * args.long
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, right = stream_loss(model, heads, pool, *batches.next(args.tokens, long), args.frozen)
         step(optimizer, loss, rate)
         steps += 1
-        tally.append(parts)
-        if steps % 50 == 0 and not rank():
-            words = " ".join(f"{key} {np.mean([entry[key] for entry in tally]):.3f}" for key in parts)
-            print(f"streams {steps} {clock.spent / 60:.1f} min {words}", flush=True)
-            tally = []
-        if steps % 200 == 0:
+        count(right)
+        if steps % 100 == 0:
+            report(f"streams {steps} {clock.spent / 60:.1f} min", tally)
+        if steps % 500 == 0:
             save(path, model, optimizer, clock, steps, heads=heads.state_dict())
+            model.eval()
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                for streams, runs in checks:
+                    count(stream_loss(model, heads, unseen, streams, runs, args.frozen)[1])
+            model.train()
+            report("  held out", tally)
     save(path, model, optimizer, clock, steps, heads=heads.state_dict())
-    if not rank():
-        save_checkpoint(model, args.out)
 
 
 def main() -> None:
@@ -292,10 +280,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("../models/demo"))
     parser.add_argument(
-        "--init", type=Path, help="streams: start from this training checkpoint instead of the run's tower.pt"
+        "--init", type=Path, help="start from this training checkpoint; streams: instead of the run's tower.pt"
     )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64, help="tower: frames a step")
+    parser.add_argument(
+        "--long", type=float, default=0.5, help="streams: share of full-length batches in the second half"
+    )
     parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step")
     parser.add_argument("--frozen", action="store_true", help="streams: keep the tower as it is, which is faster")
     parser.add_argument("--seed", type=int, default=0)
@@ -313,7 +304,7 @@ def main() -> None:
         train_streams(args, codec)
     else:
         model = new_model(codec, args.seed)
-        model.load_state_dict(torch.load(args.work / "streams.pt", weights_only=False)["model"])
+        model.load_state_dict(torch.load(args.work / "streams.pt", weights_only=True)["model"])
         save_checkpoint(model, args.out)
 
 
