@@ -122,6 +122,8 @@ class StreamBuilder:
         if rng.random() < 0.2:
             order = [k for k in order if rng.random() < 0.75] or order
         asking = rng.uniform(0.15, 0.9)
+        # A question that comes again is answered by copying; most streams have none, so that the frames must be looked at.
+        repeats, avoid = rng.random() < 0.2, set[str]()
         states: list[np.ndarray] = []
         fragments = int(rng.integers(1, len(order))) if rng.random() < 0.4 and len(order) > 3 else 0
         if fragments:
@@ -133,9 +135,9 @@ class StreamBuilder:
             states.append(visibility(run, frame))
             last = len(stream.ids) + 20 > length - 60 or i == len(order) - fragments - 1
             if last or rng.random() < asking:
-                avoid: set[str] = set()
+                avoid = set() if repeats else avoid
                 found = self.asker.options(run, frame, np.stack(states))
-                for _ in range(int(rng.integers(1, 5) if length > 300 else rng.integers(2, 6))):
+                for _ in range(int(rng.integers(1, 4) if length > 200 else rng.integers(2, 6))):
                     if len(stream.ids) + 26 > length:
                         break
                     question = self.ask(stream, found, avoid)

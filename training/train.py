@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
+from transformers import SmolVLMForConditionalGeneration
 
 from dataset import Codec, Stream
 from model import config, new_model, pixels, save_checkpoint, stream_hidden, tower_hidden
@@ -164,7 +165,11 @@ def restore(
     optimizer: torch.optim.Optimizer | None = None,
     tower_only: bool = False,
 ) -> tuple[float, int]:
-    """Loads a training checkpoint, or its tower and connector; returns the seconds and steps spent."""
+    """Loads a training checkpoint, or its tower and connector; returns the seconds and steps spent. A folder is a published
+    checkpoint, which has no heads."""
+    if path.is_dir():
+        model.load_state_dict(SmolVLMForConditionalGeneration.from_pretrained(path, dtype=torch.float32).state_dict())
+        return 0.0, 0
     saved = torch.load(path, weights_only=True)
     state = saved["model"]
     if tower_only:
@@ -280,7 +285,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("../models/demo"))
     parser.add_argument(
-        "--init", type=Path, help="start from this training checkpoint; streams: instead of the run's tower.pt"
+        "--init",
+        type=Path,
+        help="start from this training checkpoint, or a folder as published; streams: instead of the run's tower.pt",
     )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64, help="tower: frames a step")
