@@ -4,6 +4,7 @@
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
 //! - `preprocess`: a picture to pixel values, as the published image processor does it
+//! - `picture`: pictures read row by row
 //! - `resample`: resizing as the published processors do it
 //! - `llama`: the decoder, whose attention runs on the cache
 //! - `smolvlm`: the SmolVLM / Idefics3 family: vision tower, connector, decoder
@@ -11,6 +12,7 @@
 
 pub mod checkpoint;
 pub mod llama;
+pub mod picture;
 pub mod preprocess;
 mod resample;
 pub mod sample;

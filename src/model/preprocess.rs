@@ -3,11 +3,11 @@
 //! Resize to the longest edge with the aspect ratio kept, resize again to the tower's square, rescale, normalise.
 
 use candle_core::{Device, Tensor};
-use image::RgbImage;
 use serde::Deserialize;
 
 use super::checkpoint::Checkpoint;
-use super::resample::{resize, Filter};
+use super::picture::{PackedRgb, Picture};
+use super::resample::{Filter, Resizer};
 use super::ModelError;
 
 const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -57,11 +57,11 @@ fn half() -> [f32; 3] {
 const MAX_SIDE: usize = 4096;
 
 /// The image processor of a checkpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ImageProcessor {
     longest_edge: usize,
     size: usize,
-    filter: Filter,
+    resizer: Resizer,
     scale: f32,
     mean: [f32; 3],
     std: [f32; 3],
@@ -132,19 +132,32 @@ impl ImageProcessor {
         Ok(Self {
             longest_edge,
             size,
-            filter,
+            resizer: Resizer::new(filter),
             scale: config.rescale_factor as f32,
             mean: config.image_mean,
             std: config.image_std,
         })
     }
 
+    /// The picture at the tower's size, packed RGB bytes.
+    pub fn square(&self, picture: &dyn Picture) -> Vec<u8> {
+        let (width, height) = self.first_size(picture.size());
+        let first = self.resizer.resize(picture, (width, height));
+        let first = PackedRgb {
+            width,
+            height,
+            bytes: &first,
+        };
+        self.resizer.resize(&first, (self.size, self.size))
+    }
+
     /// Pixel values `[1, 3, size, size]`, f32.
-    pub fn pixel_values(&self, picture: &RgbImage) -> Result<Tensor, ModelError> {
-        let original = (picture.width() as usize, picture.height() as usize);
-        let first_size = self.first_size(original.0, original.1);
-        let first = resize(picture.as_raw(), original, first_size, self.filter);
-        let square = resize(&first, first_size, (self.size, self.size), self.filter);
+    pub fn pixel_values(&self, picture: &dyn Picture) -> Result<Tensor, ModelError> {
+        self.normalised(&self.square(picture))
+    }
+
+    /// Pixel values `[1, 3, size, size]`, f32, of what [`Self::square`] gave.
+    pub fn normalised(&self, square: &[u8]) -> Result<Tensor, ModelError> {
         let plane = self.size * self.size;
         let mut values = vec![0f32; 3 * plane];
         for (i, pixel) in square.chunks_exact(3).enumerate() {
@@ -161,7 +174,7 @@ impl ImageProcessor {
     }
 
     /// Size with the longest edge at `longest_edge`, the other one scaled with it and made even by adding one.
-    fn first_size(&self, width: usize, height: usize) -> (usize, usize) {
+    fn first_size(&self, (width, height): (usize, usize)) -> (usize, usize) {
         let aspect = width as f64 / height as f64;
         let longest = self.longest_edge;
         let even = |side: f64| {

@@ -4,6 +4,12 @@
 //! Pillow's results to the bit where it runs the passes in this order (Pillow 13 swaps them for some sizes), else within one grey
 //! level. The byte resizers of the Rust libraries that were tried are up to three grey levels off.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pulp::{Arch, NullaryFnOnce};
+
+use super::picture::{Picture, PlanarRow, LANES};
+
 /// The filters that image processors name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
@@ -47,11 +53,58 @@ fn sinc(x: f64) -> f64 {
 
 /// Fractional bits of a weight: what 32-bit sums of bytes leave room for.
 const BITS: u32 = 22;
+/// A weight is split into its low bits and the rest, so that each part times a byte is a product of 16-bit numbers, which
+/// processors multiply and add many at a time.
+const LOW_BITS: u32 = 11;
 
-/// Which input pixels make an output pixel, and with what weights.
+/// Which input pixels make an output pixel, and with what weights: `high << LOW_BITS | low`, filled up with zeros to whole
+/// steps of [`LANES`].
+#[derive(Debug)]
 struct Taps {
     start: usize,
-    weights: Vec<i32>,
+    /// Weights that are not filled up.
+    count: usize,
+    high: Vec<i16>,
+    low: Vec<i16>,
+}
+
+impl Taps {
+    /// The weighted sums of the three planes, rounded to bytes. Inlined, so that the caller's instruction set is used.
+    #[inline(always)]
+    fn apply(&self, row: &PlanarRow) -> [u8; 3] {
+        let mut sums = [[[0; LANES / 2]; 2]; 3];
+        let planes = self
+            .inputs(&row.red)
+            .zip(self.inputs(&row.green))
+            .zip(self.inputs(&row.blue));
+        let weights = self.high.as_chunks().0.iter().zip(self.low.as_chunks().0);
+        for (((red, green), blue), (high, low)) in planes.zip(weights) {
+            for (sums, plane) in sums.iter_mut().zip([red, green, blue]) {
+                add_products(&mut sums[0], plane, high);
+                add_products(&mut sums[1], plane, low);
+            }
+        }
+        sums.map(|[high, low]| {
+            let total = |sums: [i32; LANES / 2]| sums.iter().sum::<i32>();
+            to_byte((total(high) << LOW_BITS) + total(low) + (1 << (BITS - 1)))
+        })
+    }
+
+    /// What the weights are for, in steps.
+    #[inline(always)]
+    fn inputs<'a>(&self, plane: &'a [i16]) -> std::slice::Iter<'a, [i16; LANES]> {
+        let covered = &plane[self.start..][..self.high.len()];
+        covered.as_chunks().0.iter()
+    }
+}
+
+/// Adds the products of two lists, in pairs, as the multiply-and-add instructions do.
+#[inline(always)]
+fn add_products(sums: &mut [i32; LANES / 2], a: &[i16; LANES], b: &[i16; LANES]) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum += i32::from(a[2 * i]) * i32::from(b[2 * i])
+            + i32::from(a[2 * i + 1]) * i32::from(b[2 * i + 1]);
+    }
 }
 
 fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
@@ -68,12 +121,16 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
                 .collect::<Vec<_>>();
             // Multiplied by reciprocals, as Pillow does: the last bit decides some roundings.
             let norm = 1.0 / weights.iter().sum::<f64>();
+            let fill = weights.len().next_multiple_of(LANES) - weights.len();
+            let fixed = weights
+                .iter()
+                .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32)
+                .chain(std::iter::repeat_n(0, fill));
             Taps {
                 start,
-                weights: weights
-                    .iter()
-                    .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32)
-                    .collect(),
+                count: weights.len(),
+                high: fixed.clone().map(|w| (w >> LOW_BITS) as i16).collect(),
+                low: fixed.map(|w| (w & ((1 << LOW_BITS) - 1)) as i16).collect(),
             }
         })
         .collect()
@@ -83,61 +140,164 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// Resizes `rgb` (rows of `width` pixels of three bytes) to `to_width` x `to_height`.
-pub fn resize(
-    rgb: &[u8],
-    (width, height): (usize, usize),
-    (to_width, to_height): (usize, usize),
+/// The weights between two sizes.
+#[derive(Debug)]
+struct Plan {
+    from: (usize, usize),
+    to: (usize, usize),
+    across: Vec<Taps>,
+    down: Vec<Taps>,
+}
+
+/// Resizes pictures with one filter, and remembers the weights of the sizes last used: a camera's never change.
+#[derive(Debug)]
+pub struct Resizer {
     filter: Filter,
-) -> Vec<u8> {
-    let across = if width == to_width {
-        rgb.to_vec()
-    } else {
-        resize_rows(rgb, width, to_width, filter)
-    };
-    if height == to_height {
-        across
-    } else {
-        resize_columns(&across, to_width, height, to_height, filter)
+    plans: Mutex<Vec<Arc<Plan>>>,
+}
+
+/// Sizes remembered: two steps each of two cameras.
+const PLANS: usize = 4;
+
+impl Resizer {
+    pub fn new(filter: Filter) -> Self {
+        Self {
+            filter,
+            plans: Mutex::default(),
+        }
+    }
+
+    /// `picture` at the size `to` (width, height) as packed RGB bytes.
+    pub fn resize(&self, picture: &dyn Picture, to: (usize, usize)) -> Vec<u8> {
+        let plan = self.plan(picture.size(), to);
+        let across = across(picture, &plan);
+        if plan.from.1 == to.1 {
+            across
+        } else {
+            down(&across, &plan)
+        }
+    }
+
+    fn plan(&self, from: (usize, usize), to: (usize, usize)) -> Arc<Plan> {
+        // Weights stay usable whatever happened to another thread.
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.iter().find(|plan| (plan.from, plan.to) == (from, to)) {
+            return plan.clone();
+        }
+        let plan = Arc::new(Plan {
+            from,
+            to,
+            across: taps(from.0, to.0, self.filter),
+            down: taps(from.1, to.1, self.filter),
+        });
+        if plans.len() == PLANS {
+            plans.remove(0);
+        }
+        plans.push(plan.clone());
+        plan
     }
 }
 
-fn resize_rows(rgb: &[u8], width: usize, to: usize, filter: Filter) -> Vec<u8> {
-    let taps = taps(width, to, filter);
-    let mut out = Vec::with_capacity(rgb.len() / width * to);
-    for row in rgb.chunks_exact(width * 3) {
-        for tap in &taps {
-            let mut sums = [1 << (BITS - 1); 3];
-            for (pixel, weight) in row[tap.start * 3..].chunks_exact(3).zip(&tap.weights) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            out.extend(sums.map(to_byte));
+/// Every row of the picture at the new width, packed.
+fn across(picture: &dyn Picture, plan: &Plan) -> Vec<u8> {
+    let (width, height) = plan.from;
+    let arch = Arch::new();
+    let mut row = PlanarRow::new(width);
+    let mut out = vec![0; height * plan.to.0 * 3];
+    for (y, out) in out.chunks_exact_mut(plan.to.0 * 3).enumerate() {
+        picture.read_row(y, &mut row);
+        if width == plan.to.0 {
+            out.iter_mut()
+                .zip(row.packed(width))
+                .for_each(|(to, from)| *to = from);
+        } else {
+            let (row, taps) = (&row, plan.across.as_slice());
+            arch.dispatch(ResizeRow { row, taps, out });
         }
     }
     out
 }
 
-fn resize_columns(rgb: &[u8], width: usize, height: usize, to: usize, filter: Filter) -> Vec<u8> {
-    let row = width * 3;
-    let mut out = Vec::with_capacity(row * to);
-    let mut sums = vec![0i32; row];
-    for tap in taps(height, to, filter) {
-        sums.fill(1 << (BITS - 1));
-        for (line, weight) in rgb[tap.start * row..].chunks_exact(row).zip(&tap.weights) {
-            for (sum, &value) in sums.iter_mut().zip(line) {
+/// One row to its new width, packed, with the widest instructions that this machine has.
+struct ResizeRow<'a> {
+    row: &'a PlanarRow,
+    taps: &'a [Taps],
+    out: &'a mut [u8],
+}
+
+impl NullaryFnOnce for ResizeRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (pixel, taps) in self.out.as_chunks_mut().0.iter_mut().zip(self.taps) {
+            *pixel = taps.apply(self.row);
+        }
+    }
+}
+
+/// Packed rows at the new height.
+fn down(rgb: &[u8], plan: &Plan) -> Vec<u8> {
+    let width = plan.to.0 * 3;
+    let mut out = vec![0; width * plan.to.1];
+    let mut sums = vec![0; width];
+    for (taps, out) in plan.down.iter().zip(out.chunks_exact_mut(width)) {
+        let rows = &rgb[taps.start * width..];
+        let sums = sums.as_mut_slice();
+        Arch::new().dispatch(AddRows { rows, taps, sums });
+        out.iter_mut()
+            .zip(sums)
+            .for_each(|(to, sum)| *to = to_byte(*sum));
+    }
+    out
+}
+
+/// The weighted sum of packed rows.
+struct AddRows<'a> {
+    rows: &'a [u8],
+    taps: &'a Taps,
+    sums: &'a mut [i32],
+}
+
+impl NullaryFnOnce for AddRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.sums.fill(1 << (BITS - 1));
+        let weights = self
+            .taps
+            .high
+            .iter()
+            .zip(&self.taps.low)
+            .take(self.taps.count);
+        for (row, (&high, &low)) in self.rows.chunks_exact(self.sums.len()).zip(weights) {
+            let weight = (i32::from(high) << LOW_BITS) + i32::from(low);
+            for (sum, &value) in self.sums.iter_mut().zip(row) {
                 *sum += i32::from(value) * weight;
             }
         }
-        out.extend(sums.iter().map(|&sum| to_byte(sum)));
     }
-    out
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::picture::PackedRgb;
     use super::*;
+
+    fn resize(
+        bytes: &[u8],
+        (width, height): (usize, usize),
+        to: (usize, usize),
+        filter: Filter,
+    ) -> Vec<u8> {
+        let picture = PackedRgb {
+            width,
+            height,
+            bytes,
+        };
+        Resizer::new(filter).resize(&picture, to)
+    }
 
     #[test]
     fn a_flat_picture_stays_flat_at_any_size() {

@@ -4,16 +4,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
-use r2r::std_srvs::srv::Trigger;
-use r2r::QosProfile;
+use futures::{Stream, StreamExt};
+use r2r::std_srvs::srv::{SetBool, Trigger};
+use r2r::{ParameterValue, QosProfile};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
 use super::inputs::Inputs;
 use super::names::RosArguments;
 use super::outputs::{Answers, Event, Sender, Statistics};
-use super::params::Parameters;
+use super::params::{Parameters, SYSTEM_PROMPT};
 use super::{ros, NodeError, NAME};
 use crate::stream::{Engine, EngineError};
 
@@ -46,7 +46,7 @@ pub fn run() -> Result<(), NodeError> {
         let overrides = node.params.lock().unwrap_or_else(|e| e.into_inner());
         Parameters::from_overrides(&overrides)?
     };
-    let (handler, _events) = ros(
+    let (handler, changes) = ros(
         "parameter services",
         node.make_derived_parameter_handler(Arc::new(Mutex::new(parameters.clone()))),
     )?;
@@ -62,6 +62,8 @@ pub fn run() -> Result<(), NodeError> {
     )?);
 
     serve_reset(&runtime, &mut node, engine.clone())?;
+    serve_pause(&runtime, &mut node, engine.clone())?;
+    runtime.spawn(follow_parameters(changes, engine.clone()));
     let compressed = parameters.image_transport == "compressed";
     let image_topic = image_topic(&arguments, &node, compressed)?;
     let mut inputs = Inputs::subscribe(&mut node, &image_topic, compressed)?;
@@ -153,6 +155,47 @@ fn serve_reset(
         }
     });
     Ok(())
+}
+
+/// `~/pause` stops and starts the taking of frames and instructions.
+fn serve_pause(
+    runtime: &Runtime,
+    node: &mut r2r::Node,
+    engine: Arc<Engine>,
+) -> Result<(), NodeError> {
+    let mut requests = ros(
+        "service ~/pause",
+        node.create_service::<SetBool::Service>("~/pause", QosProfile::default()),
+    )?;
+    runtime.spawn(async move {
+        while let Some(request) = requests.next().await {
+            let paused = request.message.data;
+            engine.pause(paused);
+            let message = if paused { "paused" } else { "running" }.to_string();
+            tracing::info!("{message}");
+            let response = SetBool::Response {
+                success: true,
+                message,
+            };
+            if let Err(error) = request.respond(response) {
+                tracing::error!("~/pause could not be answered: {error}");
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Hands a changed system prompt to the engine.
+async fn follow_parameters(
+    mut changes: impl Stream<Item = (String, ParameterValue)> + Unpin,
+    engine: Arc<Engine>,
+) {
+    while let Some((name, value)) = changes.next().await {
+        if let (SYSTEM_PROMPT, ParameterValue::String(text)) = (name.as_str(), value) {
+            tracing::info!("system_prompt changed; it takes effect at the next reset");
+            engine.set_system_prompt(text);
+        }
+    }
 }
 
 async fn publish_statistics(engine: Arc<Engine>, statistics: Statistics, period: Duration) {

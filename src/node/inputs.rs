@@ -9,7 +9,7 @@ use r2r::std_msgs::msg::String as StringMsg;
 use r2r::{NativeMsg, QosProfile};
 
 use super::{messages, ros, NodeError};
-use crate::stream::{CameraImage, Engine};
+use crate::stream::{CameraImage, Engine, Instruction};
 
 /// Instructions that the middleware holds until they are drained. It drops the oldest of more than this, unanswered, so it is
 /// more than a user sends in the time that one spin takes.
@@ -77,10 +77,10 @@ impl Inputs {
             }
         }
         while let Some(message) = ready(&mut self.instructions) {
-            engine.instruct(messages::instruction(&message));
+            hand_over(engine, messages::instruction(&message));
         }
         while let Some(message) = ready(&mut self.plain_instructions) {
-            engine.instruct(messages::plain_instruction(&message));
+            hand_over(engine, messages::plain_instruction(&message));
         }
     }
 
@@ -92,6 +92,13 @@ impl Inputs {
             tracing::warn!("image refused: {error}");
             self.last_complaint = Some(Instant::now());
         }
+    }
+}
+
+fn hand_over(engine: &Engine, (instruction, problem): (Instruction, Option<String>)) {
+    match problem {
+        None => engine.instruct(instruction),
+        Some(problem) => engine.refuse(instruction, problem),
     }
 }
 

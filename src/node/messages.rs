@@ -43,25 +43,38 @@ pub fn compressed_image(message: &NativeMsg<CompressedImage>) -> CameraImage {
     }
 }
 
-pub fn instruction(message: &NativeMsg<InstructionMsg>) -> Instruction {
-    Instruction {
+/// An instruction, and what cannot be read in it, if anything.
+pub fn instruction(message: &NativeMsg<InstructionMsg>) -> (Instruction, Option<String>) {
+    let instruction = Instruction {
         id: text(&message.id),
         text: text(&message.text),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
         ephemeral: message.ephemeral,
         received: Instant::now(),
-    }
+    };
+    let problem = not_utf8("text", &message.text).or_else(|| not_utf8("id", &message.id));
+    (instruction, problem)
 }
 
-/// An instruction that came as plain text; the engine gives it an id.
-pub fn plain_instruction(message: &NativeMsg<StringMsg>) -> Instruction {
-    Instruction {
+/// An instruction that came as plain text (the engine gives it an id), and what cannot be read in it, if anything.
+pub fn plain_instruction(message: &NativeMsg<StringMsg>) -> (Instruction, Option<String>) {
+    let instruction = Instruction {
         id: String::new(),
         text: text(&message.data),
         max_new_tokens: 0,
         ephemeral: false,
         received: Instant::now(),
-    }
+    };
+    (instruction, not_utf8("text", &message.data))
+}
+
+fn not_utf8(field: &str, native: &NativeString) -> Option<String> {
+    let error = std::str::from_utf8(bytes(native)).err()?;
+    let at = error.valid_up_to();
+    Some(format!(
+        "instruction {field} has the byte {:#04x} at {at}, expected UTF-8",
+        bytes(native).get(at).copied().unwrap_or_default()
+    ))
 }
 
 /// The message of a finished answer. `now_ns` is the time of publication, ROS clock.
@@ -131,11 +144,27 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
         frames_used: stats.frames_used,
         frames_superseded: stats.frames_superseded,
         frames_rejected: stats.frames_rejected,
+        reject_reasons: stats
+            .rejected_by_reason
+            .keys()
+            .map(|reason| reason.to_string())
+            .collect(),
+        reject_counts: stats.rejected_by_reason.values().copied().collect(),
+        frames_skipped_rate: stats.frames_skipped.rate,
+        frames_skipped_unchanged: stats.frames_skipped.unchanged,
+        frames_skipped_paused: stats.frames_skipped.paused,
+        time_jumps: stats.time_jumps,
+        paused: stats.paused,
         frames_per_second: stats.frames_per_second,
         oldest_frame_stamp: time(stats.oldest_frame_ns.unwrap_or(0)),
+        retained_age_min: stats.ages.min,
+        retained_age_median: stats.ages.median,
+        retained_age_max: stats.ages.max,
         instructions_received: stats.instructions_received,
         instructions_answered: stats.instructions_answered,
         instructions_failed: stats.instructions_failed,
+        frame_wait_time: duration(stats.frame_wait),
+        conversion_time: duration(stats.times.conversion),
         vision_time: duration(stats.times.vision),
         prefill_time: duration(stats.times.prefill),
         decode_time: duration(stats.times.decode),
@@ -176,12 +205,15 @@ fn count(value: usize) -> u32 {
 
 /// The text of a received string; what is not UTF-8 becomes U+FFFD.
 fn text(native: &NativeString) -> String {
+    String::from_utf8_lossy(bytes(native)).into_owned()
+}
+
+fn bytes(native: &NativeString) -> &[u8] {
     if native.data.is_null() {
-        return String::new();
+        return &[];
     }
     // SAFETY: the middleware gives `size` bytes at `data`, which live as long as the message.
-    let bytes = unsafe { std::slice::from_raw_parts(native.data.cast::<u8>(), native.size) };
-    String::from_utf8_lossy(bytes).into_owned()
+    unsafe { std::slice::from_raw_parts(native.data.cast::<u8>(), native.size) }
 }
 
 /// ROS strings end at a NUL, so none may stand inside.

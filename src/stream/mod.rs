@@ -1,8 +1,10 @@
 //! The stream: frames and instructions in, answers and statistics out. Knows nothing of ROS.
 //!
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
+//! - `gate`: which frames are used: order, rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
 //! - `answer`: instructions and answers
+//! - `memory`: the frames in the cache, their stamps and ages
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `stats`: counters and gauges of a running stream
@@ -12,7 +14,9 @@ pub mod answer;
 pub mod bag;
 pub mod engine;
 pub mod frame;
+pub mod gate;
 pub mod grammar;
+pub mod memory;
 pub mod replay;
 pub mod script;
 pub mod session;
@@ -21,5 +25,6 @@ pub mod stats;
 pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction};
 pub use engine::{Engine, EngineError, EngineEvents};
 pub use frame::{CameraImage, FrameError, ImageData};
-pub use session::{Session, SessionConfig};
+pub use gate::GateConfig;
+pub use session::{Session, SessionConfig, Taken};
 pub use stats::StreamStats;

@@ -15,7 +15,7 @@ use super::answer::{Answer, FinishReason, Instruction};
 use super::bag::{Bag, BagError};
 use super::frame::{CameraImage, ImageData};
 use super::script::{is_right, Entry, Script, ScriptError};
-use super::session::{PushError, Session};
+use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
 
 /// Frames between two lines of the timings file.
@@ -66,6 +66,7 @@ impl Tally {
 pub struct Summary {
     pub frames: u64,
     pub frames_rejected: u64,
+    pub frames_skipped: u64,
     pub tokens: u64,
     pub compactions: u64,
     pub tokens_evicted: u64,
@@ -211,7 +212,8 @@ impl Run<'_> {
 
     fn push(&mut self, image: &CameraImage) -> Result<(), ReplayError> {
         match self.session.push_frame(image) {
-            Ok(()) => self.summary.frames += 1,
+            Ok(Taken::Used) => self.summary.frames += 1,
+            Ok(Taken::Skipped(_)) => self.summary.frames_skipped += 1,
             Err(PushError::Frame(error)) => {
                 tracing::warn!(stamp_ns = image.stamp_ns, %error, "image rejected");
                 self.summary.frames_rejected += 1;
@@ -308,7 +310,7 @@ impl Run<'_> {
     }
 
     fn reset(&mut self) -> Result<(), ReplayError> {
-        if self.session.frames_seen() > 0 {
+        if self.session.memory().seen() > 0 {
             self.close_memory();
             self.session.reset()?;
         }

@@ -1,5 +1,6 @@
 //! Counters and gauges of a running stream.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cache::CacheUsage;
@@ -13,25 +14,62 @@ pub struct StreamStats {
     pub frames_used: u64,
     pub frames_superseded: u64,
     pub frames_rejected: u64,
+    /// Of the rejected frames, how many for which [`super::FrameError::reason`].
+    pub rejected_by_reason: BTreeMap<&'static str, u64>,
+    /// Frames left out because `frame_rate` allows no more, because they show nothing new, because the node is paused.
+    pub frames_skipped: SkippedFrames,
+    /// Jumps of the images' stamps.
+    pub time_jumps: u64,
     /// Frames used per second over the last 5 s.
     pub frames_per_second: f32,
     /// frame_id of the newest image used.
     pub frame_id: String,
     /// Stamp of the oldest frame of which at least half of the slots is kept, nanoseconds.
     pub oldest_frame_ns: Option<i64>,
+    /// Ages of the frames of which at least half of the slots is kept.
+    pub ages: Ages,
+    pub paused: bool,
     pub instructions_received: u64,
     pub instructions_answered: u64,
     pub instructions_failed: u64,
+    /// How long the last frame used, or one that it replaced, waited for its turn.
+    pub frame_wait: Duration,
     pub times: StepTimes,
+}
+
+impl StreamStats {
+    /// Counts a rejected frame.
+    pub fn reject(&mut self, reason: &'static str) {
+        self.frames_rejected += 1;
+        *self.rejected_by_reason.entry(reason).or_default() += 1;
+    }
 }
 
 /// How long the last steps took, on the steady clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepTimes {
-    /// Picture decoding, preprocessing, vision tower and connector.
+    /// Picture decoding and resizing.
+    pub conversion: Duration,
+    /// Vision tower and connector.
     pub vision: Duration,
     /// The last chunk (frame or instruction) through the decoder.
     pub prefill: Duration,
     /// Mean per token of the last answer.
     pub decode: Duration,
+}
+
+/// Good frames that were not used, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SkippedFrames {
+    pub rate: u64,
+    pub unchanged: u64,
+    pub paused: u64,
+}
+
+/// Ages of remembered frames, seconds before the newest one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ages {
+    pub min: f32,
+    pub median: f32,
+    pub max: f32,
 }

@@ -200,8 +200,8 @@ fn a_reset_leaves_only_the_prefix_and_repeats_the_same_run() {
     let first = ask(&mut session, "a", "What is in view?");
     session.reset().unwrap();
     assert_eq!(session.usage(), fresh);
-    assert_eq!(session.frames_seen(), 0);
-    assert_eq!(session.newest_frame(), None);
+    assert_eq!(session.memory().seen(), 0);
+    assert_eq!(session.memory().newest(), None);
     show(&mut session, 0, 30);
     assert_eq!(
         ask(&mut session, "a", "What is in view?").token_ids,
@@ -218,7 +218,7 @@ fn without_eviction_a_full_memory_is_an_error_and_not_an_end() {
     let mut taken = 0;
     let error = loop {
         match session.push_frame(&picture(taken * 100, [1, 2, 3])) {
-            Ok(()) => taken += 1,
+            Ok(_) => taken += 1,
             Err(error) => break error.to_string(),
         }
     };

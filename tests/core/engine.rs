@@ -180,3 +180,55 @@ fn shutdown_ends_a_running_answer_and_answers_what_waits() {
     assert_eq!(answers.iter().take(6).count(), 6);
     assert!(engine.reset().is_err(), "a stopped engine says so");
 }
+
+#[test]
+fn while_paused_frames_are_skipped_and_instructions_refused_and_then_it_goes_on() {
+    let (engine, answers) = start(tiny_config());
+    engine.offer_frame(picture(0, [9; 3])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 1);
+    engine.pause(true);
+    for i in 1..4 {
+        engine.offer_frame(picture(i * 100, [9; 3])).unwrap();
+    }
+    engine.instruct(instruction("paused", "What is in view?"));
+    let refused = answers.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(refused.finish, FinishReason::Error);
+    assert!(refused.error.unwrap().contains("paused"));
+    let stats = engine.stats();
+    assert_eq!((stats.frames_used, stats.frames_skipped.paused), (1, 3));
+    engine.pause(false);
+    engine.offer_frame(picture(500, [9; 3])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 2);
+    engine.instruct(instruction("running", "What is in view?"));
+    assert_ne!(
+        answers.recv_timeout(PATIENCE).unwrap().finish,
+        FinishReason::Error
+    );
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn the_wait_of_a_frame_behind_an_answer_is_told() {
+    let mut config = tiny_config();
+    config.max_new_tokens = 100;
+    config.temperature = 100.0;
+    let (engine, answers) = start(config);
+    engine.offer_frame(picture(0, [9; 3])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 1);
+    engine.instruct(instruction("long", "What is in view?"));
+    // The answer is being generated once the queue is empty; frames come in all the while.
+    let asked = Instant::now();
+    let mut stamp = 100;
+    while answers.try_recv().is_err() {
+        assert!(asked.elapsed() < PATIENCE);
+        engine.offer_frame(picture(stamp, [9; 3])).unwrap();
+        stamp += 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let stats = wait_for(&engine, |s| {
+        s.frames_used + s.frames_superseded == s.frames_received
+    });
+    assert!(stats.frames_used >= 2);
+    assert!(stats.frame_wait > Duration::ZERO);
+    assert!(engine.shutdown(PATIENCE));
+}

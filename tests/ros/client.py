@@ -137,6 +137,10 @@ class Client:
     def instruct_text(self, text: str) -> None:
         self._instruction_text.publish(String(data=text))
 
+    def instruct_serialized(self, message: bytes, plain: bool) -> None:
+        """Publishes a serialised String (`plain`) or Instruction."""
+        (self._instruction_text if plain else self._instruction).publish(message)
+
     def ask(self, text: str, **fields: Any) -> Reasoning:
         """Publishes an Instruction and waits for its answer."""
         return self.next_answer(lambda: self.instruct(text, **fields))

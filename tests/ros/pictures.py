@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,42 @@ def stamped(message: Image | CompressedImage, sec: int, nanosec: int = 0) -> Ima
     return message
 
 
-def raw(encoding: str = "rgb8", sec: int = 1, nanosec: int = 0, padding: int = 0) -> Image:
-    """The picture as an Image with `padding` bytes after each row."""
-    pixels = picture(sec)
-    if encoding == "bgr8":
-        pixels = pixels[:, :, ::-1]
-    elif encoding == "mono8":
-        pixels = pixels[:, :, :1]
-    rows = pixels.reshape(HEIGHT, -1)
+def raw(encoding: str = "rgb8", sec: int = 1, nanosec: int = 0, padding: int = 0, seed: int | None = None) -> Image:
+    """The picture as an Image with `padding` bytes after each row; a seed of its own second unless given."""
+    pixels = picture(sec if seed is None else seed)
+    rows = LAYOUTS[encoding](pixels)
     data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
     message = Image(height=HEIGHT, width=WIDTH, encoding=encoding, step=rows.shape[1] + padding, data=data)
     return stamped(message, sec, nanosec)
+
+
+def with_alpha(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels, np.full_like(pixels[..., :1], 7)], axis=-1)
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """Y of a grey picture, video levels."""
+    return (16 + pixels.mean(-1) * 219 / 255).astype(np.uint8)
+
+
+def interleaved(pixels: np.ndarray, luma_first: bool) -> np.ndarray:
+    """Rows of Y and a neutral U or V for each pixel."""
+    grey = luma(pixels)
+    pair = (grey, np.full_like(grey, 128))
+    return np.stack(pair if luma_first else pair[::-1], axis=-1).reshape(len(pixels), -1)
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "rgb8": lambda pixels: pixels.reshape(len(pixels), -1),
+    "bgr8": lambda pixels: pixels[:, :, ::-1].reshape(len(pixels), -1),
+    "rgba8": lambda pixels: with_alpha(pixels).reshape(len(pixels), -1),
+    "bgra8": lambda pixels: with_alpha(pixels[:, :, ::-1]).reshape(len(pixels), -1),
+    "mono8": lambda pixels: pixels[:, :, 0],
+    "yuv422": lambda pixels: interleaved(pixels, luma_first=False),
+    "yuv422_yuy2": lambda pixels: interleaved(pixels, luma_first=True),
+    "nv12": lambda pixels: np.concatenate([luma(pixels), np.full((len(pixels) // 2, pixels.shape[1]), 128, np.uint8)]),
+}
+"""From a picture [height, width, 3] to the rows of an encoding."""
 
 
 def png(sec: int = 1) -> CompressedImage:

@@ -60,13 +60,16 @@ def test_plain_text_is_an_instruction_and_empty_ids_get_different_ones(start: St
     client.wait(lambda: deltas_of(client, plain) and deltas_of(client, unnamed), "pieces of both answers")
 
 
-def test_an_instruction_before_any_frame_is_answered_without_a_stamp(start: Start) -> None:
+def test_an_instruction_before_any_frame_is_refused(start: Start) -> None:
     _, client = start()
     answer = client.ask("What is in view?", id="blind")
-    assert answer.finish_reason in (Reasoning.FINISH_STOP, Reasoning.FINISH_LENGTH)
+    assert (answer.finish_reason, answer.instruction_id) == (Reasoning.FINISH_ERROR, "blind")
+    assert "no frame has been seen yet" in answer.error
     assert (answer.header.stamp.sec, answer.header.stamp.nanosec, answer.header.frame_id) == (0, 0, "")
     assert (answer.newest_frame_age.sec, answer.newest_frame_age.nanosec) == (0, 0)
-    assert (answer.frames_seen, answer.vision_tokens) == (0, 0)
+    assert (answer.frames_seen, answer.vision_tokens, answer.output_tokens) == (0, 0, 0)
+    client.show(pictures.raw())
+    assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
 
 
 def test_the_longest_answer_is_the_instructions_or_the_nodes(start: Start) -> None:
@@ -117,15 +120,14 @@ def test_a_reset_leaves_the_prefix_only(start: Start) -> None:
     assert (stats.tokens_evicted, stats.compactions) == (0, 0)
     assert (stats.oldest_frame_stamp.sec, stats.oldest_frame_stamp.nanosec) == (0, 0)
     assert stats.frames_used == 8
-    answer = client.ask("What is in view?")
-    assert answer.frames_seen == 0
-    assert (answer.header.stamp.sec, answer.header.frame_id) == (0, "")
+    assert "no frame has been seen yet" in client.ask("What is in view?").error
     client.show(pictures.raw(sec=99))
     assert client.ask("What is in view?").header.stamp.sec == 99
 
 
 def test_a_reset_cuts_a_running_answer_off(start: Start) -> None:
     _, client = start({"temperature": 100.0})
+    client.show(pictures.raw())
     for index in range(20):
         client.instruct("What is in view?", id=f"i{index}", max_new_tokens=100_000)
     client.wait(lambda: bool(client.deltas), "the first piece of an answer")

@@ -6,9 +6,11 @@ import pictures
 import pytest
 from client import Client
 from conftest import Start
-from inf_mllm.msg import Reasoning
+from inf_mllm.msg import Instruction, Reasoning
 from node_process import NodeProcess
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 
 
 def check_refused(process: NodeProcess, client: Client, bad: Image | CompressedImage, good, reason: str) -> None:
@@ -37,14 +39,23 @@ def broken(**fields: object) -> Image:
     [
         (broken(data=pictures.raw().data[:-100]), "image data is 9116 bytes, expected 9216"),
         (broken(data=b""), "image data is 0 bytes, expected 9216"),
-        (broken(encoding="yuv422"), 'image encoding is "yuv422", expected rgb8, bgr8 or mono8'),
+        (broken(data=bytes(pictures.raw().data) + bytes(1)), "image data is 9217 bytes, expected 9216"),
+        (broken(encoding="bayer_rggb8"), 'image encoding is "bayer_rggb8", expected rgb8, bgr8, rgba8'),
         (broken(encoding=""), 'image encoding is "", expected'),
         (broken(width=0), "image size is 0 x 48, expected"),
         (broken(height=2**32 - 1, width=2**32 - 1), "image size is 4294967295 x 4294967295, expected"),
+        (broken(height=10_000, width=10_000, step=30_000), "image size is 10000 x 10000, expected"),
+        (broken(height=8_000, width=8_000, step=24_000), "image data is 9216 bytes, expected 192000000"),
+        (broken(encoding="yuv422", width=63), "image size is 63 x 48, expected even numbers"),
+        (broken(encoding="nv12", height=47), "image size is 64 x 47, expected even numbers"),
+        (broken(encoding="nv12", step=64), "image data is 9216 bytes, expected 4608 (72 rows of 64 bytes)"),
         (broken(step=10), "image step is 10 bytes, expected at least 192"),
     ],
-    ids=["truncated", "no_data", "unknown_encoding", "no_encoding", "no_width", "giant", "short_step"],
-)
+    ids=[
+        "truncated", "no_data", "overlong", "unknown_encoding", "no_encoding", "no_width", "giant", "100_megapixels",
+        "64_megapixels_without_data", "odd_yuv", "odd_nv12", "nv12_of_another_size", "short_step",
+    ],
+)  # fmt: skip
 def test_raw_images(start: Start, bad: Image, reason: str) -> None:
     process, client = start()
     check_refused(process, client, bad, pictures.raw(), reason)
@@ -79,6 +90,50 @@ def test_an_empty_instruction_is_refused_and_leaves_no_trace(start: Start, text:
     after = client.fresh_stats()
     assert (after.tokens_seen, after.instructions_failed) == (before.tokens_seen, 1)
     assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
+
+
+def test_an_instruction_of_a_megabyte_is_refused_at_once(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    answer = client.ask("why " * 250_000, id="long")
+    assert (answer.finish_reason, answer.instruction_id) == (Reasoning.FINISH_ERROR, "long")
+    assert "instruction text is 1000000 bytes long, expected at most 65536" in answer.error
+    assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
+
+
+def test_an_id_of_a_megabyte_is_refused_and_not_echoed_whole(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    answer = client.ask("What is in view?", id="\u00e9" * 500_000)
+    assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert "instruction id is 1000000 bytes long, expected at most 256" in answer.error
+    assert answer.instruction_id == "\u00e9" * 256
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_instruction_that_is_not_utf8_is_refused(start: Start, plain: bool) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    message = String(data="What is @ view?") if plain else Instruction(id="odd", text="What is @ view?")
+    broken = serialize_message(message).replace(b"@", b"\xc3")
+    answer = client.next_answer(lambda: client.instruct_serialized(broken, plain))
+    assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert answer.instruction_id == ("instruction-1" if plain else "odd")
+    assert "instruction text has the byte 0xc3 at 8, expected UTF-8" in answer.error
+    assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
+
+
+def test_of_two_instructions_with_one_id_the_second_is_refused(start: Start) -> None:
+    _, client = start({"temperature": 100.0})
+    client.show(pictures.raw())
+    client.instruct("What is in view?", id="twin", max_new_tokens=300)
+    client.instruct("What is in view?", id="twin")
+    client.wait(lambda: len(client.answers) >= 2, "both answers")
+    refused = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_ERROR]
+    assert [answer.instruction_id for answer in refused] == ["twin"]
+    assert 'instruction id is "twin", expected one that no unanswered instruction has' in refused[0].error
+    # Once it is answered, its id is free.
+    assert client.ask("What is in view?", id="twin", max_new_tokens=1).finish_reason != Reasoning.FINISH_ERROR
 
 
 def test_an_instruction_longer_than_the_memory_is_refused(start: Start) -> None:

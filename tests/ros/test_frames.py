@@ -7,7 +7,7 @@ import pytest
 from conftest import Start
 
 
-@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8"])
+@pytest.mark.parametrize("encoding", list(pictures.LAYOUTS))
 def test_raw_images_are_used(start: Start, encoding: str) -> None:
     _, client = start()
     client.show(pictures.raw(encoding, sec=7))
@@ -20,13 +20,18 @@ def test_raw_images_are_used(start: Start, encoding: str) -> None:
 
 def test_the_encodings_of_one_picture_are_one_picture_to_the_model(start: Start) -> None:
     _, client = start()
-    outcomes = []
-    for encoding in ("rgb8", "bgr8"):
+
+    def outcome(encoding: str) -> tuple[str, float]:
         client.show(pictures.raw(encoding))
         answer = client.ask("What is in view?")
-        outcomes.append((answer.text, answer.mean_logprob))
         assert client.reset().success
-    assert outcomes[0] == outcomes[1]
+        return answer.text, answer.mean_logprob
+
+    colours = {encoding: outcome(encoding) for encoding in ("rgb8", "bgr8", "rgba8", "bgra8")}
+    assert len(set(colours.values())) == 1, colours
+    greys = {encoding: outcome(encoding) for encoding in ("yuv422", "yuv422_yuy2", "nv12")}
+    assert len(set(greys.values())) == 1, greys
+    assert set(greys.values()) != set(colours.values())
 
 
 @pytest.mark.parametrize("make", [pictures.jpeg, pictures.png])

@@ -3,10 +3,11 @@
 import py_compile
 from pathlib import Path
 
+import pictures
 import pytest
 import yaml
 from conftest import ROOT, Start
-from node_process import PARAMETER_FILE
+from node_process import PARAMETER_FILE, NodeProcess
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 
@@ -17,6 +18,8 @@ TYPES = {
     str: ParameterType.PARAMETER_STRING,
 }
 FIELDS = {bool: "bool_value", int: "integer_value", float: "double_value", str: "string_value"}
+DOCUMENT = ROOT / "docs" / "parameters.md"
+START_SECONDS = 10.0
 SET_BY_FIXTURE = {"model", "stats_period"}
 
 
@@ -51,6 +54,52 @@ def test_a_parameter_of_a_running_node_cannot_be_set(start: Start) -> None:
     assert not result.successful
     assert result.reason
     assert client.fresh_stats().budget == 512
+
+
+def test_the_system_prompt_of_a_running_node_changes_with_the_next_reset(start: Start) -> None:
+    _, client = start()
+    before = client.fresh_stats().prefix
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="You are a mobile robot. " * 3)
+    request = SetParameters.Request(parameters=[Parameter(name="system_prompt", value=value)])
+    assert client.call(SetParameters, "/inf_mllm/set_parameters", request).results[0].successful
+    assert client.fresh_stats().prefix == before
+    assert client.reset().success
+    stats = client.fresh_stats()
+    assert stats.used == stats.prefix > before
+
+
+def test_a_system_prompt_that_leaves_no_room_is_refused_at_the_reset_and_nothing_is_lost(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="Look at the room. " * 400)
+    request = SetParameters.Request(parameters=[Parameter(name="system_prompt", value=value)])
+    assert client.call(SetParameters, "/inf_mllm/set_parameters", request).results[0].successful
+    response = client.reset()
+    assert not response.success
+    assert "budget" in response.message
+    assert client.ask("What is in view?").frames_seen == 1
+    assert client.reset().success, "the prompt that was refused is forgotten"
+
+
+def documented() -> dict[str, tuple[object, str]]:
+    """Default and range of every row of docs/parameters.md."""
+    rows = [line.split(" | ") for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    return {row[0].strip("|` "): (yaml.safe_load(row[1].strip("`")), row[2]) for row in rows}
+
+
+def test_the_document_holds_every_parameter_with_its_default() -> None:
+    assert {name: default for name, (default, _) in documented().items()} == in_file()
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize("name", list(documented()))
+def test_the_document_gives_the_range_that_the_node_checks(name: str) -> None:
+    default, expected = documented()[name]
+    wrong = 3 if isinstance(default, str) else "neither"
+    process = NodeProcess({name: wrong}, parameter_file=None)
+    assert process.wait_end(START_SECONDS) == 1, process.log
+    assert f"parameter {name} is " in process.log
+    assert process.log.rstrip().endswith(f"expected {expected}"), process.log
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "launch").glob("*.py")), ids=lambda file: file.name)

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use inf_mllm::stream::bag::Bag;
 use inf_mllm::stream::replay::{replay, timings_file, ReplayOptions, Summary, Tally};
 use inf_mllm::stream::script::Script;
-use inf_mllm::stream::{Session, SessionConfig};
+use inf_mllm::stream::{GateConfig, Session, SessionConfig};
 
 use crate::args::{CacheArgs, DeviceArgs};
 
@@ -47,12 +47,28 @@ pub struct Args {
     seed: u64,
     #[command(flatten)]
     cache: CacheArgs,
+    /// Most frames used per second of their stamps; 0: all
+    #[arg(long, default_value_t = 0.0)]
+    frame_rate: f64,
+    /// Picture difference from the last frame used, 0 to 1, from which a frame is used; 0: any
+    #[arg(long, default_value_t = 0.0)]
+    min_change: f64,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.repeat > 0, "--repeat is 0, expected at least 1");
+    ensure!(
+        (0.0..=1000.0).contains(&args.frame_rate),
+        "--frame-rate is {}, expected 0 to 1000",
+        args.frame_rate
+    );
+    ensure!(
+        (0.0..=1.0).contains(&args.min_change),
+        "--min-change is {}, expected 0 to 1",
+        args.min_change
+    );
     let script = Script::load(&args.instructions)?;
     let bag = Bag::open(&args.bag, args.topic.as_deref())?;
     let defaults = SessionConfig::default();
@@ -69,6 +85,11 @@ pub fn run(args: &Args) -> Result<()> {
         temperature: args.temperature,
         seed: args.seed,
         queue_size: defaults.queue_size,
+        gate: GateConfig {
+            frame_rate: args.frame_rate,
+            min_change: args.min_change,
+            ..defaults.gate
+        },
     })?;
     let frames = bag.count() as u64 * args.repeat;
     let bar = ProgressBar::new(frames).with_style(
@@ -95,9 +116,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn print(summary: &Summary) {
     println!(
-        "{} frames ({} rejected), {} tokens, cache at most {} of {} slots, {} evicted in {} compactions",
+        "{} frames ({} rejected, {} skipped), {} tokens, cache at most {} of {} slots, {} evicted in {} compactions",
         summary.frames,
         summary.frames_rejected,
+        summary.frames_skipped,
         summary.tokens,
         summary.most_used,
         summary.budget,

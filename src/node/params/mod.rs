@@ -1,17 +1,24 @@
 //! The node's parameters: their defaults, ranges and meaning. config/inf_mllm.yaml lists the same for users.
+//!
+//! - `slot`: one parameter's value and range
+//! - `find`: where the checkpoint is
+
+mod find;
+mod slot;
 
 use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 
 use r2r::indexmap::IndexMap;
 use r2r::{Parameter, ParameterValue, RosParams};
 
-use super::{NodeError, NAME};
-use crate::cache::CacheConfig;
-use crate::stream::SessionConfig;
+use find::find_model;
+use slot::{show, Field, Slot};
 
-/// Every parameter of the node. They are read once at the start; changing one needs a restart.
+use super::NodeError;
+use crate::cache::CacheConfig;
+use crate::stream::{GateConfig, SessionConfig};
+
+/// Every parameter of the node. They are read once at the start; only the system prompt can be changed later.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters {
     /// Folder of the checkpoint. A relative path is looked up in the installed package's share folder, then in the working
@@ -49,6 +56,15 @@ pub struct Parameters {
     pub seed: i64,
     /// Instructions that may wait; one more is refused.
     pub queue_size: i64,
+    /// Most frames used per second of their stamps; 0: all.
+    pub frame_rate: f64,
+    /// Mean difference of the pixels at the model's input size, 0 to 1, from which a frame is worth remembering after the
+    /// last one used; 0: any is.
+    pub min_change: f64,
+    /// A jump of the stamps by more than this, seconds, starts a new epoch.
+    pub time_jump_threshold: f64,
+    /// A new epoch starts with an empty memory.
+    pub reset_on_time_jump: bool,
     /// Time between two CacheStats messages, seconds.
     pub stats_period: f64,
     /// Take the time from /clock.
@@ -75,25 +91,14 @@ impl Default for Parameters {
             temperature: 0.0,
             seed: 0,
             queue_size: 8,
+            frame_rate: 0.0,
+            min_change: 0.0,
+            time_jump_threshold: 10.0,
+            reset_on_time_jump: false,
             stats_period: 1.0,
             use_sim_time: false,
         }
     }
-}
-
-/// One parameter of the struct: where its value is, and what it may be.
-enum Slot<'a> {
-    Flag(&'a mut bool),
-    Text(&'a mut String),
-    Choice(&'a mut String, &'static [&'static str]),
-    Integer(&'a mut i64, RangeInclusive<i64>),
-    Real(&'a mut f64, RangeInclusive<f64>),
-}
-
-struct Field<'a> {
-    name: &'static str,
-    about: &'static str,
-    slot: Slot<'a>,
 }
 
 /// Token counts stay far from overflow in any sum.
@@ -189,6 +194,26 @@ impl Parameters {
                 Integer(&mut self.queue_size, 1..=10_000),
             ),
             field(
+                "frame_rate",
+                "most frames used per second; 0: all",
+                Real(&mut self.frame_rate, 0.0..=1000.0),
+            ),
+            field(
+                "min_change",
+                "picture difference from which a frame is used; 0: any",
+                Real(&mut self.min_change, 0.0..=1.0),
+            ),
+            field(
+                "time_jump_threshold",
+                "jump of the stamps that starts a new epoch, seconds",
+                Real(&mut self.time_jump_threshold, 0.1..=1e6),
+            ),
+            field(
+                "reset_on_time_jump",
+                "a new epoch starts with an empty memory",
+                Flag(&mut self.reset_on_time_jump),
+            ),
+            field(
                 "stats_period",
                 "time between two CacheStats messages, seconds",
                 Real(&mut self.stats_period, 0.01..=3600.0),
@@ -263,57 +288,13 @@ impl Parameters {
             temperature: self.temperature,
             seed: self.seed.unsigned_abs(),
             queue_size: count(self.queue_size),
+            gate: GateConfig {
+                frame_rate: self.frame_rate,
+                min_change: self.min_change,
+                time_jump_threshold: self.time_jump_threshold,
+                reset_on_time_jump: self.reset_on_time_jump,
+            },
         })
-    }
-}
-
-impl Slot<'_> {
-    /// Stores `value`, or says what was expected.
-    fn set(&mut self, value: &ParameterValue) -> Result<(), String> {
-        match (self, value) {
-            (Slot::Flag(slot), ParameterValue::Bool(value)) => **slot = *value,
-            (Slot::Text(slot), ParameterValue::String(value)) => slot.clone_from(value),
-            (Slot::Choice(slot, choices), ParameterValue::String(value))
-                if choices.contains(&value.as_str()) =>
-            {
-                slot.clone_from(value)
-            }
-            (Slot::Integer(slot, range), ParameterValue::Integer(value))
-                if range.contains(value) =>
-            {
-                **slot = *value
-            }
-            (Slot::Real(slot, range), ParameterValue::Double(value)) if range.contains(value) => {
-                **slot = *value
-            }
-            // YAML writes 1.0 as 1 as well.
-            (Slot::Real(slot, range), ParameterValue::Integer(value))
-                if range.contains(&(*value as f64)) =>
-            {
-                **slot = *value as f64
-            }
-            (slot, _) => return Err(slot.expected()),
-        }
-        Ok(())
-    }
-
-    fn expected(&self) -> String {
-        match self {
-            Slot::Flag(_) => "true or false".into(),
-            Slot::Text(_) => "a string".into(),
-            Slot::Choice(_, choices) => format!("one of: {}", choices.join(", ")),
-            Slot::Integer(_, range) => format!("an integer, {} to {}", range.start(), range.end()),
-            Slot::Real(_, range) => format!("a number, {} to {}", range.start(), range.end()),
-        }
-    }
-
-    fn value(&self) -> ParameterValue {
-        match self {
-            Slot::Flag(slot) => ParameterValue::Bool(**slot),
-            Slot::Text(slot) | Slot::Choice(slot, _) => ParameterValue::String(slot.to_string()),
-            Slot::Integer(slot, _) => ParameterValue::Integer(**slot),
-            Slot::Real(slot, _) => ParameterValue::Double(**slot),
-        }
     }
 }
 
@@ -326,55 +307,10 @@ fn unknown_choice(name: &str, value: &str, error: impl Display) -> NodeError {
     }
 }
 
-fn show(value: &ParameterValue) -> String {
-    match value {
-        ParameterValue::NotSet => "not set".into(),
-        ParameterValue::Bool(value) => value.to_string(),
-        ParameterValue::Integer(value) => value.to_string(),
-        ParameterValue::Double(value) => value.to_string(),
-        ParameterValue::String(value) => format!("\"{value}\""),
-        array => format!("a {}", array.type_name()),
-    }
-}
+/// The one parameter that can be changed while the node runs; it takes effect at the next reset.
+pub const SYSTEM_PROMPT: &str = "system_prompt";
 
-/// Finds the checkpoint's folder: an absolute path as it is, a relative one in the package's share folders, then from the
-/// working directory.
-fn find_model(model: &str) -> Result<PathBuf, NodeError> {
-    let mut tried = Vec::new();
-    if !Path::new(model).is_absolute() {
-        let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
-        for prefix in std::env::split_paths(&prefixes) {
-            tried.push(prefix.join("share").join(NAME).join(model));
-        }
-        // Without a sourced environment: the program stands in lib/inf_mllm of its prefix.
-        if let Some(prefix) = std::env::current_exe()
-            .ok()
-            .as_deref()
-            .and_then(|exe| exe.ancestors().nth(3))
-        {
-            tried.push(prefix.join("share").join(NAME).join(model));
-        }
-    }
-    tried.push(PathBuf::from(model));
-    tried
-        .iter()
-        .find(|path| path.is_dir())
-        .cloned()
-        .ok_or_else(|| NodeError::Parameter {
-            name: "model".into(),
-            value: format!("\"{model}\""),
-            expected: format!(
-                "an existing folder, looked for: {}",
-                tried
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
-        })
-}
-
-/// The parameter services show the values and refuse to change them.
+/// The parameter services show the values, and change the system prompt only.
 impl RosParams for Parameters {
     fn register_parameters(
         &mut self,
@@ -400,13 +336,28 @@ impl RosParams for Parameters {
     }
 
     fn set_parameter(&mut self, name: &str, value: &ParameterValue) -> r2r::Result<()> {
-        self.check_parameter(name, value)
+        self.check_parameter(name, value)?;
+        self.set(name, value).map_err(|error| refusal(name, &error))
     }
 
-    fn check_parameter(&self, name: &str, _value: &ParameterValue) -> r2r::Result<()> {
+    fn check_parameter(&self, name: &str, value: &ParameterValue) -> r2r::Result<()> {
+        if name == SYSTEM_PROMPT {
+            let mut trial = self.clone();
+            return trial
+                .set(name, value)
+                .map_err(|error| refusal(name, &error));
+        }
         Err(r2r::Error::ParameterValueConv {
             name: name.into(),
-            msg: "parameters are read at the start only; set it there and restart the node".into(),
+            msg: "this parameter is read at the start only; set it there and restart the node"
+                .into(),
         })
+    }
+}
+
+fn refusal(name: &str, error: &NodeError) -> r2r::Error {
+    r2r::Error::ParameterValueConv {
+        name: name.into(),
+        msg: error.to_string(),
     }
 }

@@ -1,0 +1,76 @@
+//! How long conversion and resizing take, from a camera message to the bytes of the model's input: the best and the median of
+//! many runs, for the sizes and encodings that cameras send. `cargo run --release --no-default-features --example image_speed`
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::preprocess::ImageProcessor;
+use inf_mllm::stream::{CameraImage, ImageData};
+
+const RUNS: usize = 200;
+/// Input size of the demo model's tower, pixels.
+const TOWER: usize = 96;
+
+fn message(encoding: &str, width: u32, height: u32) -> CameraImage {
+    let (step, rows) = match encoding {
+        "nv12" => (width, height + height / 2),
+        "mono8" => (width, height),
+        "yuv422" | "yuv422_yuy2" => (2 * width, height),
+        "rgba8" | "bgra8" => (4 * width, height),
+        _ => (3 * width, height),
+    };
+    let data = (0..step as usize * rows as usize)
+        .map(|i| ((i * 7919) >> 5) as u8)
+        .collect();
+    CameraImage {
+        stamp_ns: 0,
+        frame_id: String::new(),
+        data: ImageData::Raw {
+            encoding: encoding.to_string(),
+            width,
+            height,
+            step,
+            is_bigendian: false,
+            data,
+        },
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let processor = ImageProcessor::load(&Checkpoint::open(&model)?, TOWER)?;
+    println!(
+        "{:12} {:>11} {:>9} {:>9}",
+        "encoding", "size", "best ms", "median ms"
+    );
+    for (encoding, width, height) in [
+        ("rgb8", 640, 480),
+        ("bgr8", 640, 480),
+        ("rgba8", 640, 480),
+        ("mono8", 640, 480),
+        ("yuv422", 640, 480),
+        ("nv12", 640, 480),
+        ("rgb8", 1920, 1080),
+        ("yuv422_yuy2", 1920, 1080),
+        ("nv12", 1920, 1080),
+    ] {
+        let image = message(encoding, width, height);
+        let mut times = (0..RUNS)
+            .map(|_| {
+                let started = Instant::now();
+                let square = processor.square(&image.picture()?);
+                std::hint::black_box(square);
+                Ok(started.elapsed())
+            })
+            .collect::<anyhow::Result<Vec<Duration>>>()?;
+        times.sort_unstable();
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        println!(
+            "{encoding:12} {width:>5} x{height:>5} {:>9.3} {:>9.3}",
+            ms(times[0]),
+            ms(times[RUNS / 2])
+        );
+    }
+    Ok(())
+}

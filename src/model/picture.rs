@@ -1,0 +1,102 @@
+//! Pictures read row by row, so that a large one is never copied whole on its way to the model's input.
+
+use image::RgbImage;
+
+/// Anything that can give rows of RGB pixels.
+pub trait Picture {
+    /// Width and height, pixels; both at least 1.
+    fn size(&self) -> (usize, usize);
+
+    /// Writes row `y`, counted from the top, into `row`, which has the picture's width.
+    fn read_row(&self, y: usize, row: &mut PlanarRow);
+}
+
+/// Values behind the end of a row that may be read with a weight of zero: the resampler works in steps of this many.
+pub const LANES: usize = 16;
+
+/// One row of a picture, a plane for each colour, with [`LANES`] zeros behind its end. Values are 0 to 255, in the width that the
+/// resampler computes with.
+#[derive(Debug, Clone)]
+pub struct PlanarRow {
+    pub red: Vec<i16>,
+    pub green: Vec<i16>,
+    pub blue: Vec<i16>,
+}
+
+impl PlanarRow {
+    pub fn new(width: usize) -> Self {
+        let plane = || vec![0; width + LANES];
+        Self {
+            red: plane(),
+            green: plane(),
+            blue: plane(),
+        }
+    }
+
+    /// The first `width` pixels as RGB bytes.
+    pub fn packed(&self, width: usize) -> impl Iterator<Item = u8> + '_ {
+        let planes = self.red.iter().zip(&self.green).zip(&self.blue);
+        planes
+            .take(width)
+            .flat_map(|((&r, &g), &b)| [r as u8, g as u8, b as u8])
+    }
+
+    /// Takes the row from pixels of `N` bytes of which `order` are red, green and blue.
+    pub fn unpack<const N: usize>(&mut self, pixels: &[u8], order: [usize; 3]) {
+        let planes = self.red.iter_mut().zip(&mut self.green).zip(&mut self.blue);
+        for (((red, green), blue), pixel) in planes.zip(pixels.chunks_exact(N)) {
+            *red = i16::from(pixel[order[0]]);
+            *green = i16::from(pixel[order[1]]);
+            *blue = i16::from(pixel[order[2]]);
+        }
+    }
+}
+
+/// Packed RGB bytes without padding.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedRgb<'a> {
+    pub width: usize,
+    pub height: usize,
+    pub bytes: &'a [u8],
+}
+
+impl Picture for PackedRgb<'_> {
+    fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    fn read_row(&self, y: usize, row: &mut PlanarRow) {
+        let bytes = 3 * self.width;
+        row.unpack::<3>(&self.bytes[y * bytes..][..bytes], [0, 1, 2]);
+    }
+}
+
+impl Picture for RgbImage {
+    fn size(&self) -> (usize, usize) {
+        (self.width() as usize, self.height() as usize)
+    }
+
+    fn read_row(&self, y: usize, row: &mut PlanarRow) {
+        let (width, height) = Picture::size(self);
+        PackedRgb {
+            width,
+            height,
+            bytes: self.as_raw(),
+        }
+        .read_row(y, row);
+    }
+}
+
+/// The whole picture as an RGB image: for tests and tools, not for the way to the model.
+pub fn to_rgb_image(picture: &dyn Picture) -> RgbImage {
+    let (width, height) = picture.size();
+    let mut row = PlanarRow::new(width);
+    let mut bytes = Vec::with_capacity(width * height * 3);
+    for y in 0..height {
+        picture.read_row(y, &mut row);
+        bytes.extend(row.packed(width));
+    }
+    let mut image = RgbImage::new(width as u32, height as u32);
+    image.copy_from_slice(&bytes);
+    image
+}

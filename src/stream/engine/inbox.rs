@@ -1,0 +1,131 @@
+//! What waits for the engine thread, and in which order it is taken.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use crate::stream::answer::Instruction;
+use crate::stream::frame::CameraImage;
+
+/// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
+pub const MAX_INSTRUCTION_BYTES: usize = 64 * 1024;
+/// The longest id of an instruction, bytes; it is echoed in every piece of the answer.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// Frames of the last this long make up `frames_per_second`.
+pub const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+pub struct Inbox {
+    /// The newest frame, and since when a frame has been waiting.
+    pub frame: Option<(Instant, CameraImage)>,
+    pub instructions: VecDeque<Instruction>,
+    /// Refusals to be sent from the engine's thread, so that all answers come from one place.
+    pub refused: VecDeque<(Instruction, String)>,
+    pub resets: Vec<Sender<Result<(), String>>>,
+    /// The system prompt that the next reset begins with, if it has changed.
+    pub system_prompt: Option<String>,
+    /// Id of the instruction that is being answered.
+    pub answering: Option<String>,
+    pub paused: bool,
+    pub stop: bool,
+    /// The last thing taken was an instruction.
+    pub answered_last: bool,
+    /// Numbers the instructions that came without an id.
+    pub assigned: u64,
+    /// When the frames of the last [`RATE_WINDOW`] were used.
+    pub used_at: VecDeque<Instant>,
+}
+
+impl Inbox {
+    /// Gives an instruction an id if it has none.
+    pub fn name(&mut self, instruction: &mut Instruction) {
+        if instruction.id.is_empty() {
+            self.assigned += 1;
+            instruction.id = format!("instruction-{}", self.assigned);
+        }
+    }
+
+    /// Why an instruction cannot be queued: what, its value, what was expected.
+    pub fn objection(&self, instruction: &Instruction, queue_size: usize) -> Option<String> {
+        let (id, text) = (&instruction.id, &instruction.text);
+        if id.len() > MAX_ID_BYTES {
+            return Some(format!(
+                "instruction id is {} bytes long, expected at most {MAX_ID_BYTES}",
+                id.len()
+            ));
+        }
+        if text.len() > MAX_INSTRUCTION_BYTES {
+            return Some(format!(
+                "instruction text is {} bytes long, expected at most {MAX_INSTRUCTION_BYTES}",
+                text.len()
+            ));
+        }
+        if self.paused {
+            return Some("the node is paused, expected an instruction while it runs".to_string());
+        }
+        let waiting = self.instructions.iter().map(|waiting| &waiting.id);
+        if waiting.chain(&self.answering).any(|taken| taken == id) {
+            return Some(format!(
+                "instruction id is {id:?}, expected one that no unanswered instruction has"
+            ));
+        }
+        (self.instructions.len() >= queue_size).then(|| {
+            format!(
+                "instruction queue is full: {} wait, expected at most {queue_size}",
+                self.instructions.len()
+            )
+        })
+    }
+
+    /// Answers an instruction with an error, in its turn.
+    pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
+        // Only the id is echoed, and no more of it than anybody could have meant as one.
+        instruction.text.clear();
+        instruction.id = instruction.id.chars().take(MAX_ID_BYTES).collect();
+        self.refused.push_back((instruction, reason));
+    }
+
+    pub fn forget_old_frames(&mut self) {
+        let old = |at: &Instant| at.elapsed() > RATE_WINDOW;
+        while self.used_at.front().is_some_and(old) {
+            self.used_at.pop_front();
+        }
+    }
+
+    /// The next thing to do, if there is any.
+    pub fn take_work(&mut self) -> Option<Work> {
+        if self.stop {
+            return Some(Work::Stop);
+        }
+        if !self.resets.is_empty() {
+            return Some(Work::Reset(std::mem::take(&mut self.resets)));
+        }
+        if let Some((instruction, reason)) = self.refused.pop_front() {
+            return Some(Work::Refuse(instruction, reason));
+        }
+        let frame_first = match (&self.frame, self.instructions.front()) {
+            (Some((since, _)), Some(instruction)) => {
+                self.answered_last || *since <= instruction.received
+            }
+            (frame, _) => frame.is_some(),
+        };
+        if let Some((since, image)) = self.frame.take_if(|_| frame_first) {
+            self.answered_last = false;
+            return Some(Work::Frame(since, image));
+        }
+        let instruction = self.instructions.pop_front()?;
+        self.answered_last = true;
+        self.answering = Some(instruction.id.clone());
+        Some(Work::Ask(instruction))
+    }
+}
+
+/// Something to do.
+pub enum Work {
+    Stop,
+    Reset(Vec<Sender<Result<(), String>>>),
+    Refuse(Instruction, String),
+    Ask(Instruction),
+    Frame(Instant, CameraImage),
+}

@@ -1,0 +1,209 @@
+//! The engine thread, which owns model and device, and the inbox in front of it.
+//!
+//! Frames wait in a slot of one: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
+//! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other.
+//!
+//! - this file: what others see of the engine
+//! - `inbox`: what waits, and in which order it is taken
+//! - `worker`: the thread
+
+mod inbox;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use inbox::{Inbox, RATE_WINDOW};
+use worker::Worker;
+
+use super::answer::{Answer, AnswerDelta, Instruction};
+use super::frame::{CameraImage, FrameError};
+use super::session::{Session, SessionConfig};
+use super::stats::StreamStats;
+use crate::model::ModelError;
+
+pub use inbox::{MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("the memory cannot be reset: {0}")]
+    Reset(String),
+    #[error("the engine thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// Receives what the engine has to say, on the engine's thread; must not block.
+pub trait EngineEvents: Send {
+    fn delta(&mut self, delta: AnswerDelta);
+    fn answer(&mut self, answer: Answer);
+}
+
+/// A running engine. Methods never wait for the model unless they say so.
+pub struct Engine {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    queue_size: usize,
+}
+
+struct Shared {
+    inbox: Mutex<Inbox>,
+    wake: Condvar,
+    /// Set to cut a running answer off.
+    cancel: AtomicBool,
+    stats: Mutex<StreamStats>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked while holding one of these left plain counters and queues behind, which stay usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Loads the model (blocking) and starts the thread.
+    pub fn spawn(
+        config: SessionConfig,
+        events: Box<dyn EngineEvents>,
+    ) -> Result<Self, EngineError> {
+        let queue_size = config.queue_size;
+        let session = Session::new(config)?;
+        let shared = Arc::new(Shared {
+            inbox: Mutex::new(Inbox::default()),
+            wake: Condvar::new(),
+            cancel: AtomicBool::new(false),
+            stats: Mutex::new(StreamStats::default()),
+        });
+        let mut worker = Worker {
+            session,
+            events,
+            shared: shared.clone(),
+        };
+        worker.publish_session();
+        let thread = std::thread::Builder::new()
+            .name("engine".to_string())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            queue_size,
+        })
+    }
+
+    /// Puts a frame into the waiting slot. A frame that is refused here leaves the one that waits alone.
+    pub fn offer_frame(&self, image: CameraImage) -> Result<(), FrameError> {
+        let checked = image.check();
+        let mut inbox = lock(&self.shared.inbox);
+        let mut stats = lock(&self.shared.stats);
+        stats.frames_received += 1;
+        if let Err(error) = checked {
+            stats.reject(error.reason());
+            return Err(error);
+        }
+        if inbox.paused {
+            stats.frames_skipped.paused += 1;
+            return Ok(());
+        }
+        // A newer frame takes the waiting one's place in the line, not its turn behind every instruction since.
+        let since = match inbox.frame.take() {
+            Some((since, _)) => {
+                stats.frames_superseded += 1;
+                since
+            }
+            None => Instant::now(),
+        };
+        inbox.frame = Some((since, image));
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`].
+    pub fn instruct(&self, mut instruction: Instruction) {
+        let mut inbox = lock(&self.shared.inbox);
+        lock(&self.shared.stats).instructions_received += 1;
+        inbox.name(&mut instruction);
+        match inbox.objection(&instruction, self.queue_size) {
+            Some(reason) => inbox.refuse(instruction, reason),
+            None => inbox.instructions.push_back(instruction),
+        }
+        self.shared.wake.notify_one();
+    }
+
+    /// Answers an instruction that cannot even be read with an error.
+    pub fn refuse(&self, mut instruction: Instruction, reason: String) {
+        let mut inbox = lock(&self.shared.inbox);
+        lock(&self.shared.stats).instructions_received += 1;
+        inbox.name(&mut instruction);
+        inbox.refuse(instruction, reason);
+        self.shared.wake.notify_one();
+    }
+
+    /// While paused, frames are skipped and instructions refused; what waits already is still done.
+    pub fn pause(&self, paused: bool) {
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.paused = paused;
+        lock(&self.shared.stats).paused = paused;
+    }
+
+    /// Changes the system prompt; it takes effect at the next reset.
+    pub fn set_system_prompt(&self, text: String) {
+        lock(&self.shared.inbox).system_prompt = Some(text);
+    }
+
+    /// Cuts a running answer off and forgets everything but the prefix; returns when that is done.
+    pub fn reset(&self) -> Result<(), EngineError> {
+        let (done, wait) = mpsc::channel();
+        {
+            let mut inbox = lock(&self.shared.inbox);
+            if inbox.stop {
+                return Err(EngineError::Stopped);
+            }
+            inbox.resets.push(done);
+            self.shared.cancel.store(true, Ordering::Release);
+            self.shared.wake.notify_one();
+        }
+        match wait.recv() {
+            Ok(outcome) => outcome.map_err(EngineError::Reset),
+            Err(_) => Err(EngineError::Stopped),
+        }
+    }
+
+    /// False once the thread has ended, whether asked to or by a fault.
+    pub fn is_running(&self) -> bool {
+        !lock(&self.shared.inbox).stop
+    }
+
+    pub fn stats(&self) -> StreamStats {
+        let mut inbox = lock(&self.shared.inbox);
+        let mut stats = lock(&self.shared.stats).clone();
+        inbox.forget_old_frames();
+        stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
+        stats
+    }
+
+    /// Cuts a running answer off, answers what waits as cancelled and ends the thread; false if it did not end in time.
+    pub fn shutdown(&self, timeout: Duration) -> bool {
+        {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.stop = true;
+            self.shared.cancel.store(true, Ordering::Release);
+            self.shared.wake.notify_one();
+        }
+        let Some(thread) = lock(&self.thread).take() else {
+            return true;
+        };
+        let deadline = Instant::now() + timeout;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        thread.join().is_ok()
+    }
+}

@@ -1,0 +1,182 @@
+//! The engine thread.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::inbox::Work;
+use super::{lock, EngineEvents, Shared};
+use crate::stream::answer::{Answer, FinishReason, Instruction};
+use crate::stream::frame::CameraImage;
+use crate::stream::gate::Skip;
+use crate::stream::session::{PushError, Session, Taken};
+
+/// What the thread owns.
+pub struct Worker {
+    pub session: Session,
+    pub events: Box<dyn EngineEvents>,
+    pub shared: Arc<Shared>,
+}
+
+/// However the thread ends, nobody waits for it any longer.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.stop = true;
+        inbox.resets.clear();
+    }
+}
+
+impl Worker {
+    pub fn run(&mut self) {
+        loop {
+            match self.next_work() {
+                Work::Stop => {
+                    self.cancel_waiting("the node is shutting down");
+                    return;
+                }
+                Work::Reset(waiting) => {
+                    self.cancel_waiting("the memory was reset");
+                    let outcome = self.reset();
+                    self.publish_session();
+                    for done in waiting {
+                        // The caller may have given up waiting.
+                        let _ = done.send(outcome.clone());
+                    }
+                }
+                Work::Refuse(instruction, reason) => {
+                    self.refuse(&instruction, FinishReason::Error, reason);
+                }
+                Work::Ask(instruction) => self.ask(&instruction),
+                Work::Frame(since, image) => self.push(since, &image),
+            }
+            self.publish_session();
+        }
+    }
+
+    /// Waits for something to do.
+    fn next_work(&self) -> Work {
+        let mut inbox = lock(&self.shared.inbox);
+        loop {
+            if let Some(work) = inbox.take_work() {
+                if matches!(work, Work::Reset(_)) {
+                    self.shared.cancel.store(false, Ordering::Release);
+                }
+                return work;
+            }
+            inbox = self
+                .shared
+                .wake
+                .wait(inbox)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Empties the memory; a changed system prompt that does not fit is forgotten.
+    fn reset(&mut self) -> Result<(), String> {
+        let changed = lock(&self.shared.inbox).system_prompt.take();
+        let before = self.session.config().system_prompt.clone();
+        if let Some(text) = changed {
+            self.session.set_system_prompt(text);
+        }
+        self.session.reset().map_err(|error| {
+            self.session.set_system_prompt(before);
+            error.to_string()
+        })
+    }
+
+    fn push(&mut self, since: Instant, image: &CameraImage) {
+        let waited = since.elapsed();
+        match self.session.push_frame(image) {
+            Ok(Taken::Used) => {
+                let mut inbox = lock(&self.shared.inbox);
+                inbox.used_at.push_back(Instant::now());
+                inbox.forget_old_frames();
+                let mut stats = lock(&self.shared.stats);
+                stats.frames_used += 1;
+                stats.frame_wait = waited;
+            }
+            Ok(Taken::Skipped(skip)) => {
+                let mut stats = lock(&self.shared.stats);
+                match skip {
+                    Skip::Rate => stats.frames_skipped.rate += 1,
+                    Skip::Unchanged => stats.frames_skipped.unchanged += 1,
+                }
+            }
+            Err(error) => {
+                lock(&self.shared.stats).reject(error.reason());
+                match error {
+                    PushError::Frame(error) => tracing::warn!(%error, "image rejected"),
+                    PushError::Model(error) => tracing::error!(%error, "frame not taken"),
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, instruction: &Instruction) {
+        let Self {
+            session,
+            events,
+            shared,
+        } = self;
+        let answer = session.ask(
+            instruction,
+            &|| shared.cancel.load(Ordering::Acquire),
+            &mut |delta| events.delta(delta),
+        );
+        self.deliver(answer);
+    }
+
+    fn refuse(&mut self, instruction: &Instruction, finish: FinishReason, reason: String) {
+        let Self {
+            session, events, ..
+        } = self;
+        let answer = session.unanswered(instruction, finish, reason, &mut |delta| {
+            events.delta(delta);
+        });
+        self.deliver(answer);
+    }
+
+    fn cancel_waiting(&mut self, reason: &str) {
+        let (waiting, refused) = {
+            let mut inbox = lock(&self.shared.inbox);
+            (
+                std::mem::take(&mut inbox.instructions),
+                std::mem::take(&mut inbox.refused),
+            )
+        };
+        for (instruction, reason) in refused {
+            self.refuse(&instruction, FinishReason::Error, reason);
+        }
+        for instruction in waiting {
+            self.refuse(&instruction, FinishReason::Cancelled, reason.to_string());
+        }
+    }
+
+    fn deliver(&mut self, answer: Answer) {
+        {
+            lock(&self.shared.inbox).answering = None;
+            let mut stats = lock(&self.shared.stats);
+            match answer.finish {
+                FinishReason::Stop | FinishReason::Length => stats.instructions_answered += 1,
+                FinishReason::Cancelled | FinishReason::Error => stats.instructions_failed += 1,
+            }
+        }
+        self.events.answer(answer);
+    }
+
+    /// Makes the session's state visible.
+    pub fn publish_session(&mut self) {
+        let mut stats = lock(&self.shared.stats);
+        stats.policy = self.session.config().cache.policy.name();
+        stats.cache = self.session.usage();
+        stats.times = self.session.times();
+        stats.time_jumps = self.session.time_jumps();
+        let memory = self.session.memory();
+        stats.oldest_frame_ns = memory.oldest_ns();
+        stats.ages = memory.ages();
+        if let Some(newest) = memory.newest() {
+            stats.frame_id.clone_from(&newest.frame_id);
+        }
+    }
+}

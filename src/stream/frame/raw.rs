@@ -1,0 +1,194 @@
+//! Raw images: what their fields promise, and their rows in RGB.
+
+use super::{FrameError, MAX_PIXELS};
+use crate::model::picture::{Picture, PlanarRow};
+
+/// The pixel formats that are understood, all of 8 bits a channel, so that the byte order of a message has no meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Rgb,
+    Bgr,
+    Rgba,
+    Bgra,
+    Mono,
+    /// Pairs of pixels as U, Y, V, Y.
+    Uyvy,
+    /// Pairs of pixels as Y, U, Y, V.
+    Yuyv,
+    /// A plane of Y, then one of U, V pairs at half the width and height.
+    Nv12,
+}
+
+/// Names as in sensor_msgs/image_encodings.hpp.
+pub const ENCODINGS: &str =
+    "rgb8, bgr8, rgba8, bgra8, mono8, yuv422 (uyvy), yuv422_yuy2 (yuyv) or nv12";
+
+impl Encoding {
+    fn parse(name: &str) -> Result<Self, FrameError> {
+        Ok(match name {
+            "rgb8" => Self::Rgb,
+            "bgr8" => Self::Bgr,
+            "rgba8" => Self::Rgba,
+            "bgra8" => Self::Bgra,
+            "mono8" => Self::Mono,
+            "yuv422" | "uyvy" => Self::Uyvy,
+            "yuv422_yuy2" | "yuyv" => Self::Yuyv,
+            "nv12" => Self::Nv12,
+            other => return Err(FrameError::Encoding(other.to_string())),
+        })
+    }
+
+    /// Bytes of a row of the picture's width, without padding.
+    fn row_bytes(self, width: u32) -> u64 {
+        u64::from(width)
+            * match self {
+                Self::Mono | Self::Nv12 => 1,
+                Self::Uyvy | Self::Yuyv => 2,
+                Self::Rgb | Self::Bgr => 3,
+                Self::Rgba | Self::Bgra => 4,
+            }
+    }
+
+    /// Rows of `step` bytes that the data of `height` rows of pixels takes.
+    fn rows(self, height: u32) -> u64 {
+        let height = u64::from(height);
+        match self {
+            Self::Nv12 => height + height / 2,
+            _ => height,
+        }
+    }
+
+    /// Colour shared by pairs of pixels needs whole pairs.
+    fn fits(self, width: u32, height: u32) -> bool {
+        match self {
+            Self::Uyvy | Self::Yuyv => width.is_multiple_of(2),
+            Self::Nv12 => width.is_multiple_of(2) && height.is_multiple_of(2),
+            _ => true,
+        }
+    }
+}
+
+/// A checked raw image.
+#[derive(Debug, Clone, Copy)]
+pub struct RawPicture<'a> {
+    encoding: Encoding,
+    width: usize,
+    height: usize,
+    step: usize,
+    data: &'a [u8],
+}
+
+impl<'a> RawPicture<'a> {
+    /// Checks that the data is what the other fields promise.
+    pub fn new(
+        encoding: &str,
+        (width, height): (u32, u32),
+        step: u32,
+        data: &'a [u8],
+    ) -> Result<Self, FrameError> {
+        let known = Encoding::parse(encoding)?;
+        if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
+            return Err(FrameError::Size { width, height });
+        }
+        if !known.fits(width, height) {
+            return Err(FrameError::Odd {
+                width,
+                height,
+                encoding: encoding.to_string(),
+            });
+        }
+        let row = known.row_bytes(width);
+        if u64::from(step) < row {
+            return Err(FrameError::Step {
+                step,
+                expected: row,
+                width,
+                encoding: encoding.to_string(),
+            });
+        }
+        let rows = known.rows(height);
+        let expected = u64::from(step) * rows;
+        if data.len() as u64 != expected {
+            return Err(FrameError::Length {
+                length: data.len(),
+                expected,
+                rows,
+                step,
+            });
+        }
+        Ok(Self {
+            encoding: known,
+            width: width as usize,
+            height: height as usize,
+            step: step as usize,
+            data,
+        })
+    }
+
+    fn line(&self, row: usize) -> &'a [u8] {
+        &self.data[row * self.step..][..self.step]
+    }
+}
+
+impl Picture for RawPicture<'_> {
+    fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    fn read_row(&self, y: usize, row: &mut PlanarRow) {
+        let line = self.line(y);
+        match self.encoding {
+            Encoding::Rgb => row.unpack::<3>(line, [0, 1, 2]),
+            Encoding::Bgr => row.unpack::<3>(line, [2, 1, 0]),
+            Encoding::Rgba => row.unpack::<4>(line, [0, 1, 2]),
+            Encoding::Bgra => row.unpack::<4>(line, [2, 1, 0]),
+            Encoding::Mono => row.unpack::<1>(line, [0, 0, 0]),
+            Encoding::Uyvy => {
+                let pairs = line.chunks_exact(4).map(|p| ([p[1], p[3]], p[0], p[2]));
+                write_pairs(pairs, row);
+            }
+            Encoding::Yuyv => {
+                let pairs = line.chunks_exact(4).map(|p| ([p[0], p[2]], p[1], p[3]));
+                write_pairs(pairs, row);
+            }
+            Encoding::Nv12 => {
+                let colours = self.line(self.height + y / 2).chunks_exact(2);
+                let pairs = line.chunks_exact(2).zip(colours);
+                write_pairs(pairs.map(|(y, c)| ([y[0], y[1]], c[0], c[1])), row);
+            }
+        }
+    }
+}
+
+/// Writes pairs of pixels (two Y, U, V) as RGB.
+fn write_pairs(pairs: impl Iterator<Item = ([u8; 2], u8, u8)>, row: &mut PlanarRow) {
+    let planes = row
+        .red
+        .chunks_exact_mut(2)
+        .zip(row.green.chunks_exact_mut(2))
+        .zip(row.blue.chunks_exact_mut(2));
+    for (((red, green), blue), (luma, u, v)) in planes.zip(pairs) {
+        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
+        let tint = [V_TO_RED * v, U_TO_GREEN * u + V_TO_GREEN * v, U_TO_BLUE * u];
+        for i in 0..2 {
+            let grey = (i32::from(luma[i]) - 16).max(0) * LUMA + HALF;
+            red[i] = to_level(grey + tint[0]);
+            green[i] = to_level(grey + tint[1]);
+            blue[i] = to_level(grey + tint[2]);
+        }
+    }
+}
+
+/// ITU-R BT.601, video range (Y 16 to 235, U and V 16 to 240), which is what OpenCV's conversions assume and cv_bridge gives
+/// with them: 1.164, 1.596, -0.391, -0.813 and 2.018 with 20 fractional bits.
+const YUV_BITS: u32 = 20;
+const HALF: i32 = 1 << (YUV_BITS - 1);
+const LUMA: i32 = 1_220_542;
+const V_TO_RED: i32 = 1_673_527;
+const U_TO_GREEN: i32 = -409_993;
+const V_TO_GREEN: i32 = -852_492;
+const U_TO_BLUE: i32 = 2_116_026;
+
+fn to_level(value: i32) -> i16 {
+    (value >> YUV_BITS).clamp(0, 255) as i16
+}

@@ -1,0 +1,107 @@
+//! What is known of the frames in the cache: their stamps, their ages, and which of them are still there.
+
+use std::collections::BTreeMap;
+
+use super::answer::FrameStamp;
+use super::frame::CameraImage;
+use super::stats::Ages;
+use crate::cache::{BoundedCache, FrameId};
+
+/// A frame of which at least half of the slots over all kept sets is kept.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    stamp_ns: i64,
+    /// Its time on a clock that goes on from epoch to epoch, nanoseconds.
+    stream_ns: i64,
+}
+
+/// The frames since the last reset.
+#[derive(Debug, Default)]
+pub struct FrameMemory {
+    /// The frames that are still remembered.
+    held: BTreeMap<FrameId, Held>,
+    newest: Option<FrameStamp>,
+    seen: u64,
+    /// Stamp of the epoch's first frame, nanoseconds.
+    epoch_ns: Option<i64>,
+    /// Time from frame to frame, summed up; a jump adds none.
+    stream_ns: i64,
+    compactions: u64,
+}
+
+impl FrameMemory {
+    /// Frames taken.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The number of the next frame.
+    pub fn next_id(&self) -> FrameId {
+        self.seen as FrameId
+    }
+
+    pub fn newest(&self) -> Option<&FrameStamp> {
+        self.newest.as_ref()
+    }
+
+    /// Stamp of the oldest frame that is remembered, nanoseconds.
+    pub fn oldest_ns(&self) -> Option<i64> {
+        self.held.values().next().map(|frame| frame.stamp_ns)
+    }
+
+    /// How long ago the remembered frames were taken, counted from the newest one.
+    pub fn ages(&self) -> Ages {
+        let mut ages = self
+            .held
+            .values()
+            .map(|frame| self.stream_ns - frame.stream_ns)
+            .collect::<Vec<_>>();
+        ages.sort_unstable();
+        let seconds = |ns: Option<&i64>| *ns.unwrap_or(&0) as f32 * 1e-9;
+        Ages {
+            min: seconds(ages.first()),
+            median: seconds(ages.get(ages.len() / 2)),
+            max: seconds(ages.last()),
+        }
+    }
+
+    /// Time since the epoch's first frame, which this one is if there was none, nanoseconds.
+    pub fn since_epoch(&mut self, stamp_ns: i64) -> i64 {
+        stamp_ns.saturating_sub(*self.epoch_ns.get_or_insert(stamp_ns))
+    }
+
+    /// The next frame begins an epoch.
+    pub fn end_epoch(&mut self) {
+        self.epoch_ns = None;
+    }
+
+    /// A frame has entered the cache.
+    pub fn remember(&mut self, image: &CameraImage) {
+        let within_epoch = self.epoch_ns != Some(image.stamp_ns);
+        if let Some(newest) = self.newest.as_ref().filter(|_| within_epoch) {
+            self.stream_ns += image.stamp_ns.saturating_sub(newest.stamp_ns).max(0);
+        }
+        let held = Held {
+            stamp_ns: image.stamp_ns,
+            stream_ns: self.stream_ns,
+        };
+        self.held.insert(self.next_id(), held);
+        self.seen += 1;
+        self.newest = Some(FrameStamp {
+            stamp_ns: image.stamp_ns,
+            frame_id: image.frame_id.clone(),
+        });
+    }
+
+    /// Forgets the frames of which compactions have left less than half; a frame has `frame_tokens` image tokens.
+    pub fn follow(&mut self, cache: &BoundedCache, frame_tokens: usize) {
+        let compactions = cache.usage().compactions;
+        if compactions == self.compactions {
+            return;
+        }
+        self.compactions = compactions;
+        let retained = cache.retained_frames(frame_tokens);
+        self.held
+            .retain(|frame, _| retained.get(frame).is_some_and(|&share| share >= 0.5));
+    }
+}

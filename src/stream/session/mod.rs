@@ -1,0 +1,265 @@
+//! A session: the model, its bounded cache and the conversation, one frame or instruction at a time.
+//!
+//! - this file: what a session is, and frames
+//! - `ask`: instructions
+
+mod ask;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::{DType, Tensor};
+
+use super::frame::{CameraImage, FrameError};
+use super::gate::{Arrival, FrameGate, GateConfig, Skip};
+use super::grammar::Grammar;
+use super::memory::FrameMemory;
+use super::stats::StepTimes;
+use crate::cache::{BoundedCache, CacheConfig, CacheUsage};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::sample::Sampler;
+use crate::model::smolvlm::SmolVlm;
+use crate::model::{DeviceKind, ModelError};
+
+/// Everything that shapes a session.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    pub model_dir: PathBuf,
+    pub device: DeviceKind,
+    pub cache: CacheConfig,
+    /// The protected beginning of the stream; may be empty.
+    pub system_prompt: String,
+    /// Longest answer when an instruction does not say, tokens.
+    pub max_new_tokens: usize,
+    /// 0: greedy.
+    pub temperature: f64,
+    pub seed: u64,
+    /// Instructions that may wait.
+    pub queue_size: usize,
+    /// Which frames are used.
+    pub gate: GateConfig,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            model_dir: PathBuf::from("models/demo"),
+            device: DeviceKind::Auto,
+            cache: CacheConfig::default(),
+            system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
+            max_new_tokens: 32,
+            temperature: 0.0,
+            seed: 0,
+            queue_size: 16,
+            gate: GateConfig::default(),
+        }
+    }
+}
+
+/// Why a frame did not enter the memory.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl PushError {
+    /// The kind of refusal, for counting.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Frame(error) => error.reason(),
+            Self::Model(_) => "model",
+        }
+    }
+}
+
+/// What became of a frame that could have been used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    Used,
+    Skipped(Skip),
+}
+
+/// The model at work on one stream.
+pub struct Session {
+    model: SmolVlm,
+    cache: BoundedCache,
+    grammar: Grammar,
+    config: SessionConfig,
+    sampler: Sampler,
+    memory: FrameMemory,
+    gate: FrameGate,
+    time_jumps: u64,
+    times: StepTimes,
+}
+
+impl Session {
+    /// Loads the checkpoint, allocates the cache and feeds the protected prefix.
+    pub fn new(config: SessionConfig) -> Result<Self, ModelError> {
+        let device = config.device.open()?;
+        let checkpoint = Checkpoint::open(&config.model_dir)?;
+        let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
+        let prefix = prefix_ids(&model, &config)?;
+        let cache = BoundedCache::new(
+            model.config.text_config.cache_shape(),
+            &config.cache,
+            prefix.len(),
+            model.dtype(),
+            &device,
+        )?;
+        let gate = FrameGate::new(config.gate);
+        let mut session = Self {
+            sampler: Sampler::new(config.temperature, config.seed),
+            model,
+            cache,
+            grammar: Grammar::default(),
+            config,
+            memory: FrameMemory::default(),
+            gate,
+            time_jumps: 0,
+            times: StepTimes::default(),
+        };
+        session.append(&prefix, None, 1)?;
+        Ok(session)
+    }
+
+    /// Forgets everything but the prefix and starts a new epoch.
+    pub fn reset(&mut self) -> Result<(), ModelError> {
+        let prefix = prefix_ids(&self.model, &self.config)?;
+        self.cache.reset(prefix.len())?;
+        self.grammar = Grammar::default();
+        self.sampler = Sampler::new(self.config.temperature, self.config.seed);
+        self.memory = FrameMemory::default();
+        self.gate = FrameGate::new(self.config.gate);
+        self.append(&prefix, None, 1)?;
+        Ok(())
+    }
+
+    pub fn model(&self) -> &SmolVlm {
+        &self.model
+    }
+
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    pub fn usage(&self) -> CacheUsage {
+        self.cache.usage()
+    }
+
+    pub fn times(&self) -> StepTimes {
+        self.times
+    }
+
+    /// The frames since the last reset.
+    pub fn memory(&self) -> &FrameMemory {
+        &self.memory
+    }
+
+    /// Times that the stamps have jumped since the start.
+    pub fn time_jumps(&self) -> u64 {
+        self.time_jumps
+    }
+
+    /// The system prompt that the next [`Self::reset`] begins with.
+    pub fn set_system_prompt(&mut self, text: String) {
+        self.config.system_prompt = text;
+    }
+
+    /// Takes a frame into the memory: vision tower, connector, one chunk through the decoder.
+    pub fn push_frame(&mut self, image: &CameraImage) -> Result<Taken, PushError> {
+        let started = Instant::now();
+        let picture = image.picture()?;
+        self.place_in_time(image.stamp_ns)?;
+        if !self.gate.due(image.stamp_ns) {
+            return Ok(Taken::Skipped(Skip::Rate));
+        }
+        let square = self.model.processor.square(&picture);
+        if self.gate.unchanged(&square) {
+            return Ok(Taken::Skipped(Skip::Unchanged));
+        }
+        let pixels = self.model.processor.normalised(&square)?;
+        self.times.conversion = started.elapsed();
+
+        let started = Instant::now();
+        let features = self.model.image_features(&pixels)?;
+        self.times.vision = started.elapsed();
+
+        let started = Instant::now();
+        let mut grammar = self.grammar.clone();
+        let elapsed_ns = self.memory.since_epoch(image.stamp_ns);
+        let text = grammar.frame(&self.model.image_text(), elapsed_ns);
+        let ids = self.model.tokenizer.encode(&text)?;
+        // The next frame needs about as much room as this one.
+        self.append(&ids, Some(&features), ids.len())?;
+        self.times.prefill = started.elapsed();
+
+        self.grammar = grammar;
+        self.gate.took(square);
+        self.memory.remember(image);
+        self.follow_cache();
+        Ok(Taken::Used)
+    }
+
+    /// Refuses a frame that was overtaken; starts a new epoch where the stamps have jumped.
+    fn place_in_time(&mut self, stamp_ns: i64) -> Result<(), PushError> {
+        match self.gate.arrive(stamp_ns) {
+            Arrival::InOrder => {}
+            Arrival::OutOfOrder { newest_ns } => {
+                return Err(FrameError::OutOfOrder {
+                    stamp_ns,
+                    newest_ns,
+                }
+                .into())
+            }
+            Arrival::Jump { newest_ns } => {
+                let reset = self.config.gate.reset_on_time_jump;
+                tracing::warn!(
+                    from_s = newest_ns as f64 * 1e-9,
+                    to_s = stamp_ns as f64 * 1e-9,
+                    memory = if reset { "reset" } else { "kept" },
+                    "time of the images jumped"
+                );
+                self.time_jumps += 1;
+                if reset {
+                    self.reset()?;
+                    self.gate.arrive(stamp_ns);
+                }
+                self.memory.end_epoch();
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds a chunk and sees to the room for the `next` tokens; returns the hidden state of its last token, `[1, hidden]`.
+    fn append(
+        &mut self,
+        ids: &[u32],
+        features: Option<&Tensor>,
+        next: usize,
+    ) -> Result<Tensor, ModelError> {
+        let frame = self.memory.next_id();
+        let image = self.model.config.image_token_id;
+        let frames = ids
+            .iter()
+            .map(|&id| (id == image).then_some(frame))
+            .collect::<Vec<_>>();
+        let x = self.model.embed(ids, features)?;
+        let hidden = self.model.decoder.append(&x, &frames, &mut self.cache)?;
+        self.cache.reserve(next)?;
+        Ok(hidden.narrow(0, ids.len() - 1, 1)?)
+    }
+
+    fn follow_cache(&mut self) {
+        let frame_tokens = self.model.config.tokens_per_image();
+        self.memory.follow(&self.cache, frame_tokens);
+    }
+}
+
+/// The protected beginning of the stream.
+fn prefix_ids(model: &SmolVlm, config: &SessionConfig) -> Result<Vec<u32>, ModelError> {
+    let text = Grammar::prefix(&config.system_prompt, &model.tokenizer);
+    model.tokenizer.encode(&text)
+}

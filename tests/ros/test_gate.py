@@ -1,0 +1,95 @@
+"""Which good frames are used: the rate, what has changed, the order of stamps, and pausing."""
+
+import pictures
+import pytest
+from client import Client
+from conftest import Start
+from inf_mllm.msg import CacheStats, Reasoning
+from std_srvs.srv import SetBool
+
+
+def settle(client: Client, received: int) -> CacheStats:
+    """Statistics after everything received has been decided on."""
+
+    def decided(stats: CacheStats) -> int:
+        skipped = stats.frames_skipped_rate + stats.frames_skipped_unchanged + stats.frames_skipped_paused
+        return stats.frames_used + stats.frames_superseded + stats.frames_rejected + skipped
+
+    client.wait(
+        lambda: client.stats[-1].frames_received == received == decided(client.stats[-1]),
+        f"{received} frames to be decided on",
+    )
+    return client.stats[-1]
+
+
+def offer(client: Client, *images: object) -> CacheStats:
+    """Publishes images one by one, each after the one before has been decided on."""
+    stats = client.fresh_stats()
+    for image in images:
+        client.publish(image)
+        stats = settle(client, stats.frames_received + 1)
+    return stats
+
+
+def test_the_frame_rate_counts_by_stamps(start: Start) -> None:
+    _, client = start({"frame_rate": 2.0})
+    stats = offer(client, *(pictures.raw(sec=i // 4, nanosec=i % 4 * 250_000_000, seed=i) for i in range(12)))
+    assert (stats.frames_used, stats.frames_skipped_rate, stats.frames_rejected) == (6, 6, 0)
+
+
+def test_a_still_picture_is_remembered_once(start: Start) -> None:
+    _, client = start({"min_change": 0.01})
+    stats = offer(client, *(pictures.raw(sec=sec, seed=0) for sec in range(1, 6)))
+    assert (stats.frames_used, stats.frames_skipped_unchanged) == (1, 4)
+    tokens = stats.tokens_seen
+    stats = offer(client, pictures.raw(sec=6, seed=3))
+    assert (stats.frames_used, stats.frames_skipped_unchanged) == (2, 4)
+    assert stats.tokens_seen > tokens
+    answer = client.ask("What is in view?")
+    assert (answer.frames_seen, answer.header.stamp.sec) == (2, 6)
+
+
+def test_an_overtaken_frame_is_refused(start: Start) -> None:
+    process, client = start()
+    stats = offer(client, *(pictures.raw(sec=sec) for sec in (5, 8, 6, 9)))
+    assert (stats.frames_used, stats.frames_rejected, stats.time_jumps) == (3, 1, 0)
+    assert (list(stats.reject_reasons), list(stats.reject_counts)) == (["out_of_order"], [1])
+    assert "image stamp is 6 s, expected 8 s or later" in process.log
+    assert client.ask("What is in view?").header.stamp.sec == 9
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("stamps", [(100, 101, 3, 4), (100, 101, 200, 201)], ids=["looped_bag", "gap"])
+def test_a_time_jump_starts_an_epoch(start: Start, reset: bool, stamps: tuple[int, ...]) -> None:
+    process, client = start({"time_jump_threshold": 5.0, "reset_on_time_jump": reset})
+    stats = offer(client, *(pictures.raw(sec=sec) for sec in stamps))
+    assert (stats.frames_used, stats.frames_rejected, stats.time_jumps) == (4, 0, 1)
+    assert "time of the images jumped" in process.log
+    answer = client.ask("What is in view?")
+    assert (answer.frames_seen, answer.header.stamp.sec) == (2 if reset else 4, stamps[-1])
+    assert stats.oldest_frame_stamp.sec == (stamps[2] if reset else 100)
+    # The jump itself takes no time: one second before it, one after it.
+    assert stats.retained_age_max == pytest.approx(1 if reset else 2)
+    assert stats.retained_age_min == 0
+
+
+def test_a_clock_set_back_by_little_costs_one_frame(start: Start) -> None:
+    _, client = start()
+    stats = offer(client, *(pictures.raw(sec=sec) for sec in (7, 8, 2, 3, 4)))
+    assert (stats.frames_used, stats.frames_rejected, stats.time_jumps) == (4, 1, 1)
+
+
+def test_a_paused_node_takes_nothing_and_says_so(start: Start) -> None:
+    _, client = start()
+    offer(client, pictures.raw(sec=1))
+    assert client.call(SetBool, "/inf_mllm/pause", SetBool.Request(data=True)).success
+    stats = offer(client, pictures.raw(sec=2), pictures.raw(sec=3))
+    assert (stats.paused, stats.frames_used, stats.frames_skipped_paused) == (True, 1, 2)
+    refused = client.ask("What is in view?", id="now")
+    assert (refused.finish_reason, refused.instruction_id) == (Reasoning.FINISH_ERROR, "now")
+    assert "the node is paused" in refused.error
+    assert client.call(SetBool, "/inf_mllm/pause", SetBool.Request(data=False)).success
+    stats = offer(client, pictures.raw(sec=4))
+    assert (stats.paused, stats.frames_used) == (False, 2)
+    answer = client.ask("What is in view?")
+    assert (answer.finish_reason, answer.header.stamp.sec) == (Reasoning.FINISH_STOP, 4)
