@@ -10,6 +10,7 @@ use r2r::{ParameterValue, QosProfile};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
+use super::diagnostics::{self, Diagnostics};
 use super::inputs::Inputs;
 use super::names::RosArguments;
 use super::outputs::{Answers, Event, Sender, Statistics};
@@ -68,6 +69,8 @@ pub fn run() -> Result<(), NodeError> {
     let image_topic = image_topic(&arguments, &node, compressed)?;
     let mut inputs = Inputs::subscribe(&mut node, &image_topic, compressed)?;
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
+    let diagnostics = Diagnostics::advertise(&mut node, &parameters, &image_topic)?;
+    runtime.spawn(publish_diagnostics(engine.clone(), diagnostics));
     runtime.spawn(publish_statistics(engine.clone(), statistics, stats_period));
     announce(&node, &parameters, &engine, &image_topic);
 
@@ -204,6 +207,15 @@ async fn publish_statistics(engine: Arc<Engine>, statistics: Statistics, period:
     loop {
         ticks.tick().await;
         statistics.publish(&engine.stats());
+    }
+}
+
+async fn publish_diagnostics(engine: Arc<Engine>, mut diagnostics: Diagnostics) {
+    let mut ticks = tokio::time::interval(diagnostics::PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        diagnostics.publish(engine.stats());
     }
 }
 

@@ -185,7 +185,7 @@ fn split(nanoseconds: i64) -> (i32, u32) {
     }
 }
 
-fn time(nanoseconds: i64) -> builtin::Time {
+pub(super) fn time(nanoseconds: i64) -> builtin::Time {
     let (sec, nanosec) = split(nanoseconds);
     builtin::Time { sec, nanosec }
 }
@@ -217,6 +217,6 @@ fn bytes(native: &NativeString) -> &[u8] {
 }
 
 /// ROS strings end at a NUL, so none may stand inside.
-fn publishable(text: &str) -> String {
+pub(super) fn publishable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }

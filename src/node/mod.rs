@@ -4,10 +4,12 @@
 //! - `names`: the command line's ROS arguments, and topic names after remapping
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
+//! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
 //! - `app`: start, the loop, and a clean end
 
 mod app;
+mod diagnostics;
 mod inputs;
 mod messages;
 mod names;

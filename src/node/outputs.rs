@@ -123,7 +123,7 @@ impl Statistics {
     }
 }
 
-fn advertise<T: r2r::WrappedTypesupport + 'static>(
+pub(super) fn advertise<T: r2r::WrappedTypesupport + 'static>(
     node: &mut r2r::Node,
     topic: &str,
     qos: QosProfile,
@@ -134,7 +134,7 @@ fn advertise<T: r2r::WrappedTypesupport + 'static>(
     )
 }
 
-fn report(topic: &str, result: r2r::Result<()>) {
+pub(super) fn report(topic: &str, result: r2r::Result<()>) {
     if let Err(error) = result {
         tracing::error!("{topic} could not be published: {error}");
     }

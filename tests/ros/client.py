@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from inf_mllm.msg import CacheStats, Instruction, Reasoning, ReasoningDelta
 from node_process import NodeProcess
 from rclpy.executors import SingleThreadedExecutor
@@ -49,6 +50,7 @@ class Client:
         self.answers: list[Reasoning] = []
         self.deltas: list[ReasoningDelta] = []
         self.texts: list[str] = []
+        self.diagnostics: list[DiagnosticArray] = []
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         self._node = Node("test_client", context=self._context)
@@ -61,9 +63,12 @@ class Client:
         self._instruction_text = self._node.create_publisher(String, instruction_text, reliable)
         self._clock = self._node.create_publisher(Clock, "/clock", reliable)
         self._subscriptions = [
-            self._node.create_subscription(message, f"{name}/{topic}", take, reliable)
+            self._node.create_subscription(
+                message, topic if topic.startswith("/") else f"{name}/{topic}", take, reliable
+            )
             for message, topic, take in (
                 (CacheStats, "cache_stats", self.stats.append),
+                (DiagnosticArray, "/diagnostics", self.diagnostics.append),
                 (Reasoning, "reasoning", self.answers.append),
                 (ReasoningDelta, "reasoning_delta", self.deltas.append),
                 (String, "reasoning_text", lambda message: self.texts.append(message.data)),

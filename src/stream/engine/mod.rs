@@ -182,6 +182,7 @@ impl Engine {
         let mut inbox = lock(&self.shared.inbox);
         let mut stats = lock(&self.shared.stats).clone();
         inbox.forget_old_frames();
+        stats.instructions_waiting = inbox.instructions.len();
         stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
         stats
     }

@@ -1,0 +1,102 @@
+"""The state of the node on /diagnostics, with the levels used as they are meant."""
+
+import pictures
+import pytest
+from client import Client
+from conftest import Start
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_srvs.srv import SetBool
+
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
+
+
+def wait_for(client: Client, part: str, level: bytes) -> DiagnosticStatus:
+    """The next report in which a part has the level."""
+    found: list[DiagnosticStatus] = []
+
+    def seen() -> bool:
+        for array in client.diagnostics:
+            found.extend(s for s in array.status if s.name == f"{client.name}: {part}" and s.level == level)
+        client.diagnostics.clear()
+        return bool(found)
+
+    client.diagnostics.clear()
+    client.wait(seen, f"{part} at level {level!r}")
+    return found[-1]
+
+
+def values(status: DiagnosticStatus) -> dict[str, str]:
+    return {pair.key: pair.value for pair in status.values}
+
+
+def test_a_silent_camera_is_stale_and_a_speaking_one_is_not(start: Start) -> None:
+    _, client = start()
+    status = wait_for(client, "camera", STALE)
+    assert status.message == "no image has come on /image"
+    client.show(pictures.raw())
+    status = wait_for(client, "camera", OK)
+    assert values(status)["frames_used"] == "1"
+    # Nothing comes any more.
+    status = wait_for(client, "camera", STALE)
+    assert status.message.startswith("no image for ")
+    assert float(values(status)["silence_s"]) > 5
+
+
+def test_refused_images_are_an_error_unless_others_are_used(start: Start) -> None:
+    _, client = start()
+    bad = pictures.raw()
+    bad.encoding = "bayer_rggb8"
+    client.show(bad)
+    status = wait_for(client, "camera", ERROR)
+    assert status.message == "every image is refused"
+    assert values(status)["rejected_encoding"] == "1"
+    for sec in range(2, 4):
+        client.publish(pictures.raw(sec=sec))
+        client.publish(bad)
+    assert "refused" in wait_for(client, "camera", WARN).message
+    wait_for(client, "camera", OK)
+
+
+def test_a_paused_node_is_well(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    assert client.call(SetBool, "/inf_mllm/pause", SetBool.Request(data=True)).success
+    client.wait(lambda: client.stats[-1].paused, "the pause")
+    assert wait_for(client, "camera", OK).message == "paused"
+
+
+def test_a_full_memory_is_an_error(start: Start) -> None:
+    _, client = start({"policy": "full", "budget": 96})
+    for sec in range(8):
+        client.show(pictures.raw(sec=sec))
+    assert "could not be taken" in wait_for(client, "memory", ERROR).message
+
+
+@pytest.mark.parametrize("namespace", ["", "/robot"])
+def test_what_is_reported_names_the_node_the_model_and_the_budget(start: Start, namespace: str) -> None:
+    options = {} if not namespace else {
+        "name": "/robot/inf_mllm", "image": "/robot/image", "instruction": "/robot/instruction",
+        "instruction_text": "/robot/instruction_text",
+    }  # fmt: skip
+    _, client = start(arguments=("-r", f"__ns:={namespace or '/'}"), **options)
+    stats = client.fresh_stats()
+    status = wait_for(client, "memory", OK)
+    assert status.hardware_id.endswith("models/demo")
+    assert values(status)["budget_tokens"] == str(stats.budget)
+    assert values(status)["budget_bytes"] == str(stats.bytes)
+    assert values(status)["policy"] == "inf_mllm"
+
+
+def test_a_refused_instruction_is_a_warning_that_passes(start: Start) -> None:
+    _, client = start()
+    wait_for(client, "instructions", OK)
+    client.ask("What is in view?")
+    status = wait_for(client, "instructions", WARN)
+    assert status.message == "1 refused or cancelled"
+    assert values(status)["failed"] == "1"
+    wait_for(client, "instructions", OK)
