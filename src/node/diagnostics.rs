@@ -121,7 +121,10 @@ impl Diagnostics {
             None => (STALE, format!("no image has come on {}", self.image_topic)),
             Some(silent) if silent > SILENCE => {
                 let seconds = silent.as_secs();
-                (STALE, format!("no image for {seconds} s on {}", self.image_topic))
+                (
+                    STALE,
+                    format!("no image for {seconds} s on {}", self.image_topic),
+                )
             }
             _ if stats.paused => (OK, "paused".to_string()),
             _ if rejected > 0 && used == 0 => (ERROR, "every image is refused".to_string()),
