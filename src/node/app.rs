@@ -69,9 +69,15 @@ pub fn run() -> Result<(), NodeError> {
     let image_topic = image_topic(&arguments, &node, compressed)?;
     let mut inputs = Inputs::subscribe(&mut node, &image_topic, compressed)?;
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let diagnostics = Diagnostics::advertise(&mut node, &parameters, &image_topic)?;
-    runtime.spawn(publish_diagnostics(engine.clone(), diagnostics));
-    runtime.spawn(publish_statistics(engine.clone(), statistics, stats_period));
+    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &image_topic)?;
+    let source = engine.clone();
+    runtime.spawn(every(diagnostics::PERIOD, move || {
+        diagnostics.publish(source.stats());
+    }));
+    let source = engine.clone();
+    runtime.spawn(every(stats_period, move || {
+        statistics.publish(&source.stats());
+    }));
     announce(&node, &parameters, &engine, &image_topic);
 
     // A signal that came while loading has ended the process already.
@@ -201,21 +207,13 @@ async fn follow_parameters(
     }
 }
 
-async fn publish_statistics(engine: Arc<Engine>, statistics: Statistics, period: Duration) {
+/// Does something at once and then again and again, skipping what it was too late for.
+async fn every(period: Duration, mut action: impl FnMut()) {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        statistics.publish(&engine.stats());
-    }
-}
-
-async fn publish_diagnostics(engine: Arc<Engine>, mut diagnostics: Diagnostics) {
-    let mut ticks = tokio::time::interval(diagnostics::PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    loop {
-        ticks.tick().await;
-        diagnostics.publish(engine.stats());
+        action();
     }
 }
 

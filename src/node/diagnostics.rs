@@ -41,9 +41,9 @@ struct Status {
 }
 
 impl Status {
-    fn new(level: u32, message: String) -> Self {
+    fn new(level: u8, message: String) -> Self {
         Self {
-            level: level as u8,
+            level,
             message,
             values: Vec::new(),
         }
@@ -55,10 +55,10 @@ impl Status {
     }
 }
 
-const OK: u32 = DiagnosticStatus::OK as u32;
-const WARN: u32 = DiagnosticStatus::WARN as u32;
-const ERROR: u32 = DiagnosticStatus::ERROR as u32;
-const STALE: u32 = DiagnosticStatus::STALE as u32;
+const OK: u8 = DiagnosticStatus::OK as u8;
+const WARN: u8 = DiagnosticStatus::WARN as u8;
+const ERROR: u8 = DiagnosticStatus::ERROR as u8;
+const STALE: u8 = DiagnosticStatus::STALE as u8;
 
 impl Diagnostics {
     pub fn advertise(

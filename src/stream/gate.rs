@@ -2,6 +2,13 @@
 //!
 //! Decided by stamps and pixels alone, so that a replay decides as the running node did.
 
+use std::ops::RangeInclusive;
+
+/// What [`GateConfig::frame_rate`] may be.
+pub const FRAME_RATES: RangeInclusive<f64> = 0.0..=1000.0;
+/// What [`GateConfig::min_change`] may be.
+pub const MIN_CHANGES: RangeInclusive<f64> = 0.0..=1.0;
+
 /// What the gate goes by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GateConfig {

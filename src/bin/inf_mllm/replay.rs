@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use inf_mllm::stream::bag::Bag;
+use inf_mllm::stream::gate::{FRAME_RATES, MIN_CHANGES};
 use inf_mllm::stream::replay::{replay, timings_file, ReplayOptions, Summary, Tally};
 use inf_mllm::stream::script::Script;
 use inf_mllm::stream::{GateConfig, Session, SessionConfig};
@@ -60,12 +61,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.repeat > 0, "--repeat is 0, expected at least 1");
     ensure!(
-        (0.0..=1000.0).contains(&args.frame_rate),
+        FRAME_RATES.contains(&args.frame_rate),
         "--frame-rate is {}, expected 0 to 1000",
         args.frame_rate
     );
     ensure!(
-        (0.0..=1.0).contains(&args.min_change),
+        MIN_CHANGES.contains(&args.min_change),
         "--min-change is {}, expected 0 to 1",
         args.min_change
     );

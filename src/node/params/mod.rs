@@ -16,6 +16,7 @@ use slot::{show, Field, Slot};
 
 use super::NodeError;
 use crate::cache::CacheConfig;
+use crate::stream::gate::{FRAME_RATES, MIN_CHANGES};
 use crate::stream::{GateConfig, SessionConfig};
 
 /// Every parameter of the node. They are read once at the start; only the system prompt can be changed later.
@@ -196,12 +197,12 @@ impl Parameters {
             field(
                 "frame_rate",
                 "most frames used per second; 0: all",
-                Real(&mut self.frame_rate, 0.0..=1000.0),
+                Real(&mut self.frame_rate, FRAME_RATES),
             ),
             field(
                 "min_change",
                 "picture difference from which a frame is used; 0: any",
-                Real(&mut self.min_change, 0.0..=1.0),
+                Real(&mut self.min_change, MIN_CHANGES),
             ),
             field(
                 "time_jump_threshold",

@@ -123,31 +123,29 @@ impl Engine {
     }
 
     /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`].
-    pub fn instruct(&self, mut instruction: Instruction) {
+    pub fn instruct(&self, instruction: Instruction) {
+        self.receive(instruction, None);
+    }
+
+    /// Answers an instruction that cannot even be read with an error.
+    pub fn refuse(&self, instruction: Instruction, reason: String) {
+        self.receive(instruction, Some(reason));
+    }
+
+    fn receive(&self, mut instruction: Instruction, problem: Option<String>) {
         let mut inbox = lock(&self.shared.inbox);
         lock(&self.shared.stats).instructions_received += 1;
         inbox.name(&mut instruction);
-        match inbox.objection(&instruction, self.queue_size) {
+        match problem.or_else(|| inbox.objection(&instruction, self.queue_size)) {
             Some(reason) => inbox.refuse(instruction, reason),
             None => inbox.instructions.push_back(instruction),
         }
         self.shared.wake.notify_one();
     }
 
-    /// Answers an instruction that cannot even be read with an error.
-    pub fn refuse(&self, mut instruction: Instruction, reason: String) {
-        let mut inbox = lock(&self.shared.inbox);
-        lock(&self.shared.stats).instructions_received += 1;
-        inbox.name(&mut instruction);
-        inbox.refuse(instruction, reason);
-        self.shared.wake.notify_one();
-    }
-
     /// While paused, frames are skipped and instructions refused; what waits already is still done.
     pub fn pause(&self, paused: bool) {
-        let mut inbox = lock(&self.shared.inbox);
-        inbox.paused = paused;
-        lock(&self.shared.stats).paused = paused;
+        lock(&self.shared.inbox).paused = paused;
     }
 
     /// Changes the system prompt; it takes effect at the next reset.
@@ -182,6 +180,7 @@ impl Engine {
         let mut inbox = lock(&self.shared.inbox);
         let mut stats = lock(&self.shared.stats).clone();
         inbox.forget_old_frames();
+        stats.paused = inbox.paused;
         stats.instructions_waiting = inbox.instructions.len();
         stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
         stats
