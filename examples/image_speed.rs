@@ -6,35 +6,30 @@ use std::time::{Duration, Instant};
 
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::preprocess::ImageProcessor;
+use inf_mllm::stream::frame::layout;
 use inf_mllm::stream::{CameraImage, ImageData};
 
 const RUNS: usize = 200;
 /// Input size of the demo model's tower, pixels.
 const TOWER: usize = 96;
 
-fn message(encoding: &str, width: u32, height: u32) -> CameraImage {
-    let (step, rows) = match encoding {
-        "nv12" => (width, height + height / 2),
-        "mono8" => (width, height),
-        "yuv422" | "yuv422_yuy2" => (2 * width, height),
-        "rgba8" | "bgra8" => (4 * width, height),
-        _ => (3 * width, height),
+fn message(encoding: &str, width: u32, height: u32) -> anyhow::Result<CameraImage> {
+    let Some((step, rows)) = layout(encoding, width, height) else {
+        anyhow::bail!("unknown encoding {encoding}");
     };
-    let data = (0..step as usize * rows as usize)
-        .map(|i| ((i * 7919) >> 5) as u8)
-        .collect();
-    CameraImage {
+    let data = (0..step * rows).map(|i| ((i * 7919) >> 5) as u8).collect();
+    Ok(CameraImage {
         stamp_ns: 0,
         frame_id: String::new(),
         data: ImageData::Raw {
             encoding: encoding.to_string(),
             width,
             height,
-            step,
+            step: u32::try_from(step)?,
             is_bigendian: false,
             data,
         },
-    }
+    })
 }
 
 fn main() -> anyhow::Result<()> {
@@ -55,7 +50,7 @@ fn main() -> anyhow::Result<()> {
         ("yuv422_yuy2", 1920, 1080),
         ("nv12", 1920, 1080),
     ] {
-        let image = message(encoding, width, height);
+        let image = message(encoding, width, height)?;
         let mut times = (0..RUNS)
             .map(|_| {
                 let started = Instant::now();

@@ -12,7 +12,9 @@ from runs import Run
 from tokenizer import SPECIAL, SYSTEM_PROMPT
 
 TOKENS_PER_FRAME = 9
-HARDER = {"before": 2.0, "closest": 1.4, "seen": 1.4, "position": 1.2}  # asked more often in training
+# How often a type is asked in training, relative to the others: the harder, the more often.
+HARDER = {"before": 2.0, "seen": 1.6, "position": 2.0, "color": 2.0, "exists": 2.0, "distance": 1.4, "stop": 0.6, "count": 0.4}
+CROWDED = 2  # objects in view from which their attributes can be mixed up
 
 
 class Codec:
@@ -121,7 +123,7 @@ class StreamBuilder:
         order = list(range(first, len(run.times), stride))
         if rng.random() < 0.2:
             order = [k for k in order if rng.random() < 0.75] or order
-        asking = rng.uniform(0.15, 0.9)
+        asking, most = rng.uniform(0.3, 1.3), int(rng.choice([2, 6, 12]))
         # A question that comes again is answered by copying; most streams have none, so that the frames must be looked at.
         repeats, avoid = rng.random() < 0.2, set[str]()
         states: list[np.ndarray] = []
@@ -134,10 +136,11 @@ class StreamBuilder:
             stream.add_frame(frame, epoch + run.times[frame])
             states.append(visibility(run, frame))
             last = len(stream.ids) + 20 > length - 60 or i == len(order) - fragments - 1
-            if last or rng.random() < asking:
+            in_view = (states[-1] == 1).sum()
+            if last or rng.random() < asking * (1.0 if in_view >= CROWDED else 0.7 if in_view else 0.3):
                 avoid = set() if repeats else avoid
                 found = self.asker.options(run, frame, np.stack(states))
-                for _ in range(int(rng.integers(1, 4) if length > 200 else rng.integers(2, 6))):
+                for _ in range(int(rng.integers(1, most + 1))):
                     if len(stream.ids) + 26 > length:
                         break
                     question = self.ask(stream, found, avoid)

@@ -1,6 +1,7 @@
 //! Pictures read row by row, so that a large one is never copied whole on its way to the model's input.
 
 use image::RgbImage;
+use pulp::{Arch, NullaryFnOnce};
 
 /// Anything that can give rows of RGB pixels.
 pub trait Picture {
@@ -43,11 +44,30 @@ impl PlanarRow {
 
     /// Takes the row from pixels of `N` bytes of which `order` are red, green and blue.
     pub fn unpack<const N: usize>(&mut self, pixels: &[u8], order: [usize; 3]) {
-        let planes = self.red.iter_mut().zip(&mut self.green).zip(&mut self.blue);
-        for (((red, green), blue), pixel) in planes.zip(pixels.chunks_exact(N)) {
-            *red = i16::from(pixel[order[0]]);
-            *green = i16::from(pixel[order[1]]);
-            *blue = i16::from(pixel[order[2]]);
+        let row = self;
+        Arch::new().dispatch(Unpack::<N> { pixels, order, row });
+    }
+}
+
+/// [`PlanarRow::unpack`], with the widest instructions that this machine has.
+struct Unpack<'a, const N: usize> {
+    pixels: &'a [u8],
+    order: [usize; 3],
+    row: &'a mut PlanarRow,
+}
+
+impl<const N: usize> NullaryFnOnce for Unpack<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let PlanarRow { red, green, blue } = self.row;
+        let planes = red.iter_mut().zip(green).zip(blue);
+        let [r, g, b] = self.order;
+        for (((red, green), blue), pixel) in planes.zip(self.pixels.as_chunks::<N>().0) {
+            *red = i16::from(pixel[r]);
+            *green = i16::from(pixel[g]);
+            *blue = i16::from(pixel[b]);
         }
     }
 }

@@ -15,6 +15,8 @@ use super::inputs::Inputs;
 use super::names::RosArguments;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params::{Parameters, SYSTEM_PROMPT};
+use super::publishers::Watch;
+use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::stream::{Engine, EngineError};
 
@@ -43,10 +45,11 @@ pub fn run() -> Result<(), NodeError> {
 
     let context = ros("ROS context", r2r::Context::create())?;
     let mut node = ros("node", r2r::Node::create(context, NAME, ""))?;
-    let parameters = {
-        let overrides = node.params.lock().unwrap_or_else(|e| e.into_inner());
-        Parameters::from_overrides(&overrides)?
-    };
+    let (name, namespace) = (
+        ros("node name", node.name())?,
+        ros("namespace", node.namespace())?,
+    );
+    let parameters = Parameters::from_given(&arguments.parameters(&name, &namespace)?)?;
     let (handler, changes) = ros(
         "parameter services",
         node.make_derived_parameter_handler(Arc::new(Mutex::new(parameters.clone()))),
@@ -65,11 +68,12 @@ pub fn run() -> Result<(), NodeError> {
     serve_reset(&runtime, &mut node, engine.clone())?;
     serve_pause(&runtime, &mut node, engine.clone())?;
     runtime.spawn(follow_parameters(changes, engine.clone()));
-    let compressed = parameters.image_transport == "compressed";
-    let image_topic = image_topic(&arguments, &node, compressed)?;
-    let mut inputs = Inputs::subscribe(&mut node, &image_topic, compressed)?;
+    let topics = Topics::of(&arguments, &node, &parameters)?;
+    let mut inputs = Inputs::subscribe(&mut node, &topics, parameters.compressed())?;
+    let mut watch = Watch::new(&topics);
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &image_topic)?;
+    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &topics.image)?;
+    let cameras = diagnostics.cameras();
     let source = engine.clone();
     runtime.spawn(every(diagnostics::PERIOD, move || {
         diagnostics.publish(source.stats());
@@ -78,7 +82,7 @@ pub fn run() -> Result<(), NodeError> {
     runtime.spawn(every(stats_period, move || {
         statistics.publish(&source.stats());
     }));
-    announce(&node, &parameters, &engine, &image_topic);
+    announce(&arguments, &node, &parameters, &engine, &topics)?;
 
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
@@ -88,6 +92,9 @@ pub fn run() -> Result<(), NodeError> {
         }
         node.spin_once(SPIN);
         inputs.drain(&engine);
+        if let Some(publishers) = watch.look(&node) {
+            cameras.set(publishers);
+        }
     }
 
     if !engine.shutdown(ENGINE_GRACE) {
@@ -122,21 +129,6 @@ fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeErro
         std::process::exit(0);
     });
     Ok(())
-}
-
-/// The image topic's full name after remapping.
-fn image_topic(
-    arguments: &RosArguments,
-    node: &r2r::Node,
-    compressed: bool,
-) -> Result<String, NodeError> {
-    let name = ros("node name", node.name())?;
-    let namespace = ros("namespace", node.namespace())?;
-    if compressed {
-        arguments.resolve_compressed("image", &name, &namespace)
-    } else {
-        arguments.resolve("image", &name, &namespace)
-    }
 }
 
 /// `~/reset` empties the memory and answers when that is done.
@@ -218,13 +210,31 @@ async fn every(period: Duration, mut action: impl FnMut()) {
 }
 
 /// One line that says what runs.
-fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, image_topic: &str) {
+fn announce(
+    arguments: &RosArguments,
+    node: &r2r::Node,
+    parameters: &Parameters,
+    engine: &Engine,
+    topics: &Topics,
+) -> Result<(), NodeError> {
+    let name = ros("node name", node.name())?;
+    let namespace = ros("namespace", node.namespace())?;
+    let outputs = [
+        "~/reasoning",
+        "~/reasoning_delta",
+        "~/reasoning_text",
+        "~/cache_stats",
+    ];
+    let outputs = outputs
+        .map(|topic| arguments.resolve(topic, &name, &namespace))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
     let stats = engine.stats();
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
-        image = image_topic,
-        instructions = "instruction, instruction_text",
-        answers = "~/reasoning, ~/reasoning_delta, ~/reasoning_text, ~/cache_stats",
+        image = %topics.image,
+        instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
+        publishes = outputs.join(", "),
         model = parameters.model,
         device = parameters.device,
         policy = parameters.policy,
@@ -232,4 +242,5 @@ fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, image_to
         budget_bytes = stats.cache.bytes,
         "ready"
     );
+    Ok(())
 }

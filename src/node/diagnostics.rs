@@ -2,6 +2,7 @@
 //!
 //! OK, WARN and ERROR speak of the time since the report before; STALE means that the camera is silent.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
@@ -11,6 +12,8 @@ use r2r::{Publisher, QosProfile};
 use super::messages::{publishable, time};
 use super::outputs::{advertise, report, RosTime};
 use super::params::Parameters;
+use super::publishers::Publishers;
+use super::topics::Subscription;
 use super::NodeError;
 use crate::stream::StreamStats;
 
@@ -26,11 +29,26 @@ pub struct Diagnostics {
     /// The node's full name.
     node: String,
     image_topic: String,
+    cameras: Cameras,
     model: String,
     device: String,
     before: StreamStats,
     /// When an image was last known to have come.
     heard: Option<Instant>,
+}
+
+/// What is known of the publishers of images, shared with those who look.
+#[derive(Clone, Default)]
+pub struct Cameras(Arc<Mutex<Publishers>>);
+
+impl Cameras {
+    pub fn set(&self, publishers: &Publishers) {
+        self.lock().clone_from(publishers);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Publishers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A status in the making.
@@ -64,18 +82,24 @@ impl Diagnostics {
     pub fn advertise(
         node: &mut r2r::Node,
         parameters: &Parameters,
-        image_topic: &str,
+        image: &Subscription,
     ) -> Result<Self, NodeError> {
         Ok(Self {
             clock: RosTime::of(node),
             node: node.fully_qualified_name().unwrap_or_default(),
             publisher: advertise(node, "/diagnostics", QosProfile::default())?,
-            image_topic: image_topic.to_string(),
+            image_topic: image.topic.clone(),
+            cameras: Cameras::default(),
             model: parameters.model.clone(),
             device: parameters.device.clone(),
             before: StreamStats::default(),
             heard: None,
         })
+    }
+
+    /// Where to leave word of the publishers of images.
+    pub fn cameras(&self) -> Cameras {
+        self.cameras.clone()
     }
 
     /// Publishes a report; `stats` are those of now.
@@ -117,22 +141,20 @@ impl Diagnostics {
         let rejected = stats.frames_rejected - self.before.frames_rejected;
         let used = stats.frames_used - self.before.frames_used;
         let silent = self.heard.map(|heard| heard.elapsed());
+        let cameras = self.cameras.lock().clone();
         let (level, message) = match silent {
-            None => (STALE, format!("no image has come on {}", self.image_topic)),
-            Some(silent) if silent > SILENCE => {
-                let seconds = silent.as_secs();
-                (
-                    STALE,
-                    format!("no image for {seconds} s on {}", self.image_topic),
-                )
-            }
-            _ if stats.paused => (OK, "paused".to_string()),
-            _ if rejected > 0 && used == 0 => (ERROR, "every image is refused".to_string()),
-            _ if rejected > 0 => (WARN, format!("{rejected} images refused")),
-            _ => (OK, format!("{:.1} frames/s", stats.frames_per_second)),
+            Some(silent) if silent <= SILENCE => match (rejected, used) {
+                _ if stats.paused => (OK, "paused".to_string()),
+                (1.., 0) => (ERROR, "every image is refused".to_string()),
+                (1.., _) => (WARN, format!("{rejected} images refused")),
+                _ => (OK, format!("{:.1} frames/s", stats.frames_per_second)),
+            },
+            _ => (STALE, self.silence(silent, &cameras)),
         };
         let mut status = Status::new(level, message)
             .with("topic", &self.image_topic)
+            .with("publishers", cameras.count)
+            .with("publishers_unheard", cameras.unheard.len())
             .with("silence_s", silent.map_or(-1.0, |t| t.as_secs_f32()))
             .with("frames_per_second", stats.frames_per_second)
             .with("frames_received", stats.frames_received)
@@ -148,6 +170,20 @@ impl Diagnostics {
             status = status.with(&format!("rejected_{reason}"), count);
         }
         status
+    }
+
+    /// Since when no image has come, and why, as far as that is known.
+    fn silence(&self, silent: Option<Duration>, cameras: &Publishers) -> String {
+        let topic = &self.image_topic;
+        let since = match silent {
+            None => format!("no image has come on {topic}"),
+            Some(silent) => format!("no image for {} s on {topic}", silent.as_secs()),
+        };
+        match (cameras.count, cameras.unheard.first()) {
+            (0, _) => format!("{since}: nobody publishes it"),
+            (_, Some(problem)) => format!("{since}: {problem}"),
+            _ => since,
+        }
     }
 
     fn memory(&self, stats: &StreamStats) -> Status {

@@ -1,22 +1,14 @@
 //! The subscriptions, drained on the thread that spins the node.
 
-use std::time::{Duration, Instant};
-
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::inf_mllm::msg::Instruction as InstructionMsg;
 use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use r2r::std_msgs::msg::String as StringMsg;
-use r2r::{NativeMsg, QosProfile};
+use r2r::NativeMsg;
 
+use super::topics::{Subscription, Topics};
 use super::{messages, ros, NodeError};
 use crate::stream::{CameraImage, Engine, Instruction};
-
-/// Instructions that the middleware holds until they are drained. It drops the oldest of more than this, unanswered, so it is
-/// more than a user sends in the time that one spin takes.
-const HELD_INSTRUCTIONS: usize = 1000;
-
-/// How often refused images are mentioned in the log, at most.
-const COMPLAINT_PERIOD: Duration = Duration::from_secs(5);
 
 type Messages<T> = Box<dyn Stream<Item = NativeMsg<T>> + Unpin>;
 
@@ -31,50 +23,30 @@ pub struct Inputs {
     camera: Camera,
     instructions: Messages<InstructionMsg>,
     plain_instructions: Messages<StringMsg>,
-    last_complaint: Option<Instant>,
 }
 
 impl Inputs {
-    /// Subscribes; `image_topic` is the full name, after remapping.
     pub fn subscribe(
         node: &mut r2r::Node,
-        image_topic: &str,
+        topics: &Topics,
         compressed: bool,
     ) -> Result<Self, NodeError> {
-        let sensor_data = QosProfile::sensor_data();
-        let instructions = QosProfile::default().keep_last(HELD_INSTRUCTIONS);
-        let what = |topic: &str| format!("subscription to {topic}");
-        let camera = if compressed {
-            Camera::Compressed(Box::new(ros(
-                what(image_topic),
-                node.subscribe_native(image_topic, sensor_data),
-            )?))
-        } else {
-            Camera::Raw(Box::new(ros(
-                what(image_topic),
-                node.subscribe_native(image_topic, sensor_data),
-            )?))
-        };
         Ok(Self {
-            camera,
-            instructions: Box::new(ros(
-                what("instruction"),
-                node.subscribe_native("instruction", instructions.clone()),
-            )?),
-            plain_instructions: Box::new(ros(
-                what("instruction_text"),
-                node.subscribe_native("instruction_text", instructions),
-            )?),
-            last_complaint: None,
+            camera: if compressed {
+                Camera::Compressed(subscribe(node, &topics.image)?)
+            } else {
+                Camera::Raw(subscribe(node, &topics.image)?)
+            },
+            instructions: subscribe(node, &topics.instruction)?,
+            plain_instructions: subscribe(node, &topics.instruction_text)?,
         })
     }
 
     /// Hands everything that has arrived to the engine, without waiting.
     pub fn drain(&mut self, engine: &Engine) {
         while let Some(image) = self.camera.next_image() {
-            if let Err(error) = engine.offer_frame(image) {
-                self.complain(&error.to_string());
-            }
+            // A refusal is the engine's to count and to log.
+            let _ = engine.offer_frame(image);
         }
         while let Some(message) = ready(&mut self.instructions) {
             hand_over(engine, messages::instruction(&message));
@@ -83,16 +55,15 @@ impl Inputs {
             hand_over(engine, messages::plain_instruction(&message));
         }
     }
+}
 
-    fn complain(&mut self, error: &str) {
-        if self
-            .last_complaint
-            .is_none_or(|last| last.elapsed() >= COMPLAINT_PERIOD)
-        {
-            tracing::warn!("image refused: {error}");
-            self.last_complaint = Some(Instant::now());
-        }
-    }
+fn subscribe<T: r2r::WrappedTypesupport + 'static>(
+    node: &mut r2r::Node,
+    subscription: &Subscription,
+) -> Result<Messages<T>, NodeError> {
+    let topic = &subscription.topic;
+    let messages = node.subscribe_native(topic, subscription.qos());
+    Ok(Box::new(ros(format!("subscription to {topic}"), messages)?))
 }
 
 fn hand_over(engine: &Engine, (instruction, problem): (Instruction, Option<String>)) {

@@ -1,9 +1,11 @@
 //! The ROS 2 edge: messages in, messages out. Everything that thinks is in `stream`; this folder only translates.
 //!
 //! - `params`: the node's parameters, their defaults and ranges
-//! - `names`: the command line's ROS arguments, and topic names after remapping
+//! - `names`: the command line's ROS arguments: topic names after remapping, and parameters
+//! - `topics`: the topics that the node listens to, their types and QoS
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
+//! - `publishers`: who publishes on their topics, and who of them cannot be heard
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
 //! - `app`: start, the loop, and a clean end
@@ -15,6 +17,8 @@ mod messages;
 mod names;
 mod outputs;
 mod params;
+mod publishers;
+mod topics;
 
 pub use app::run;
 pub use params::Parameters;

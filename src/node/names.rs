@@ -1,14 +1,16 @@
-//! The command line's ROS arguments, checked before they are used, and the name of a topic after remapping.
+//! The command line's ROS arguments, checked before they are used: the names of topics after remapping, and parameters.
 
 use std::ffi::{c_char, c_int, CStr, CString};
 use std::ptr;
 
+use r2r::ParameterValue;
 use r2r_rcl::{
     rcl_allocator_t, rcl_arguments_fini, rcl_arguments_get_count_unparsed,
-    rcl_arguments_get_count_unparsed_ros, rcl_arguments_get_unparsed,
-    rcl_arguments_get_unparsed_ros, rcl_arguments_t, rcl_get_zero_initialized_arguments,
-    rcl_parse_arguments, rcl_ret_t, rcutils_get_default_allocator, rcutils_get_error_string,
-    rcutils_reset_error, RCL_RET_OK,
+    rcl_arguments_get_count_unparsed_ros, rcl_arguments_get_param_overrides,
+    rcl_arguments_get_unparsed, rcl_arguments_get_unparsed_ros, rcl_arguments_t,
+    rcl_get_zero_initialized_arguments, rcl_params_t, rcl_parse_arguments, rcl_ret_t,
+    rcl_variant_t, rcl_yaml_node_struct_fini, rcutils_get_default_allocator,
+    rcutils_get_error_string, rcutils_reset_error, RCL_RET_OK,
 };
 
 use super::NodeError;
@@ -35,21 +37,38 @@ const OK: rcl_ret_t = RCL_RET_OK as rcl_ret_t;
 /// The parsed command line of this process.
 pub struct RosArguments {
     parsed: rcl_arguments_t,
+    arguments: Vec<String>,
 }
 
 impl RosArguments {
     /// Parses the command line. The ROS library itself would panic on what is refused here.
     pub fn from_env() -> Result<Self, NodeError> {
-        let mut arguments = Vec::new();
-        for argument in std::env::args_os() {
-            let text = argument
-                .into_string()
-                .map_err(|argument| NodeError::Arguments(format!("{argument:?} is not UTF-8")))?;
-            arguments.push(c_string(&text)?);
+        let arguments = std::env::args_os()
+            .map(|argument| {
+                let not_utf8 =
+                    |argument| NodeError::Arguments(format!("{argument:?} is not UTF-8"));
+                argument.into_string().map_err(not_utf8)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let result = Self::parse(&arguments)?;
+        match result.unparsed() {
+            Some(index) => Err(NodeError::Arguments(format!(
+                "unknown argument {:?}, expected ROS arguments only: --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE]",
+                result.arguments[index]
+            ))),
+            None => Ok(result),
         }
-        let pointers: Vec<*const c_char> = arguments.iter().map(|text| text.as_ptr()).collect();
-        // SAFETY: the pointers stay valid during the calls; rcl copies what it keeps.
-        let result = unsafe {
+    }
+
+    /// Parses arguments, of which the first is the program's name.
+    fn parse(arguments: &[String]) -> Result<Self, NodeError> {
+        let texts = arguments
+            .iter()
+            .map(|text| c_string(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
+        // SAFETY: the pointers stay valid during the call; rcl copies what it keeps.
+        unsafe {
             let mut parsed = rcl_get_zero_initialized_arguments();
             let code = rcl_parse_arguments(
                 pointers.len() as c_int,
@@ -57,16 +76,71 @@ impl RosArguments {
                 rcutils_get_default_allocator(),
                 &mut parsed,
             );
-            check(code).map(|()| Self { parsed })
-        };
-        let result = result?;
-        match result.unparsed() {
-            Some(index) => Err(NodeError::Arguments(format!(
-                "unknown argument {:?}, expected ROS arguments only: --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE]",
-                arguments[index]
-            ))),
-            None => Ok(result),
+            check(code)?;
+            Ok(Self {
+                parsed,
+                arguments: arguments.to_vec(),
+            })
         }
+    }
+
+    /// The parameters that the command line and its parameter files give to a node, in their order: of two values with one
+    /// name the later one holds.
+    ///
+    /// Each argument is parsed by itself, since rcl keeps only one of two values of different types, and not the later one.
+    pub fn parameters(
+        &self,
+        node: &str,
+        namespace: &str,
+    ) -> Result<Vec<(String, ParameterValue)>, NodeError> {
+        let full = absolute(node, namespace);
+        let mut found = Vec::new();
+        let mut ros = false;
+        for pair in self.arguments.windows(2) {
+            match pair[0].as_str() {
+                "--ros-args" => ros = true,
+                "--" => ros = false,
+                "-p" | "--param" | "--params-file" if ros => {
+                    let alone = ["", "--ros-args", &pair[0], &pair[1]].map(String::from);
+                    found.extend(Self::parse(&alone)?.overrides(node, &full)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The parameters for a node of this name and full name.
+    fn overrides(
+        &self,
+        node: &str,
+        full: &str,
+    ) -> Result<Vec<(String, ParameterValue)>, NodeError> {
+        let mut found = Vec::new();
+        // SAFETY: rcl allocates the parameters, whose lists are as long as it says, and frees them at the end.
+        unsafe {
+            let mut parameters: *mut rcl_params_t = ptr::null_mut();
+            check(rcl_arguments_get_param_overrides(
+                &self.parsed,
+                &mut parameters,
+            ))?;
+            let Some(given) = parameters.as_ref() else {
+                return Ok(found);
+            };
+            for i in 0..given.num_nodes {
+                let pattern = CStr::from_ptr(*given.node_names.add(i)).to_string_lossy();
+                if !["/**", "**", node, full].contains(&&*pattern) {
+                    continue;
+                }
+                let values = &*given.params.add(i);
+                for j in 0..values.num_params {
+                    let name = CStr::from_ptr(*values.parameter_names.add(j)).to_string_lossy();
+                    found.push((name.into_owned(), value(&*values.parameter_values.add(j))));
+                }
+            }
+            rcl_yaml_node_struct_fini(parameters);
+        }
+        Ok(found)
     }
 
     /// Index of the first argument, after the program's name, that rcl does not know.
@@ -107,9 +181,12 @@ impl RosArguments {
 
     /// The full name of a topic of this node after the command line's remappings.
     ///
-    /// `topic` is relative; `node` and `namespace` are those the node really has.
+    /// `topic` is relative, to the node if it begins with `~/`; `node` and `namespace` are those the node really has.
     pub fn resolve(&self, topic: &str, node: &str, namespace: &str) -> Result<String, NodeError> {
-        let full = absolute(topic, namespace);
+        let full = match topic.strip_prefix("~/") {
+            Some(own) => absolute(&format!("{node}/{own}"), namespace),
+            None => absolute(topic, namespace),
+        };
         let (topic, node, namespace) = (c_string(&full)?, c_string(node)?, c_string(namespace)?);
         // SAFETY: all strings outlive the call; the result, if any, is a C string from the default allocator.
         unsafe {
@@ -164,6 +241,33 @@ impl Drop for RosArguments {
 
 fn absolute(topic: &str, namespace: &str) -> String {
     format!("{}/{topic}", namespace.trim_end_matches('/'))
+}
+
+/// A parameter's value. Of the lists, which no parameter of the node is, only the kind matters.
+///
+/// # Safety
+/// What the variant points to must be what rcl put there.
+unsafe fn value(given: &rcl_variant_t) -> ParameterValue {
+    if let Some(value) = given.bool_value.as_ref() {
+        ParameterValue::Bool(*value)
+    } else if let Some(value) = given.integer_value.as_ref() {
+        ParameterValue::Integer(*value)
+    } else if let Some(value) = given.double_value.as_ref() {
+        ParameterValue::Double(*value)
+    } else if !given.string_value.is_null() {
+        let text = CStr::from_ptr(given.string_value).to_string_lossy();
+        ParameterValue::String(text.into_owned())
+    } else if !given.integer_array_value.is_null() {
+        ParameterValue::IntegerArray(Vec::new())
+    } else if !given.double_array_value.is_null() {
+        ParameterValue::DoubleArray(Vec::new())
+    } else if !given.bool_array_value.is_null() {
+        ParameterValue::BoolArray(Vec::new())
+    } else if !given.string_array_value.is_null() {
+        ParameterValue::StringArray(Vec::new())
+    } else {
+        ParameterValue::NotSet
+    }
 }
 
 fn c_string(text: &str) -> Result<CString, NodeError> {

@@ -1,6 +1,7 @@
 //! The publishers, fed by the engine through a channel so that it never waits for the middleware.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use r2r::inf_mllm::msg::{CacheStats, Reasoning, ReasoningDelta};
 use r2r::std_msgs::msg::String as StringMsg;
@@ -8,6 +9,7 @@ use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{messages, ros, NodeError};
+use crate::stream::complaints::Complaints;
 use crate::stream::{Answer, AnswerDelta, EngineEvents, FinishReason, StreamStats};
 
 /// What the engine says.
@@ -58,6 +60,7 @@ pub struct Answers {
     delta: Publisher<ReasoningDelta>,
     text: Publisher<StringMsg>,
     clock: RosTime,
+    complaints: Complaints,
 }
 
 impl Answers {
@@ -70,11 +73,12 @@ impl Answers {
             delta: advertise(node, "~/reasoning_delta", qos.clone())?,
             text: advertise(node, "~/reasoning_text", qos)?,
             clock,
+            complaints: Complaints::default(),
         })
     }
 
     /// Publishes what the engine says until it says no more.
-    pub async fn publish_all(self, mut events: UnboundedReceiver<Event>) {
+    pub async fn publish_all(mut self, mut events: UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
             match event {
                 Event::Delta(delta) => report(
@@ -87,10 +91,14 @@ impl Answers {
         }
     }
 
-    fn publish_answer(&self, answer: &Answer) {
+    fn publish_answer(&mut self, answer: &Answer) {
         match &answer.error {
-            Some(error) => tracing::warn!(id = %answer.id, "not answered: {error}"),
             None => tracing::info!(id = %answer.id, "answer: {}", answer.text),
+            Some(error) => {
+                if let Some(more) = self.complaints.due(answer.finish.name(), Instant::now()) {
+                    tracing::warn!(id = %answer.id, "not answered: {error}{more}");
+                }
+            }
         }
         let message = messages::reasoning(answer, self.clock.now_ns());
         report("~/reasoning", self.reasoning.publish(&message));

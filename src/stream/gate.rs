@@ -110,23 +110,20 @@ impl FrameGate {
         Arrival::InOrder
     }
 
-    /// Whether the rate allows a frame of this stamp; one that is late does not delay those after it.
-    pub fn due(&mut self, stamp_ns: i64) -> bool {
+    /// Whether the rate allows a frame of this stamp.
+    pub fn due(&self, stamp_ns: i64) -> bool {
+        self.config.frame_rate <= 0.0 || self.due_ns.is_none_or(|due_ns| stamp_ns >= due_ns)
+    }
+
+    /// Counts a frame that was due against the rate; one that is late does not delay those after it.
+    pub fn spend(&mut self, stamp_ns: i64) {
         if self.config.frame_rate <= 0.0 {
-            return true;
+            return;
         }
         let period_ns = (1e9 / self.config.frame_rate) as i64;
-        match self.due_ns {
-            Some(due_ns) if stamp_ns < due_ns => false,
-            Some(due_ns) if stamp_ns - due_ns < period_ns => {
-                self.due_ns = Some(due_ns + period_ns);
-                true
-            }
-            _ => {
-                self.due_ns = Some(stamp_ns.saturating_add(period_ns));
-                true
-            }
-        }
+        let on_time = |due_ns: &i64| stamp_ns.saturating_sub(*due_ns) < period_ns;
+        let counted_from = self.due_ns.filter(on_time).unwrap_or(stamp_ns);
+        self.due_ns = Some(counted_from.saturating_add(period_ns));
     }
 
     /// Whether a picture at the model's input size (packed bytes) shows nothing new.
@@ -158,6 +155,15 @@ mod tests {
 
     fn gate(config: GateConfig) -> FrameGate {
         FrameGate::new(config)
+    }
+
+    /// Whether a frame is used by the rate alone.
+    fn passes(gate: &mut FrameGate, stamp_ns: i64) -> bool {
+        let due = gate.due(stamp_ns);
+        if due {
+            gate.spend(stamp_ns);
+        }
+        due
     }
 
     fn arrivals(stamps_ms: &[i64]) -> Vec<Arrival> {
@@ -222,7 +228,8 @@ mod tests {
             let used = (0..frames)
                 .filter(|i| {
                     let jitter = (i * 7919 % 17 - 8) * jitter_ms / 8;
-                    gate.due((*i as f64 * 1e3 / camera_hz) as i64 * MS + jitter * MS)
+                    let stamp_ms = (*i as f64 * 1e3 / camera_hz) as i64 + jitter;
+                    passes(&mut gate, stamp_ms * MS)
                 })
                 .count();
             assert!(
@@ -239,7 +246,10 @@ mod tests {
             ..GateConfig::default()
         });
         let stamps = [0, 1000, 1010, 1020, 1050, 1100, 1150, 1200];
-        let used: Vec<_> = stamps.into_iter().filter(|ms| gate.due(ms * MS)).collect();
+        let used: Vec<_> = stamps
+            .into_iter()
+            .filter(|ms| passes(&mut gate, ms * MS))
+            .collect();
         assert_eq!(used, [0, 1000, 1100, 1200]);
     }
 

@@ -7,11 +7,13 @@
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
+//! - `complaints`: what the log says of things that go wrong many times
 //! - `stats`: counters and gauges of a running stream
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
 
 pub mod answer;
 pub mod bag;
+pub mod complaints;
 pub mod engine;
 pub mod frame;
 pub mod gate;

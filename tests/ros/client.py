@@ -29,8 +29,10 @@ class Client:
         domain: the ROS domain.
         process: the node; waiting ends at once if it dies.
         name: full name of the node.
-        image, instruction, instruction_text: full names of its topics after remapping.
+        image, instruction, instruction_text, reasoning: full names of its topics after remapping; reasoning is the node's own
+            unless it begins with a slash.
         compressed: publish CompressedImage on `image`/compressed instead of Image on `image`.
+        reliable_images: publish images with the reliable QoS instead of that of sensor data.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Client:
         instruction: str = "/instruction",
         instruction_text: str = "/instruction_text",
         compressed: bool = False,
+        reliable_images: bool = False,
+        reasoning: str = "reasoning",
     ) -> None:
         self._process = process
         self.name = name
@@ -58,7 +62,8 @@ class Client:
         self._executor.add_node(self._node)
         reliable = QoSProfile(depth=1000)
         image_type, topic = (CompressedImage, f"{image}/compressed") if compressed else (Image, image)
-        self._image = self._node.create_publisher(image_type, topic, qos_profile_sensor_data)
+        qos = reliable if reliable_images else qos_profile_sensor_data
+        self._image = self._node.create_publisher(image_type, topic, qos)
         self._instruction = self._node.create_publisher(Instruction, instruction, reliable)
         self._instruction_text = self._node.create_publisher(String, instruction_text, reliable)
         self._clock = self._node.create_publisher(Clock, "/clock", reliable)
@@ -69,7 +74,7 @@ class Client:
             for message, topic, take in (
                 (CacheStats, "cache_stats", self.stats.append),
                 (DiagnosticArray, "/diagnostics", self.diagnostics.append),
-                (Reasoning, "reasoning", self.answers.append),
+                (Reasoning, reasoning, self.answers.append),
                 (ReasoningDelta, "reasoning_delta", self.deltas.append),
                 (String, "reasoning_text", lambda message: self.texts.append(message.data)),
             )
@@ -110,6 +115,10 @@ class Client:
 
     def publish(self, image: Image | CompressedImage | bytes) -> None:
         self._image.publish(image)
+
+    def stop_camera(self) -> None:
+        """Takes the publisher of images away."""
+        self._node.destroy_publisher(self._image)
 
     def publish_clock(self, sec: int, nanosec: int = 0) -> None:
         clock = Clock()

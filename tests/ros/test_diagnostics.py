@@ -30,14 +30,22 @@ def wait_for(client: Client, part: str, level: bytes) -> DiagnosticStatus:
     return found[-1]
 
 
+def wait_for_message(client: Client, part: str, level: bytes, message: str) -> DiagnosticStatus:
+    """The next report in which a part has the level and the message."""
+    found = wait_for(client, part, level)
+    while found.message != message:
+        found = wait_for(client, part, level)
+    return found
+
+
 def values(status: DiagnosticStatus) -> dict[str, str]:
     return {pair.key: pair.value for pair in status.values}
 
 
 def test_a_silent_camera_is_stale_and_a_speaking_one_is_not(start: Start) -> None:
     _, client = start()
-    status = wait_for(client, "camera", STALE)
-    assert status.message == "no image has come on /image"
+    status = wait_for_message(client, "camera", STALE, "no image has come on /image")
+    assert values(status)["publishers"] == "1"
     client.show(pictures.raw())
     status = wait_for(client, "camera", OK)
     assert values(status)["frames_used"] == "1"
@@ -45,6 +53,11 @@ def test_a_silent_camera_is_stale_and_a_speaking_one_is_not(start: Start) -> Non
     status = wait_for(client, "camera", STALE)
     assert status.message.startswith("no image for ")
     assert float(values(status)["silence_s"]) > 5
+    client.stop_camera()
+    wait_for(client, "camera", STALE)
+    client.wait(
+        lambda: wait_for(client, "camera", STALE).message.endswith(" s on /image: nobody publishes it"), "the reason"
+    )
 
 
 def test_refused_images_are_an_error_unless_others_are_used(start: Start) -> None:

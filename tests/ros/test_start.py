@@ -1,12 +1,15 @@
 """What is wrong at the start ends the node at once, with the name, the value and what was expected on stderr."""
 
+import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Start
 from node_process import PARAMETER_FILE, NodeProcess
+from rcl_interfaces.srv import GetParameters
 
 MODEL = ROOT / "models" / "demo"
 START_SECONDS = 10.0
@@ -68,10 +71,20 @@ def test_a_parameter_out_of_range(name: str, value: object, expected: str) -> No
     ],
 )
 def test_a_parameter_of_another_type(name: str, value: object, expected: str) -> None:
-    # Without a parameter file: where two sources disagree about the type, rcl keeps the first type it knows.
-    log = refusal({name: value}, parameter_file=None)
-    assert f"parameter {name} is " in log
-    assert expected in log
+    # The parameter file gives it a value of the right type, which does not hold any longer.
+    for parameter_file in (PARAMETER_FILE, None):
+        log = refusal({name: value}, parameter_file=parameter_file)
+        assert f"parameter {name} is " in log
+        assert expected in log
+
+
+def test_the_last_of_two_values_holds_whatever_their_types(start: Start) -> None:
+    # A whole number for a parameter that the file gives with a fraction, and one for a node of another name.
+    _, client = start({"bias": 1}, arguments=("-p", "stats_period:=1", "-p", "stats_period:=0.05", "-p", "other:budget:=64"))
+    names = ["bias", "stats_period", "budget"]
+    request = GetParameters.Request(names=names)
+    bias, period, budget = client.call(GetParameters, "/inf_mllm/get_parameters", request).values
+    assert (bias.double_value, period.double_value, budget.integer_value) == (1.0, 0.05, 512)
 
 
 @pytest.mark.usefixtures("domain")
@@ -125,3 +138,56 @@ def test_an_empty_model_folder(tmp_path: Path) -> None:
     log = refusal({"model": str(tmp_path)})
     assert str(tmp_path) in log
     assert "config.json" in log
+
+
+def swap_shape(folder: Path) -> str:
+    """Swaps the two sizes of a matrix in the header of the weights; the name of the tensor."""
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    name, entry = next((n, e) for n, e in header.items() if len(set(e.get("shape", []))) == 2)
+    entry["shape"].reverse()
+    changed = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(changed) == length
+    file.write_bytes(content[:8] + changed + content[8 + length :])
+    return name
+
+
+@pytest.mark.usefixtures("domain")
+def test_weights_of_another_shape(tmp_path: Path) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    name = swap_shape(folder)
+    log = refusal({"model": str(folder)})
+    assert str(folder) in log
+    assert name in log
+    assert "shape" in log
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda tokenizer: tokenizer["added_tokens"].pop(4), "<image>"),
+        (lambda tokenizer: tokenizer["added_tokens"].pop(1), "<end_of_utterance>"),
+        (lambda tokenizer: tokenizer["added_tokens"][4].update(id=3, content="<image>"), "config.json"),
+        (lambda tokenizer: tokenizer["model"]["vocab"].update(foreign=49_279), "at most text_config.vocab_size (696)"),
+    ],
+    ids=["no_image_token", "no_end_token", "another_image_token", "larger_vocabulary"],
+)
+def test_the_tokenizer_of_another_model(tmp_path: Path, change: Callable[[dict], object], expected: str) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    change(tokenizer)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    log = refusal({"model": str(folder)})
+    assert str(folder / "tokenizer.json") in log
+    assert expected in log
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize("budget", [25, 30])
+def test_a_budget_without_room_for_one_frame(budget: int) -> None:
+    log = refusal({"budget": budget})
+    assert f"budget is {budget}, expected at least " in log
+    assert "one frame" in log

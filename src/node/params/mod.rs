@@ -29,6 +29,12 @@ pub struct Parameters {
     pub device: String,
     /// Which images are subscribed: raw (`image`) or compressed (`image/compressed`, jpeg or png).
     pub image_transport: String,
+    /// Reliability asked of the image publisher: best_effort or reliable.
+    pub image_reliability: String,
+    /// Images held until the node reads them.
+    pub image_depth: i64,
+    /// Reliability asked of the publishers of instructions: reliable or best_effort.
+    pub instruction_reliability: String,
     /// Text of the system turn; it is the protected prefix of the cache. Empty: no system turn.
     pub system_prompt: String,
     /// Eviction policy: full, window, streaming_llm, inf_mllm.
@@ -78,6 +84,9 @@ impl Default for Parameters {
             model: "models/demo".into(),
             device: "auto".into(),
             image_transport: "raw".into(),
+            image_reliability: BEST_EFFORT.into(),
+            image_depth: 5,
+            instruction_reliability: RELIABLE.into(),
             system_prompt: "You are a mobile robot. Answer briefly.".into(),
             policy: "inf_mllm".into(),
             budget: 512,
@@ -105,6 +114,11 @@ impl Default for Parameters {
 /// Token counts stay far from overflow in any sum.
 const TOKENS: i64 = 1 << 24;
 
+/// What a reliability may be, as `ros2 topic info --verbose` names it but in small letters.
+pub const BEST_EFFORT: &str = "best_effort";
+pub const RELIABLE: &str = "reliable";
+const RELIABILITIES: &[&str] = &[BEST_EFFORT, RELIABLE];
+
 impl Parameters {
     fn fields(&mut self) -> Vec<Field<'_>> {
         use Slot::{Choice, Flag, Integer, Real, Text};
@@ -120,6 +134,21 @@ impl Parameters {
                 "image_transport",
                 "which images are subscribed",
                 Choice(&mut self.image_transport, &["raw", "compressed"]),
+            ),
+            field(
+                "image_reliability",
+                "reliability asked of the image publisher",
+                Choice(&mut self.image_reliability, RELIABILITIES),
+            ),
+            field(
+                "image_depth",
+                "images held until the node reads them",
+                Integer(&mut self.image_depth, 1..=1000),
+            ),
+            field(
+                "instruction_reliability",
+                "reliability asked of the publishers of instructions",
+                Choice(&mut self.instruction_reliability, RELIABILITIES),
             ),
             field(
                 "system_prompt",
@@ -227,11 +256,12 @@ impl Parameters {
         ]
     }
 
-    /// The defaults with `overrides` from the command line and parameter files; each is checked, unknown ones are refused.
-    pub fn from_overrides(overrides: &IndexMap<String, Parameter>) -> Result<Self, NodeError> {
+    /// The defaults with values from the command line and parameter files, in their order; each is checked, unknown ones are
+    /// refused.
+    pub fn from_given(given: &[(String, ParameterValue)]) -> Result<Self, NodeError> {
         let mut parameters = Self::default();
-        for (name, parameter) in overrides {
-            parameters.set(name, &parameter.value)?;
+        for (name, value) in given {
+            parameters.set(name, value)?;
         }
         Ok(parameters)
     }
@@ -253,6 +283,11 @@ impl Parameters {
                 value: show(value),
                 expected,
             })
+    }
+
+    /// Whether compressed images are subscribed.
+    pub fn compressed(&self) -> bool {
+        self.image_transport == "compressed"
     }
 
     /// What the engine needs of the parameters.

@@ -20,8 +20,9 @@ use inbox::{Inbox, RATE_WINDOW};
 use worker::Worker;
 
 use super::answer::{Answer, AnswerDelta, Instruction};
-use super::frame::{CameraImage, FrameError};
-use super::session::{Session, SessionConfig};
+use super::complaints::Complaints;
+use super::frame::CameraImage;
+use super::session::{PushError, Session, SessionConfig};
 use super::stats::StreamStats;
 use crate::model::ModelError;
 
@@ -58,6 +59,22 @@ struct Shared {
     /// Set to cut a running answer off.
     cancel: AtomicBool,
     stats: Mutex<StreamStats>,
+    complaints: Mutex<Complaints>,
+}
+
+impl Shared {
+    /// Counts a refused frame and says so in the log, though not of each of many.
+    fn reject(&self, error: &PushError) {
+        lock(&self.stats).reject(error.reason());
+        let due = lock(&self.complaints).due(error.reason(), Instant::now());
+        match (due, error) {
+            (None, _) => {}
+            (Some(more), PushError::Frame(error)) => tracing::warn!("image refused: {error}{more}"),
+            (Some(more), PushError::Model(error)) => {
+                tracing::error!("frame not taken: {error}{more}")
+            }
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,6 +95,7 @@ impl Engine {
             wake: Condvar::new(),
             cancel: AtomicBool::new(false),
             stats: Mutex::new(StreamStats::default()),
+            complaints: Mutex::new(Complaints::default()),
         });
         let mut worker = Worker {
             session,
@@ -95,16 +113,17 @@ impl Engine {
         })
     }
 
-    /// Puts a frame into the waiting slot. A frame that is refused here leaves the one that waits alone.
-    pub fn offer_frame(&self, image: CameraImage) -> Result<(), FrameError> {
-        let checked = image.check();
+    /// Puts a frame into the waiting slot. One that is refused, which is counted and logged, leaves the one that waits alone.
+    pub fn offer_frame(&self, image: CameraImage) -> Result<(), PushError> {
+        if let Err(error) = image.check() {
+            lock(&self.shared.stats).frames_received += 1;
+            let error = error.into();
+            self.shared.reject(&error);
+            return Err(error);
+        }
         let mut inbox = lock(&self.shared.inbox);
         let mut stats = lock(&self.shared.stats);
         stats.frames_received += 1;
-        if let Err(error) = checked {
-            stats.reject(error.reason());
-            return Err(error);
-        }
         if inbox.paused {
             stats.frames_skipped.paused += 1;
             return Ok(());

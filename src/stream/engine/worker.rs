@@ -9,7 +9,7 @@ use super::{lock, EngineEvents, Shared};
 use crate::stream::answer::{Answer, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
 use crate::stream::gate::Skip;
-use crate::stream::session::{PushError, Session, Taken};
+use crate::stream::session::{Session, Taken};
 
 /// What the thread owns.
 pub struct Worker {
@@ -103,13 +103,7 @@ impl Worker {
                     Skip::Unchanged => stats.frames_skipped.unchanged += 1,
                 }
             }
-            Err(error) => {
-                lock(&self.shared.stats).reject(error.reason());
-                match error {
-                    PushError::Frame(error) => tracing::warn!(%error, "image rejected"),
-                    PushError::Model(error) => tracing::error!(%error, "frame not taken"),
-                }
-            }
+            Err(error) => self.shared.reject(&error),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use image::{ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::{FrameError, MAX_PIXELS};
 
@@ -20,20 +20,23 @@ pub fn kind(format: &str, data: &[u8]) -> Result<ImageFormat, FrameError> {
     }
 }
 
-/// The picture, with the decoder's memory limited.
+/// What a decoder may allocate beside the picture, bytes: rows, tables and metadata such as a colour profile, which can inflate to
+/// anything.
+const WORKING_BYTES: u64 = 16 << 20;
+
+/// The picture. Its size is checked before any of it is decoded.
 pub fn decode(format: &str, data: &[u8]) -> Result<RgbImage, FrameError> {
     let kind = kind(format, data)?;
     let corrupt = |e: image::ImageError| FrameError::Corrupt(e.to_string());
-    let (width, height) = ImageReader::with_format(Cursor::new(data), kind)
-        .into_dimensions()
-        .map_err(corrupt)?;
+    let mut reader = ImageReader::with_format(Cursor::new(data), kind);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(WORKING_BYTES);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(corrupt)?;
+    let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(FrameError::Size { width, height });
     }
-    let mut reader = ImageReader::with_format(Cursor::new(data), kind);
-    let mut limits = Limits::default();
-    // Enough for any picture that has passed, at four channels of 16 bits.
-    limits.max_alloc = Some(MAX_PIXELS * 8);
-    reader.limits(limits);
-    Ok(reader.decode().map_err(corrupt)?.into_rgb8())
+    let picture = DynamicImage::from_decoder(decoder).map_err(corrupt)?;
+    Ok(picture.into_rgb8())
 }

@@ -8,12 +8,13 @@ mod raw;
 
 use image::RgbImage;
 
+pub use raw::layout;
 use raw::{RawPicture, ENCODINGS};
 
 use crate::model::picture::{Picture, PlanarRow};
 
-/// The largest picture that is accepted, pixels: more than any robot camera gives, less than a bomb needs.
-pub const MAX_PIXELS: u64 = 64_000_000;
+/// The largest picture that is accepted, pixels: an 8K camera's (7680 x 4320) and a little more.
+pub const MAX_PIXELS: u64 = 36_000_000;
 
 /// A camera message, free of ROS types.
 #[derive(Debug, Clone)]

@@ -1,5 +1,7 @@
 //! Raw images: what their fields promise, and their rows in RGB.
 
+use pulp::{Arch, NullaryFnOnce};
+
 use super::{FrameError, MAX_PIXELS};
 use crate::model::picture::{Picture, PlanarRow};
 
@@ -66,6 +68,12 @@ impl Encoding {
             _ => true,
         }
     }
+}
+
+/// Bytes of a row and number of rows of a raw image without padding; `None` if the encoding is unknown.
+pub fn layout(encoding: &str, width: u32, height: u32) -> Option<(u64, u64)> {
+    let encoding = Encoding::parse(encoding).ok()?;
+    Some((encoding.row_bytes(width), encoding.rows(height)))
 }
 
 /// A checked raw image.
@@ -145,36 +153,47 @@ impl Picture for RawPicture<'_> {
             Encoding::Mono => row.unpack::<1>(line, [0, 0, 0]),
             Encoding::Uyvy => {
                 let pairs = line.chunks_exact(4).map(|p| ([p[1], p[3]], p[0], p[2]));
-                write_pairs(pairs, row);
+                Arch::new().dispatch(WritePairs { pairs, row });
             }
             Encoding::Yuyv => {
                 let pairs = line.chunks_exact(4).map(|p| ([p[0], p[2]], p[1], p[3]));
-                write_pairs(pairs, row);
+                Arch::new().dispatch(WritePairs { pairs, row });
             }
             Encoding::Nv12 => {
                 let colours = self.line(self.height + y / 2).chunks_exact(2);
                 let pairs = line.chunks_exact(2).zip(colours);
-                write_pairs(pairs.map(|(y, c)| ([y[0], y[1]], c[0], c[1])), row);
+                let pairs = pairs.map(|(y, c)| ([y[0], y[1]], c[0], c[1]));
+                Arch::new().dispatch(WritePairs { pairs, row });
             }
         }
     }
 }
 
-/// Writes pairs of pixels (two Y, U, V) as RGB.
-fn write_pairs(pairs: impl Iterator<Item = ([u8; 2], u8, u8)>, row: &mut PlanarRow) {
-    let planes = row
-        .red
-        .chunks_exact_mut(2)
-        .zip(row.green.chunks_exact_mut(2))
-        .zip(row.blue.chunks_exact_mut(2));
-    for (((red, green), blue), (luma, u, v)) in planes.zip(pairs) {
-        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        let tint = [V_TO_RED * v, U_TO_GREEN * u + V_TO_GREEN * v, U_TO_BLUE * u];
-        for i in 0..2 {
-            let grey = (i32::from(luma[i]) - 16).max(0) * LUMA + HALF;
-            red[i] = to_level(grey + tint[0]);
-            green[i] = to_level(grey + tint[1]);
-            blue[i] = to_level(grey + tint[2]);
+/// Writes pairs of pixels (two Y, U, V) as RGB, with the widest instructions that this machine has.
+struct WritePairs<'a, I> {
+    pairs: I,
+    row: &'a mut PlanarRow,
+}
+
+impl<I: Iterator<Item = ([u8; 2], u8, u8)>> NullaryFnOnce for WritePairs<'_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let PlanarRow { red, green, blue } = self.row;
+        let planes = red
+            .chunks_exact_mut(2)
+            .zip(green.chunks_exact_mut(2))
+            .zip(blue.chunks_exact_mut(2));
+        for (((red, green), blue), (luma, u, v)) in planes.zip(self.pairs) {
+            let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
+            let tint = [V_TO_RED * v, U_TO_GREEN * u + V_TO_GREEN * v, U_TO_BLUE * u];
+            for i in 0..2 {
+                let grey = (i32::from(luma[i]) - 16).max(0) * LUMA + HALF;
+                red[i] = to_level(grey + tint[0]);
+                green[i] = to_level(grey + tint[1]);
+                blue[i] = to_level(grey + tint[2]);
+            }
         }
     }
 }
@@ -189,6 +208,7 @@ const U_TO_GREEN: i32 = -409_993;
 const V_TO_GREEN: i32 = -852_492;
 const U_TO_BLUE: i32 = 2_116_026;
 
+#[inline(always)]
 fn to_level(value: i32) -> i16 {
     (value >> YUV_BITS).clamp(0, 255) as i16
 }

@@ -15,7 +15,7 @@ use super::gate::{Arrival, FrameGate, GateConfig, Skip};
 use super::grammar::Grammar;
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
-use crate::cache::{BoundedCache, CacheConfig, CacheUsage};
+use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sample::Sampler;
 use crate::model::smolvlm::SmolVlm;
@@ -102,6 +102,7 @@ impl Session {
         let checkpoint = Checkpoint::open(&config.model_dir)?;
         let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
         let prefix = prefix_ids(&model, &config)?;
+        check_room(&model, &config, prefix.len())?;
         let cache = BoundedCache::new(
             model.config.text_config.cache_shape(),
             &config.cache,
@@ -128,6 +129,7 @@ impl Session {
     /// Forgets everything but the prefix and starts a new epoch.
     pub fn reset(&mut self) -> Result<(), ModelError> {
         let prefix = prefix_ids(&self.model, &self.config)?;
+        check_room(&self.model, &self.config, prefix.len())?;
         self.cache.reset(prefix.len())?;
         self.grammar = Grammar::default();
         self.sampler = Sampler::new(self.config.temperature, self.config.seed);
@@ -171,11 +173,13 @@ impl Session {
     /// Takes a frame into the memory: vision tower, connector, one chunk through the decoder.
     pub fn push_frame(&mut self, image: &CameraImage) -> Result<Taken, PushError> {
         let started = Instant::now();
-        let picture = image.picture()?;
+        image.check()?;
         self.place_in_time(image.stamp_ns)?;
         if !self.gate.due(image.stamp_ns) {
             return Ok(Taken::Skipped(Skip::Rate));
         }
+        let picture = image.picture()?;
+        self.gate.spend(image.stamp_ns);
         let square = self.model.processor.square(&picture);
         if self.gate.unchanged(&square) {
             return Ok(Taken::Skipped(Skip::Unchanged));
@@ -262,4 +266,23 @@ impl Session {
 fn prefix_ids(model: &SmolVlm, config: &SessionConfig) -> Result<Vec<u32>, ModelError> {
     let text = Grammar::prefix(&config.system_prompt, &model.tokenizer);
     model.tokenizer.encode(&text)
+}
+
+/// A budget holds at least the prefix and one frame.
+fn check_room(model: &SmolVlm, config: &SessionConfig, prefix: usize) -> Result<(), ModelError> {
+    let text = Grammar::default().frame(&model.image_text(), 0);
+    let frame = model.tokenizer.encode(&text)?.len();
+    let budget = config.cache.budget;
+    if budget < prefix + frame {
+        return Err(CacheError::Parameter {
+            name: "budget",
+            value: budget.to_string(),
+            expected: format!(
+                "at least {} (prefix {prefix} + one frame {frame})",
+                prefix + frame
+            ),
+        }
+        .into());
+    }
+    Ok(())
 }

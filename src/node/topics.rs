@@ -1,0 +1,102 @@
+//! The topics that the node listens to: their full names, types and QoS.
+
+use std::fmt;
+
+use r2r::qos::ReliabilityPolicy;
+use r2r::QosProfile;
+
+use super::names::RosArguments;
+use super::params::{Parameters, BEST_EFFORT, RELIABLE};
+use super::{ros, NodeError};
+
+/// Instructions that the middleware holds until they are read. It drops the oldest of more than this, unanswered, so it is more
+/// than a user sends in the time that one spin takes.
+const HELD_INSTRUCTIONS: usize = 1000;
+
+/// A topic that the node listens to.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Full name, after remapping.
+    pub topic: String,
+    /// As in `sensor_msgs/msg/Image`.
+    pub message_type: &'static str,
+    /// Asks for reliable publishers; else best-effort ones do as well.
+    pub reliable: bool,
+    /// Messages held until the node reads them.
+    pub depth: usize,
+    /// The parameter that sets the reliability.
+    pub parameter: &'static str,
+}
+
+impl Subscription {
+    /// The profile to subscribe with.
+    pub fn qos(&self) -> QosProfile {
+        QosProfile::default()
+            .keep_last(self.depth)
+            .reliability(if self.reliable {
+                ReliabilityPolicy::Reliable
+            } else {
+                ReliabilityPolicy::BestEffort
+            })
+    }
+}
+
+impl fmt::Display for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reliability = if self.reliable { RELIABLE } else { BEST_EFFORT };
+        write!(
+            f,
+            "{} ({reliability}, keep last {})",
+            self.topic, self.depth
+        )
+    }
+}
+
+/// All of them.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    pub image: Subscription,
+    pub instruction: Subscription,
+    pub instruction_text: Subscription,
+}
+
+impl Topics {
+    pub fn of(
+        arguments: &RosArguments,
+        node: &r2r::Node,
+        parameters: &Parameters,
+    ) -> Result<Self, NodeError> {
+        let name = ros("node name", node.name())?;
+        let namespace = ros("namespace", node.namespace())?;
+        let compressed = parameters.compressed();
+        let image = if compressed {
+            arguments.resolve_compressed("image", &name, &namespace)?
+        } else {
+            arguments.resolve("image", &name, &namespace)?
+        };
+        let instruction = |topic: &str, message_type| {
+            Ok::<_, NodeError>(Subscription {
+                topic: arguments.resolve(topic, &name, &namespace)?,
+                message_type,
+                reliable: parameters.instruction_reliability == RELIABLE,
+                depth: HELD_INSTRUCTIONS,
+                parameter: "instruction_reliability",
+            })
+        };
+        Ok(Self {
+            image: Subscription {
+                topic: image,
+                message_type: if compressed {
+                    "sensor_msgs/msg/CompressedImage"
+                } else {
+                    "sensor_msgs/msg/Image"
+                },
+                reliable: parameters.image_reliability == RELIABLE,
+                depth: usize::try_from(parameters.image_depth).unwrap_or(1),
+                parameter: "image_reliability",
+            },
+            instruction: instruction("instruction", "inf_mllm/msg/Instruction")?,
+            instruction_text: instruction("instruction_text", "std_msgs/msg/String")?,
+        })
+    }
+}
