@@ -18,18 +18,15 @@ fn message(encoding: &str, width: u32, height: u32) -> anyhow::Result<CameraImag
         anyhow::bail!("unknown encoding {encoding}");
     };
     let data = (0..step * rows).map(|i| ((i * 7919) >> 5) as u8).collect();
-    Ok(CameraImage {
-        stamp_ns: 0,
-        frame_id: String::new(),
-        data: ImageData::Raw {
-            encoding: encoding.to_string(),
-            width,
-            height,
-            step: u32::try_from(step)?,
-            is_bigendian: false,
-            data,
-        },
-    })
+    let data = ImageData::Raw {
+        encoding: encoding.to_string(),
+        width,
+        height,
+        step: u32::try_from(step)?,
+        is_bigendian: false,
+        data,
+    };
+    Ok(CameraImage::recorded(0, "", data))
 }
 
 fn main() -> anyhow::Result<()> {

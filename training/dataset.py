@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from questions import Asker, Options, Question, visibility
+from questions import DESCRIBE, TYPES, Asker, Options, Question, visibility
 from runs import Run
 from tokenizer import SPECIAL, SYSTEM_PROMPT
 
 TOKENS_PER_FRAME = 9
 # How often a type is asked in training, relative to the others: the harder, the more often.
-HARDER = {"before": 2.0, "seen": 1.6, "position": 2.0, "color": 2.0, "exists": 2.0, "distance": 1.4, "stop": 0.6, "count": 0.4}
+HARDER = {
+    "before": 2.0, "seen": 1.6, "position": 2.0, "color": 2.0, "exists": 1.6, "distance": 1.2, "stop": 0.6, "count": 0.4, DESCRIBE: 2.0,
+}  # fmt: skip
+TRICKY = 6  # questions about what stands elsewhere in the room: of few rooms seen often, most are learnt by heart
 CROWDED = 2  # objects in view from which their attributes can be mixed up
 
 
@@ -108,7 +111,7 @@ class StreamBuilder:
 
     def __init__(self, codec: Codec, rng: np.random.Generator):
         self.codec, self.rng = codec, rng
-        self.asker = Asker(rng, weights=HARDER)
+        self.asker = Asker(rng, weights=HARDER, tricky=TRICKY)
 
     def build(self, run: Run, length: int) -> Stream:
         """A stream of at most about `length` tokens; a share of them begins with what an eviction might have left."""
@@ -151,7 +154,7 @@ class StreamBuilder:
 
     def ask(self, stream: Stream, found: Options, avoid: set[str], learn: bool = True) -> Question | None:
         """Appends one of the questions found and its answer, if any can be asked."""
-        question = self.asker.ask(found, avoid)
+        question = self.asker.ask(found, avoid, [*TYPES, DESCRIBE])
         if question is not None:
             stream.add_question(question.text)
             stream.add_answer(question.answer, question.type if learn else None)

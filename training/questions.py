@@ -11,6 +11,7 @@ VISIBLE, HIDDEN = 0.025, 0.002  # share of the image above which an object count
 WHOLE = 0.5  # share of an object's outline that must lie inside the image for it to count as seen
 NEAR, FAR = 1.1, 1.9  # metres; between them neither is asked
 STOP, FREE = 0.85, 1.4  # metres of free way ahead; between them stopping is not asked
+APART = 0.05  # of the image's width between two objects' centres that are told one after the other
 LANE = 0.25  # half the robot's width, metres
 
 PHRASES = {
@@ -26,6 +27,11 @@ PHRASES = {
 }
 TYPES = list(PHRASES)
 PAST = {"before", "seen"}
+# Learnt but not asked in the bags, as there are many ways to say it: everything in view from left to right. One answer teaches
+# which side and distance belong to which object for all of them at once.
+DESCRIBE = "describe"
+PHRASES[DESCRIBE] = ["What is in view?", "What do you see?", "Describe the view."]
+OPEN = {"closest", "before", "color", DESCRIBE}  # types whose answers need not be equally frequent
 
 Options = dict[str, list[tuple[str, dict[str, str], int]]]  # per type, (answer, words for the phrase, age in frames)
 
@@ -53,13 +59,14 @@ def name(shape: int, color: int) -> str:
     return f"{COLORS[color]} {SHAPES[shape]}"
 
 
-def view_candidates(run: Run, frame: int) -> dict[str, list[tuple[str, dict[str, str]]]]:
-    """Per type, (answer, words for the phrase) of every certain question about one frame."""
+def view_candidates(run: Run, frame: int, tricky: int = 1) -> dict[str, list[tuple[str, dict[str, str]]]]:
+    """Per type, (answer, words for the phrase) of every certain question about one frame; `tricky` as in `absent`."""
     state = visibility(run, frame)
     names = [name(s, c) for s, c in zip(run.shape, run.color)]
     seen, maybe = np.flatnonzero(state == 1), np.flatnonzero(state >= 0)
     distance, ahead = run.distance[frame], run.ahead[frame]
     found = defaultdict(list)
+    sides, depths = {}, {}
 
     order = maybe[np.argsort(distance[maybe])]
     alone = len(order) == 1 or (len(order) > 1 and distance[order[0]] + 0.1 < 0.75 * (distance[order[1]] + 0.1))
@@ -71,13 +78,19 @@ def view_candidates(run: Run, frame: int) -> dict[str, list[tuple[str, dict[str,
         x = run.centre[frame, i]
         side = "left" if x < 0.3 else "right" if x > 0.7 else "center" if 0.39 < x < 0.61 else None
         if side:
+            sides[i] = side
             found["position"].append((side, {"object": names[i]}))
         if distance[i] < NEAR or distance[i] > FAR:
-            found["distance"].append(("near" if distance[i] < NEAR else "far", {"object": names[i]}))
+            depths[i] = "near" if distance[i] < NEAR else "far"
+            found["distance"].append((depths[i], {"object": names[i]}))
         found["exists"].append(("yes", {"object": names[i]}))
     if len(seen) == len(maybe) and len(seen) <= 3:
         found["count"].append((str(len(seen)), {}))
-    for shape, color in absent(run, maybe, seen):
+        row = seen[np.argsort(run.centre[frame, seen])]
+        if len(sides) == len(depths) == len(seen) and (np.diff(run.centre[frame, row]) > APART).all():
+            told = [f"{names[i]} {sides[i]} {depths[i]}" for i in row]
+            found[DESCRIBE].append((", ".join(told) or "nothing", {}))
+    for shape, color in absent(run, maybe, seen, tricky):
         found["exists"].append(("no", {"object": name(shape, color)}))
 
     side = np.abs(run.lateral[frame])
@@ -91,20 +104,25 @@ def view_candidates(run: Run, frame: int) -> dict[str, list[tuple[str, dict[str,
     return found
 
 
-def absent(run: Run, known: np.ndarray, seen: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (shape, color) that are not among the known objects; those like a seen object come three times."""
+def absent(run: Run, known: np.ndarray, seen: np.ndarray, tricky: int = 1) -> list[tuple[int, int]]:
+    """Pairs (shape, color) that are not among the known objects; those like a seen object come three times, those that stand
+    elsewhere in the room `tricky` times as often: whoever knows the room by heart would take them for known."""
     present = {(int(run.shape[i]), int(run.color[i])) for i in known}
+    room = set(zip(run.shape.tolist(), run.color.tolist()))
     pairs = []
     for shape in range(len(SHAPES)):
         for color in range(len(COLORS)):
             if (shape, color) not in present:
                 alike = any(run.shape[i] == shape or run.color[i] == color for i in seen)
-                pairs += [(shape, color)] * (3 if alike else 1)
+                pairs += [(shape, color)] * ((3 if alike else 1) * (tricky if (shape, color) in room else 1))
     return pairs
 
 
-def past_candidates(run: Run, states: np.ndarray) -> dict[str, list[tuple[str, dict[str, str], int]]]:
-    """Per type, (answer, words, age in frames) about remembered frames; states [frames, objects], newest last."""
+def past_candidates(
+    run: Run, states: np.ndarray, tricky: int = 1
+) -> dict[str, list[tuple[str, dict[str, str], int]]]:
+    """Per type, (answer, words, age in frames) about remembered frames; states [frames, objects], newest last; `tricky` as in
+    `absent`."""
     found = defaultdict(list)
     now, frames = states[-1], len(states)
     names = [name(s, c) for s, c in zip(run.shape, run.color)]
@@ -115,7 +133,7 @@ def past_candidates(run: Run, states: np.ndarray) -> dict[str, list[tuple[str, d
         found["seen"].append(("yes", {"object": names[i]}, frames - 1 - int(last_seen[i])))
     ever = np.flatnonzero(last_seen >= 0)
     if len(ever):
-        for shape, color in absent(run, np.flatnonzero(last_maybe >= 0), ever):
+        for shape, color in absent(run, np.flatnonzero(last_maybe >= 0), ever, tricky):
             found["seen"].append(("no", {"object": name(shape, color)}, 0))
     if len(gone):
         newest = gone[np.argmax(last_seen[gone])]
@@ -127,18 +145,21 @@ def past_candidates(run: Run, states: np.ndarray) -> dict[str, list[tuple[str, d
 
 
 class Asker:
-    """Picks questions so that types, weighted if so wished, and answers within a type stay equally frequent."""
+    """Picks questions so that types, weighted if so wished, and answers within a type stay equally frequent; `tricky` as in
+    `absent`."""
 
-    def __init__(self, rng: np.random.Generator, slack: int = 30, weights: dict[str, float] | None = None):
-        self.rng, self.slack, self.weights = rng, slack, weights or {}
-        self.types: dict[str, float] = dict.fromkeys(TYPES, 0.0)
-        self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in TYPES}
+    def __init__(
+        self, rng: np.random.Generator, slack: int = 30, weights: dict[str, float] | None = None, tricky: int = 1
+    ):
+        self.rng, self.slack, self.weights, self.tricky = rng, slack, weights or {}, tricky
+        self.types: dict[str, float] = dict.fromkeys(PHRASES, 0.0)
+        self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in PHRASES}
 
     def options(self, run: Run, frame: int, states: np.ndarray) -> Options:
         """Per type, (answer, words, age) of every question with a certain answer now; states [frames, objects] are
         what is remembered, the current frame last."""
-        found = {t: [(a, w, 0) for a, w in c] for t, c in view_candidates(run, frame).items()}
-        found.update(past_candidates(run, states))
+        found = {t: [(a, w, 0) for a, w in c] for t, c in view_candidates(run, frame, self.tricky).items()}
+        found.update(past_candidates(run, states, self.tricky))
         return found
 
     def propose(self, found: Options, avoid: set[str], types: list[str] = TYPES) -> Question | None:
@@ -149,7 +170,7 @@ class Asker:
                 continue
             counts = self.answers[kind]
             needed = min(sorted({a for a, _, _ in options}), key=lambda a: counts[a] + self.rng.random())
-            if kind not in ("closest", "before", "color") and counts[needed] > min_count(kind, counts) + self.slack:
+            if kind not in OPEN and counts[needed] > min_count(kind, counts) + self.slack:
                 continue
             right = [o for o in options if o[0] == needed]
             answer, words, age = right[self.rng.integers(len(right))]

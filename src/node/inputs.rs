@@ -6,6 +6,7 @@ use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use r2r::std_msgs::msg::String as StringMsg;
 use r2r::NativeMsg;
 
+use super::outputs::RosTime;
 use super::topics::{Subscription, Topics};
 use super::{messages, ros, NodeError};
 use crate::stream::{CameraImage, Engine, Instruction};
@@ -23,6 +24,7 @@ pub struct Inputs {
     camera: Camera,
     instructions: Messages<InstructionMsg>,
     plain_instructions: Messages<StringMsg>,
+    clock: RosTime,
 }
 
 impl Inputs {
@@ -39,12 +41,13 @@ impl Inputs {
             },
             instructions: subscribe(node, &topics.instruction)?,
             plain_instructions: subscribe(node, &topics.instruction_text)?,
+            clock: RosTime::of(node),
         })
     }
 
     /// Hands everything that has arrived to the engine, without waiting.
     pub fn drain(&mut self, engine: &Engine) {
-        while let Some(image) = self.camera.next_image() {
+        while let Some(image) = self.camera.next_image(&self.clock) {
             // A refusal is the engine's to count and to log.
             let _ = engine.offer_frame(image);
         }
@@ -74,11 +77,13 @@ fn hand_over(engine: &Engine, (instruction, problem): (Instruction, Option<Strin
 }
 
 impl Camera {
-    fn next_image(&mut self) -> Option<CameraImage> {
+    fn next_image(&mut self, clock: &RosTime) -> Option<CameraImage> {
         match self {
-            Self::Raw(messages) => ready(messages).map(|message| messages::raw_image(&message)),
+            Self::Raw(messages) => {
+                ready(messages).map(|message| messages::raw_image(&message, clock.now_ns()))
+            }
             Self::Compressed(messages) => {
-                ready(messages).map(|message| messages::compressed_image(&message))
+                ready(messages).map(|message| messages::compressed_image(&message, clock.now_ns()))
             }
         }
     }

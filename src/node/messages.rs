@@ -15,10 +15,11 @@ use crate::stream::{
 
 const NANOSECONDS: i64 = 1_000_000_000;
 
-/// A raw image, copied once out of the middleware's message.
-pub fn raw_image(message: &NativeMsg<Image>) -> CameraImage {
+/// A raw image, copied once out of the middleware's message. `arrival_ns` is now, ROS clock.
+pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
     CameraImage {
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
+        arrival_ns,
         frame_id: text(&message.header.frame_id),
         data: ImageData::Raw {
             encoding: text(&message.encoding),
@@ -32,9 +33,10 @@ pub fn raw_image(message: &NativeMsg<Image>) -> CameraImage {
 }
 
 /// A compressed image, copied once out of the middleware's message.
-pub fn compressed_image(message: &NativeMsg<CompressedImage>) -> CameraImage {
+pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -> CameraImage {
     CameraImage {
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
+        arrival_ns,
         frame_id: text(&message.header.frame_id),
         data: ImageData::Compressed {
             format: text(&message.format),
@@ -163,6 +165,7 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
         instructions_received: stats.instructions_received,
         instructions_answered: stats.instructions_answered,
         instructions_failed: stats.instructions_failed,
+        transport_time: signed_duration(stats.transport_ns),
         frame_wait_time: duration(stats.frame_wait),
         conversion_time: duration(stats.times.conversion),
         vision_time: duration(stats.times.vision),

@@ -206,9 +206,6 @@ fn decode(file: &Path, message: &mcap::Message<'_>) -> Result<CameraImage, BagEr
         };
         (image.header, data)
     };
-    Ok(CameraImage {
-        stamp_ns: i64::from(header.sec) * 1_000_000_000 + i64::from(header.nanosec),
-        frame_id: header.frame_id,
-        data,
-    })
+    let stamp_ns = i64::from(header.sec) * 1_000_000_000 + i64::from(header.nanosec);
+    Ok(CameraImage::recorded(stamp_ns, &header.frame_id, data))
 }

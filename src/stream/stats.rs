@@ -34,6 +34,8 @@ pub struct StreamStats {
     pub instructions_received: u64,
     pub instructions_answered: u64,
     pub instructions_failed: u64,
+    /// From the stamp of the last frame used to its arrival, nanoseconds; negative if the clocks differ.
+    pub transport_ns: i64,
     /// How long the last frame used, or one that it replaced, waited for its turn.
     pub frame_wait: Duration,
     pub times: StepTimes,

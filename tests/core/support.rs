@@ -69,18 +69,15 @@ pub fn tiny_session() -> Session {
 /// A picture of one colour with a stamp in milliseconds.
 pub fn picture(stamp_ms: i64, colour: [u8; 3]) -> CameraImage {
     const SIDE: usize = 24;
-    CameraImage {
-        stamp_ns: stamp_ms * 1_000_000,
-        frame_id: "camera".to_string(),
-        data: ImageData::Raw {
-            encoding: "rgb8".to_string(),
-            width: SIDE as u32,
-            height: SIDE as u32,
-            step: SIDE as u32 * 3,
-            is_bigendian: false,
-            data: colour.repeat(SIDE * SIDE),
-        },
-    }
+    let data = ImageData::Raw {
+        encoding: "rgb8".to_string(),
+        width: SIDE as u32,
+        height: SIDE as u32,
+        step: SIDE as u32 * 3,
+        is_bigendian: false,
+        data: colour.repeat(SIDE * SIDE),
+    };
+    CameraImage::recorded(stamp_ms * 1_000_000, "camera", data)
 }
 
 pub fn instruction(id: &str, text: &str) -> Instruction {

@@ -25,11 +25,7 @@ const ENCODINGS: [&str; 10] = [
 ];
 
 fn image(data: ImageData) -> CameraImage {
-    CameraImage {
-        stamp_ns: 0,
-        frame_id: String::new(),
-        data,
-    }
+    CameraImage::recorded(0, "", data)
 }
 
 fn encoded(kind: ImageFormat) -> Vec<u8> {

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rclpy
 from client import Client
 from node_process import PARAMETER_FILE, NodeProcess, free_domain, isolate
+from rclpy.node import Node
+from rclpy.publisher import Publisher
 
 ROOT = Path(__file__).resolve().parents[2]
 STOP_SECONDS = 2.0
@@ -18,6 +21,7 @@ FAST_STATS = 0.05
 """Seconds between two CacheStats messages where a test waits for a counter."""
 
 Start = Callable[..., tuple[NodeProcess, Client]]
+Advertise = Callable[..., Publisher]
 
 
 @pytest.fixture
@@ -26,6 +30,17 @@ def domain() -> int:
     number = free_domain()
     isolate(number)
     return number
+
+
+@pytest.fixture
+def advertise(domain: int) -> Iterator[Advertise]:
+    """Publishers of another node than the client's: advertise(type, topic, qos)."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node("driver", namespace="/other", context=context)
+    yield node.create_publisher
+    node.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pictures
@@ -57,7 +58,7 @@ def inflating(size: int) -> bytes:
 
 def peak_memory(process: NodeProcess) -> int:
     """Bytes of memory that the node has held at most."""
-    status = open(f"/proc/{process.pid}/status").read()
+    status = Path(f"/proc/{process.pid}/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 

@@ -1,35 +1,16 @@
 """QoS by parameters; publishers that cannot be heard are named, with what both sides want."""
 
-from collections.abc import Callable, Iterator
-
 import pictures
 import pytest
-import rclpy
 from client import Client
-from conftest import Start
+from conftest import Advertise, Start
 from diagnostic_msgs.msg import DiagnosticStatus
 from inf_mllm.msg import Reasoning
 from node_process import NodeProcess
-from rclpy.node import Node
-from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from test_diagnostics import values, wait_for
-
-
-Advertise = Callable[..., Publisher]
-
-
-@pytest.fixture
-def advertise(domain: int) -> Iterator[Advertise]:
-    """Publishers of another node than the client's: advertise(type, topic, qos)."""
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain)
-    node = Node("driver", namespace="/other", context=context)
-    yield node.create_publisher
-    node.destroy_node()
-    rclpy.shutdown(context=context)
 
 
 def wait_for_log(client: Client, process: NodeProcess, text: str) -> None:
@@ -48,13 +29,18 @@ def test_a_latched_publisher_is_heard(start: Start, advertise: Advertise) -> Non
     process, client = start()
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
     publisher = advertise(Image, "/image", latched)
-    client.wait(lambda: publisher.get_subscription_count() > 0, "the subscription")
-    publisher.publish(pictures.raw())
-    client.wait(lambda: client.stats[-1].frames_used == 1, "the image")
+
+    def heard() -> bool:
+        publisher.publish(pictures.raw())
+        return client.stats[-1].frames_used > 0
+
+    client.wait(heard, "an image")
     assert "publishes on /image" not in process.log
 
 
-def test_a_best_effort_camera_of_a_node_that_asks_for_reliable_ones_is_named(start: Start, advertise: Advertise) -> None:
+def test_a_best_effort_camera_of_a_node_that_asks_for_reliable_ones_is_named(
+    start: Start, advertise: Advertise
+) -> None:
     process, client = start({"image_reliability": "reliable"}, reliable_images=True)
     assert "image=/image (reliable, keep last 5)" in process.log
     advertise(Image, "/image", qos_profile_sensor_data)
@@ -93,9 +79,13 @@ def test_best_effort_instructions_are_heard_if_the_parameter_says_so(start: Star
     _, client = start({"instruction_reliability": "best_effort"})
     client.show(pictures.raw())
     publisher = advertise(String, "/instruction_text", qos_profile_sensor_data)
-    client.wait(lambda: publisher.get_subscription_count() > 0, "the subscription")
-    answer = client.next_answer(lambda: publisher.publish(String(data="What is in view?")))
-    assert answer.finish_reason == Reasoning.FINISH_STOP
+
+    def answered() -> bool:
+        publisher.publish(String(data="What is in view?"))
+        return bool(client.answers)
+
+    client.wait(answered, "an answer")
+    assert client.answers[0].finish_reason == Reasoning.FINISH_STOP
 
 
 def test_the_start_line_names_topics_qos_model_and_budget(start: Start) -> None:

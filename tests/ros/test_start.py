@@ -80,7 +80,9 @@ def test_a_parameter_of_another_type(name: str, value: object, expected: str) ->
 
 def test_the_last_of_two_values_holds_whatever_their_types(start: Start) -> None:
     # A whole number for a parameter that the file gives with a fraction, and one for a node of another name.
-    _, client = start({"bias": 1}, arguments=("-p", "stats_period:=1", "-p", "stats_period:=0.05", "-p", "other:budget:=64"))
+    _, client = start(
+        {"bias": 1}, arguments=("-p", "stats_period:=1", "-p", "stats_period:=0.05", "-p", "other:budget:=64")
+    )
     names = ["bias", "stats_period", "budget"]
     request = GetParameters.Request(names=names)
     bias, period, budget = client.call(GetParameters, "/inf_mllm/get_parameters", request).values

@@ -23,7 +23,12 @@ RATE_WINDOW = 5.0
 """Seconds over which frames_per_second counts."""
 LOST_BEFORE_THE_NODE = 35
 """Of a burst of 40, what sensor-data QoS may drop on the way."""
-QUESTIONS = ["What is the closest object?", "How many objects are in view?", "Where is the red ball?", "Should the robot stop?"]
+QUESTIONS = [
+    "What is the closest object?",
+    "How many objects are in view?",
+    "Where is the red ball?",
+    "Should the robot stop?",
+]
 
 PARAMETERS = {
     "system_prompt": SYSTEM_PROMPT,
@@ -87,6 +92,8 @@ class Run:
         times = [stats.frame_wait_time, stats.conversion_time, stats.vision_time, stats.prefill_time]
         assert all(seconds(duration) > 0 for duration in times)
         assert sum(map(seconds, times)) < took
+        # The stamps are of another time than the clock's.
+        assert seconds(stats.transport_time) == pytest.approx(time.time() - self.now, abs=2)
 
     def skip(self, reason: str, image: Image) -> None:
         self.send(image)

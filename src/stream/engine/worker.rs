@@ -95,6 +95,7 @@ impl Worker {
                 let mut stats = lock(&self.shared.stats);
                 stats.frames_used += 1;
                 stats.frame_wait = waited;
+                stats.transport_ns = image.arrival_ns.saturating_sub(image.stamp_ns);
             }
             Ok(Taken::Skipped(skip)) => {
                 let mut stats = lock(&self.shared.stats);

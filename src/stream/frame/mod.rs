@@ -21,6 +21,8 @@ pub const MAX_PIXELS: u64 = 36_000_000;
 pub struct CameraImage {
     /// The header's stamp, nanoseconds.
     pub stamp_ns: i64,
+    /// When it arrived, on the clock of its stamp, nanoseconds; a recorded one: its stamp.
+    pub arrival_ns: i64,
     pub frame_id: String,
     pub data: ImageData,
 }
@@ -119,6 +121,16 @@ impl Picture for CameraPicture<'_> {
 }
 
 impl CameraImage {
+    /// An image out of a recording, which arrives at the time of its stamp.
+    pub fn recorded(stamp_ns: i64, frame_id: &str, data: ImageData) -> Self {
+        Self {
+            stamp_ns,
+            arrival_ns: stamp_ns,
+            frame_id: frame_id.to_string(),
+            data,
+        }
+    }
+
     /// The checks that cost nothing: what a raw image's fields promise, and the kind of a compressed one.
     pub fn check(&self) -> Result<(), FrameError> {
         match &self.data {
@@ -159,18 +171,15 @@ mod tests {
     }
 
     fn raw(encoding: &str, width: u32, height: u32, step: u32, data: Vec<u8>) -> CameraImage {
-        CameraImage {
-            stamp_ns: 0,
-            frame_id: String::new(),
-            data: ImageData::Raw {
-                encoding: encoding.to_string(),
-                width,
-                height,
-                step,
-                is_bigendian: false,
-                data,
-            },
-        }
+        let data = ImageData::Raw {
+            encoding: encoding.to_string(),
+            width,
+            height,
+            step,
+            is_bigendian: false,
+            data,
+        };
+        CameraImage::recorded(0, "", data)
     }
 
     #[test]
@@ -294,13 +303,9 @@ mod tests {
         RgbImage::from_pixel(16, 16, image::Rgb([200, 30, 30]))
             .write_to(&mut Cursor::new(&mut jpeg), ImageFormat::Jpeg)
             .unwrap();
-        let compressed = |data: Vec<u8>| CameraImage {
-            stamp_ns: 0,
-            frame_id: String::new(),
-            data: ImageData::Compressed {
-                format: "jpeg".to_string(),
-                data,
-            },
+        let compressed = |data: Vec<u8>| {
+            let format = "jpeg".to_string();
+            CameraImage::recorded(0, "", ImageData::Compressed { format, data })
         };
         let whole = rgb(&compressed(jpeg.clone()));
         assert!(whole.chunks_exact(3).all(|p| p[0] > 180 && p[1] < 60));
