@@ -87,6 +87,20 @@ impl Checkpoint {
         weights.map_err(|e| self.error(e.to_string()))
     }
 
+    /// Size of the weights' files, bytes.
+    pub fn weight_bytes(&self) -> Result<u64, ModelError> {
+        self.weight_files()?
+            .into_iter()
+            .map(|file| match fs::metadata(&file) {
+                Ok(found) => Ok(found.len()),
+                Err(e) => Err(ModelError::File {
+                    what: e.to_string(),
+                    file,
+                }),
+            })
+            .sum()
+    }
+
     /// All weights rounded to `dtype` and widened to f32.
     fn rounded_weights<'a>(
         &self,

@@ -8,6 +8,7 @@
 //! - `resample`: resizing as the published processors do it
 //! - `llama`: the decoder, whose attention runs on the cache
 //! - `smolvlm`: the SmolVLM / Idefics3 family: vision tower, connector, decoder
+//! - `threads`: how many threads the products are spread over
 //! - `sample`: the next token from logits
 
 pub mod checkpoint;
@@ -18,6 +19,7 @@ mod resample;
 pub mod sample;
 pub mod smolvlm;
 pub mod template;
+pub mod threads;
 pub mod tokenizer;
 
 use std::path::PathBuf;
@@ -43,6 +45,8 @@ pub enum ModelError {
     },
     #[error("device {name} cannot be used: {what}")]
     Device { name: &'static str, what: String },
+    #[error("threads cannot be started: {0}")]
+    Threads(String),
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error("tensor operation in the model: {0}")]

@@ -19,9 +19,9 @@ pub const LANES: usize = 16;
 /// resampler computes with.
 #[derive(Debug, Clone)]
 pub struct PlanarRow {
-    pub red: Vec<i16>,
-    pub green: Vec<i16>,
-    pub blue: Vec<i16>,
+    pub red: Vec<i32>,
+    pub green: Vec<i32>,
+    pub blue: Vec<i32>,
 }
 
 impl PlanarRow {
@@ -65,9 +65,9 @@ impl<const N: usize> NullaryFnOnce for Unpack<'_, N> {
         let planes = red.iter_mut().zip(green).zip(blue);
         let [r, g, b] = self.order;
         for (((red, green), blue), pixel) in planes.zip(self.pixels.as_chunks::<N>().0) {
-            *red = i16::from(pixel[r]);
-            *green = i16::from(pixel[g]);
-            *blue = i16::from(pixel[b]);
+            *red = i32::from(pixel[r]);
+            *green = i32::from(pixel[g]);
+            *blue = i32::from(pixel[b]);
         }
     }
 }

@@ -53,57 +53,33 @@ fn sinc(x: f64) -> f64 {
 
 /// Fractional bits of a weight: what 32-bit sums of bytes leave room for.
 const BITS: u32 = 22;
-/// A weight is split into its low bits and the rest, so that each part times a byte is a product of 16-bit numbers, which
-/// processors multiply and add many at a time.
-const LOW_BITS: u32 = 11;
+const HALF: i32 = 1 << (BITS - 1);
 
-/// Which input pixels make an output pixel, and with what weights: `high << LOW_BITS | low`, filled up with zeros to whole
-/// steps of [`LANES`].
+/// Which input pixels make an output pixel, and with what weights, filled up with zeros to whole steps of [`LANES`].
 #[derive(Debug)]
 struct Taps {
     start: usize,
     /// Weights that are not filled up.
     count: usize,
-    high: Vec<i16>,
-    low: Vec<i16>,
+    weights: Vec<i32>,
 }
 
 impl Taps {
-    /// The weighted sums of the three planes, rounded to bytes. Inlined, so that the caller's instruction set is used.
+    /// The weighted sums of the three planes, rounded to bytes. One plain loop, which compilers turn into vector instructions;
+    /// inlined, so that they are the caller's.
     #[inline(always)]
     fn apply(&self, row: &PlanarRow) -> [u8; 3] {
-        let mut sums = [[[0; LANES / 2]; 2]; 3];
-        let planes = self
-            .inputs(&row.red)
-            .zip(self.inputs(&row.green))
-            .zip(self.inputs(&row.blue));
-        let weights = self.high.as_chunks().0.iter().zip(self.low.as_chunks().0);
-        for (((red, green), blue), (high, low)) in planes.zip(weights) {
-            for (sums, plane) in sums.iter_mut().zip([red, green, blue]) {
-                add_products(&mut sums[0], plane, high);
-                add_products(&mut sums[1], plane, low);
-            }
+        let weights = self.weights.as_slice();
+        let red = &row.red[self.start..][..weights.len()];
+        let green = &row.green[self.start..][..weights.len()];
+        let blue = &row.blue[self.start..][..weights.len()];
+        let mut sums = [HALF; 3];
+        for i in 0..weights.len() {
+            sums[0] += red[i] * weights[i];
+            sums[1] += green[i] * weights[i];
+            sums[2] += blue[i] * weights[i];
         }
-        sums.map(|[high, low]| {
-            let total = |sums: [i32; LANES / 2]| sums.iter().sum::<i32>();
-            to_byte((total(high) << LOW_BITS) + total(low) + (1 << (BITS - 1)))
-        })
-    }
-
-    /// What the weights are for, in steps.
-    #[inline(always)]
-    fn inputs<'a>(&self, plane: &'a [i16]) -> std::slice::Iter<'a, [i16; LANES]> {
-        let covered = &plane[self.start..][..self.high.len()];
-        covered.as_chunks().0.iter()
-    }
-}
-
-/// Adds the products of two lists, in pairs, as the multiply-and-add instructions do.
-#[inline(always)]
-fn add_products(sums: &mut [i32; LANES / 2], a: &[i16; LANES], b: &[i16; LANES]) {
-    for (i, sum) in sums.iter_mut().enumerate() {
-        *sum += i32::from(a[2 * i]) * i32::from(b[2 * i])
-            + i32::from(a[2 * i + 1]) * i32::from(b[2 * i + 1]);
+        [to_byte(sums[0]), to_byte(sums[1]), to_byte(sums[2])]
     }
 }
 
@@ -124,18 +100,17 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
             let fill = weights.len().next_multiple_of(LANES) - weights.len();
             let fixed = weights
                 .iter()
-                .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32)
-                .chain(std::iter::repeat_n(0, fill));
+                .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32);
             Taps {
                 start,
                 count: weights.len(),
-                high: fixed.clone().map(|w| (w >> LOW_BITS) as i16).collect(),
-                low: fixed.map(|w| (w & ((1 << LOW_BITS) - 1)) as i16).collect(),
+                weights: fixed.chain(std::iter::repeat_n(0, fill)).collect(),
             }
         })
         .collect()
 }
 
+#[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
@@ -264,15 +239,9 @@ impl NullaryFnOnce for AddRows<'_> {
 
     #[inline(always)]
     fn call(self) {
-        self.sums.fill(1 << (BITS - 1));
-        let weights = self
-            .taps
-            .high
-            .iter()
-            .zip(&self.taps.low)
-            .take(self.taps.count);
-        for (row, (&high, &low)) in self.rows.chunks_exact(self.sums.len()).zip(weights) {
-            let weight = (i32::from(high) << LOW_BITS) + i32::from(low);
+        self.sums.fill(HALF);
+        let weights = &self.taps.weights[..self.taps.count];
+        for (row, &weight) in self.rows.chunks_exact(self.sums.len()).zip(weights) {
             for (sum, &value) in self.sums.iter_mut().zip(row) {
                 *sum += i32::from(value) * weight;
             }

@@ -185,7 +185,7 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
     let script = dir.path().join("script.yaml");
     fs::write(&script, SCRIPT).unwrap();
     let model = tiny_dir();
-    let replay = |name: &str| {
+    let replay = |name: &str, threads: &str| {
         let out = dir.path().join(name);
         let printed = succeeded(&run(&[
             "replay",
@@ -201,6 +201,8 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
             "200",
             "--repeat",
             "2",
+            "--threads",
+            threads,
         ]));
         assert!(
             printed.contains("79") || printed.contains("78"),
@@ -208,8 +210,9 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
         );
         fs::read_to_string(&out).unwrap()
     };
-    let first = replay("one.jsonl");
-    assert_eq!(first, replay("two.jsonl"));
+    let first = replay("one.jsonl", "1");
+    assert_eq!(first, replay("two.jsonl", "1"));
+    assert_eq!(first, replay("three.jsonl", "3"));
 
     let lines = first
         .lines()

@@ -41,6 +41,9 @@ pub struct Args {
     /// Longest answer where an instruction does not say, tokens.
     #[arg(long)]
     max_new_tokens: Option<usize>,
+    /// Threads of the model; 0: as many as suit its size. The answers do not depend on it.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
     /// 0: greedy.
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
@@ -91,6 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
             min_change: args.min_change,
             ..defaults.gate
         },
+        threads: args.threads,
     })?;
     let frames = bag.count() as u64 * args.repeat;
     let bar = ProgressBar::new(frames).with_style(
@@ -102,8 +106,9 @@ pub fn run(args: &Args) -> Result<()> {
         black: args.black,
         out: args.out.clone(),
     };
-    let summary = replay(&mut session, &bag, &script, &options, &mut |played| {
-        bar.set_position(played);
+    let summary = session.pool().install(|| {
+        let mut progress = |played| bar.set_position(played);
+        replay(&mut session, &bag, &script, &options, &mut progress)
     })?;
     bar.finish_and_clear();
     print(&summary);

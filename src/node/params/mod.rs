@@ -27,6 +27,8 @@ pub struct Parameters {
     pub model: String,
     /// Where the model runs: auto (the GPU if there is one), cpu, cuda.
     pub device: String,
+    /// Threads of the model on the CPU; 0: one for a small model, else one per core.
+    pub threads: i64,
     /// Which images are subscribed: raw (`image`) or compressed (`image/compressed`, jpeg or png).
     pub image_transport: String,
     /// Reliability asked of the image publisher: best_effort or reliable.
@@ -83,6 +85,7 @@ impl Default for Parameters {
         Self {
             model: "models/demo".into(),
             device: "auto".into(),
+            threads: 0,
             image_transport: "raw".into(),
             image_reliability: BEST_EFFORT.into(),
             image_depth: 5,
@@ -129,6 +132,11 @@ impl Parameters {
                 "device",
                 "where the model runs",
                 Choice(&mut self.device, &["auto", "cpu", "cuda"]),
+            ),
+            field(
+                "threads",
+                "threads of the model on the CPU; 0: automatic",
+                Integer(&mut self.threads, 0..=1024),
             ),
             field(
                 "image_transport",
@@ -330,6 +338,7 @@ impl Parameters {
                 time_jump_threshold: self.time_jump_threshold,
                 reset_on_time_jump: self.reset_on_time_jump,
             },
+            threads: count(self.threads),
         })
     }
 }

@@ -97,6 +97,7 @@ impl Engine {
             stats: Mutex::new(StreamStats::default()),
             complaints: Mutex::new(Complaints::default()),
         });
+        let pool = session.pool();
         let mut worker = Worker {
             session,
             events,
@@ -105,7 +106,7 @@ impl Engine {
         worker.publish_session();
         let thread = std::thread::Builder::new()
             .name("engine".to_string())
-            .spawn(move || worker.run())?;
+            .spawn(move || pool.install(|| worker.run()))?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),

@@ -152,17 +152,25 @@ impl Picture for RawPicture<'_> {
             Encoding::Bgra => row.unpack::<4>(line, [2, 1, 0]),
             Encoding::Mono => row.unpack::<1>(line, [0, 0, 0]),
             Encoding::Uyvy => {
-                let pairs = line.chunks_exact(4).map(|p| ([p[1], p[3]], p[0], p[2]));
+                let pairs = line
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|p| ([p[1], p[3]], p[0], p[2]));
                 Arch::new().dispatch(WritePairs { pairs, row });
             }
             Encoding::Yuyv => {
-                let pairs = line.chunks_exact(4).map(|p| ([p[0], p[2]], p[1], p[3]));
+                let pairs = line
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|p| ([p[0], p[2]], p[1], p[3]));
                 Arch::new().dispatch(WritePairs { pairs, row });
             }
             Encoding::Nv12 => {
-                let colours = self.line(self.height + y / 2).chunks_exact(2);
-                let pairs = line.chunks_exact(2).zip(colours);
-                let pairs = pairs.map(|(y, c)| ([y[0], y[1]], c[0], c[1]));
+                let colours = self.line(self.height + y / 2).as_chunks::<2>().0;
+                let pairs = line.as_chunks::<2>().0.iter().zip(colours);
+                let pairs = pairs.map(|(luma, &[u, v])| (*luma, u, v));
                 Arch::new().dispatch(WritePairs { pairs, row });
             }
         }
@@ -181,10 +189,10 @@ impl<I: Iterator<Item = ([u8; 2], u8, u8)>> NullaryFnOnce for WritePairs<'_, I> 
     #[inline(always)]
     fn call(self) {
         let PlanarRow { red, green, blue } = self.row;
-        let planes = red
-            .chunks_exact_mut(2)
-            .zip(green.chunks_exact_mut(2))
-            .zip(blue.chunks_exact_mut(2));
+        let red = red.as_chunks_mut::<2>().0;
+        let green = green.as_chunks_mut::<2>().0;
+        let blue = blue.as_chunks_mut::<2>().0;
+        let planes = red.iter_mut().zip(green).zip(blue);
         for (((red, green), blue), (luma, u, v)) in planes.zip(self.pairs) {
             let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
             let tint = [V_TO_RED * v, U_TO_GREEN * u + V_TO_GREEN * v, U_TO_BLUE * u];
@@ -209,6 +217,6 @@ const V_TO_GREEN: i32 = -852_492;
 const U_TO_BLUE: i32 = 2_116_026;
 
 #[inline(always)]
-fn to_level(value: i32) -> i16 {
-    (value >> YUV_BITS).clamp(0, 255) as i16
+fn to_level(value: i32) -> i32 {
+    (value >> YUV_BITS).clamp(0, 255)
 }

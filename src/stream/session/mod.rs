@@ -6,9 +6,11 @@
 mod ask;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
+use rayon::ThreadPool;
 
 use super::frame::{CameraImage, FrameError};
 use super::gate::{Arrival, FrameGate, GateConfig, Skip};
@@ -19,6 +21,7 @@ use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sample::Sampler;
 use crate::model::smolvlm::SmolVlm;
+use crate::model::threads::thread_pool;
 use crate::model::{DeviceKind, ModelError};
 
 /// Everything that shapes a session.
@@ -38,6 +41,8 @@ pub struct SessionConfig {
     pub queue_size: usize,
     /// Which frames are used.
     pub gate: GateConfig,
+    /// Threads of the model; 0: as many as suit its size.
+    pub threads: usize,
 }
 
 impl Default for SessionConfig {
@@ -52,6 +57,7 @@ impl Default for SessionConfig {
             seed: 0,
             queue_size: 16,
             gate: GateConfig::default(),
+            threads: 0,
         }
     }
 }
@@ -93,6 +99,7 @@ pub struct Session {
     gate: FrameGate,
     time_jumps: u64,
     times: StepTimes,
+    pool: Arc<ThreadPool>,
 }
 
 impl Session {
@@ -100,6 +107,7 @@ impl Session {
     pub fn new(config: SessionConfig) -> Result<Self, ModelError> {
         let device = config.device.open()?;
         let checkpoint = Checkpoint::open(&config.model_dir)?;
+        let pool = thread_pool(config.threads, &checkpoint)?;
         let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
         let prefix = prefix_ids(&model, &config)?;
         check_room(&model, &config, prefix.len())?;
@@ -121,6 +129,7 @@ impl Session {
             gate,
             time_jumps: 0,
             times: StepTimes::default(),
+            pool: Arc::new(pool),
         };
         session.append(&prefix, None, 1)?;
         Ok(session)
@@ -137,6 +146,11 @@ impl Session {
         self.gate = FrameGate::new(self.config.gate);
         self.append(&prefix, None, 1)?;
         Ok(())
+    }
+
+    /// The threads that everything done with this session should run in.
+    pub fn pool(&self) -> Arc<ThreadPool> {
+        self.pool.clone()
     }
 
     pub fn model(&self) -> &SmolVlm {
