@@ -25,7 +25,7 @@ pub mod tokenizer;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
 use crate::cache::CacheError;
 
@@ -82,6 +82,15 @@ impl DeviceKind {
             }
             Self::Auto => Ok(Device::Cpu),
         }
+    }
+}
+
+/// A device's name as the parameter `device` and `nvidia-smi` have it: cpu, cuda:0.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_string(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 

@@ -72,7 +72,7 @@ pub fn run() -> Result<(), NodeError> {
     let mut inputs = Inputs::subscribe(&mut node, &topics, parameters.compressed())?;
     let mut watch = Watch::new(&topics);
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &topics.image)?;
+    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &engine, &topics.image)?;
     let cameras = diagnostics.cameras();
     let source = engine.clone();
     runtime.spawn(every(diagnostics::PERIOD, move || {
@@ -236,7 +236,7 @@ fn announce(
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = outputs.join(", "),
         model = parameters.model,
-        device = parameters.device,
+        device = engine.hardware(),
         policy = parameters.policy,
         budget_tokens = stats.cache.budget,
         budget_bytes = stats.cache.bytes,

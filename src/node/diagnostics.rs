@@ -15,7 +15,7 @@ use super::params::Parameters;
 use super::publishers::Publishers;
 use super::topics::Subscription;
 use super::NodeError;
-use crate::stream::StreamStats;
+use crate::stream::{Engine, StreamStats};
 
 /// Time between two reports.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -82,6 +82,7 @@ impl Diagnostics {
     pub fn advertise(
         node: &mut r2r::Node,
         parameters: &Parameters,
+        engine: &Engine,
         image: &Subscription,
     ) -> Result<Self, NodeError> {
         Ok(Self {
@@ -91,7 +92,7 @@ impl Diagnostics {
             image_topic: image.topic.clone(),
             cameras: Cameras::default(),
             model: parameters.model.clone(),
-            device: parameters.device.clone(),
+            device: engine.hardware().to_string(),
             before: StreamStats::default(),
             heard: None,
         })

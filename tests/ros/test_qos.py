@@ -107,7 +107,7 @@ def test_the_start_line_names_topics_qos_model_and_budget(start: Start) -> None:
         "/robot/instruction (reliable, keep last 1000), /robot/instruction_text (reliable, keep last 1000)",
         "/robot/says, /robot/inf_mllm/reasoning_delta",
         "models/demo",
-        "device=",
+        'device="cpu, 1 thread"',
         f"budget_tokens={stats.budget}",
         f"budget_bytes={stats.bytes}",
     ):

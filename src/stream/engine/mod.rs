@@ -51,6 +51,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     queue_size: usize,
+    /// What the model runs on, as in "cpu, 2 threads".
+    hardware: String,
 }
 
 struct Shared {
@@ -98,6 +100,7 @@ impl Engine {
             complaints: Mutex::new(Complaints::default()),
         });
         let pool = session.pool();
+        let hardware = session.hardware();
         let mut worker = Worker {
             session,
             events,
@@ -111,6 +114,7 @@ impl Engine {
             shared,
             thread: Mutex::new(Some(thread)),
             queue_size,
+            hardware,
         })
     }
 
@@ -194,6 +198,11 @@ impl Engine {
     /// False once the thread has ended, whether asked to or by a fault.
     pub fn is_running(&self) -> bool {
         !lock(&self.shared.inbox).stop
+    }
+
+    /// What the model runs on, as in "cpu, 2 threads".
+    pub fn hardware(&self) -> &str {
+        &self.hardware
     }
 
     pub fn stats(&self) -> StreamStats {

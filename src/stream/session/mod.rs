@@ -22,7 +22,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::sample::Sampler;
 use crate::model::smolvlm::SmolVlm;
 use crate::model::threads::thread_pool;
-use crate::model::{DeviceKind, ModelError};
+use crate::model::{device_name, DeviceKind, ModelError};
 
 /// Everything that shapes a session.
 #[derive(Debug, Clone)]
@@ -151,6 +151,16 @@ impl Session {
     /// The threads that everything done with this session should run in.
     pub fn pool(&self) -> Arc<ThreadPool> {
         self.pool.clone()
+    }
+
+    /// What the model runs on, as in "cpu, 2 threads".
+    pub fn hardware(&self) -> String {
+        let device = self.model.device();
+        match self.pool.current_num_threads() {
+            _ if !device.is_cpu() => device_name(device),
+            1 => "cpu, 1 thread".to_string(),
+            more => format!("cpu, {more} threads"),
+        }
     }
 
     pub fn model(&self) -> &SmolVlm {
