@@ -16,6 +16,7 @@ TOKENS_PER_FRAME = 9
 HARDER = {
     "before": 2.0, "seen": 1.6, "position": 2.0, "color": 2.0, "exists": 1.6, "distance": 1.2, "stop": 0.6, "count": 0.4, DESCRIBE: 2.0,
 }  # fmt: skip
+DENSE = 260  # tokens up to which most streams are dense with questions
 TRICKY = 6  # questions about what stands elsewhere in the room: of few rooms seen often, most are learnt by heart
 CROWDED = 2  # objects in view from which their attributes can be mixed up
 
@@ -40,6 +41,7 @@ class Stream:
     frame: list[int] = field(default_factory=list)  # row of `frames` that an image token shows, else -1
     part: list[int] = field(default_factory=list)  # which of the frame's nine image tokens, else -1
     learn: list[bool] = field(default_factory=list)
+    branch: list[int] = field(default_factory=list)  # the aside that a token belongs to, else -1
     frames: list[int] = field(default_factory=list)  # the run's frames in the order used
     answers: list[tuple[str, int, int]] = field(
         default_factory=list
@@ -47,6 +49,8 @@ class Stream:
     text: str = ""  # text not yet tokenised: it may go on
     open: bool = False  # a user turn is open
     framed: bool = False  # and holds a frame
+    asides: int = 0
+    aside: int = -1  # the one that is being written
 
     def write(self, ids: list[int], learn: bool = False, frame: int = -1) -> None:
         """Appends tokens."""
@@ -54,6 +58,7 @@ class Stream:
         self.frame += [frame] * len(ids)
         self.part += range(len(ids)) if frame >= 0 else [-1] * len(ids)
         self.learn += [learn] * len(ids)
+        self.branch += [self.aside] * len(ids)
 
     def flush(self) -> None:
         """Tokenises the pending text as one run."""
@@ -100,9 +105,29 @@ class Stream:
             self.answers.append((kind, start, len(self.ids)))
         self.text = "\n"
 
+    def add_aside(self, question: str, answer: str, kind: str) -> None:
+        """A question and its answer that nothing after them sees, nor they each other: as if each alone had been asked."""
+        before = self.text, self.open, self.framed
+        self.flush()
+        self.aside, self.asides = self.asides, self.asides + 1
+        self.add_question(question)
+        self.add_answer(answer, kind)
+        self.aside = -1
+        self.text, self.open, self.framed = ("", *before[1:])
+
+    def positions(self) -> np.ndarray:
+        """Each token's place in what it sees."""
+        branch = np.array(self.branch)
+        trunk = np.cumsum(branch < 0)
+        places = trunk - 1
+        for aside in range(self.asides):
+            inside = np.flatnonzero(branch == aside)
+            places[inside] = trunk[inside] + np.arange(len(inside))
+        return places
+
     def keep(self, mask: np.ndarray) -> None:
         """Drops the tokens that are not in the mask."""
-        for values in (self.ids, self.frame, self.part, self.learn):
+        for values in (self.ids, self.frame, self.part, self.learn, self.branch):
             values[:] = [v for v, kept in zip(values, mask) if kept]
 
 
@@ -127,8 +152,14 @@ class StreamBuilder:
         if rng.random() < 0.2:
             order = [k for k in order if rng.random() < 0.75] or order
         asking, most = rng.uniform(0.3, 1.3), int(rng.choice([2, 6, 12]))
+        if length <= DENSE and rng.random() < 0.8:  # little but questions about frames in which things can be mixed up
+            crowds = [(visibility(run, k) >= 0).sum() for k in order]
+            chosen = [k for k, crowd in zip(order, crowds) if rng.random() < (0.03, 0.1, 0.7, 1.0)[min(crowd, 3)]]
+            order, asking, most = chosen[:: int(rng.integers(1, 4))] or order, 2.0, 12
         # A question that comes again is answered by copying; most streams have none, so that the frames must be looked at.
         repeats, avoid = rng.random() < 0.2, set[str]()
+        # Questions that see each other give each other's answers away: mostly, each is asked as if it were the only one.
+        asides = rng.random() < 0.65
         states: list[np.ndarray] = []
         fragments = int(rng.integers(1, len(order))) if rng.random() < 0.4 and len(order) > 3 else 0
         if fragments:
@@ -146,16 +177,20 @@ class StreamBuilder:
                 for _ in range(int(rng.integers(1, most + 1))):
                     if len(stream.ids) + 26 > length:
                         break
-                    question = self.ask(stream, found, avoid)
+                    question = self.ask(stream, found, avoid, aside=asides)
                     if question is None:
                         break
                     avoid.add(question.text)
         return stream
 
-    def ask(self, stream: Stream, found: Options, avoid: set[str], learn: bool = True) -> Question | None:
+    def ask(
+        self, stream: Stream, found: Options, avoid: set[str], learn: bool = True, aside: bool = False
+    ) -> Question | None:
         """Appends one of the questions found and its answer, if any can be asked."""
         question = self.asker.ask(found, avoid, [*TYPES, DESCRIBE])
-        if question is not None:
+        if question is not None and aside:
+            stream.add_aside(question.text, question.answer, question.type)
+        elif question is not None:
             stream.add_question(question.text)
             stream.add_answer(question.answer, question.type if learn else None)
         return question

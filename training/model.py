@@ -167,7 +167,17 @@ def stream_hidden(
     embeds = model.get_input_embeddings()(ids)
     flat, image = features.reshape(-1, features.shape[-1]), where >= 0
     embeds = embeds.masked_scatter(image[..., None], flat[where[image]])
-    return model.model.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    if not any(s.asides for s in streams):
+        return model.model.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    branch, places = torch.full((len(streams), length), -1), torch.arange(length).repeat(len(streams), 1)
+    for i, stream in enumerate(streams):
+        branch[i, : len(stream.ids)] = torch.tensor(stream.branch)
+        places[i, : len(stream.ids)] = torch.from_numpy(stream.positions())
+    seen = (branch[:, None] < 0) | (branch[:, None] == branch[:, :, None])
+    hidden_from = ~(seen & torch.ones(length, length, dtype=torch.bool).tril())
+    mask = torch.zeros(hidden_from.shape).masked_fill_(hidden_from, -30000.0)[:, None]
+    text = model.model.text_model(inputs_embeds=embeds, use_cache=False, attention_mask=mask, position_ids=places)
+    return text.last_hidden_state
 
 
 def save_checkpoint(model: SmolVLMForConditionalGeneration, out: Path) -> None:

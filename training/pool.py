@@ -12,7 +12,7 @@ from runs import Run, load_shard
 from tower import frame_labels
 
 HELD_OUT = 2  # shards at the end that are never trained on
-LENGTHS = (80, 120, 180, 260, 400)  # tokens of shorter streams
+LENGTHS = (120, 180, 180, 260, 400)  # tokens of shorter streams
 LONG = 540
 
 

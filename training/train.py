@@ -16,6 +16,7 @@ from transformers import SmolVLMForConditionalGeneration
 
 from dataset import Codec, Stream
 from model import config, new_model, pixels, save_checkpoint, stream_hidden, tower_hidden
+from optimize import Optimizers, optimizer_for, step
 from pool import Batches, Pool, augment, share_of
 from questions import TYPES, VISIBLE
 from tower import Heads
@@ -54,38 +55,10 @@ def agreed(rate: float) -> float:
     return value.item()
 
 
-def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Replaces every gradient by its mean over the processes."""
-    if not dist.is_initialized():
-        return
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
-        if parameter.grad is not None:
-            parameter.grad.copy_(grad.view_as(parameter))
-
-
-def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
-    """One optimiser step with clipped gradients."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
-    optimizer.zero_grad()
-    loss.backward()
-    parameters = [p for g in optimizer.param_groups for p in g["params"]]
-    average_gradients(parameters)
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-
-
-def optimizer_for(*groups: tuple[list[torch.nn.Parameter], float]) -> torch.optim.AdamW:
-    """AdamW over (parameters, factor on the learning rate), weight decay on matrices only."""
-    options = []
-    for parameters, scale in groups:
-        for decay in (True, False):
-            chosen = [p for p in parameters if (p.dim() > 1) == decay]
-            options.append({"params": chosen, "scale": scale, "weight_decay": 0.05 if decay else 0.0})
-    return torch.optim.AdamW(options, lr=1e-3, betas=(0.9, 0.98))
+def tables(model: torch.nn.Module, heads: Heads) -> list[torch.nn.Parameter]:
+    """Matrices whose rows are looked up or read out one by one."""
+    vision = model.model.vision_model.embeddings.position_embedding.weight
+    return [model.get_input_embeddings().weight, vision, *heads.parameters()]
 
 
 def some_frames(pool: Pool, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
@@ -117,7 +90,7 @@ def train_tower(args: argparse.Namespace, codec: Codec) -> None:
     states_of = torch.compile(tower_hidden, dynamic=False)  # a third faster
     checks = some_frames(unseen, np.random.default_rng(0), 1024)
     parameters = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
-    optimizer = optimizer_for((parameters, 1.0), (list(heads.parameters()), 1.0))
+    optimizer = optimizer_for(tables(model, heads), (parameters, 1.0), (list(heads.parameters()), 1.0))
     path, clock, steps = args.work / "tower.pt", Clock(args.minutes, args.rate), 0
     if path.exists() and args.resume:
         clock.spent, steps = restore(path, model, heads, optimizer)
@@ -162,7 +135,7 @@ def restore(
     path: Path,
     model: torch.nn.Module,
     heads: Heads,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers | None = None,
     tower_only: bool = False,
 ) -> tuple[float, int]:
     """Loads a training checkpoint, or its tower and connector; returns the seconds and steps spent. A folder is a published
@@ -181,9 +154,7 @@ def restore(
     return saved["spent"], saved["steps"]
 
 
-def save(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, clock: Clock, steps: int, **more: object
-) -> None:
+def save(path: Path, model: torch.nn.Module, optimizer: Optimizers, clock: Clock, steps: int, **more: object) -> None:
     """Writes a training checkpoint; only the first process does."""
     if rank():
         return
@@ -241,7 +212,9 @@ def train_streams(args: argparse.Namespace, codec: Codec) -> None:
     checks = [ahead.next(4096, long) for long in (0, 0, 0, 0, 1, 1, 1, 1)]
     tower = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     text = list(model.model.text_model.parameters())
-    optimizer = optimizer_for((text, 1.0), *([] if args.frozen else [(tower, 0.5), (list(heads.parameters()), 0.5)]))
+    optimizer = optimizer_for(
+        tables(model, heads), (text, 1.0), *([] if args.frozen else [(tower, 0.5), (list(heads.parameters()), 0.5)])
+    )
     path, clock, steps = args.work / "streams.pt", Clock(args.minutes, args.rate), 0
     if args.resume and path.exists():
         clock.spent, steps = restore(path, model, heads, optimizer)
