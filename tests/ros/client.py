@@ -116,6 +116,16 @@ class Client:
     def publish(self, image: Image | CompressedImage | bytes) -> None:
         self._image.publish(image)
 
+    def interface(self) -> dict[str, str]:
+        """Full name and type of everything that the node publishes, listens to and serves, but what every node has."""
+        namespace, _, name = self.name.rpartition("/")
+        listed = []
+        for kind in ("publisher", "subscriber", "service"):
+            listed += getattr(self._node, f"get_{kind}_names_and_types_by_node")(name, namespace or "/")
+        return {
+            name: types[0] for name, types in listed if not types[0].startswith(("rcl_interfaces/", "rosgraph_msgs/"))
+        }
+
     def stop_camera(self) -> None:
         """Takes the publisher of images away."""
         self._node.destroy_publisher(self._image)

@@ -1,6 +1,7 @@
 """What is shipped beside the node: parameters with their defaults, and launch files."""
 
 import py_compile
+from itertools import takewhile
 from pathlib import Path
 
 import pictures
@@ -18,6 +19,8 @@ TYPES = {
     str: ParameterType.PARAMETER_STRING,
 }
 FIELDS = {bool: "bool_value", int: "integer_value", float: "double_value", str: "string_value"}
+TOPICS = ROOT / "docs" / "topics.md"
+MESSAGE = ROOT / "msg" / "CacheStats.msg"
 DOCUMENT = ROOT / "docs" / "parameters.md"
 START_SECONDS = 10.0
 SET_BY_FIXTURE = {"model", "stats_period"}
@@ -100,6 +103,29 @@ def test_the_document_gives_the_range_that_the_node_checks(name: str) -> None:
     assert process.wait_end(START_SECONDS) == 1, process.log
     assert f"parameter {name} is " in process.log
     assert process.log.rstrip().endswith(f"expected {expected}"), process.log
+
+
+def rows(document: Path, heading: str) -> list[list[str]]:
+    """Cells of the table whose first column has this heading."""
+    lines = document.read_text().splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    return [line.strip("| ").split(" | ") for line in takewhile(lambda line: line.startswith("|"), lines[begin + 2 :])]
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_the_document_holds_every_topic_and_service_with_its_type(start: Start, transport: str) -> None:
+    _, client = start({"image_transport": transport}, compressed=transport == "compressed")
+    names = {row[0].strip("`").replace("~", client.name): row[1] for row in rows(TOPICS, "name")}
+    documented = {f"/{name.lstrip('/')}": kind for name, kind in names.items()}
+    found = {name: kind.replace("/msg/", "/").replace("/srv/", "/") for name, kind in client.interface().items()}
+    other = "/image" if transport == "compressed" else "/image/compressed"
+    assert found == {name: kind for name, kind in documented.items() if name != other}
+
+
+def test_the_document_explains_every_reason_for_a_refusal() -> None:
+    comment = next(line for line in MESSAGE.read_text().splitlines() if "reject_reasons" in line)
+    reasons = comment.partition(": ")[2].split(", ")
+    assert [row[0].strip("`") for row in rows(TOPICS, "reason")] == reasons
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "launch").glob("*.py")), ids=lambda file: file.name)
