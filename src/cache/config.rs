@@ -40,6 +40,16 @@ pub enum Scope {
     KvHead,
 }
 
+impl Scope {
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::KvHead => "kv_head",
+        }
+    }
+}
+
 impl FromStr for Scope {
     type Err = CacheError;
 

@@ -94,6 +94,17 @@ pub fn device_name(device: &Device) -> String {
     }
 }
 
+impl DeviceKind {
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
 impl FromStr for DeviceKind {
     type Err = String;
 

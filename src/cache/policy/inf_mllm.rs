@@ -25,6 +25,16 @@ pub enum BiasForm {
     Slope,
 }
 
+impl BiasForm {
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Range => "range",
+            Self::Slope => "slope",
+        }
+    }
+}
+
 impl FromStr for BiasForm {
     type Err = CacheError;
 

@@ -55,7 +55,7 @@ impl Default for SessionConfig {
             max_new_tokens: 32,
             temperature: 0.0,
             seed: 0,
-            queue_size: 16,
+            queue_size: 8,
             gate: GateConfig::default(),
             threads: 0,
         }
