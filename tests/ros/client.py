@@ -117,8 +117,11 @@ class Client:
         self._image.publish(image)
 
     def interface(self) -> dict[str, str]:
-        """Full name and type of everything that the node publishes, listens to and serves, but what every node has."""
+        """Full name and type of everything that the node publishes, listens to and serves, but what every node has; as far as
+        that is known yet."""
         namespace, _, name = self.name.rpartition("/")
+        if (name, namespace or "/") not in self._node.get_node_names_and_namespaces():
+            return {}
         listed = []
         for kind in ("publisher", "subscriber", "service"):
             listed += getattr(self._node, f"get_{kind}_names_and_types_by_node")(name, namespace or "/")
