@@ -1,4 +1,4 @@
-"""Asks a running node a question and prints the answer: ros2 run or scripts/ros-run python examples/ask.py "What is in view?"."""
+"""Asks a running node a question and prints the answer: python3 examples/ask.py "What is in view?" where a ROS is sourced."""
 
 import argparse
 import sys

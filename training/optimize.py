@@ -11,7 +11,10 @@ class Optimizers:
 
     def __init__(self, *members: torch.optim.Optimizer):
         self.members = members
-        self.param_groups = [group for member in members for group in member.param_groups]
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for member in self.members for group in member.param_groups]
 
     def zero_grad(self) -> None:
         for member in self.members:
@@ -27,12 +30,11 @@ class Optimizers:
     def load_state_dict(self, states: list[dict]) -> None:
         for member, state in zip(self.members, states, strict=True):
             member.load_state_dict(state)
-        self.param_groups = [group for member in self.members for group in member.param_groups]
 
 
 def optimizer_for(tables: list[torch.nn.Parameter], *groups: tuple[list[torch.nn.Parameter], float]) -> Optimizers:
     """Optimisers over (parameters, factor on the learning rate): Muon for matrices but lookup tables, with steps as large as
-    AdamW's, and AdamW for the rest; weight decay on matrices only. Muon takes about half as many steps."""
+    AdamW's, and AdamW for the rest; weight decay on all but vectors."""
     known = {id(table) for table in tables}
     chosen: dict[str, list[dict]] = defaultdict(list)
     for parameters, scale in groups:

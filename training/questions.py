@@ -150,7 +150,7 @@ class Asker:
         self, rng: np.random.Generator, slack: int = 30, weights: dict[str, float] | None = None, tricky: int = 1
     ):
         self.rng, self.slack, self.weights, self.tricky = rng, slack, weights or {}, tricky
-        self.types: dict[str, float] = dict.fromkeys(TYPES, 0.0)
+        self.types: dict[str, float] = defaultdict(float, dict.fromkeys(TYPES, 0.0))
         self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in PHRASES}
 
     def options(self, run: Run, frame: int, states: np.ndarray) -> Options:
@@ -162,7 +162,7 @@ class Asker:
 
     def propose(self, found: Options, avoid: set[str], types: list[str] = TYPES) -> Question | None:
         """The most needed of the questions that `options` found and whose text is not in `avoid`; None if there is none."""
-        for kind in sorted(types, key=lambda t: self.types.get(t, 0.0) + self.rng.random()):
+        for kind in sorted(types, key=lambda t: self.types[t] + self.rng.random()):
             options = found.get(kind, [])
             if not options:
                 continue
@@ -179,8 +179,7 @@ class Asker:
 
     def count(self, question: Question) -> None:
         """Takes note that the question is asked."""
-        asked = self.types.get(question.type, 0.0)
-        self.types[question.type] = asked + 1 / self.weights.get(question.type, 1.0)
+        self.types[question.type] += 1 / self.weights.get(question.type, 1.0)
         self.answers[question.type][question.answer] += 1
 
     def ask(self, found: Options, avoid: set[str], types: list[str] = TYPES) -> Question | None:

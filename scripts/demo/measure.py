@@ -17,7 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from inf_mllm.msg import CacheStats, Instruction, Reasoning, ReasoningDelta
 from node_process import ROOT, NodeProcess, free_domain, isolate
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
 
 WIDTH, HEIGHT = 640, 480
 PICTURES = 30
@@ -37,11 +43,6 @@ REASONS = ("stop", "length", "cancelled", "error")
 
 def camera(rate: float, seconds: float, sent: multiprocessing.Value) -> None:
     """Publishes raw 640x480 rgb8 images; a process of its own."""
-    from rclpy.node import Node
-    from rclpy.qos import qos_profile_sensor_data
-    from rclpy.serialization import serialize_message
-    from sensor_msgs.msg import Image
-
     rclpy.init()
     node = Node("measuring_camera")
     publisher = node.create_publisher(Image, "image", qos_profile_sensor_data)
@@ -83,7 +84,7 @@ class Measured:
     asked: dict[str, float] = field(default_factory=dict)
     """When the instructions without an answer were published."""
     finished: Counter[str] = field(default_factory=Counter)
-    stats: object = None
+    stats: CacheStats | None = None
     quiet_since: float = 0.0
 
 
@@ -93,10 +94,6 @@ def seconds(duration: object) -> float:
 
 def listen(process: NodeProcess, arguments: argparse.Namespace, source: multiprocessing.Process) -> Measured:
     """Asks, and keeps what the node says, until the camera has ended and everything is answered or must be taken as lost."""
-    from inf_mllm.msg import CacheStats, Instruction, Reasoning, ReasoningDelta
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.node import Node
-
     rclpy.init()
     node, measured = Node("measuring_user"), Measured()
 

@@ -68,7 +68,7 @@ pub fn run() -> Result<(), NodeError> {
     serve_reset(&runtime, &mut node, engine.clone())?;
     serve_pause(&runtime, &mut node, engine.clone())?;
     runtime.spawn(follow_parameters(changes, engine.clone()));
-    let topics = Topics::of(&arguments, &node, &parameters)?;
+    let topics = Topics::of(&arguments, &name, &namespace, &parameters)?;
     let mut inputs = Inputs::subscribe(&mut node, &topics, parameters.compressed())?;
     let mut watch = Watch::new(&topics);
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
@@ -82,7 +82,7 @@ pub fn run() -> Result<(), NodeError> {
     runtime.spawn(every(stats_period, move || {
         statistics.publish(&source.stats());
     }));
-    announce(&arguments, &node, &parameters, &engine, &topics)?;
+    announce(&node, &parameters, &engine, &topics);
 
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
@@ -210,31 +210,13 @@ async fn every(period: Duration, mut action: impl FnMut()) {
 }
 
 /// One line that says what runs.
-fn announce(
-    arguments: &RosArguments,
-    node: &r2r::Node,
-    parameters: &Parameters,
-    engine: &Engine,
-    topics: &Topics,
-) -> Result<(), NodeError> {
-    let name = ros("node name", node.name())?;
-    let namespace = ros("namespace", node.namespace())?;
-    let outputs = [
-        "~/reasoning",
-        "~/reasoning_delta",
-        "~/reasoning_text",
-        "~/cache_stats",
-    ];
-    let outputs = outputs
-        .map(|topic| arguments.resolve(topic, &name, &namespace))
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, topics: &Topics) {
     let stats = engine.stats();
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
         image = %topics.image,
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
-        publishes = outputs.join(", "),
+        publishes = topics.published.join(", "),
         model = parameters.model,
         device = engine.hardware(),
         policy = parameters.policy,
@@ -242,5 +224,4 @@ fn announce(
         budget_bytes = stats.cache.bytes,
         "ready"
     );
-    Ok(())
 }

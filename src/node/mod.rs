@@ -2,7 +2,7 @@
 //!
 //! - `params`: the node's parameters, their defaults and ranges
 //! - `names`: the command line's ROS arguments: topic names after remapping, and parameters
-//! - `topics`: the topics that the node listens to, their types and QoS
+//! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard

@@ -76,6 +76,7 @@ impl Watch {
             image,
             instruction,
             instruction_text,
+            ..
         } = topics.clone();
         Self {
             found: Default::default(),

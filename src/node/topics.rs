@@ -1,4 +1,4 @@
-//! The topics that the node listens to: their full names, types and QoS.
+//! The topics that the node listens to, with types and QoS, and the full names of those that it publishes.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use r2r::QosProfile;
 
 use super::names::RosArguments;
 use super::params::{Parameters, BEST_EFFORT, RELIABLE};
-use super::{ros, NodeError};
+use super::NodeError;
 
 /// Instructions that the middleware holds until they are read. It drops the oldest of more than this, unanswered, so it is more
 /// than a user sends in the time that one spin takes.
@@ -58,25 +58,36 @@ pub struct Topics {
     pub image: Subscription,
     pub instruction: Subscription,
     pub instruction_text: Subscription,
+    /// Full names of what the node publishes, after remapping.
+    pub published: Vec<String>,
 }
 
+/// What the node publishes beside /diagnostics.
+const PUBLISHED: [&str; 4] = [
+    "~/reasoning",
+    "~/reasoning_delta",
+    "~/reasoning_text",
+    "~/cache_stats",
+];
+
 impl Topics {
+    /// Those of a node of this name and namespace.
     pub fn of(
         arguments: &RosArguments,
-        node: &r2r::Node,
+        name: &str,
+        namespace: &str,
         parameters: &Parameters,
     ) -> Result<Self, NodeError> {
-        let name = ros("node name", node.name())?;
-        let namespace = ros("namespace", node.namespace())?;
+        let resolve = |topic: &str| arguments.resolve(topic, name, namespace);
         let compressed = parameters.compressed();
         let image = if compressed {
-            arguments.resolve_compressed("image", &name, &namespace)?
+            arguments.resolve_compressed("image", name, namespace)?
         } else {
-            arguments.resolve("image", &name, &namespace)?
+            resolve("image")?
         };
         let instruction = |topic: &str, message_type| {
             Ok::<_, NodeError>(Subscription {
-                topic: arguments.resolve(topic, &name, &namespace)?,
+                topic: resolve(topic)?,
                 message_type,
                 reliable: parameters.instruction_reliability == RELIABLE,
                 depth: HELD_INSTRUCTIONS,
@@ -97,6 +108,10 @@ impl Topics {
             },
             instruction: instruction("instruction", "inf_mllm/msg/Instruction")?,
             instruction_text: instruction("instruction_text", "std_msgs/msg/String")?,
+            published: PUBLISHED
+                .into_iter()
+                .map(resolve)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
