@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::{linear_no_bias, rms_norm, Embedding, Linear, Module, RmsNorm, VarBuilder};
 use serde::Deserialize;
 
-use crate::cache::{BoundedCache, CacheShape, FrameId, LayerCache, RotaryTable, Token};
+use crate::cache::{BoundedCache, CacheShape, LayerSlots, Mark, Token};
 
 use super::ModelError;
 
@@ -172,12 +172,7 @@ impl Attention {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        tokens: &[Token],
-        (cache, rotary): (&mut LayerCache, &RotaryTable),
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, tokens: &[Token], mut cache: LayerSlots<'_>) -> Result<Tensor> {
         let split = |x: Tensor, heads: usize| {
             // [tokens, heads * head_dim] -> [heads, tokens, head_dim]
             x.reshape((tokens.len(), heads, self.head_dim))?
@@ -187,8 +182,7 @@ impl Attention {
         let q = split(self.q_proj.forward(x)?, self.heads)?;
         let k = split(self.k_proj.forward(x)?, self.kv_heads)?;
         let v = split(self.v_proj.forward(x)?, self.kv_heads)?;
-        self.o_proj
-            .forward(&cache.attend(&q, &k, &v, tokens, rotary)?)
+        self.o_proj.forward(&cache.attend(&q, &k, &v, tokens)?)
     }
 }
 
@@ -236,12 +230,7 @@ impl Layer {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        tokens: &[Token],
-        cache: (&mut LayerCache, &RotaryTable),
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, tokens: &[Token], cache: LayerSlots<'_>) -> Result<Tensor> {
         let attended = self
             .self_attn
             .forward(&self.input_layernorm.forward(x)?, tokens, cache)?;
@@ -293,35 +282,45 @@ impl Llama {
         self.embed_tokens.forward(&ids)
     }
 
-    /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `frames` says which frame each token shows.
+    /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `marks` says what each token is.
     ///
-    /// A chunk longer than the free room is split. Returns the last hidden states of all its tokens, normalised,
-    /// `[tokens, hidden]`. The caller then asks the cache to reserve what the next step needs.
+    /// Returns the last hidden states, normalised, `[tokens, hidden]`; of text tokens only where the cache withdraws visual tokens
+    /// (arXiv 2405.05803). The caller then asks the cache to reserve what the next step needs.
     pub fn append(
         &self,
         x: &Tensor,
-        frames: &[Option<FrameId>],
+        marks: &[Mark],
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
-        let total = frames.len();
-        let mut hidden = Vec::new();
-        let mut start = 0;
-        while start < total {
-            let left = total - start;
-            let taken = cache.room(left)?.min(left);
-            let tokens = cache.admit(&frames[start..start + taken]);
-            let mut x = x.narrow(0, start, taken)?;
-            for (i, layer) in self.layers.iter().enumerate() {
-                x = layer.forward(&x, &tokens, cache.layer(i))?;
+        let mut tokens = cache.admit(marks)?;
+        let mut x = x.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            if cache.withdraws_at(i) {
+                (x, tokens) = text_only(&x, &tokens)?;
             }
-            hidden.push(self.norm.forward(&x)?);
-            start += taken;
+            if tokens.is_empty() {
+                return Ok(x);
+            }
+            x = layer.forward(&x, &tokens, cache.layer(i))?;
         }
-        Ok(Tensor::cat(&hidden, 0)?)
+        Ok(self.norm.forward(&x)?)
     }
 
     /// `[tokens, vocab]` for hidden states `[tokens, hidden]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.lm_head.forward(hidden)
     }
+}
+
+/// The rows of `x` (`[tokens, hidden]`) and the tokens that show no frame.
+fn text_only(x: &Tensor, tokens: &[Token]) -> Result<(Tensor, Vec<Token>)> {
+    let is_text = |token: &&Token| token.mark.frame.is_none();
+    let rows = (0u32..)
+        .zip(tokens)
+        .filter(|(_, token)| is_text(token))
+        .map(|(row, _)| row)
+        .collect::<Vec<_>>();
+    let index = Tensor::from_slice(&rows, rows.len(), x.device())?;
+    let kept = tokens.iter().filter(is_text).copied().collect();
+    Ok((x.index_select(&index, 0)?, kept))
 }
