@@ -8,6 +8,9 @@ pub const COLUMNS: usize = 32;
 /// Rows of a tile.
 pub const ROWS: usize = 4;
 
+/// Steps of a product that are written out one after the other, to spare the loop's own work.
+const UNROLL: usize = 4;
+
 /// `sum_k a[r][k] * b[k][column + c]` for `R` rows and the two vectors at `column`; `b` has rows of `stride` numbers.
 #[inline(always)]
 fn product<S: Simd, const R: usize>(
@@ -19,17 +22,46 @@ fn product<S: Simd, const R: usize>(
     mut sums: [[S::f32s; 2]; R],
 ) -> [[S::f32s; 2]; R] {
     let depth = a[0].len();
-    let a = a.map(|row| &row[..depth]);
-    for (k, row) in b.chunks_exact(stride).take(depth).enumerate() {
-        let (row, _) = S::as_simd_f32s(&row[column..][..2 * S::F32_LANES]);
-        let (b0, b1) = (row[0], row[1]);
-        for r in 0..R {
-            let x = simd.splat_f32s(a[r][k]);
-            sums[r][0] = simd.mul_add_e_f32s(x, b0, sums[r][0]);
-            sums[r][1] = simd.mul_add_e_f32s(x, b1, sums[r][1]);
+    let (b, rest) = b[..depth * stride].split_at(depth / UNROLL * UNROLL * stride);
+    let whole = a.map(|row| row[..depth].as_chunks::<UNROLL>().0);
+    let steps = whole[0].len();
+    let whole = whole.map(|row| &row[..steps]);
+    for (i, rows) in b.chunks_exact(UNROLL * stride).enumerate().take(steps) {
+        for u in 0..UNROLL {
+            let row = &rows[u * stride + column..];
+            add_step(simd, from_rows(whole, |row| row[i][u]), row, &mut sums);
         }
     }
+    for (k, row) in (steps * UNROLL..depth).zip(rest.chunks_exact(stride)) {
+        add_step(simd, from_rows(a, |a| a[k]), &row[column..], &mut sums);
+    }
     sums
+}
+
+#[inline(always)]
+fn from_rows<A: Copy, const R: usize>(rows: [A; R], pick: impl Fn(A) -> f32) -> [f32; R] {
+    let mut picked = [0.0; R];
+    for r in 0..R {
+        picked[r] = pick(rows[r]);
+    }
+    picked
+}
+
+/// Adds `a[r] * b` to the sums of each row, `b` being two vectors.
+#[inline(always)]
+fn add_step<S: Simd, const R: usize>(
+    simd: S,
+    a: [f32; R],
+    b: &[f32],
+    sums: &mut [[S::f32s; 2]; R],
+) {
+    let (b, _) = S::as_simd_f32s(&b[..2 * S::F32_LANES]);
+    let (b0, b1) = (b[0], b[1]);
+    for r in 0..R {
+        let x = simd.splat_f32s(a[r]);
+        sums[r][0] = simd.mul_add_e_f32s(x, b0, sums[r][0]);
+        sums[r][1] = simd.mul_add_e_f32s(x, b1, sums[r][1]);
+    }
 }
 
 /// `out[r] = a[r] * b`, or `out[r] += a[r] * b` if `add`, for the `R` rows `a` (`[depth]` each); `b` is `[depth, stride]` and the
