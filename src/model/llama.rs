@@ -108,6 +108,7 @@ impl Config {
         for (name, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", heads),
             ("num_key_value_heads", self.kv_heads()),
