@@ -108,6 +108,7 @@ impl Config {
         for (name, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", heads),
             ("num_key_value_heads", self.kv_heads()),
@@ -172,23 +173,33 @@ impl Attention {
         })
     }
 
+    /// `x` is `[streams * tokens, hidden]`; the products run over all streams at once, the attention of each on its own cache.
     fn forward(
         &self,
         x: &Tensor,
-        tokens: &[Token],
-        (cache, rotary): (&mut LayerCache, &RotaryTable),
+        tokens: &[Vec<Token>],
+        caches: Vec<(&mut LayerCache, &RotaryTable)>,
     ) -> Result<Tensor> {
-        let split = |x: Tensor, heads: usize| {
-            // [tokens, heads * head_dim] -> [heads, tokens, head_dim]
-            x.reshape((tokens.len(), heads, self.head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
-        };
-        let q = split(self.q_proj.forward(x)?, self.heads)?;
-        let k = split(self.k_proj.forward(x)?, self.kv_heads)?;
-        let v = split(self.v_proj.forward(x)?, self.kv_heads)?;
-        self.o_proj
-            .forward(&cache.attend(&q, &k, &v, tokens, rotary)?)
+        let q = self.q_proj.forward(x)?;
+        let k = self.k_proj.forward(x)?;
+        let v = self.v_proj.forward(x)?;
+        let mut attended = Vec::with_capacity(tokens.len());
+        for (i, ((cache, rotary), tokens)) in caches.into_iter().zip(tokens).enumerate() {
+            let split = |x: &Tensor, heads: usize| {
+                // [tokens, heads * head_dim] of one stream -> [heads, tokens, head_dim]
+                x.narrow(0, i * tokens.len(), tokens.len())?
+                    .reshape((tokens.len(), heads, self.head_dim))?
+                    .transpose(0, 1)?
+                    .contiguous()
+            };
+            let (q, k, v) = (
+                split(&q, self.heads)?,
+                split(&k, self.kv_heads)?,
+                split(&v, self.kv_heads)?,
+            );
+            attended.push(cache.attend(&q, &k, &v, tokens, rotary)?);
+        }
+        self.o_proj.forward(&stacked(attended)?)
     }
 }
 
@@ -239,17 +250,25 @@ impl Layer {
     fn forward(
         &self,
         x: &Tensor,
-        tokens: &[Token],
-        cache: (&mut LayerCache, &RotaryTable),
+        tokens: &[Vec<Token>],
+        caches: Vec<(&mut LayerCache, &RotaryTable)>,
     ) -> Result<Tensor> {
-        let attended = self
-            .self_attn
-            .forward(&self.input_layernorm.forward(x)?, tokens, cache)?;
+        let attended =
+            self.self_attn
+                .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
         let x = (x + attended)?;
         let expanded = self
             .mlp
             .forward(&self.post_attention_layernorm.forward(&x)?)?;
         x + expanded
+    }
+}
+
+/// The rows of all parts, one part after the other.
+fn stacked(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    match parts.len() {
+        1 => Ok(parts.remove(0)),
+        _ => Tensor::cat(&parts, 0),
     }
 }
 
@@ -303,21 +322,41 @@ impl Llama {
         frames: &[Option<FrameId>],
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
-        let total = frames.len();
+        self.append_many(x, frames, std::slice::from_mut(cache))
+    }
+
+    /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
+    ///
+    /// `x` is `[streams * tokens, hidden]`, one stream after the other; `frames` (`[tokens]`) holds for each of them. Where the
+    /// streams have different room, all of them split the chunk at the smallest. Returns `[streams * tokens, hidden]`.
+    pub fn append_many(
+        &self,
+        x: &Tensor,
+        frames: &[Option<FrameId>],
+        caches: &mut [BoundedCache],
+    ) -> std::result::Result<Tensor, ModelError> {
+        let (streams, total) = (caches.len(), frames.len());
+        let x = x.reshape((streams, total, ()))?;
         let mut hidden = Vec::new();
         let mut start = 0;
         while start < total {
-            let left = total - start;
-            let taken = cache.room(left)?.min(left);
-            let tokens = cache.admit(&frames[start..start + taken]);
-            let mut x = x.narrow(0, start, taken)?;
-            for (i, layer) in self.layers.iter().enumerate() {
-                x = layer.forward(&x, &tokens, cache.layer(i))?;
+            let mut taken = total - start;
+            for cache in caches.iter_mut() {
+                taken = cache.room(total - start)?.min(taken);
             }
-            hidden.push(self.norm.forward(&x)?);
+            let tokens = caches
+                .iter_mut()
+                .map(|cache| cache.admit(&frames[start..start + taken]))
+                .collect::<Vec<_>>();
+            let mut x = x.narrow(1, start, taken)?.flatten_to(1)?;
+            for (i, layer) in self.layers.iter().enumerate() {
+                let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
+                x = layer.forward(&x, &tokens, caches)?;
+            }
+            hidden.push(self.norm.forward(&x)?.reshape((streams, taken, ()))?);
             start += taken;
         }
-        Ok(Tensor::cat(&hidden, 0)?)
+        Ok(Tensor::cat(&hidden, 1)?.flatten_to(1)?)
     }
 
     /// `[tokens, vocab]` for hidden states `[tokens, hidden]`.

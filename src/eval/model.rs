@@ -1,0 +1,156 @@
+//! The decoder under test with its tokenizer. Everything that depends on the form of the checkpoint is in this file.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::ThreadPool;
+
+use super::{parameter, EvalError};
+use crate::cache::{BoundedCache, CacheConfig, CacheShape};
+use crate::model::llama::Llama;
+use crate::model::template::{ChatTemplate, TextMessage};
+use crate::model::text::{TextModel, TextTokenizer};
+use crate::model::threads::thread_pool_for;
+
+/// A text decoder that streams can be run through.
+pub struct EvalModel {
+    pub decoder: Llama,
+    pub shape: CacheShape,
+    /// Name of the checkpoint's directory or file.
+    pub name: String,
+    tokenizer: TextTokenizer,
+    template: Option<ChatTemplate>,
+    dtype: DType,
+    device: Device,
+    pool: ThreadPool,
+}
+
+impl EvalModel {
+    /// Loads what [`TextModel::load`] reads. `threads`: 0 for as many as suit the model's size.
+    pub fn load(
+        path: &Path,
+        dtype: DType,
+        device: &Device,
+        threads: usize,
+    ) -> Result<Self, EvalError> {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let model = TextModel::load(path, dtype, device)?;
+        Ok(Self {
+            shape: model.config.cache_shape(),
+            name: name.to_string_lossy().into_owned(),
+            dtype: model.dtype(),
+            device: device.clone(),
+            pool: thread_pool_for(threads, model.weight_bytes)?,
+            tokenizer: model.tokenizer,
+            template: model.template,
+            decoder: model.decoder,
+        })
+    }
+
+    /// Runs `work` in the model's threads.
+    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
+    /// The longest input the model was made for, tokens.
+    pub fn context(&self) -> usize {
+        self.shape.max_positions
+    }
+
+    /// An empty cache for one stream, without a system prompt.
+    pub fn cache(&self, config: &CacheConfig) -> Result<BoundedCache, EvalError> {
+        self.cache_after(config, 0)
+    }
+
+    /// An empty cache for one stream whose first `system_tokens` are never evicted.
+    pub fn cache_after(
+        &self,
+        config: &CacheConfig,
+        system_tokens: usize,
+    ) -> Result<BoundedCache, EvalError> {
+        let cache = BoundedCache::new(
+            self.shape,
+            config,
+            system_tokens,
+            self.dtype,
+            &self.device,
+        )?;
+        Ok(cache)
+    }
+
+    /// Appends the same text tokens to every stream; hidden states `[streams * tokens, hidden]`.
+    pub fn append(&self, ids: &[u32], caches: &mut [BoundedCache]) -> Result<Tensor, EvalError> {
+        let x = self.decoder.embed(ids)?;
+        let x = Tensor::cat(&vec![x; caches.len()], 0)?;
+        let plain = vec![None; ids.len()];
+        Ok(self.decoder.append_many(&x, &plain, caches)?)
+    }
+
+    /// Makes a cache that has just taken a standing instruction's tokens remember their queries, as far as its policy uses them.
+    pub fn note_standing(&self, ids: &[u32], cache: &mut BoundedCache) -> Result<(), EvalError> {
+        Err(parameter("standing", ids.len(), "no tokens: this cache keeps no standing queries"))
+    }
+
+    /// Ids of text as it is: nothing in it counts as a control token.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EvalError> {
+        Ok(self.tokenizer.encode(text)?)
+    }
+
+    /// The checkpoint's chat format around the texts of a conversation.
+    pub fn chat_format(&self) -> Result<ChatFormat, EvalError> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            parameter("model", &self.name, "a checkpoint with a chat template")
+        })?;
+        ChatFormat::of(template, self)
+    }
+
+    /// Ids of text in the chat format; a control token in it counts as one.
+    fn encode_format(&self, text: &str) -> Result<Vec<u32>, EvalError> {
+        Ok(self.tokenizer.chat().encode(text)?)
+    }
+
+    pub fn decode(&self, ids: &[u32]) -> Result<String, EvalError> {
+        Ok(self.tokenizer.decode(ids)?)
+    }
+}
+
+/// What a chat template puts around the texts of a conversation, as ids.
+pub struct ChatFormat {
+    /// In front of the system prompt.
+    pub open: Vec<u32>,
+    /// Between the system prompt and the first user's text.
+    pub first_user: Vec<u32>,
+    /// Between a user's text and the answer.
+    pub answer: Vec<u32>,
+    /// Between an answer and the next user's text.
+    pub next_user: Vec<u32>,
+}
+
+impl ChatFormat {
+    /// Renders a conversation of marked texts and takes out what stands between them.
+    fn of(template: &ChatTemplate, model: &EvalModel) -> Result<Self, EvalError> {
+        const MARKS: [&str; 4] = ["\u{FDD1}0", "\u{FDD1}1", "\u{FDD1}2", "\u{FDD1}3"];
+        let roles = ["system", "user", "assistant", "user"];
+        let messages = roles
+            .into_iter()
+            .zip(MARKS)
+            .map(|(role, content)| TextMessage { role, content })
+            .collect::<Vec<_>>();
+        let rendered = template.render(&messages)?;
+        let mut rest = rendered.as_str();
+        let mut up_to = |mark| {
+            let (piece, after) = rest.split_once(mark).ok_or_else(|| {
+                let expected = "a chat template that takes texts as they are";
+                parameter("model", &model.name, expected)
+            })?;
+            rest = after;
+            model.encode_format(piece)
+        };
+        Ok(Self {
+            open: up_to(MARKS[0])?,
+            first_user: up_to(MARKS[1])?,
+            answer: up_to(MARKS[2])?,
+            next_user: up_to(MARKS[3])?,
+        })
+    }
+}
