@@ -1,4 +1,4 @@
-# One command for each thing a user or a developer does: setup, build, demo, test, lint, eval, clean.
+# One command for each thing a user or a developer does: setup, weights, build, demo, test, lint, eval, clean.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
@@ -7,11 +7,14 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup build demo test test-core test-ros lint eval clean
+.PHONY: all setup weights-smollm2 build demo test test-core test-ros lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
 	scripts/setup.sh
+
+weights-smollm2: setup ## SmolLM2-135M-Instruct (98 MB, Apache-2.0) into models/smollm2-135m, if it is not there
+	$(ENV); scripts/weights-smollm2.sh
 
 build: setup ## messages, node and command line, into install/
 	scripts/build.sh
@@ -21,7 +24,7 @@ demo: build ## plays the demo bag into the node and shows what it answers; optio
 
 test: lint test-core test-ros ## everything
 
-test-core: setup ## Rust tests; no ROS in them
+test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked --no-default-features
 
 test-ros: build ## the node process, driven by rclpy

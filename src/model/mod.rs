@@ -6,12 +6,15 @@
 //! - `preprocess`: a picture to pixel values, as the published image processor does it
 //! - `picture`: pictures read row by row
 //! - `resample`: resizing as the published processors do it
+//! - `gguf`: decoders from GGUF files
 //! - `llama`: the decoder, whose attention runs on the cache
 //! - `smolvlm`: the SmolVLM / Idefics3 family: vision tower, connector, decoder
+//! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
 //! - `threads`: how many threads the products are spread over
 //! - `sample`: the next token from logits
 
 pub mod checkpoint;
+pub mod gguf;
 pub mod llama;
 pub mod picture;
 pub mod preprocess;
@@ -19,6 +22,7 @@ mod resample;
 pub mod sample;
 pub mod smolvlm;
 pub mod template;
+pub mod text;
 pub mod threads;
 pub mod tokenizer;
 

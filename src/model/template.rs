@@ -1,5 +1,7 @@
 //! The checkpoint's own chat template (Jinja), rendered as transformers' `apply_chat_template` does.
 
+use std::path::PathBuf;
+
 use minijinja::value::Value;
 use minijinja::{context, Environment, Error, ErrorKind};
 use serde::Serialize;
@@ -23,16 +25,35 @@ pub struct Message {
     pub content: Vec<Content>,
 }
 
+/// One turn of a conversation of text alone, whose templates take the text as it is and not in pieces.
+#[derive(Debug, Clone, Serialize)]
+pub struct TextMessage<'a> {
+    pub role: &'static str,
+    pub content: &'a str,
+}
+
+const JINJA: &str = "chat_template.jinja";
+
 /// A parsed chat template.
 pub struct ChatTemplate {
     env: Environment<'static>,
-    file: std::path::PathBuf,
+    file: PathBuf,
 }
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja`, or the field `chat_template` of the files that may hold it.
+    /// Reads a template that must be there, as [`Self::find`] does.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
-        const JINJA: &str = "chat_template.jinja";
+        Self::find(checkpoint)?.ok_or_else(|| ModelError::Directory {
+            dir: checkpoint.dir().to_path_buf(),
+            what: format!(
+                "no chat template: neither {JINJA} nor a field chat_template in chat_template.json, \
+                 processor_config.json or tokenizer_config.json"
+            ),
+        })
+    }
+
+    /// Reads `chat_template.jinja`, or the field `chat_template` of the files that may hold it.
+    pub fn find(checkpoint: &Checkpoint) -> Result<Option<Self>, ModelError> {
         let mut found = None;
         if checkpoint.has(JINJA) {
             found = Some((JINJA, checkpoint.text(JINJA)?));
@@ -49,16 +70,12 @@ impl ChatTemplate {
                     .map(|template| (name, template.to_string()));
             }
         }
-        let Some((name, source)) = found else {
-            return Err(ModelError::Directory {
-                dir: checkpoint.dir().to_path_buf(),
-                what: format!(
-                    "no chat template: neither {JINJA} nor a field chat_template in chat_template.json, \
-                     processor_config.json or tokenizer_config.json"
-                ),
-            });
-        };
-        let file = checkpoint.path(name);
+        let parse = |(name, source)| Self::parse(source, checkpoint.path(name));
+        found.map(parse).transpose()
+    }
+
+    /// From the template's source; `file` is what errors name.
+    pub fn parse(source: String, file: PathBuf) -> Result<Self, ModelError> {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -76,8 +93,9 @@ impl ChatTemplate {
         Ok(Self { env, file })
     }
 
-    /// The text of a conversation, with the opening of the assistant's turn at its end.
-    pub fn render(&self, messages: &[Message]) -> Result<String, ModelError> {
+    /// The text of a conversation (of [`Message`] or [`TextMessage`], as the template wants it), with the opening of the
+    /// assistant's turn at its end.
+    pub fn render<M: Serialize>(&self, messages: &[M]) -> Result<String, ModelError> {
         let render = || {
             self.env
                 .get_template("chat")?

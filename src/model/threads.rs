@@ -13,8 +13,13 @@ const SMALL_BYTES: u64 = 64 << 20;
 ///
 /// What runs inside [`ThreadPool::install`] uses them.
 pub fn thread_pool(threads: usize, checkpoint: &Checkpoint) -> Result<ThreadPool, ModelError> {
+    thread_pool_for(threads, checkpoint.weight_bytes()?)
+}
+
+/// As [`thread_pool`], for a model with `weight_bytes` bytes of weights.
+pub fn thread_pool_for(threads: usize, weight_bytes: u64) -> Result<ThreadPool, ModelError> {
     let threads = match threads {
-        0 if checkpoint.weight_bytes()? < SMALL_BYTES => 1,
+        0 if weight_bytes < SMALL_BYTES => 1,
         // rayon's own choice is one per core.
         given => given,
     };

@@ -41,12 +41,16 @@ struct AddedToken {
 impl ChatTokenizer {
     /// Reads `tokenizer.json`.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
-        let file = checkpoint.path("tokenizer.json");
+        let json = checkpoint.json("tokenizer.json")?;
+        Self::from_json(json, checkpoint.path("tokenizer.json"))
+    }
+
+    /// From the contents of a `tokenizer.json`; `file` is what errors name.
+    pub fn from_json(mut json: Value, file: PathBuf) -> Result<Self, ModelError> {
         let fail = |what: String| ModelError::File {
             file: file.clone(),
             what,
         };
-        let mut json: Value = checkpoint.json("tokenizer.json")?;
         let tokenizer =
             |json: &Value| Tokenizer::from_str(&json.to_string()).map_err(|e| fail(e.to_string()));
         let full = tokenizer(&json)?;
@@ -122,7 +126,7 @@ impl ChatTokenizer {
         let mut at = 0;
         while let Some(first) = text[at..].chars().next() {
             if let Some((content, id)) = self.starts_with_added(&text[at..]) {
-                self.encode_plain(&text[run..at], &mut ids)?;
+                self.encode_plain(&text[run..at].replace(GUARD, ""), &mut ids)?;
                 ids.push(*id);
                 at += content.len();
                 run = at;
@@ -130,15 +134,18 @@ impl ChatTokenizer {
                 at += first.len_utf8();
             }
         }
-        self.encode_plain(&text[run..], &mut ids)?;
+        self.encode_plain(&text[run..].replace(GUARD, ""), &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Ids of text that is not in the chat format: every character is what it is.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let mut ids = Vec::new();
+        self.encode_plain(text, &mut ids)?;
         Ok(ids)
     }
 
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), ModelError> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let text = text.replace(GUARD, "");
         let fail = |what: String| ModelError::File {
             file: self.file.clone(),
             what,

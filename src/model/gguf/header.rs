@@ -1,0 +1,205 @@
+//! The header of a GGUF file: metadata and the table of tensors, read from the file's bytes and checked against them.
+//!
+//! candle's reader divides by an alignment of 0, widens every byte of an array to 32 and lets tensors share their bytes, so a small
+//! file could end the process or fill the memory. Here values stay in the file until they are asked for.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use candle_core::quantized::GgmlDType;
+
+use super::value::{Cursor, Kind, Value};
+
+const MAGIC: &[u8] = b"GGUF";
+const DEFAULT_ALIGNMENT: u64 = 32;
+/// As in ggml.h.
+const MAX_DIMS: u32 = 4;
+
+/// Where a tensor lies and what it is.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    pub dtype: GgmlDType,
+    /// As in `[out, in]`: the reverse of the file's order.
+    pub dims: Vec<usize>,
+    /// In the file.
+    pub bytes: Range<usize>,
+}
+
+/// Metadata and tensors by name.
+#[derive(Debug)]
+pub struct Header<'a> {
+    metadata: HashMap<&'a str, Value<'a>>,
+    pub tensors: HashMap<&'a str, TensorInfo>,
+}
+
+impl<'a> Header<'a> {
+    /// Parses the bytes of a whole file. An error says what is wrong and where.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+        let mut cursor = Cursor::new(bytes);
+        if cursor.take(4).ok() != Some(MAGIC) {
+            return Err("not a GGUF file: it does not begin with GGUF".to_string());
+        }
+        let version = cursor.u32()?;
+        if !(2..=3).contains(&version) {
+            return Err(format!("GGUF version is {version}, expected 2 or 3"));
+        }
+        let (tensor_count, metadata_count) = (cursor.u64()?, cursor.u64()?);
+        let mut metadata = HashMap::new();
+        for _ in 0..metadata_count {
+            let key = cursor.text()?;
+            let kind = Kind::read(&mut cursor).map_err(|e| format!("{key}: {e}"))?;
+            let value = Value::new(kind, cursor.clone());
+            cursor.skip(kind, 0).map_err(|e| format!("{key}: {e}"))?;
+            if metadata.insert(key, value).is_some() {
+                return Err(format!("the key {key} is there twice"));
+            }
+        }
+        let mut entries = Vec::new();
+        for _ in 0..tensor_count {
+            entries.push(Entry::read(&mut cursor)?);
+        }
+        let alignment = alignment(metadata.get("general.alignment"))?;
+        let tensors = place(entries, cursor.at(), bytes.len(), alignment)?;
+        Ok(Self { metadata, tensors })
+    }
+
+    pub fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.metadata.get(key).cloned()
+    }
+}
+
+/// A line of the table of tensors.
+struct Entry<'a> {
+    name: &'a str,
+    dtype: GgmlDType,
+    dims: Vec<usize>,
+    /// From the start of the data.
+    offset: u64,
+    size: usize,
+}
+
+impl<'a> Entry<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, String> {
+        let name = cursor.text()?;
+        let wrong = |what: String| format!("tensor {name}: {what}");
+        let rank = cursor.u32().map_err(wrong)?;
+        if !(1..=MAX_DIMS).contains(&rank) {
+            return Err(wrong(format!(
+                "{rank} dimensions, expected 1 to {MAX_DIMS}"
+            )));
+        }
+        let mut dims = Vec::new();
+        for _ in 0..rank {
+            let dim = cursor.u64().map_err(wrong)?;
+            dims.push(usize::try_from(dim).map_err(|_| wrong(format!("dimension {dim}")))?);
+        }
+        dims.reverse();
+        let dtype = cursor.u32().map_err(wrong)?;
+        let dtype = element_type(dtype).ok_or_else(|| {
+            wrong(format!(
+                "element type is {dtype}, expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K"
+            ))
+        })?;
+        let offset = cursor.u64().map_err(wrong)?;
+        let (block, width) = (dtype.block_size(), dims[dims.len() - 1]);
+        if !width.is_multiple_of(block) {
+            return Err(wrong(format!(
+                "rows of {width} elements, expected a multiple of {block} for {dtype:?}"
+            )));
+        }
+        let size = dims
+            .iter()
+            .try_fold(1usize, |product, &dim| product.checked_mul(dim))
+            .and_then(|elements| (elements / block).checked_mul(dtype.type_size()))
+            .ok_or_else(|| wrong(format!("shape {dims:?} is too large")))?;
+        Ok(Self {
+            name,
+            dtype,
+            dims,
+            offset,
+            size,
+        })
+    }
+}
+
+/// Where each tensor lies in a file of `length` bytes whose header ends at `end`.
+fn place<'a>(
+    mut entries: Vec<Entry<'a>>,
+    end: usize,
+    length: usize,
+    alignment: u64,
+) -> Result<HashMap<&'a str, TensorInfo>, String> {
+    let start = (end as u64).next_multiple_of(alignment);
+    entries.sort_by_key(|entry| (entry.offset, entry.size));
+    let mut tensors = HashMap::new();
+    // Tensors that share bytes would make a small file need any amount of memory.
+    let mut free = start;
+    for entry in entries {
+        let name = entry.name;
+        let from = start.saturating_add(entry.offset);
+        let to = from.saturating_add(entry.size as u64);
+        if !entry.offset.is_multiple_of(alignment) {
+            return Err(format!(
+                "tensor {name}: offset is {}, expected a multiple of {alignment}",
+                entry.offset
+            ));
+        }
+        if to > length as u64 {
+            return Err(format!(
+                "tensor {name}: it ends at byte {to}, but the file has {length}"
+            ));
+        }
+        if from < free {
+            return Err(format!(
+                "tensor {name}: it begins at byte {from}, within the tensor before it, which ends at {free}"
+            ));
+        }
+        free = to;
+        let info = TensorInfo {
+            dtype: entry.dtype,
+            dims: entry.dims,
+            bytes: from as usize..to as usize,
+        };
+        if tensors.insert(name, info).is_some() {
+            return Err(format!("the tensor {name} is there twice"));
+        }
+    }
+    Ok(tensors)
+}
+
+/// A multiple of 8, as the format demands; at most 2^20, so that sums of offsets cannot overflow.
+fn alignment(value: Option<&Value>) -> Result<u64, String> {
+    let Some(value) = value else {
+        return Ok(DEFAULT_ALIGNMENT);
+    };
+    value
+        .clone()
+        .whole()
+        .filter(|&given| given != 0 && given.is_multiple_of(8) && given <= 1 << 20)
+        .ok_or_else(|| {
+            format!(
+                "general.alignment is {}, expected a multiple of 8 up to 1048576",
+                value.clone().describe()
+            )
+        })
+}
+
+fn element_type(id: u32) -> Option<GgmlDType> {
+    Some(match id {
+        0 => GgmlDType::F32,
+        1 => GgmlDType::F16,
+        2 => GgmlDType::Q4_0,
+        3 => GgmlDType::Q4_1,
+        6 => GgmlDType::Q5_0,
+        7 => GgmlDType::Q5_1,
+        8 => GgmlDType::Q8_0,
+        10 => GgmlDType::Q2K,
+        11 => GgmlDType::Q3K,
+        12 => GgmlDType::Q4K,
+        13 => GgmlDType::Q5K,
+        14 => GgmlDType::Q6K,
+        30 => GgmlDType::BF16,
+        _ => return None,
+    })
+}

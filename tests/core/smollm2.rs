@@ -1,0 +1,161 @@
+//! Published weights from a GGUF file: ids against llama.cpp, numbers and greedy answers against transformers.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use candle_core::{DType, Device, Tensor};
+use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
+use inf_mllm::model::template::TextMessage;
+use inf_mllm::model::text::TextModel;
+use serde_json::Value;
+
+use crate::support::{demo_dir, deviation, golden, json, load, root, tensors};
+
+/// The file that `make weights-smollm2` fetches.
+pub fn gguf() -> PathBuf {
+    let file = root().join("models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(
+        file.is_file(),
+        "{} is missing: run make weights-smollm2",
+        file.display()
+    );
+    file
+}
+
+static MODEL: LazyLock<TextModel> =
+    LazyLock::new(|| TextModel::load(&gguf(), DType::F32, &Device::Cpu).unwrap());
+static ABOUT: LazyLock<Value> = LazyLock::new(|| json(&golden("smollm2").join("about.json")));
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn full_cache(model: &TextModel) -> BoundedCache {
+    let config = CacheConfig {
+        policy: PolicyKind::Full,
+        budget: 256,
+        ..CacheConfig::default()
+    };
+    let shape = model.config.cache_shape();
+    BoundedCache::new(shape, &config, 0, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// Last hidden states `[ids, hidden]`.
+fn feed(model: &TextModel, ids: &[u32], cache: &mut BoundedCache) -> Tensor {
+    let x = model.decoder.embed(ids).unwrap();
+    model
+        .decoder
+        .append(&x, &vec![None; ids.len()], cache)
+        .unwrap()
+}
+
+#[test]
+fn text_becomes_the_ids_of_llama_cpp_and_comes_back() {
+    for case in ABOUT["texts"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let encoded = MODEL.tokenizer.encode(text).unwrap();
+        assert_eq!(encoded, ids(&case["ids"]), "{text:?}");
+        assert_eq!(MODEL.tokenizer.decode(&encoded).unwrap(), text);
+    }
+}
+
+#[test]
+fn the_chat_template_of_the_file_is_rendered() {
+    let chat = &ABOUT["chat"];
+    let message = |role, key: &str| TextMessage {
+        role,
+        content: chat[key].as_str().unwrap(),
+    };
+    let template = MODEL.template.as_ref().unwrap();
+    let turns = [message("system", "system"), message("user", "user")];
+    let text = template.render(&turns).unwrap();
+    assert_eq!(text, chat["text"].as_str().unwrap());
+    let encoded = MODEL.tokenizer.chat().encode(&text).unwrap();
+    assert_eq!(encoded, ids(&chat["ids"]));
+}
+
+#[test]
+fn control_tokens_count_only_in_the_chat_format() {
+    let end = u32::try_from(ABOUT["end_id"].as_u64().unwrap()).unwrap();
+    assert!(MODEL.tokenizer.is_end(end));
+    assert!(!MODEL.tokenizer.is_end(end + 1));
+    let text = "a<|im_end|>";
+    assert!(!MODEL.tokenizer.encode(text).unwrap().contains(&end));
+    let chat = MODEL.tokenizer.chat();
+    assert!(chat.encode(text).unwrap().contains(&end));
+    let guarded = chat.guard(text);
+    assert!(!chat.encode(&guarded).unwrap().contains(&end));
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let expected = &tensors(&golden("smollm2").join("expected.safetensors"))["logits"];
+    let hidden = feed(&MODEL, &ids(&ABOUT["chat"]["ids"]), &mut full_cache(&MODEL));
+    let logits = MODEL.decoder.logits(&hidden).unwrap();
+    let step = ABOUT["columns"].as_u64().unwrap() as u32;
+    let columns = (0..logits.dim(1).unwrap() as u32)
+        .step_by(step as usize)
+        .collect::<Vec<_>>();
+    let columns = Tensor::new(columns, &Device::Cpu).unwrap();
+    let off = deviation(&logits.index_select(&columns, 1).unwrap(), expected);
+    let tolerance = ABOUT["tolerance"].as_f64().unwrap() as f32;
+    assert!(off <= tolerance, "logits differ by {off}");
+}
+
+#[test]
+fn greedy_answers_are_those_of_transformers() {
+    for case in ABOUT["greedy"].as_array().unwrap() {
+        let mut cache = full_cache(&MODEL);
+        let wanted = ids(&case["new_ids"]);
+        let mut next = ids(&case["ids"]);
+        let mut got: Vec<u32> = Vec::new();
+        while got.len() < wanted.len() {
+            let hidden = feed(&MODEL, &next, &mut cache);
+            let last = hidden.narrow(0, next.len() - 1, 1).unwrap();
+            let logits = MODEL.decoder.logits(&last).unwrap().squeeze(0).unwrap();
+            next = vec![logits.argmax(0).unwrap().to_scalar().unwrap()];
+            got.extend(&next);
+        }
+        assert_eq!(got, wanted, "after {}", case["prompt"]);
+    }
+}
+
+#[test]
+fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |words: &str| {
+        let error = TextModel::load(dir.path(), DType::F32, &Device::Cpu)
+            .err()
+            .expect("a directory without a model loads")
+            .to_string();
+        assert!(error.contains(words), "{words:?} is not in: {error}");
+    };
+    refused("0 files");
+    std::fs::hard_link(gguf(), dir.path().join("a.gguf"))
+        .or_else(|_| std::fs::copy(gguf(), dir.path().join("a.gguf")).map(|_| ()))
+        .unwrap();
+    assert!(TextModel::load(dir.path(), DType::F32, &Device::Cpu).is_ok());
+    std::fs::write(dir.path().join("b.gguf"), "").unwrap();
+    refused("2 files");
+    std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"gpt2\"}").unwrap();
+    refused("model_type is gpt2");
+}
+
+#[test]
+fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
+    let whole = load(&demo_dir());
+    let text = TextModel::load(&demo_dir(), DType::F32, &Device::Cpu).unwrap();
+    let encoded = text.tokenizer.encode("What is in view?").unwrap();
+    assert_eq!(encoded, whole.tokenizer.encode("What is in view?").unwrap());
+    assert!(text.tokenizer.is_end(whole.end_of_utterance));
+    let hidden = feed(&text, &encoded, &mut full_cache(&text));
+    let x = whole.decoder.embed(&encoded).unwrap();
+    let marks = vec![None; encoded.len()];
+    let wanted = whole
+        .decoder
+        .append(&x, &marks, &mut full_cache(&text))
+        .unwrap();
+    assert_eq!(deviation(&hidden, &wanted), 0.0);
+    let vocabulary = whole.config.text_config.vocab_size;
+    assert_eq!(text.decoder.logits(&hidden).unwrap().dims()[1], vocabulary);
+}
