@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 
+use super::attention::Kernel;
 use super::config::{CacheConfig, CacheError, Plan};
-use super::layer::{LayerCache, LayerSnapshot};
+use super::evict::Workspace;
+use super::layer::{LayerCache, LayerSlots, LayerSnapshot};
 use super::policy::Policy;
 use super::rotary::RotaryTable;
-use super::slots::{FrameId, Token};
+use super::slots::{FrameId, Mark, SlotMap, Token};
 
 /// What the cache must know of the decoder.
 #[derive(Debug, Clone, Copy)]
@@ -36,31 +38,43 @@ pub struct CacheUsage {
     pub tokens_seen: u64,
     pub tokens_evicted: u64,
     pub compactions: u64,
+    /// Keys that queries have attended to, summed over layers: what attention has cost.
+    pub keys_attended: u64,
+    /// Rows that compactions have moved, summed over kept sets.
+    pub rows_moved: u64,
+}
+
+/// What all layers share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) plan: Plan,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) rotary: RotaryTable,
+    pub(super) kernel: Kernel,
+    pub(super) protect_boundaries: usize,
 }
 
 /// A KV cache whose every layer holds at most `budget` tokens.
 ///
-/// Order of a turn: [`Self::room`] slots at a time, [`Self::admit`] a sub-chunk and let every layer attend with it; after the
-/// whole chunk, [`Self::reserve`] what the next step needs. Nothing is evicted before a chunk that fits has been attended to.
+/// Order of a turn: [`Self::admit`] a chunk and let every layer attend with it ([`LayerSlots::attend`]); after the whole chunk,
+/// [`Self::reserve`] what the next step needs. Nothing is evicted before a chunk that fits has been attended to.
 #[derive(Debug)]
 pub struct BoundedCache {
     config: CacheConfig,
     shape: CacheShape,
-    plan: Plan,
-    policy: Box<dyn Policy>,
+    shared: Shared,
     layers: Vec<LayerCache>,
-    rotary: RotaryTable,
+    workspace: Workspace,
     tokens_seen: u64,
-    tokens_evicted: u64,
-    compactions: u64,
+    /// Index of the first token of the newest unit.
+    unit: u64,
 }
 
-/// A copy of the cache's whole state.
+/// A copy of the cache's whole state, but for the standing instruction.
 pub struct Snapshot {
     layers: Vec<LayerSnapshot>,
     tokens_seen: u64,
-    tokens_evicted: u64,
-    compactions: u64,
+    unit: u64,
 }
 
 impl BoundedCache {
@@ -74,26 +88,38 @@ impl BoundedCache {
     ) -> Result<Self, CacheError> {
         let policy = config.policy.build(config)?;
         let plan = Plan::new(config, policy.as_ref(), system_tokens, shape.max_positions)?;
+        if config.withdraw_layer >= shape.layers {
+            return Err(CacheError::Parameter {
+                name: "withdraw_layer",
+                value: config.withdraw_layer.to_string(),
+                expected: format!("less than {}, the number of layers", shape.layers),
+            });
+        }
+        let (theta, budget) = (shape.rope_theta, plan.budget);
+        let shared = Shared {
+            plan,
+            policy,
+            rotary: RotaryTable::new(shape.head_dim, theta, budget, dtype, device)?,
+            kernel: config.kernel,
+            protect_boundaries: config.protect_boundaries,
+        };
+        let storage = config.storage.dtype(dtype);
         let layers = (0..shape.layers)
-            .map(|_| LayerCache::new(&shape, &plan, config.scope, dtype, device))
+            .map(|_| LayerCache::new(&shape, &shared, storage, dtype, device))
             .collect::<candle_core::Result<_>>()?;
-        let rotary =
-            RotaryTable::new(shape.head_dim, shape.rope_theta, plan.budget, dtype, device)?;
         Ok(Self {
             config: config.clone(),
             shape,
-            plan,
-            policy,
+            shared,
             layers,
-            rotary,
+            workspace: Workspace::default(),
             tokens_seen: 0,
-            tokens_evicted: 0,
-            compactions: 0,
+            unit: 0,
         })
     }
 
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.shared.plan
     }
 
     pub fn shape(&self) -> &CacheShape {
@@ -108,7 +134,7 @@ impl BoundedCache {
         &self.layers
     }
 
-    /// Slots in use per layer.
+    /// Slots in use of the first layer, which no other exceeds.
     pub fn len(&self) -> usize {
         self.layers[0].len()
     }
@@ -119,80 +145,114 @@ impl BoundedCache {
 
     /// The longest turn that can be attended to as a whole before any of it may be evicted, tokens.
     pub fn longest_turn(&self) -> usize {
-        if self.policy.evicts() {
-            self.plan.recent
-        } else {
-            self.plan.budget - self.len()
+        let plan = &self.shared.plan;
+        match self.shared.policy.evicts() {
+            true => plan.recent.max(plan.slack),
+            false => plan.budget - self.len(),
         }
     }
 
-    /// Free slots for the next sub-chunk, after a compaction if there were none.
+    /// Numbers the tokens of a chunk.
     ///
-    /// Fails with [`CacheError::Full`] when the policy never evicts.
-    pub fn room(&mut self, needed: usize) -> Result<usize, CacheError> {
-        let free = self.plan.budget - self.len();
-        if !self.policy.evicts() && needed > free {
+    /// Fails with [`CacheError::Full`] when the policy never evicts and they do not fit.
+    pub fn admit(&mut self, marks: &[Mark]) -> Result<Vec<Token>, CacheError> {
+        let free = self.shared.plan.budget - self.len();
+        if !self.shared.policy.evicts() && marks.len() > free {
             return Err(CacheError::Full {
                 used: self.len(),
-                budget: self.plan.budget,
-                needed,
+                budget: self.shared.plan.budget,
+                needed: marks.len(),
             });
         }
-        if free == 0 {
-            self.compact()?;
-        }
-        Ok(self.plan.budget - self.len())
-    }
-
-    /// Numbers the tokens of a sub-chunk; `frames` says which frame each of them shows.
-    pub fn admit(&mut self, frames: &[Option<FrameId>]) -> Vec<Token> {
-        let tokens = frames
+        let tokens = marks
             .iter()
             .zip(self.tokens_seen..)
-            .map(|(&frame, index)| Token { index, frame })
+            .map(|(&mark, index)| {
+                if mark.starts_unit {
+                    self.unit = index;
+                }
+                Token {
+                    index,
+                    unit: self.unit,
+                    mark,
+                }
+            })
             .collect();
-        self.tokens_seen += frames.len() as u64;
-        tokens
+        self.tokens_seen += marks.len() as u64;
+        Ok(tokens)
     }
 
-    /// One layer and the rotary table it needs.
-    pub fn layer(&mut self, layer: usize) -> (&mut LayerCache, &RotaryTable) {
-        (&mut self.layers[layer], &self.rotary)
+    /// One layer, to attend to.
+    pub fn layer(&mut self, layer: usize) -> LayerSlots<'_> {
+        LayerSlots {
+            layer: &mut self.layers[layer],
+            shared: &self.shared,
+            workspace: &mut self.workspace,
+        }
     }
 
-    /// Compacts if fewer slots are free than `next` needs (at most `slack` can be asked for).
+    /// True for the first layer that visual tokens do not reach.
+    pub fn withdraws_at(&self, layer: usize) -> bool {
+        layer > 0 && layer == self.config.withdraw_layer
+    }
+
+    /// Compacts where fewer slots are free than `next` needs (at most `slack` can be asked for).
     pub fn reserve(&mut self, next: usize) -> Result<(), CacheError> {
-        let free = self.plan.budget - self.len();
-        if self.policy.evicts() && free < next.min(self.plan.slack) {
-            self.compact()?;
+        if self.shared.policy.evicts() {
+            for i in 0..self.layers.len() {
+                self.layer(i).reserve(next)?;
+            }
         }
         Ok(())
     }
 
-    fn compact(&mut self) -> Result<(), CacheError> {
-        let evicted = self.len() - self.plan.keep();
+    /// The score of every token in each kept set of a layer, in the order of time, as the policy's evidence defines it; empty
+    /// lists when the policy needs none.
+    pub fn scores(&self, layer: usize) -> Result<Vec<Vec<f32>>, CacheError> {
+        let layer = &self.layers[layer];
+        let mut order = Vec::new();
+        let scores = layer.slot_scores(&self.shared)?;
+        Ok(layer
+            .slot_maps()
+            .iter()
+            .zip(scores)
+            .map(|(set, scores)| {
+                set.order(&mut order);
+                let slots = order.iter().take(scores.len());
+                slots.map(|&slot| scores[slot as usize]).collect()
+            })
+            .collect())
+    }
+
+    /// The keys of a layer as attention sees them: rotated to their positions, in the order of time, `[kv_heads, len, head_dim]`.
+    pub fn rotated_keys(&self, layer: usize) -> Result<Tensor, CacheError> {
+        let keys = self.layers[layer].raw_keys()?.to_dtype(DType::F32)?;
+        let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
+        Ok(self.shared.rotary.rotate(&keys, &[&positions])?)
+    }
+
+    /// Takes the newest `tokens` queries that are held (at most the query window) as those of a standing instruction, which
+    /// policies that know of one score with. It stays through [`Self::restore`] and leaves with [`Self::reset`].
+    pub fn capture_standing(&mut self, tokens: usize) -> Result<(), CacheError> {
         for layer in &mut self.layers {
-            layer.compact(&self.plan, self.policy.as_ref(), &self.rotary)?;
+            layer.capture_standing(tokens)?;
         }
-        self.tokens_evicted += evicted as u64;
-        self.compactions += 1;
         Ok(())
     }
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].
     pub fn reset(&mut self, system_tokens: usize) -> Result<(), CacheError> {
-        self.plan = Plan::new(
+        self.shared.plan = Plan::new(
             &self.config,
-            self.policy.as_ref(),
+            self.shared.policy.as_ref(),
             system_tokens,
             self.shape.max_positions,
         )?;
         for layer in &mut self.layers {
-            layer.clear(&self.plan)?;
+            layer.clear(&self.shared)?;
         }
         self.tokens_seen = 0;
-        self.tokens_evicted = 0;
-        self.compactions = 0;
+        self.unit = 0;
         Ok(())
     }
 
@@ -205,45 +265,57 @@ impl BoundedCache {
                 .map(LayerCache::snapshot)
                 .collect::<candle_core::Result<_>>()?,
             tokens_seen: self.tokens_seen,
-            tokens_evicted: self.tokens_evicted,
-            compactions: self.compactions,
+            unit: self.unit,
         })
     }
 
     /// Puts a state of this cache back; the plan must not have changed in between.
-    pub fn restore(&mut self, saved: Snapshot) -> Result<(), CacheError> {
-        for (layer, saved) in self.layers.iter_mut().zip(saved.layers) {
-            layer.restore(saved, &self.rotary)?;
+    pub fn restore(&mut self, saved: &Snapshot) -> Result<(), CacheError> {
+        for (layer, saved) in self.layers.iter_mut().zip(&saved.layers) {
+            layer.restore(saved)?;
         }
         self.tokens_seen = saved.tokens_seen;
-        self.tokens_evicted = saved.tokens_evicted;
-        self.compactions = saved.compactions;
+        self.unit = saved.unit;
         Ok(())
     }
 
+    fn sets(&self) -> impl Iterator<Item = &SlotMap> {
+        self.layers.iter().flat_map(LayerCache::slot_maps)
+    }
+
     pub fn usage(&self) -> CacheUsage {
-        let used = self.len();
-        let sets = || self.layers.iter().flat_map(LayerCache::slot_maps);
-        let prefix = self.plan.prefix.min(used);
-        let relevant = sets().map(|set| set.relevant()).sum::<usize>() / sets().count().max(1);
+        let count = self.sets().count().max(1);
+        let mean = |f: fn(&SlotMap) -> usize| self.sets().map(f).sum::<usize>() / count;
+        let used = mean(SlotMap::len);
+        let relevant = mean(SlotMap::relevant);
+        let prefix = self.shared.plan.prefix.min(used);
+        let sum = |f: fn(&LayerCache) -> u64| self.layers.iter().map(f).sum();
         CacheUsage {
-            budget: self.plan.budget,
+            budget: self.shared.plan.budget,
             used,
             prefix,
             relevant,
-            recent: used - prefix - relevant,
+            recent: used.saturating_sub(prefix + relevant),
             bytes: self.layers.iter().map(LayerCache::bytes).sum(),
             tokens_seen: self.tokens_seen,
-            tokens_evicted: self.tokens_evicted,
-            compactions: self.compactions,
+            tokens_evicted: self.tokens_seen - self.len() as u64,
+            compactions: self.layers[0].compactions,
+            keys_attended: sum(LayerCache::attended),
+            rows_moved: sum(|layer| layer.moved),
         }
     }
 
     /// For each frame still in the cache, the share of its `frame_tokens` slots over all kept sets that is kept, 0 to 1.
+    ///
+    /// Layers that visual tokens do not reach are not counted.
     pub fn retained_frames(&self, frame_tokens: usize) -> BTreeMap<FrameId, f64> {
+        let layers = match self.config.withdraw_layer {
+            0 => &self.layers[..],
+            reached => &self.layers[..reached],
+        };
         let mut counts = BTreeMap::new();
         let mut sets = 0;
-        for set in self.layers.iter().flat_map(LayerCache::slot_maps) {
+        for set in layers.iter().flat_map(LayerCache::slot_maps) {
             set.count_frames(&mut counts);
             sets += 1;
         }

@@ -1,58 +1,62 @@
-//! Moving the kept rows to the front of a buffer, in place and in order.
+//! Moving rows of a buffer into the gaps that an eviction left, in place.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{bail, CpuStorage, Device, InplaceOp1, Layout, Result, Tensor};
 
-/// Kept slots, ascending: one list for all KV heads, or one list per KV head, all of one length.
-pub type KeptRows = Vec<Vec<u32>>;
+use super::slots::Move;
 
-/// Moves the rows `kept` of `buffer` (`[kv_heads, budget, head_dim]`) to its first slots.
+/// Moves rows of the KV heads `heads` of `buffer` (`[kv_heads, budget, head_dim]`).
 ///
-/// On the CPU nothing is allocated; elsewhere the kept rows pass through a temporary of their own size.
-pub fn gather_to_front(buffer: &Tensor, kept: &KeptRows) -> Result<()> {
-    if matches!(buffer.device(), Device::Cpu) {
-        return buffer.inplace_op1(&GatherRows { kept });
+/// On the CPU nothing is allocated; elsewhere the moved rows pass through a temporary of their own size.
+pub fn move_rows(buffer: &Tensor, heads: std::ops::Range<usize>, moves: &[Move]) -> Result<()> {
+    if moves.is_empty() {
+        return Ok(());
     }
-    let heads = buffer.dim(0)?;
-    let rows = (0..heads)
-        .map(|head| {
-            let list = &kept[if kept.len() == 1 { 0 } else { head }];
-            let index = Tensor::from_slice(list, list.len(), buffer.device())?;
-            buffer.get(head)?.index_select(&index, 0)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    buffer.slice_set(&Tensor::stack(&rows, 0)?, 1, 0)
+    if matches!(buffer.device(), Device::Cpu) {
+        return buffer.inplace_op1(&MoveRows { heads, moves });
+    }
+    let list = |pick: fn(&Move) -> u32| {
+        Tensor::from_vec(
+            moves.iter().map(pick).collect::<Vec<_>>(),
+            moves.len(),
+            buffer.device(),
+        )
+    };
+    let (from, to) = (list(|m| m.0)?, list(|m| m.1)?);
+    for head in heads {
+        let rows = buffer.get(head)?;
+        let moved = rows.index_select(&from, 0)?;
+        let index = to.unsqueeze(1)?.broadcast_as(moved.shape())?.contiguous()?;
+        rows.scatter_set(&index, &moved, 0)?;
+    }
+    Ok(())
 }
 
-struct GatherRows<'a> {
-    kept: &'a KeptRows,
+struct MoveRows<'a> {
+    heads: std::ops::Range<usize>,
+    moves: &'a [Move],
 }
 
-impl GatherRows<'_> {
+impl MoveRows<'_> {
     fn run<T: Copy>(&self, data: &mut [T], layout: &Layout) -> Result<()> {
-        let (heads, budget, width) = layout.shape().dims3()?;
+        let (_, budget, width) = layout.shape().dims3()?;
         let Some((start, _)) = layout.contiguous_offsets() else {
-            bail!("gather_to_front: the buffer is not contiguous")
+            bail!("move_rows: the buffer is not contiguous")
         };
-        for head in 0..heads {
+        for head in self.heads.clone() {
             let base = start + head * budget * width;
-            let list = &self.kept[if self.kept.len() == 1 { 0 } else { head }];
-            for (to, &from) in list.iter().enumerate() {
-                let from = from as usize;
-                // Ascending lists only ever move a row towards the front, over rows already moved.
-                if from != to {
-                    let source = base + from * width;
-                    data.copy_within(source..source + width, base + to * width);
-                }
+            for &(from, to) in self.moves {
+                let source = base + from as usize * width;
+                data.copy_within(source..source + width, base + to as usize * width);
             }
         }
         Ok(())
     }
 }
 
-impl InplaceOp1 for GatherRows<'_> {
+impl InplaceOp1 for MoveRows<'_> {
     fn name(&self) -> &'static str {
-        "gather-rows"
+        "move-rows"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
@@ -61,7 +65,7 @@ impl InplaceOp1 for GatherRows<'_> {
             CpuStorage::F16(data) => self.run(data, layout),
             CpuStorage::BF16(data) => self.run(data, layout),
             other => bail!(
-                "gather_to_front: a buffer of {:?}, expected f32, f16 or bf16",
+                "move_rows: a buffer of {:?}, expected f32, f16 or bf16",
                 other.dtype()
             ),
         }
@@ -72,26 +76,13 @@ impl InplaceOp1 for GatherRows<'_> {
 mod tests {
     use super::*;
 
-    fn buffer() -> Tensor {
+    #[test]
+    fn rows_move_in_the_given_heads_only() {
         let values = (0..2 * 4 * 2).map(|i| i as f32).collect::<Vec<_>>();
-        Tensor::from_vec(values, (2, 4, 2), &Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn one_list_moves_the_same_rows_of_every_head() {
-        let buffer = buffer();
-        gather_to_front(&buffer, &vec![vec![0, 2, 3]]).unwrap();
-        let got = buffer.narrow(1, 0, 3).unwrap().to_vec3::<f32>().unwrap();
-        assert_eq!(got[0], [[0., 1.], [4., 5.], [6., 7.]]);
-        assert_eq!(got[1], [[8., 9.], [12., 13.], [14., 15.]]);
-    }
-
-    #[test]
-    fn each_head_can_keep_its_own_rows() {
-        let buffer = buffer();
-        gather_to_front(&buffer, &vec![vec![1, 3], vec![0, 2]]).unwrap();
-        let got = buffer.narrow(1, 0, 2).unwrap().to_vec3::<f32>().unwrap();
-        assert_eq!(got[0], [[2., 3.], [6., 7.]]);
-        assert_eq!(got[1], [[8., 9.], [12., 13.]]);
+        let buffer = Tensor::from_vec(values, (2, 4, 2), &Device::Cpu).unwrap();
+        move_rows(&buffer, 1..2, &[(3, 0), (2, 1)]).unwrap();
+        let got = buffer.to_vec3::<f32>().unwrap();
+        assert_eq!(got[0], [[0., 1.], [2., 3.], [4., 5.], [6., 7.]]);
+        assert_eq!(got[1][..2], [[14., 15.], [12., 13.]]);
     }
 }

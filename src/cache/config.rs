@@ -2,7 +2,11 @@
 
 use std::str::FromStr;
 
-use super::policy::{BiasForm, Policy, PolicyKind};
+use candle_core::DType;
+
+use super::attention::Kernel;
+use super::policy::{BiasForm, Evidence, PlusConfig, Policy, PolicyKind};
+use super::queries::QuerySource;
 
 /// What can be wrong with the cache's parameters or with a request to it.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum CacheError {
     Unknown {
         what: &'static str,
         name: String,
-        expected: &'static str,
+        expected: String,
     },
     #[error("tensor operation in the cache: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -60,7 +64,54 @@ impl FromStr for Scope {
             _ => Err(CacheError::Unknown {
                 what: "scope",
                 name: s.to_string(),
-                expected: "layer, kv_head",
+                expected: "layer, kv_head".to_string(),
+            }),
+        }
+    }
+}
+
+/// What keys and values are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvStorage {
+    /// As the model computes.
+    Auto,
+    F32,
+    /// Half the memory; sums stay in f32.
+    F16,
+}
+
+impl KvStorage {
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// The stored type where the model computes in `dtype`.
+    pub fn dtype(self, dtype: DType) -> DType {
+        match self {
+            Self::Auto => dtype,
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+impl FromStr for KvStorage {
+    type Err = CacheError;
+
+    fn from_str(s: &str) -> Result<Self, CacheError> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            _ => Err(CacheError::Unknown {
+                what: "kv_storage",
+                name: s.to_string(),
+                expected: "auto, f32, f16".to_string(),
             }),
         }
     }
@@ -72,7 +123,7 @@ pub struct CacheConfig {
     pub policy: PolicyKind,
     /// Slots allocated per layer, a hard bound.
     pub budget: usize,
-    /// Slots that a compaction leaves free; 0: an eighth of the budget.
+    /// Slots that a compaction leaves free; 0: as the policy has it, an eighth of the budget for most.
     pub slack: usize,
     /// First tokens of the stream that streaming_llm and inf_mllm never evict, even without a system prompt.
     pub sinks: usize,
@@ -84,7 +135,22 @@ pub struct CacheConfig {
     /// both in units of the mean candidate score.
     pub bias: f64,
     pub bias_form: BiasForm,
+    /// Kept sets of inf_mllm: one per layer, or one per KV head. The other policies have that of their paper.
     pub scope: Scope,
+    /// Which queries fill the query window of inf_mllm.
+    pub query_source: QuerySource,
+    /// Factor by which h2o's sums fade with each query; 1: never, as published.
+    pub h2o_decay: f64,
+    /// What inf_mllm_plus has beyond inf_mllm.
+    pub plus: PlusConfig,
+    /// Newest borders of turns that no policy evicts, tokens.
+    pub protect_boundaries: usize,
+    /// Layer from which on visual tokens are left out (visual-token withdrawal, arXiv 2405.05803); 0: none.
+    pub withdraw_layer: usize,
+    /// Frames that last_frames encodes again for a question.
+    pub last_frames: usize,
+    pub storage: KvStorage,
+    pub kernel: Kernel,
 }
 
 impl Default for CacheConfig {
@@ -99,6 +165,14 @@ impl Default for CacheConfig {
             bias: 0.002,
             bias_form: BiasForm::Slope,
             scope: Scope::Layer,
+            query_source: QuerySource::Stream,
+            h2o_decay: 1.0,
+            plus: PlusConfig::default(),
+            protect_boundaries: 0,
+            withdraw_layer: 0,
+            last_frames: 4,
+            storage: KvStorage::Auto,
+            kernel: Kernel::Fused,
         }
     }
 }
@@ -157,7 +231,7 @@ impl Plan {
         }
         let above = budget - prefix;
         let slack = match config.slack {
-            0 => (budget / 8).clamp(1, above / 2),
+            0 => policy.slack(budget).min(above / 2),
             given if given < above => given,
             given => {
                 return Err(parameter(
@@ -176,13 +250,24 @@ impl Plan {
                 format!("1 to {kept} (budget {budget} - slack {slack} - prefix {prefix})"),
             ));
         }
+        let relevant = kept - recent;
+        if config.protect_boundaries > relevant && policy.evicts() {
+            return Err(parameter(
+                "protect_boundaries",
+                config.protect_boundaries,
+                format!("at most {relevant}, the slots for relevant tokens"),
+            ));
+        }
         Ok(Self {
             budget,
             slack,
             prefix,
             recent,
-            relevant: kept - recent,
-            window: policy.query_window().min(recent),
+            relevant,
+            window: match policy.evidence() {
+                Evidence::Window { queries, .. } => queries.min(recent),
+                Evidence::Age | Evidence::History { .. } => 0,
+            },
         })
     }
 

@@ -2,223 +2,370 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::bounded::CacheShape;
-use super::compact::{gather_to_front, KeptRows};
-use super::config::{Plan, Scope};
-use super::policy::{Candidates, Policy};
-use super::queries::QueryRing;
-use super::rotary::RotaryTable;
-use super::score::{attention, window_scores};
+use super::attention::Past;
+use super::bounded::{CacheShape, Shared};
+use super::config::Scope;
+use super::evict::Workspace;
+use super::policy::Evidence;
+use super::queries::{QueryRing, QuerySource};
 use super::slots::{SlotMap, Token};
 
 /// One layer's buffers, allocated once. A token's slot is the same in all of them.
 #[derive(Debug)]
 pub struct LayerCache {
-    /// Keys before rotation, `[kv_heads, budget, head_dim]`: renumbering starts from these, so that no error builds up.
-    raw_keys: Tensor,
-    /// The same keys rotated to their slot index, `[kv_heads, budget, head_dim]`.
-    keys: Tensor,
+    /// Keys before rotation, `[kv_heads, budget, head_dim]`: a new position needs no new key, and no error builds up.
+    pub(super) keys: Tensor,
     /// `[kv_heads, budget, head_dim]`
-    values: Tensor,
+    pub(super) values: Tensor,
     queries: QueryRing,
+    /// Queries of the standing instruction before rotation, `[heads, tokens, head_dim]`.
+    standing: Option<Tensor>,
+    /// Attention of all queries so far, `[kv_heads, budget]`; empty when the policy does not ask for it.
+    pub(super) history: Vec<f32>,
     /// One kept set for the layer, or one per KV head; all of one length.
-    sets: Vec<SlotMap>,
-    scope: Scope,
-    scores_needed: bool,
+    pub(super) sets: Vec<SlotMap>,
+    pub(super) compactions: u64,
+    /// Keys that queries have attended to.
+    attended: u64,
+    /// Rows that compactions have moved.
+    pub(super) moved: u64,
 }
 
 /// A copy of a layer's state, as long as the tokens it held.
 pub struct LayerSnapshot {
-    raw_keys: Tensor,
+    keys: Tensor,
     values: Tensor,
     queries: QueryRing,
+    history: Vec<f32>,
     sets: Vec<SlotMap>,
+    compactions: u64,
+    attended: u64,
+    moved: u64,
 }
 
 impl LayerCache {
     pub(super) fn new(
         shape: &CacheShape,
-        plan: &Plan,
-        scope: Scope,
+        shared: &Shared,
+        storage: DType,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let buffer = || Tensor::zeros((shape.kv_heads, plan.budget, shape.head_dim), dtype, device);
-        let sets = match scope {
+        let budget = shared.plan.budget;
+        let buffer = || Tensor::zeros((shape.kv_heads, budget, shape.head_dim), storage, device);
+        let sets = match shared.policy.scope() {
             Scope::Layer => 1,
             Scope::KvHead => shape.kv_heads,
         };
+        let (source, history) = match shared.policy.evidence() {
+            Evidence::Window { source, .. } => (source, 0),
+            Evidence::Age => (QuerySource::Stream, 0),
+            Evidence::History { .. } => (QuerySource::Stream, shape.kv_heads * budget),
+        };
+        let window = (shared.plan.window, source);
         Ok(Self {
-            raw_keys: buffer()?,
             keys: buffer()?,
             values: buffer()?,
-            queries: QueryRing::new(shape.heads, plan.window, shape.head_dim, dtype, device)?,
-            sets: vec![SlotMap::with_capacity(plan.budget); sets],
-            scope,
-            scores_needed: plan.window > 0,
+            queries: QueryRing::new(shape.heads, window, shape.head_dim, dtype, device)?,
+            standing: None,
+            history: vec![0.0; history],
+            sets: vec![SlotMap::with_capacity(budget); sets],
+            compactions: 0,
+            attended: 0,
+            moved: 0,
         })
     }
 
     /// Slots in use.
     pub fn len(&self) -> usize {
-        self.sets[0].tokens().len()
+        self.sets[0].len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The kept sets in slot order: one for the layer, or one per KV head.
-    pub fn sets(&self) -> impl Iterator<Item = &[Token]> + Clone {
-        self.sets.iter().map(SlotMap::tokens)
+    /// The kept sets, each in the order of time: one for the layer, or one per KV head.
+    pub fn sets(&self) -> impl Iterator<Item = Vec<Token>> + Clone + '_ {
+        self.sets.iter().map(SlotMap::by_time)
     }
 
     pub(super) fn slot_maps(&self) -> &[SlotMap] {
         &self.sets
     }
 
-    /// The rotated keys in use, `[kv_heads, len, head_dim]`.
-    pub fn keys(&self) -> Result<Tensor> {
-        self.keys.narrow(1, 0, self.len())
+    /// The KV heads whose rows stand where kept set `set` says.
+    pub(super) fn heads_of(&self, set: usize) -> Result<std::ops::Range<usize>> {
+        Ok(match self.sets.len() {
+            1 => 0..self.keys.dim(0)?,
+            _ => set..set + 1,
+        })
     }
 
-    /// The keys in use before rotation, `[kv_heads, len, head_dim]`.
+    /// The keys in use before rotation, in the order of time, `[kv_heads, len, head_dim]`.
     pub fn raw_keys(&self) -> Result<Tensor> {
-        self.raw_keys.narrow(1, 0, self.len())
+        let mut order = Vec::new();
+        let heads = (0..self.keys.dim(0)?)
+            .map(|head| {
+                self.sets[head.min(self.sets.len() - 1)].order(&mut order);
+                let index = Tensor::from_slice(&order, order.len(), self.keys.device())?;
+                self.keys.get(head)?.index_select(&index, 0)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Tensor::stack(&heads, 0)
     }
 
-    /// Appends a chunk and attends to the whole cache with it.
-    ///
-    /// `q` is `[heads, tokens, head_dim]`, `k` and `v` are `[kv_heads, tokens, head_dim]`, none rotated and all contiguous;
-    /// the caller has seen to the room. Returns `[tokens, heads * head_dim]`.
-    pub fn attend(
+    pub(super) fn past<'a>(&'a self, shared: &'a Shared) -> Past<'a> {
+        Past {
+            keys: &self.keys,
+            values: &self.values,
+            positions: self.sets.iter().map(SlotMap::positions).collect(),
+            rotary: &shared.rotary,
+            kernel: shared.kernel,
+        }
+    }
+
+    /// Appends a chunk that fits into the free slots and attends to the whole cache with it.
+    fn attend(
         &mut self,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
         tokens: &[Token],
-        rotary: &RotaryTable,
+        shared: &Shared,
     ) -> Result<Tensor> {
         let start = self.len();
-        self.raw_keys.slice_set(k, 1, start)?;
-        self.keys.slice_set(&rotary.rotate(k, start)?, 1, start)?;
-        self.values.slice_set(v, 1, start)?;
+        self.keys
+            .slice_set(&k.to_dtype(self.keys.dtype())?, 1, start)?;
+        self.values
+            .slice_set(&v.to_dtype(self.values.dtype())?, 1, start)?;
         for set in &mut self.sets {
             set.append(tokens);
         }
-        if self.scores_needed {
-            self.queries.push(q)?;
-        }
+        self.queries.push(q, tokens)?;
         let len = self.len();
-        attention(
-            &rotary.rotate(q, start)?,
-            &self.keys.narrow(1, 0, len)?,
-            &self.values.narrow(1, 0, len)?,
-        )
-    }
-
-    /// The score of every slot in each kept set (see [`window_scores`]); empty lists when the policy needs none.
-    pub fn scores(&self, rotary: &RotaryTable) -> Result<Vec<Vec<f32>>> {
-        if !self.scores_needed || self.queries.count() == 0 {
-            return Ok(vec![Vec::new(); self.sets.len()]);
+        self.attended += (tokens.len() * len) as u64;
+        let positions = (start as u32..len as u32).collect::<Vec<_>>();
+        match shared.policy.evidence() {
+            Evidence::History { decay } => {
+                let mut sums = vec![0.0; self.keys.dim(0)? * len];
+                let out = self.past(shared).attend(q, &positions, Some(&mut sums))?;
+                self.remember(&sums, start, decay);
+                Ok(out)
+            }
+            Evidence::Age | Evidence::Window { .. } => {
+                self.past(shared).attend(q, &positions, None)
+            }
         }
-        window_scores(&self.queries, &self.keys()?, rotary, self.scope)
     }
 
-    /// Keeps the prefix, the newest tokens and the candidates that `policy` values most; renumbers what is left.
-    pub(super) fn compact(
-        &mut self,
-        plan: &Plan,
-        policy: &dyn Policy,
-        rotary: &RotaryTable,
-    ) -> Result<()> {
-        let scores = self.scores(rotary)?;
-        let kept: KeptRows = self
-            .sets
-            .iter()
-            .zip(&scores)
-            .map(|(set, scores)| kept_rows(set.tokens(), scores, plan, policy))
-            .collect();
-        gather_to_front(&self.raw_keys, &kept)?;
-        gather_to_front(&self.values, &kept)?;
-        for (set, rows) in self.sets.iter_mut().zip(&kept) {
-            set.compact(rows, plan.relevant);
+    /// Adds the sums of one step (`[kv_heads, len]`) to the history; the slots from `start` on are new.
+    fn remember(&mut self, sums: &[f32], start: usize, decay: f32) {
+        let len = self.len();
+        let budget = self.history.len() / (sums.len() / len);
+        for (history, sums) in self
+            .history
+            .chunks_exact_mut(budget)
+            .zip(sums.chunks_exact(len))
+        {
+            history[start..len].fill(0.0);
+            for (history, sum) in history.iter_mut().zip(sums) {
+                *history = *history * decay + sum;
+            }
         }
-        self.rotate_all(rotary)
     }
 
-    fn rotate_all(&mut self, rotary: &RotaryTable) -> Result<()> {
-        let rotated = rotary.rotate(&self.raw_keys()?.contiguous()?, 0)?;
-        self.keys.slice_set(&rotated, 1, 0)
+    /// The score of every slot in each kept set, by slot, as the policy's evidence defines it; empty lists when it needs none.
+    pub(super) fn slot_scores(&self, shared: &Shared) -> Result<Vec<Vec<f32>>> {
+        match shared.policy.evidence() {
+            Evidence::Window { .. } if self.queries.count() > 0 => {
+                let positions = self.queries.positions(self.len());
+                self.mean_attention(&self.queries.raw()?, &positions, shared)
+            }
+            Evidence::History { .. } => {
+                let budget = self.history.len() / self.keys.dim(0)?;
+                let sums = self
+                    .history
+                    .chunks_exact(budget)
+                    .flat_map(|history| &history[..self.len()])
+                    .copied()
+                    .collect::<Vec<_>>();
+                self.per_set(&sums)
+            }
+            Evidence::Age | Evidence::Window { .. } => Ok(vec![Vec::new(); self.sets.len()]),
+        }
     }
 
-    /// Forgets everything; `plan` may differ from the one before in all but the budget.
-    pub(super) fn clear(&mut self, plan: &Plan) -> Result<()> {
+    /// As [`Self::slot_scores`], from the queries of the standing instruction; empty lists when there is none.
+    pub(super) fn standing_scores(&self, shared: &Shared) -> Result<Vec<Vec<f32>>> {
+        match &self.standing {
+            Some(queries) => {
+                let newest = vec![self.len() as u32 - 1; queries.dim(1)?];
+                self.mean_attention(queries, &newest, shared)
+            }
+            None => Ok(vec![Vec::new(); self.sets.len()]),
+        }
+    }
+
+    /// Mean attention per slot from raw queries at `positions`, for each kept set.
+    ///
+    /// With A the causal softmax over all cached keys, `S[j] = (1 / n_j) * sum_i mean_h A[h, i, j]` over the queries i that may
+    /// see slot j (n_j of them) and over the layer's heads, or those of one KV group (Inf-MLLM, arXiv 2409.09086; averaged after
+    /// the softmax).
+    fn mean_attention(
+        &self,
+        queries: &Tensor,
+        positions: &[u32],
+        shared: &Shared,
+    ) -> Result<Vec<Vec<f32>>> {
+        let sums = self.past(shared).sums(queries, positions)?;
+        let oldest = positions.iter().copied().min().unwrap_or(0);
+        let mut scores = self.per_set(&sums)?;
+        for (scores, set) in scores.iter_mut().zip(&self.sets) {
+            for (score, &slot) in scores.iter_mut().zip(set.positions()) {
+                let seen = match slot <= oldest {
+                    true => positions.len(),
+                    false => positions.iter().filter(|&&p| p >= slot).count(),
+                };
+                // The newest keys are seen by fewer queries, those behind a past instruction by none.
+                *score /= seen.max(1) as f32;
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Means over the KV heads of each kept set, for numbers `[kv_heads, len]`.
+    fn per_set(&self, sums: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let len = self.len();
+        (0..self.sets.len())
+            .map(|set| {
+                let heads = self.heads_of(set)?;
+                let share = 1.0 / heads.len() as f32;
+                let mut mean = vec![0.0; len];
+                for head in heads {
+                    for (mean, sum) in mean.iter_mut().zip(&sums[head * len..][..len]) {
+                        *mean += sum * share;
+                    }
+                }
+                Ok(mean)
+            })
+            .collect()
+    }
+
+    /// L2 norms of the values by slot, mean over the KV heads of each kept set.
+    pub(super) fn value_norms(&self) -> Result<Vec<Vec<f32>>> {
+        let values = self.values.narrow(1, 0, self.len())?;
+        let norms = values.to_dtype(DType::F32)?.sqr()?.sum(2)?.sqrt()?;
+        self.per_set(&norms.flatten_all()?.to_vec1::<f32>()?)
+    }
+
+    /// Takes the newest `count` queries held as those of the standing instruction.
+    pub(super) fn capture_standing(&mut self, count: usize) -> Result<()> {
+        self.standing = self.queries.newest(count)?;
+        Ok(())
+    }
+
+    /// Forgets everything; `shared` may differ from the one before in all but the budget.
+    pub(super) fn clear(&mut self, shared: &Shared) -> Result<()> {
         self.sets.iter_mut().for_each(SlotMap::clear);
-        self.queries = self.queries.emptied(plan.window)?;
+        self.queries = self.queries.emptied(shared.plan.window)?;
+        self.standing = None;
+        (self.compactions, self.attended, self.moved) = (0, 0, 0);
         Ok(())
     }
 
     pub(super) fn snapshot(&self) -> Result<LayerSnapshot> {
         let copy = |buffer: &Tensor| buffer.narrow(1, 0, self.len().max(1))?.force_contiguous();
         Ok(LayerSnapshot {
-            raw_keys: copy(&self.raw_keys)?,
+            keys: copy(&self.keys)?,
             values: copy(&self.values)?,
             queries: self.queries.deep_copy()?,
+            history: self.history.clone(),
             sets: self.sets.clone(),
+            compactions: self.compactions,
+            attended: self.attended,
+            moved: self.moved,
         })
     }
 
-    pub(super) fn restore(&mut self, saved: LayerSnapshot, rotary: &RotaryTable) -> Result<()> {
-        self.raw_keys.slice_set(&saved.raw_keys, 1, 0)?;
+    /// Puts a state back. The snapshot can be used again.
+    pub(super) fn restore(&mut self, saved: &LayerSnapshot) -> Result<()> {
+        self.keys.slice_set(&saved.keys, 1, 0)?;
         self.values.slice_set(&saved.values, 1, 0)?;
-        self.queries = saved.queries;
-        self.sets = saved.sets;
-        if self.is_empty() {
-            return Ok(());
-        }
-        self.rotate_all(rotary)
+        self.queries = saved.queries.deep_copy()?;
+        self.history.copy_from_slice(&saved.history);
+        self.sets.clone_from(&saved.sets);
+        (self.compactions, self.attended, self.moved) =
+            (saved.compactions, saved.attended, saved.moved);
+        Ok(())
     }
 
-    /// Memory of keys, values and queries, bytes.
+    /// Memory of keys and values, bytes.
     pub fn bytes(&self) -> usize {
-        [&self.raw_keys, &self.keys, &self.values]
+        [&self.keys, &self.values]
             .iter()
             .map(|t| t.elem_count() * t.dtype().size_in_bytes())
             .sum()
     }
+
+    pub(super) fn attended(&self) -> u64 {
+        self.attended
+    }
 }
 
-/// The slots that one kept set keeps, ascending: prefix, the most valued candidates, recent.
-fn kept_rows(tokens: &[Token], scores: &[f32], plan: &Plan, policy: &dyn Policy) -> Vec<u32> {
-    let len = tokens.len();
-    let candidates = plan.prefix..len - plan.recent;
-    let mut rows = (0..plan.prefix as u32).collect::<Vec<_>>();
-    if plan.relevant > 0 {
-        let indices = tokens[candidates.clone()]
-            .iter()
-            .map(|token| token.index)
-            .collect::<Vec<_>>();
-        let mut values = vec![0.0; indices.len()];
-        policy.values(
-            &Candidates {
-                scores: scores.get(candidates.clone()).unwrap_or_default(),
-                indices: &indices,
-                newest: tokens[len - 1].index,
-            },
-            &mut values,
-        );
-        let mut order = candidates.collect::<Vec<_>>();
-        // Highest value first; of equal values the newer, that is the higher slot.
-        order.sort_unstable_by(|&a, &b| {
-            values[b - plan.prefix]
-                .total_cmp(&values[a - plan.prefix])
-                .then(b.cmp(&a))
-        });
-        order.truncate(plan.relevant);
-        order.sort_unstable();
-        rows.extend(order.into_iter().map(|slot| slot as u32));
+/// A layer at work: its cache, and what it shares with the others.
+pub struct LayerSlots<'a> {
+    pub(super) layer: &'a mut LayerCache,
+    pub(super) shared: &'a Shared,
+    pub(super) workspace: &'a mut Workspace,
+}
+
+impl LayerSlots<'_> {
+    /// Appends a chunk and attends to the whole cache with it; a chunk longer than the free slots goes in pieces, with a
+    /// compaction before each that would not fit.
+    ///
+    /// `q` is `[heads, tokens, head_dim]`, `k` and `v` are `[kv_heads, tokens, head_dim]`, none rotated and all contiguous.
+    /// Returns `[tokens, heads * head_dim]`.
+    pub fn attend(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        tokens: &[Token],
+    ) -> Result<Tensor> {
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        while start < tokens.len() {
+            if self.layer.len() == self.shared.plan.budget {
+                self.layer.compact(self.shared, self.workspace)?;
+            }
+            let left = tokens.len() - start;
+            let count = left.min(self.shared.plan.budget - self.layer.len());
+            // A sum that fades with each query cannot be taken over several at once.
+            let count = match self.shared.policy.evidence() {
+                Evidence::History { decay } if decay < 1.0 => 1,
+                _ => count,
+            };
+            let taken = &tokens[start..start + count];
+            let out = if count == tokens.len() {
+                self.layer.attend(q, k, v, taken, self.shared)?
+            } else {
+                let piece = |x: &Tensor| x.narrow(1, start, count)?.contiguous();
+                self.layer
+                    .attend(&piece(q)?, &piece(k)?, &piece(v)?, taken, self.shared)?
+            };
+            pieces.push(out);
+            start += count;
+        }
+        Tensor::cat(&pieces, 1)?.transpose(0, 1)?.flatten_from(1)
     }
-    rows.extend((len - plan.recent) as u32..len as u32);
-    rows
+
+    /// Compacts if fewer slots are free than `next` needs (at most `slack` can be asked for).
+    pub(super) fn reserve(&mut self, next: usize) -> Result<()> {
+        let plan = &self.shared.plan;
+        if plan.budget - self.layer.len() < next.min(plan.slack) {
+            self.layer.compact(self.shared, self.workspace)?;
+        }
+        Ok(())
+    }
 }

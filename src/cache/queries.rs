@@ -1,23 +1,67 @@
 //! The ring of the last raw queries of a layer, from which scores are computed at a compaction.
 
+use std::str::FromStr;
+
 use candle_core::{DType, Device, Result, Tensor};
+
+use super::config::CacheError;
+use super::slots::Token;
+
+/// Which queries score the cached keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuerySource {
+    /// The newest of the stream, whatever they are.
+    Stream,
+    /// Those of the newest instruction, asked again at the end of the stream; before the first one, the stream's.
+    Instruction,
+}
+
+impl QuerySource {
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Instruction => "instruction",
+        }
+    }
+}
+
+impl FromStr for QuerySource {
+    type Err = CacheError;
+
+    fn from_str(s: &str) -> std::result::Result<Self, CacheError> {
+        match s {
+            "stream" => Ok(Self::Stream),
+            "instruction" => Ok(Self::Instruction),
+            _ => Err(CacheError::Unknown {
+                what: "query_source",
+                name: s.to_string(),
+                expected: "stream, instruction".to_string(),
+            }),
+        }
+    }
+}
 
 /// The newest `window` queries before rotation, overwritten in place.
 #[derive(Debug, Clone)]
 pub struct QueryRing {
     /// `[heads, window, head_dim]`, not rotated; in ring order.
     raw: Tensor,
+    source: QuerySource,
     window: usize,
     /// Queries held, at most `window`.
     count: usize,
     /// Ring slot of the next query.
     cursor: usize,
+    /// An instruction has come since the ring was last emptied, and the last token was one of its.
+    instructed: bool,
+    within_instruction: bool,
 }
 
 impl QueryRing {
     pub fn new(
         heads: usize,
-        window: usize,
+        (window, source): (usize, QuerySource),
         head_dim: usize,
         dtype: DType,
         device: &Device,
@@ -25,19 +69,46 @@ impl QueryRing {
         Ok(Self {
             // A ring of one that nothing reads stands in where no score is needed.
             raw: Tensor::zeros((heads, window.max(1), head_dim), dtype, device)?,
+            source,
             window,
             count: 0,
             cursor: 0,
+            instructed: false,
+            within_instruction: false,
         })
     }
 
-    /// Takes the newest of the queries `q` (`[heads, tokens, head_dim]`, not rotated).
-    pub fn push(&mut self, q: &Tensor) -> Result<()> {
-        let tokens = q.dim(1)?;
-        let taken = tokens.min(self.window);
-        let mut from = tokens - taken;
-        while from < tokens {
-            let run = (self.window - self.cursor).min(tokens - from);
+    /// Takes the newest of the queries `q` (`[heads, tokens, head_dim]`, not rotated) that the source wants.
+    pub fn push(&mut self, q: &Tensor, tokens: &[Token]) -> Result<()> {
+        if self.window == 0 {
+            return Ok(());
+        }
+        if self.source == QuerySource::Stream {
+            return self.take(q, 0, tokens.len());
+        }
+        let mut at = 0;
+        for run in tokens.chunk_by(|a, b| a.mark.instruction == b.mark.instruction) {
+            let instruction = run[0].mark.instruction;
+            if instruction && !self.within_instruction {
+                self.instructed = true;
+                self.count = 0;
+                self.cursor = 0;
+            }
+            self.within_instruction = instruction;
+            if instruction || !self.instructed {
+                self.take(q, at, at + run.len())?;
+            }
+            at += run.len();
+        }
+        Ok(())
+    }
+
+    /// Takes the newest of the queries `from..to` of `q`.
+    fn take(&mut self, q: &Tensor, from: usize, to: usize) -> Result<()> {
+        let taken = (to - from).min(self.window);
+        let mut from = to - taken;
+        while from < to {
+            let run = (self.window - self.cursor).min(to - from);
             self.raw
                 .slice_set(&q.narrow(1, from, run)?.contiguous()?, 1, self.cursor)?;
             from += run;
@@ -56,7 +127,7 @@ impl QueryRing {
         self.raw.narrow(1, 0, self.count)?.contiguous()
     }
 
-    /// Slot index of each query's own key in ring order, when `len` slots are in use.
+    /// Position of each query in ring order, when `len` slots are in use: as if the newest stood at the end of the stream.
     pub fn positions(&self, len: usize) -> Vec<u32> {
         (0..self.count)
             .map(|slot| {
@@ -66,17 +137,33 @@ impl QueryRing {
             .collect()
     }
 
+    /// The newest `count` queries held, `[heads, count, head_dim]`, oldest first; none if none is held.
+    pub fn newest(&self, count: usize) -> Result<Option<Tensor>> {
+        let count = count.min(self.count);
+        if count == 0 {
+            return Ok(None);
+        }
+        let index = (0..count)
+            .map(|i| ((self.cursor + self.window - count + i) % self.window) as u32)
+            .collect::<Vec<_>>();
+        let index = Tensor::from_vec(index, count, self.raw.device())?;
+        Ok(Some(self.raw.index_select(&index, 1)?.contiguous()?))
+    }
+
     /// An empty ring of `window` queries, in the same memory if the window is unchanged.
     pub fn emptied(&self, window: usize) -> Result<Self> {
         if window == self.window {
             return Ok(Self {
                 count: 0,
                 cursor: 0,
+                instructed: false,
+                within_instruction: false,
                 ..self.clone()
             });
         }
         let (heads, _, head_dim) = self.raw.dims3()?;
-        Self::new(heads, window, head_dim, self.raw.dtype(), self.raw.device())
+        let (dtype, device) = (self.raw.dtype(), self.raw.device());
+        Self::new(heads, (window, self.source), head_dim, dtype, device)
     }
 
     /// A copy that shares no memory with this one.
@@ -91,27 +178,60 @@ impl QueryRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::slots::Mark;
+
+    /// Pushes queries 0, 1, 2 ... in chunks; those in `instructions` are an instruction's. Returns query and position, oldest first.
+    fn held(
+        source: QuerySource,
+        chunks: &[usize],
+        instructions: &[std::ops::Range<u64>],
+    ) -> Vec<(f32, u32)> {
+        let mut ring = QueryRing::new(1, (4, source), 1, DType::F32, &Device::Cpu).unwrap();
+        let mut next = 0;
+        for &chunk in chunks {
+            let indices = next..next + chunk as u64;
+            let q = indices.clone().map(|i| i as f32).collect::<Vec<_>>();
+            let tokens = indices
+                .map(|index| Token {
+                    index,
+                    unit: index,
+                    mark: Mark {
+                        instruction: instructions.iter().any(|span| span.contains(&index)),
+                        ..Mark::default()
+                    },
+                })
+                .collect::<Vec<_>>();
+            let q = Tensor::from_vec(q, (1, chunk, 1), &Device::Cpu).unwrap();
+            ring.push(&q, &tokens).unwrap();
+            next += chunk as u64;
+        }
+        let raw = ring.raw().unwrap().flatten_all().unwrap();
+        let queries = raw.to_vec1::<f32>().unwrap();
+        let mut held = queries
+            .into_iter()
+            .zip(ring.positions(9))
+            .collect::<Vec<_>>();
+        held.sort_by_key(|&(_, position)| position);
+        held
+    }
 
     #[test]
     fn the_newest_queries_are_held_with_their_positions_whatever_the_chunks() {
         for chunks in [vec![9], vec![2, 1, 3, 3], vec![4, 5], vec![1; 9]] {
-            let mut ring = QueryRing::new(1, 4, 1, DType::F32, &Device::Cpu).unwrap();
-            let mut next = 0;
-            for chunk in chunks {
-                let q = (next..next + chunk).map(|i| i as f32).collect::<Vec<_>>();
-                ring.push(&Tensor::from_vec(q, (1, chunk, 1), &Device::Cpu).unwrap())
-                    .unwrap();
-                next += chunk;
-            }
-            let raw = ring.raw().unwrap().flatten_all().unwrap();
-            let mut held = raw
-                .to_vec1::<f32>()
-                .unwrap()
-                .into_iter()
-                .zip(ring.positions(9))
-                .collect::<Vec<_>>();
-            held.sort_by_key(|&(_, position)| position);
+            let held = held(QuerySource::Stream, &chunks, &[]);
             assert_eq!(held, [(5., 5), (6., 6), (7., 7), (8., 8)]);
+        }
+    }
+
+    #[test]
+    fn an_instruction_is_held_until_the_next_one_and_asked_at_the_end() {
+        for chunks in [vec![9], vec![2, 1, 3, 3], vec![4, 5], vec![1; 9]] {
+            let held =
+                |spans: &[std::ops::Range<u64>]| held(QuerySource::Instruction, &chunks, spans);
+            assert_eq!(held(&[]), [(5., 5), (6., 6), (7., 7), (8., 8)]);
+            assert_eq!(held(&[2..4]), [(2., 7), (3., 8)]);
+            assert_eq!(held(&[0..6]), [(2., 5), (3., 6), (4., 7), (5., 8)]);
+            assert_eq!(held(&[1..3, 5..8]), [(5., 6), (6., 7), (7., 8)]);
         }
     }
 }

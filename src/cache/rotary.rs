@@ -1,4 +1,4 @@
-//! The rotary table. In a bounded cache a key's position is its slot index, so the table ends at the budget.
+//! The rotary table. In a bounded cache a key's position is its rank among the kept keys, so the table ends at the budget.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -9,6 +9,9 @@ pub struct RotaryTable {
     cos: Tensor,
     /// `[positions, head_dim / 2]`
     sin: Tensor,
+    /// The same numbers for the kernel of the CPU.
+    host_cos: Vec<f32>,
+    host_sin: Vec<f32>,
 }
 
 impl RotaryTable {
@@ -27,28 +30,37 @@ impl RotaryTable {
                     .map(move |i| position as f64 / theta.powf(2.0 * i as f64 / head_dim as f64))
             })
             .collect::<Vec<_>>();
-        let table = |f: fn(f64) -> f64| {
-            let values = angles.iter().map(|&a| f(a) as f32).collect::<Vec<_>>();
-            Tensor::from_vec(values, (positions, half), device)?.to_dtype(dtype)
-        };
+        let values = |f: fn(f64) -> f64| angles.iter().map(|&a| f(a) as f32).collect::<Vec<_>>();
+        let (host_cos, host_sin) = (values(f64::cos), values(f64::sin));
+        let table =
+            |values: &[f32]| Tensor::from_slice(values, (positions, half), device)?.to_dtype(dtype);
         Ok(Self {
-            cos: table(f64::cos)?,
-            sin: table(f64::sin)?,
+            cos: table(&host_cos)?,
+            sin: table(&host_sin)?,
+            host_cos,
+            host_sin,
         })
     }
 
-    /// Rotates `x` (`[heads, tokens, head_dim]`) to the positions `start..start + tokens`.
-    pub fn rotate(&self, x: &Tensor, start: usize) -> Result<Tensor> {
-        let tokens = x.dim(1)?;
-        let cos = self.cos.narrow(0, start, tokens)?;
-        let sin = self.sin.narrow(0, start, tokens)?;
-        candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0)
+    /// Cosines and sines, `[positions, head_dim / 2]` each.
+    pub fn host(&self) -> (&[f32], &[f32]) {
+        (&self.host_cos, &self.host_sin)
     }
 
-    /// Rotates `x` (`[heads, tokens, head_dim]`) to the given positions (`[tokens]`, u32).
-    pub fn rotate_to(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let cos = self.cos.index_select(positions, 0)?;
-        let sin = self.sin.index_select(positions, 0)?;
-        candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0)
+    /// Rotates `x` (`[heads, tokens, head_dim]`, contiguous) to the positions of one set (`[tokens]`) or of each head's set.
+    pub fn rotate(&self, x: &Tensor, positions: &[&[u32]]) -> Result<Tensor> {
+        let (_, tokens, _) = x.dims3()?;
+        let index = Tensor::from_vec(positions.concat(), positions.len() * tokens, x.device())?;
+        let (cos, sin) = (
+            self.cos.index_select(&index, 0)?,
+            self.sin.index_select(&index, 0)?,
+        );
+        if positions.len() == 1 {
+            return candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0);
+        }
+        // One head is one batch entry, with its own positions.
+        let shape = (positions.len(), tokens, cos.dim(1)?);
+        let (cos, sin) = (cos.reshape(shape)?, sin.reshape(shape)?);
+        candle_nn::rotary_emb::rope(&x.unsqueeze(1)?, &cos, &sin)?.squeeze(1)
     }
 }

@@ -1,24 +1,54 @@
-//! Which token of the stream stands in which slot.
+//! Which token of the stream stands in which slot, and at which position.
 
 use std::collections::BTreeMap;
 
 /// Number of a frame in the stream, counted from 0 since the last reset.
 pub type FrameId = u32;
 
-/// A cached token: its place in the stream, and the frame it is an image token of.
+/// What is known of a token when it is fed. The default is plain text in the middle of a sentence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The frame that this token is an image token of.
+    pub frame: Option<FrameId>,
+    /// Begins a unit that should be kept or evicted as a whole: a frame, a turn, a sentence.
+    pub starts_unit: bool,
+    /// Marks the border of a turn.
+    pub boundary: bool,
+    /// Belongs to an instruction.
+    pub instruction: bool,
+}
+
+impl Mark {
+    /// An image token of `frame`.
+    pub fn image(frame: FrameId) -> Self {
+        Self {
+            frame: Some(frame),
+            ..Self::default()
+        }
+    }
+}
+
+/// A cached token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     /// Index in the stream, counted from 0 since the last reset.
     pub index: u64,
-    /// The frame that this token shows; none for text.
-    pub frame: Option<FrameId>,
+    /// Index of the first token of its unit.
+    pub unit: u64,
+    pub mark: Mark,
 }
 
-/// The tokens of one kept set in slot order, which is the order of time.
+/// A row that an eviction moves: from one slot to another.
+pub type Move = (u32, u32);
+
+/// The tokens of one kept set. Slots are in no order; a position is a token's rank in time, which the rotary embedding uses.
 #[derive(Debug, Clone, Default)]
 pub struct SlotMap {
+    /// By slot.
     tokens: Vec<Token>,
-    /// Slots after the prefix that the last compaction kept by value.
+    /// By slot, a permutation of `0..len`.
+    positions: Vec<u32>,
+    /// Tokens after the prefix that the last compaction kept by value.
     relevant: usize,
 }
 
@@ -26,40 +56,121 @@ impl SlotMap {
     pub fn with_capacity(budget: usize) -> Self {
         Self {
             tokens: Vec::with_capacity(budget),
+            positions: Vec::with_capacity(budget),
             relevant: 0,
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// By slot.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
+    }
+
+    /// By slot.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
     }
 
     pub fn relevant(&self) -> usize {
         self.relevant
     }
 
-    pub fn append(&mut self, tokens: &[Token]) {
-        self.tokens.extend_from_slice(tokens);
+    /// The slots in the order of time, into `order`.
+    pub fn order(&self, order: &mut Vec<u32>) {
+        order.resize(self.len(), 0);
+        for (slot, &position) in self.positions.iter().enumerate() {
+            order[position as usize] = slot as u32;
+        }
     }
 
-    /// Keeps the slots `rows` (ascending), of which `relevant` were kept by value.
-    pub fn compact(&mut self, rows: &[u32], relevant: usize) {
-        for (to, &from) in rows.iter().enumerate() {
-            self.tokens[to] = self.tokens[from as usize];
+    /// The tokens in the order of time.
+    pub fn by_time(&self) -> Vec<Token> {
+        let mut order = Vec::new();
+        self.order(&mut order);
+        order
+            .into_iter()
+            .map(|slot| self.tokens[slot as usize])
+            .collect()
+    }
+
+    /// Takes the next slots for the newest tokens.
+    pub fn append(&mut self, tokens: &[Token]) {
+        let first = self.len() as u32;
+        self.tokens.extend_from_slice(tokens);
+        self.positions.extend(first..first + tokens.len() as u32);
+    }
+
+    /// Drops the slots that are not `kept` (by slot), of which `relevant` were kept by value.
+    ///
+    /// The rows that stood behind the new end move into the gaps: no more rows move than were dropped. What moved is in `moves`.
+    /// `order` is what [`Self::order`] gives.
+    pub fn evict(&mut self, kept: &[bool], order: &[u32], relevant: usize, moves: &mut Vec<Move>) {
+        let mut position = 0;
+        for &slot in order {
+            if kept[slot as usize] {
+                self.positions[slot as usize] = position;
+                position += 1;
+            }
         }
-        self.tokens.truncate(rows.len());
+        let len = position as usize;
+        moves.clear();
+        let gaps = (0..len).filter(|&slot| !kept[slot]);
+        let movers = (len..kept.len()).filter(|&slot| kept[slot]);
+        moves.extend(movers.zip(gaps).map(|(from, to)| (from as u32, to as u32)));
+        for &(from, to) in moves.iter() {
+            self.tokens[to as usize] = self.tokens[from as usize];
+            self.positions[to as usize] = self.positions[from as usize];
+        }
+        self.tokens.truncate(len);
+        self.positions.truncate(len);
         self.relevant = relevant;
     }
 
     pub fn clear(&mut self) {
         self.tokens.clear();
+        self.positions.clear();
         self.relevant = 0;
     }
 
     /// Adds the number of slots that each frame has here to `counts`.
     pub fn count_frames(&self, counts: &mut BTreeMap<FrameId, usize>) {
-        for frame in self.tokens.iter().filter_map(|token| token.frame) {
+        for frame in self.tokens.iter().filter_map(|token| token.mark.frame) {
             *counts.entry(frame).or_default() += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(index: u64) -> Token {
+        Token {
+            index,
+            unit: index,
+            mark: Mark::default(),
+        }
+    }
+
+    #[test]
+    fn an_eviction_moves_no_more_rows_than_it_drops_and_keeps_the_order_of_time() {
+        let mut set = SlotMap::with_capacity(8);
+        set.append(&(0..8).map(token).collect::<Vec<_>>());
+        let (mut order, mut moves) = (Vec::new(), Vec::new());
+        set.order(&mut order);
+        let kept = [true, false, true, true, false, true, true, true];
+        set.evict(&kept, &order, 0, &mut moves);
+        assert_eq!(moves, [(6, 1), (7, 4)]);
+        let indices = |set: &SlotMap| set.by_time().iter().map(|t| t.index).collect::<Vec<_>>();
+        assert_eq!(indices(&set), [0, 2, 3, 5, 6, 7]);
+        set.append(&[token(8), token(9)]);
+        set.order(&mut order);
+        let kept = [true, true, false, true, false, true, true, true];
+        set.evict(&kept, &order, 0, &mut moves);
+        assert_eq!(indices(&set), [0, 3, 5, 6, 8, 9]);
     }
 }

@@ -30,8 +30,9 @@ impl Ages {
         let mut ages = Vec::new();
         for set in cache.layers().iter().flat_map(|layer| layer.sets()) {
             sets += 1;
-            let kept = set.iter().skip(plan.prefix);
-            ages.extend(kept.map(|token| at - 1 - token.index));
+            let kept = set.iter().map(|token| token.index);
+            let kept = kept.filter(|&index| index >= plan.prefix as u64);
+            ages.extend(kept.map(|index| at - 1 - index));
         }
         if ages.is_empty() {
             return None;

@@ -21,8 +21,8 @@ pub struct ConversationOptions {
     pub lags: Vec<usize>,
     /// Tokens per forward pass.
     pub chunk: usize,
-    /// The system turn is also given to the policy as a standing instruction.
-    pub standing: bool,
+    /// An instruction that the policy is given beforehand; empty: none.
+    pub standing: String,
 }
 
 /// One round's outcome.
@@ -53,11 +53,14 @@ pub fn conversation(
     let newline = model.encode("\n")?;
     let mut opening = format.open.clone();
     opening.extend(model.encode(&options.system)?);
+    let standing = match options.standing.as_str() {
+        "" => Vec::new(),
+        text => model.encode(text)?,
+    };
     let mut caches = [model.cache_after(config, opening.len())?];
-    model.append(&opening, &mut caches)?;
-    if options.standing {
-        model.note_standing(&opening, &mut caches[0])?;
-    }
+    model.append(None, &opening, &mut caches)?;
+    model.note_standing(&standing, &mut caches)?;
+    let mut before = opening.last().copied();
     let mut filler = text.iter().copied().cycle();
     let mut at = opening.len();
     let mut told = Vec::with_capacity(facts.len());
@@ -82,7 +85,8 @@ pub fn conversation(
 
         let mut hidden = Vec::new();
         for chunk in turn.chunks(options.chunk) {
-            hidden.push(model.append(chunk, &mut caches)?);
+            hidden.push(model.append(before, chunk, &mut caches)?);
+            before = chunk.last().copied();
             caches[0].reserve(options.chunk)?;
         }
         let hidden = candle_core::Tensor::cat(&hidden, 0)?;

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::ages::Ages;
 use super::feed::Feed;
 use super::model::EvalModel;
-use super::ops::attended;
 use super::timing::{compare, StepTimes};
 use super::{parameter, EvalError, Progress};
 use crate::cache::{CacheConfig, Snapshot};
@@ -34,8 +33,10 @@ pub struct Block {
     pub ms_per_token: f64,
     /// Keys and values, allocated.
     pub bytes: usize,
-    /// Pairs of a query and a key it sees, per token, head and layer.
+    /// Keys that a token attended to, per layer.
     pub attended_per_token: f64,
+    /// Rows that compactions have moved so far.
+    pub rows_moved: u64,
     pub compactions: u64,
     pub evicted: u64,
     pub ages: Option<Ages>,
@@ -73,17 +74,20 @@ pub fn endless(
     let mut stream = ids.iter().copied().cycle();
     let mut next = stream.next();
     let mut take = |count: usize| -> (Vec<u32>, Option<u32>) {
-        let taken = next.into_iter().chain(stream.by_ref()).take(count).collect();
+        let taken = next
+            .into_iter()
+            .chain(stream.by_ref())
+            .take(count)
+            .collect();
         next = stream.next();
         (taken, next)
     };
+    let layers = model.shape.layers;
     let mut blocks = Vec::new();
     let mut first_full: Option<Snapshot> = None;
-    let mut pairs = 0;
-    let mut seconds = 0.0;
+    let (mut keys, mut seconds) = (0, 0.0);
     while feed.fed < options.tokens {
         let (piece, next) = take(chunk.min(options.tokens - feed.fed));
-        pairs += attended(&feed.caches[0], piece.len());
         feed.chunk(&piece, next)?;
         progress(piece.len());
         if first_full.is_none() && options.pairs > 0 && feed.caches[0].usage().compactions > 0 {
@@ -98,13 +102,14 @@ pub fn endless(
                 loss: 0.0,
                 ms_per_token: (feed.seconds - seconds) * 1e3 / tokens as f64,
                 bytes: usage.bytes,
-                attended_per_token: pairs as f64 / tokens as f64,
+                attended_per_token: (usage.keys_attended - keys) as f64 / (tokens * layers) as f64,
+                rows_moved: usage.rows_moved,
                 compactions: usage.compactions,
                 evicted: usage.tokens_evicted,
                 ages: Ages::of(&feed.caches[0]),
             });
             seconds = feed.seconds;
-            pairs = 0;
+            keys = usage.keys_attended;
         }
     }
     let losses = &feed.blocks[0];
@@ -135,10 +140,9 @@ pub fn endless(
         .ok_or_else(|| parameter("policies", 0, "one"))?;
     let mut caches = [cache];
     let chunks = piece.chunks(chunk).collect::<Vec<_>>();
-    let mut states = [Some(early), Some(caches[0].snapshot()?)];
-    let mut time = |chunks: &[&[u32]]| {
-        compare(model, &mut caches, &mut states, chunks, options.pairs).map(Some)
-    };
+    let states = [early, caches[0].snapshot()?];
+    let mut time =
+        |chunks: &[&[u32]]| compare(model, &mut caches, &states, chunks, options.pairs).map(Some);
     result.chunk_step = time(&chunks)?;
     result.decode_step = time(&piece.chunks(1).collect::<Vec<_>>())?;
     Ok(result)

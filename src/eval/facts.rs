@@ -174,7 +174,9 @@ mod tests {
 
     #[test]
     fn values_differ_and_have_their_digits() {
-        let mut seen = (0..300).map(|i| value(i, Values::Digits(4))).collect::<Vec<_>>();
+        let mut seen = (0..300)
+            .map(|i| value(i, Values::Digits(4)))
+            .collect::<Vec<_>>();
         assert!(seen.iter().all(|value| value.len() == 4));
         seen.sort();
         seen.dedup();

@@ -78,6 +78,8 @@ pub struct Feed<'m> {
     /// Hidden states that wait for their losses, each `[streams, tokens, hidden]`: products over the vocabulary want many rows.
     held: Vec<Tensor>,
     targets: Vec<u32>,
+    /// The newest token.
+    last: Option<u32>,
     /// Tokens whose losses have been worked out; the first token is never predicted.
     settled: usize,
 }
@@ -93,6 +95,7 @@ impl<'m> Feed<'m> {
             seconds: 0.0,
             held: Vec::new(),
             targets: Vec::new(),
+            last: None,
             settled: 0,
         }
     }
@@ -100,7 +103,8 @@ impl<'m> Feed<'m> {
     /// Appends `chunk` to every stream, which then makes room for one more like it. `next` is the token after it, if there is one.
     pub fn chunk(&mut self, chunk: &[u32], next: Option<u32>) -> Result<(), EvalError> {
         let start = Instant::now();
-        let hidden = self.model.append(chunk, &mut self.caches)?;
+        let hidden = self.model.append(self.last, chunk, &mut self.caches)?;
+        self.last = chunk.last().copied();
         for cache in &mut self.caches {
             cache.reserve(chunk.len())?;
         }

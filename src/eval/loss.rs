@@ -72,7 +72,11 @@ fn log_sum_exp(row: &[f32]) -> f32 {
             *top = if x > *top { x } else { *top };
         }
     }
-    let top = tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let top = tops
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
     let mut sums = [0.0f32; LANES];
     for lanes in whole {
         for (sum, &x) in sums.iter_mut().zip(lanes) {

@@ -7,7 +7,6 @@
 //! - `feed`: streams fed in chunks, in lock-step, with their losses by block
 //! - `ppl`: the perplexity of a text under one or more policies, and the reference lines
 //! - `ages`: how old the kept tokens are
-//! - `ops`: how many keys a step attends to
 //! - `endless`: a long stream: loss, time, memory and ages along it
 //! - `timing`: a step on one state against the same step on another
 //! - `facts`: planted facts and when to ask for them
@@ -22,7 +21,6 @@ pub mod facts;
 pub mod feed;
 pub mod loss;
 pub mod model;
-pub mod ops;
 pub mod ppl;
 pub mod recall;
 pub mod stats;

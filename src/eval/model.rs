@@ -6,11 +6,12 @@ use candle_core::{DType, Device, Tensor};
 use rayon::ThreadPool;
 
 use super::{parameter, EvalError};
-use crate::cache::{BoundedCache, CacheConfig, CacheShape};
+use crate::cache::{BoundedCache, CacheConfig, CacheShape, Mark};
 use crate::model::llama::Llama;
 use crate::model::template::{ChatTemplate, TextMessage};
 use crate::model::text::{TextModel, TextTokenizer};
 use crate::model::threads::thread_pool_for;
+use crate::model::ModelError;
 
 /// A text decoder that streams can be run through.
 pub struct EvalModel {
@@ -19,6 +20,8 @@ pub struct EvalModel {
     /// Name of the checkpoint's directory or file.
     pub name: String,
     tokenizer: TextTokenizer,
+    /// By id: whether a sentence or a line ends with the token.
+    ends_sentence: Vec<bool>,
     template: Option<ChatTemplate>,
     dtype: DType,
     device: Device,
@@ -35,7 +38,12 @@ impl EvalModel {
     ) -> Result<Self, EvalError> {
         let name = path.file_name().unwrap_or(path.as_os_str());
         let model = TextModel::load(path, dtype, device)?;
+        let ends_sentence = (0..model.config.vocab_size as u32)
+            .map(|id| model.tokenizer.decode(&[id]))
+            .map(|text| Ok(text?.ends_with(['.', '!', '?', '\n'])))
+            .collect::<Result<_, ModelError>>()?;
         Ok(Self {
+            ends_sentence,
             shape: model.config.cache_shape(),
             name: name.to_string_lossy().into_owned(),
             dtype: model.dtype(),
@@ -68,27 +76,47 @@ impl EvalModel {
         config: &CacheConfig,
         system_tokens: usize,
     ) -> Result<BoundedCache, EvalError> {
-        let cache = BoundedCache::new(
-            self.shape,
-            config,
-            system_tokens,
-            self.dtype,
-            &self.device,
-        )?;
+        let cache = BoundedCache::new(self.shape, config, system_tokens, self.dtype, &self.device)?;
         Ok(cache)
     }
 
-    /// Appends the same text tokens to every stream; hidden states `[streams * tokens, hidden]`.
-    pub fn append(&self, ids: &[u32], caches: &mut [BoundedCache]) -> Result<Tensor, EvalError> {
+    /// Appends the same text tokens, which follow `before`, to every stream; hidden states `[streams * tokens, hidden]`.
+    pub fn append(
+        &self,
+        before: Option<u32>,
+        ids: &[u32],
+        caches: &mut [BoundedCache],
+    ) -> Result<Tensor, EvalError> {
         let x = self.decoder.embed(ids)?;
         let x = Tensor::cat(&vec![x; caches.len()], 0)?;
-        let plain = vec![None; ids.len()];
-        Ok(self.decoder.append_many(&x, &plain, caches)?)
+        let ends = |id: u32| self.ends_sentence.get(id as usize) == Some(&true);
+        let before = std::iter::once(before).chain(ids.iter().copied().map(Some));
+        let marks = ids
+            .iter()
+            .zip(before)
+            .map(|(&id, before)| Mark {
+                starts_unit: before.is_none_or(ends),
+                boundary: self.tokenizer.is_end(id),
+                ..Mark::default()
+            })
+            .collect::<Vec<_>>();
+        Ok(self.decoder.append_many(&x, &marks, caches)?)
     }
 
-    /// Makes a cache that has just taken a standing instruction's tokens remember their queries, as far as its policy uses them.
-    pub fn note_standing(&self, ids: &[u32], cache: &mut BoundedCache) -> Result<(), EvalError> {
-        Err(parameter("standing", ids.len(), "no tokens: this cache keeps no standing queries"))
+    /// Gives a standing instruction to a cache: its tokens are fed and taken back, and the policy keeps their queries, if it
+    /// uses them.
+    pub fn note_standing(
+        &self,
+        ids: &[u32],
+        caches: &mut [BoundedCache; 1],
+    ) -> Result<(), EvalError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let saved = caches[0].snapshot()?;
+        self.append(None, ids, caches)?;
+        caches[0].capture_standing(ids.len())?;
+        Ok(caches[0].restore(&saved)?)
     }
 
     /// Ids of text as it is: nothing in it counts as a control token.
@@ -98,9 +126,10 @@ impl EvalModel {
 
     /// The checkpoint's chat format around the texts of a conversation.
     pub fn chat_format(&self) -> Result<ChatFormat, EvalError> {
-        let template = self.template.as_ref().ok_or_else(|| {
-            parameter("model", &self.name, "a checkpoint with a chat template")
-        })?;
+        let template = self
+            .template
+            .as_ref()
+            .ok_or_else(|| parameter("model", &self.name, "a checkpoint with a chat template"))?;
         ChatFormat::of(template, self)
     }
 

@@ -112,7 +112,7 @@ pub fn recomputation(
         }
         let window = to.saturating_sub(length);
         caches[0].reset(0)?;
-        let hidden = model.append(&ids[window..to], &mut caches)?;
+        let hidden = model.append(None, &ids[window..to], &mut caches)?;
         // Token i is predicted at i - 1; the very first token is not predicted at all.
         let first = from.max(1);
         if first < to {

@@ -22,12 +22,12 @@ pub struct Answer {
     pub loss: f32,
 }
 
-/// The stream's standing instruction, and how it is fed.
+/// How the stream is fed.
 #[derive(Debug, Clone, Copy)]
 pub struct RecallOptions<'a> {
     /// Tokens per forward pass.
     pub chunk: usize,
-    /// Ids of an instruction that stands at the start of the stream and is never evicted; empty: none.
+    /// Ids of an instruction that the policy is given beforehand, without it being part of the stream; empty: none.
     pub standing: &'a [u32],
 }
 
@@ -43,11 +43,8 @@ pub fn recall(
     if options.chunk == 0 {
         return Err(parameter("chunk", 0, "at least 1 token"));
     }
-    let mut caches = [model.cache_after(config, options.standing.len())?];
-    if !options.standing.is_empty() {
-        model.append(options.standing, &mut caches)?;
-        model.note_standing(options.standing, &mut caches[0])?;
-    }
+    let mut caches = [model.cache(config)?];
+    model.note_standing(options.standing, &mut caches)?;
     let mut answers = Vec::with_capacity(timeline.asks.len());
     let mut at = 0;
     let mut asks = timeline.asks.as_slice();
@@ -67,7 +64,8 @@ pub fn recall(
         let next = asks.first().map_or(timeline.ids.len(), |ask: &Ask| ask.at);
         let to = next.min(at + options.chunk);
         if to > at {
-            model.append(&timeline.ids[at..to], &mut caches)?;
+            let before = at.checked_sub(1).map(|last| timeline.ids[last]);
+            model.append(before, &timeline.ids[at..to], &mut caches)?;
             caches[0].reserve(options.chunk)?;
             progress(to - at);
         }
@@ -83,8 +81,8 @@ fn question(
     caches: &mut [BoundedCache; 1],
 ) -> Result<Answer, EvalError> {
     let saved = caches[0].snapshot()?;
-    let hidden = model.append(&fact.question, caches)?;
-    caches[0].restore(saved)?;
+    let hidden = model.append(None, &fact.question, caches)?;
+    caches[0].restore(&saved)?;
     let start = fact.question.len() - fact.value_ids;
     let before = hidden.narrow(0, start - 1, fact.value_ids)?;
     let value = &fact.question[start..];
@@ -105,7 +103,10 @@ pub fn at_distance(answers: &[Answer], distance: Option<usize>) -> (Share, f64) 
         .filter(|answer| answer.distance == distance)
         .collect::<Vec<_>>();
     let right = there.iter().filter(|answer| answer.right).count();
-    let loss = there.iter().map(|answer| f64::from(answer.loss)).sum::<f64>();
+    let loss = there
+        .iter()
+        .map(|answer| f64::from(answer.loss))
+        .sum::<f64>();
     (
         Share::wilson(right, there.len()),
         loss / there.len().max(1) as f64,

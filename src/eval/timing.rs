@@ -22,11 +22,11 @@ pub struct StepTimes {
 }
 
 /// Runs `chunks` on both states (the early one, the late one) by turns, `pairs` times; every second pair begins with the late one.
-/// The states are there again afterwards; the cache is left in neither.
+/// The cache is left in neither.
 pub fn compare(
     model: &EvalModel,
     caches: &mut [BoundedCache; 1],
-    states: &mut [Option<Snapshot>; 2],
+    states: &[Snapshot; 2],
     chunks: &[&[u32]],
     pairs: usize,
 ) -> Result<StepTimes, EvalError> {
@@ -35,7 +35,7 @@ pub fn compare(
     for pair in 0..=pairs {
         for turn in 0..2 {
             let which = (pair + turn) % 2;
-            let seconds = step(model, caches, &mut states[which], chunks)?;
+            let seconds = step(model, caches, &states[which], chunks)?;
             if pair > 0 {
                 times[which].push(seconds);
             }
@@ -53,20 +53,17 @@ pub fn compare(
     })
 }
 
-/// Puts a state back, keeps a copy of it, and times the chunks on it, seconds.
+/// Puts a state back and times the chunks on it, seconds.
 fn step(
     model: &EvalModel,
     caches: &mut [BoundedCache; 1],
-    state: &mut Option<Snapshot>,
+    state: &Snapshot,
     chunks: &[&[u32]],
 ) -> Result<f64, EvalError> {
-    if let Some(saved) = state.take() {
-        caches[0].restore(saved)?;
-    }
-    *state = Some(caches[0].snapshot()?);
+    caches[0].restore(state)?;
     let start = Instant::now();
     for chunk in chunks {
-        model.append(chunk, caches)?;
+        model.append(None, chunk, caches)?;
         caches[0].reserve(chunk.len())?;
     }
     Ok(start.elapsed().as_secs_f64())

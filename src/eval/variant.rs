@@ -33,21 +33,36 @@ fn set(config: &mut CacheConfig, name: &str, value: &str) -> Result<(), EvalErro
         "bias" => config.bias = number(name, value)?,
         "bias_form" => config.bias_form = value.parse()?,
         "scope" => config.scope = value.parse()?,
+        "query_source" => config.query_source = value.parse()?,
+        "h2o_decay" => config.h2o_decay = number(name, value)?,
+        "units" => config.plus.units = number(name, value)?,
+        "pool" => config.plus.pool = number(name, value)?,
+        "value_norms" => config.plus.value_norms = number(name, value)?,
+        "standing_weight" => config.plus.standing_weight = number(name, value)?,
+        "protect_boundaries" => config.protect_boundaries = number(name, value)?,
+        "kv_storage" => config.storage = value.parse()?,
         _ => {
-            return Err(parameter(
-                "policy",
-                name,
-                "one of budget, slack, sinks, n_recent, query_window, bias, bias_form, scope",
-            ))
+            let known = describe(config);
+            let known = known
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str());
+            let expected = format!("one of {}", known.collect::<Vec<_>>().join(", "));
+            return Err(parameter("policy", name, expected));
         }
     }
     Ok(())
 }
 
 fn number<T: FromStr>(name: &str, value: &str) -> Result<T, EvalError> {
-    value
-        .parse()
-        .map_err(|_| parameter("policy", format!("{name}={value}"), "a number"))
+    value.parse().map_err(|_| {
+        parameter(
+            "policy",
+            format!("{name}={value}"),
+            "a number, or true or false",
+        )
+    })
 }
 
 /// All parameters by name. Two runs with the same ones are the same run.
@@ -62,5 +77,13 @@ pub fn describe(config: &CacheConfig) -> Value {
         "bias": config.bias,
         "bias_form": config.bias_form.name(),
         "scope": config.scope.name(),
+        "query_source": config.query_source.name(),
+        "h2o_decay": config.h2o_decay,
+        "units": config.plus.units,
+        "pool": config.plus.pool,
+        "value_norms": config.plus.value_norms,
+        "standing_weight": config.plus.standing_weight,
+        "protect_boundaries": config.protect_boundaries,
+        "kv_storage": config.storage.name(),
     })
 }

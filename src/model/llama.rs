@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::{linear_no_bias, rms_norm, Embedding, Linear, Module, RmsNorm, VarBuilder};
 use serde::Deserialize;
 
-use crate::cache::{BoundedCache, CacheShape, FrameId, LayerCache, RotaryTable, Token};
+use crate::cache::{BoundedCache, CacheShape, LayerSlots, Mark, Token};
 
 use super::ModelError;
 
@@ -173,18 +173,18 @@ impl Attention {
         })
     }
 
-    /// `x` is `[streams * tokens, hidden]`; the products run over all streams at once, the attention of each on its own cache.
+    /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, the attention of each on its own cache.
     fn forward(
         &self,
         x: &Tensor,
         tokens: &[Vec<Token>],
-        caches: Vec<(&mut LayerCache, &RotaryTable)>,
+        caches: Vec<LayerSlots<'_>>,
     ) -> Result<Tensor> {
         let q = self.q_proj.forward(x)?;
         let k = self.k_proj.forward(x)?;
         let v = self.v_proj.forward(x)?;
         let mut attended = Vec::with_capacity(tokens.len());
-        for (i, ((cache, rotary), tokens)) in caches.into_iter().zip(tokens).enumerate() {
+        for (i, (mut cache, tokens)) in caches.into_iter().zip(tokens).enumerate() {
             let split = |x: &Tensor, heads: usize| {
                 // [tokens, heads * head_dim] of one stream -> [heads, tokens, head_dim]
                 x.narrow(0, i * tokens.len(), tokens.len())?
@@ -197,9 +197,13 @@ impl Attention {
                 split(&k, self.kv_heads)?,
                 split(&v, self.kv_heads)?,
             );
-            attended.push(cache.attend(&q, &k, &v, tokens, rotary)?);
+            attended.push(cache.attend(&q, &k, &v, tokens)?);
         }
-        self.o_proj.forward(&stacked(attended)?)
+        let attended = match attended.as_slice() {
+            [one] => one.clone(),
+            several => Tensor::cat(several, 0)?,
+        };
+        self.o_proj.forward(&attended)
     }
 }
 
@@ -251,24 +255,16 @@ impl Layer {
         &self,
         x: &Tensor,
         tokens: &[Vec<Token>],
-        caches: Vec<(&mut LayerCache, &RotaryTable)>,
+        caches: Vec<LayerSlots<'_>>,
     ) -> Result<Tensor> {
-        let attended =
-            self.self_attn
-                .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
+        let attended = self
+            .self_attn
+            .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
         let x = (x + attended)?;
         let expanded = self
             .mlp
             .forward(&self.post_attention_layernorm.forward(&x)?)?;
         x + expanded
-    }
-}
-
-/// The rows of all parts, one part after the other.
-fn stacked(mut parts: Vec<Tensor>) -> Result<Tensor> {
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Tensor::cat(&parts, 0),
     }
 }
 
@@ -312,55 +308,65 @@ impl Llama {
         self.embed_tokens.forward(&ids)
     }
 
-    /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `frames` says which frame each token shows.
+    /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `marks` says what each token is.
     ///
-    /// A chunk longer than the free room is split. Returns the last hidden states of all its tokens, normalised,
-    /// `[tokens, hidden]`. The caller then asks the cache to reserve what the next step needs.
+    /// Returns the last hidden states, normalised, `[tokens, hidden]`; of text tokens only where the cache withdraws visual tokens
+    /// (arXiv 2405.05803). The caller then asks the cache to reserve what the next step needs.
     pub fn append(
         &self,
         x: &Tensor,
-        frames: &[Option<FrameId>],
+        marks: &[Mark],
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
-        self.append_many(x, frames, std::slice::from_mut(cache))
+        self.append_many(x, marks, std::slice::from_mut(cache))
     }
 
     /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
     ///
-    /// `x` is `[streams * tokens, hidden]`, one stream after the other; `frames` (`[tokens]`) holds for each of them. Where the
-    /// streams have different room, all of them split the chunk at the smallest. Returns `[streams * tokens, hidden]`.
+    /// `x` is `[streams * tokens, hidden]`, one stream after the other; `marks` (`[tokens]`) holds for each of them, and they
+    /// withdraw visual tokens at the same layer, if at all. Returns `[streams * tokens, hidden]`, as [`Self::append`] does.
     pub fn append_many(
         &self,
         x: &Tensor,
-        frames: &[Option<FrameId>],
+        marks: &[Mark],
         caches: &mut [BoundedCache],
     ) -> std::result::Result<Tensor, ModelError> {
-        let (streams, total) = (caches.len(), frames.len());
-        let x = x.reshape((streams, total, ()))?;
-        let mut hidden = Vec::new();
-        let mut start = 0;
-        while start < total {
-            let mut taken = total - start;
-            for cache in caches.iter_mut() {
-                taken = cache.room(total - start)?.min(taken);
+        let mut tokens = caches
+            .iter_mut()
+            .map(|cache| cache.admit(marks))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut x = x.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            if caches.iter().any(|cache| cache.withdraws_at(i)) {
+                (x, tokens) = text_only(&x, &tokens)?;
             }
-            let tokens = caches
-                .iter_mut()
-                .map(|cache| cache.admit(&frames[start..start + taken]))
-                .collect::<Vec<_>>();
-            let mut x = x.narrow(1, start, taken)?.flatten_to(1)?;
-            for (i, layer) in self.layers.iter().enumerate() {
-                let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
-                x = layer.forward(&x, &tokens, caches)?;
+            if tokens.iter().all(Vec::is_empty) {
+                return Ok(x);
             }
-            hidden.push(self.norm.forward(&x)?.reshape((streams, taken, ()))?);
-            start += taken;
+            let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
+            x = layer.forward(&x, &tokens, caches)?;
         }
-        Ok(Tensor::cat(&hidden, 1)?.flatten_to(1)?)
+        Ok(self.norm.forward(&x)?)
     }
 
     /// `[tokens, vocab]` for hidden states `[tokens, hidden]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.lm_head.forward(hidden)
     }
+}
+
+/// The rows of `x` (`[streams * tokens, hidden]`) and the tokens of each stream that show no frame.
+fn text_only(x: &Tensor, tokens: &[Vec<Token>]) -> Result<(Tensor, Vec<Vec<Token>>)> {
+    let is_text = |token: &Token| token.mark.frame.is_none();
+    let rows = (0u32..)
+        .zip(tokens.iter().flatten())
+        .filter(|(_, token)| is_text(token))
+        .map(|(row, _)| row)
+        .collect::<Vec<_>>();
+    let index = Tensor::from_slice(&rows, rows.len(), x.device())?;
+    let of_stream = |tokens: &Vec<Token>| tokens.iter().copied().filter(is_text).collect();
+    Ok((
+        x.index_select(&index, 0)?,
+        tokens.iter().map(of_stream).collect(),
+    ))
 }

@@ -93,6 +93,13 @@ impl FrameMemory {
         });
     }
 
+    /// Forgets all frames but the newest `count`.
+    pub fn keep_last(&mut self, count: usize) {
+        while self.held.len() > count {
+            self.held.pop_first();
+        }
+    }
+
     /// Forgets the frames of which compactions have left less than half; a frame has `frame_tokens` image tokens.
     pub fn follow(&mut self, cache: &BoundedCache, frame_tokens: usize) {
         let compactions = cache.usage().compactions;

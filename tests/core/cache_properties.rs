@@ -1,7 +1,10 @@
 //! What must hold for every policy, budget and chunking (properties 1, 2, 5 and 6 of the cache's description).
 
 use candle_core::{DType, Device, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheError, CacheShape, PolicyKind, Scope};
+use inf_mllm::cache::policy::{BiasForm, PlusConfig};
+use inf_mllm::cache::{
+    BoundedCache, CacheConfig, CacheError, CacheShape, Mark, PolicyKind, QuerySource, Scope,
+};
 use inf_mllm::model::smolvlm::SmolVlm;
 use proptest::prelude::*;
 
@@ -16,11 +19,11 @@ const SHAPE: CacheShape = CacheShape {
     max_positions: 4096,
 };
 
-const EVICTING: [PolicyKind; 3] = [
-    PolicyKind::Window,
-    PolicyKind::StreamingLlm,
-    PolicyKind::InfMllm,
-];
+/// Every policy but `full`.
+fn evicting() -> Vec<PolicyKind> {
+    let all = PolicyKind::ALL.into_iter();
+    all.filter(|&policy| policy != PolicyKind::Full).collect()
+}
 
 fn cache(config: &CacheConfig, system_tokens: usize) -> Result<BoundedCache, CacheError> {
     BoundedCache::new(SHAPE, config, system_tokens, DType::F32, &Device::Cpu)
@@ -52,22 +55,27 @@ fn rows(first: u64, tokens: usize, heads: usize, salt: u64) -> Tensor {
         .unwrap()
 }
 
-/// Feeds the next `tokens` tokens of the stream, split to the free room as the decoder does.
+/// What token `index` of the stream is: units of 1 to 9 tokens, now and then an instruction, the border of a turn.
+fn mark(index: u64) -> Mark {
+    Mark {
+        frame: None,
+        starts_unit: index % 9 == 0 || index % 5 == 3,
+        boundary: index % 17 == 4,
+        instruction: index % 40 < 6,
+    }
+}
+
+/// Feeds the next `tokens` tokens of the stream as one chunk.
 fn feed(cache: &mut BoundedCache, tokens: usize) {
-    let mut left = tokens;
-    while left > 0 {
-        let taken = cache.room(left).unwrap().min(left);
-        let first = cache.usage().tokens_seen;
-        let admitted = cache.admit(&vec![None; taken]);
-        for i in 0..SHAPE.layers {
-            let salt = 10 * i as u64;
-            let (layer, rotary) = cache.layer(i);
-            let q = rows(first, taken, SHAPE.heads, salt);
-            let k = rows(first, taken, SHAPE.kv_heads, salt + 1);
-            let v = rows(first, taken, SHAPE.kv_heads, salt + 2);
-            layer.attend(&q, &k, &v, &admitted, rotary).unwrap();
-        }
-        left -= taken;
+    let first = cache.usage().tokens_seen;
+    let marks = (first..first + tokens as u64).map(mark).collect::<Vec<_>>();
+    let admitted = cache.admit(&marks).unwrap();
+    for i in 0..SHAPE.layers {
+        let salt = 10 * i as u64;
+        let q = rows(first, tokens, SHAPE.heads, salt);
+        let k = rows(first, tokens, SHAPE.kv_heads, salt + 1);
+        let v = rows(first, tokens, SHAPE.kv_heads, salt + 2);
+        cache.layer(i).attend(&q, &k, &v, &admitted).unwrap();
     }
 }
 
@@ -109,44 +117,73 @@ fn check(cache: &BoundedCache) {
     }
 }
 
-/// Every key is its own raw key rotated to its slot, and the raw key is that of its token.
-fn check_keys(cache: &mut BoundedCache) {
-    for i in 0..SHAPE.layers {
-        let (layer, rotary) = cache.layer(i);
-        let raw = layer.raw_keys().unwrap().contiguous().unwrap();
-        let fresh = rotary.rotate(&raw, 0).unwrap();
-        assert!(deviation(&layer.keys().unwrap().contiguous().unwrap(), &fresh) <= 1e-6);
-        for (head, set) in layer.sets().cycle().take(SHAPE.kv_heads).enumerate() {
-            for (slot, token) in set.iter().enumerate() {
+/// Every cached key is that of its token, to the bit.
+fn check_keys(cache: &BoundedCache) {
+    for (i, layer) in cache.layers().iter().enumerate() {
+        let keys = layer.raw_keys().unwrap().to_vec3::<f32>().unwrap();
+        let sets = layer.sets().collect::<Vec<_>>();
+        for (head, keys) in keys.iter().enumerate() {
+            let set = &sets[head.min(sets.len() - 1)];
+            for (key, token) in keys.iter().zip(set) {
                 let all = vectors(token.index, SHAPE.kv_heads, 10 * i as u64 + 1);
                 let want = &all[head * SHAPE.head_dim..(head + 1) * SHAPE.head_dim];
-                let got = raw.get(head).unwrap().get(slot).unwrap();
-                assert_eq!(got.to_vec1::<f32>().unwrap(), want);
+                assert_eq!(key, want, "layer {i}, head {head}, {token:?}");
             }
         }
     }
 }
 
+fn any_plus() -> impl Strategy<Value = PlusConfig> {
+    (
+        any::<bool>(),
+        prop::sample::select(vec![1, 3, 7]),
+        any::<bool>(),
+        0.0..1.0,
+    )
+        .prop_map(|(units, pool, value_norms, standing_weight)| PlusConfig {
+            units,
+            pool,
+            value_norms,
+            standing_weight,
+        })
+}
+
+/// Any policy with any parameters it takes, and a system prompt's length.
 fn any_config() -> impl Strategy<Value = (CacheConfig, usize)> {
     (
-        prop::sample::select(EVICTING.to_vec()),
+        prop::sample::select(evicting()),
         0usize..12,
         8usize..90,
         0usize..40,
         1usize..40,
         prop::sample::select(vec![Scope::Layer, Scope::KvHead]),
+        prop::sample::select(vec![QuerySource::Stream, QuerySource::Instruction]),
+        prop::sample::select(vec![
+            (BiasForm::Slope, 0.0),
+            (BiasForm::Slope, 0.01),
+            (BiasForm::Range, 0.7),
+        ]),
+        prop::sample::select(vec![1.0, 0.99]),
+        any_plus(),
     )
-        .prop_map(|(policy, system, above, slack, query_window, scope)| {
-            let config = CacheConfig {
-                policy,
-                budget: system.max(4) + above,
-                slack: slack.min(above - 4),
-                query_window,
-                scope,
-                ..CacheConfig::default()
-            };
-            (config, system)
-        })
+        .prop_map(
+            |(policy, system, above, slack, query_window, scope, source, bias, decay, plus)| {
+                let config = CacheConfig {
+                    policy,
+                    budget: system.max(4) + above,
+                    slack: slack.min(above - 4),
+                    query_window,
+                    scope,
+                    query_source: source,
+                    bias_form: bias.0,
+                    bias: bias.1,
+                    h2o_decay: decay,
+                    plus,
+                    ..CacheConfig::default()
+                };
+                (config, system)
+            },
+        )
 }
 
 #[derive(Debug, Clone)]
@@ -156,6 +193,8 @@ enum Step {
     Reset,
     /// Feed something and take it back.
     Ephemeral(usize),
+    /// Take the newest queries for those of a standing instruction.
+    Standing(usize),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -164,6 +203,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0usize..64).prop_map(Step::Reserve),
         1 => Just(Step::Reset),
         1 => (1usize..100).prop_map(Step::Ephemeral),
+        1 => (1usize..20).prop_map(Step::Standing),
     ]
 }
 
@@ -186,11 +226,12 @@ proptest! {
                     prop_assert!(free >= next.min(cache.plan().slack));
                 }
                 Step::Reset => cache.reset(system).unwrap(),
+                Step::Standing(tokens) => cache.capture_standing(tokens).unwrap(),
                 Step::Ephemeral(tokens) => {
                     let before = (kept(&cache), cache.usage());
                     let saved = cache.snapshot().unwrap();
                     feed(&mut cache, tokens);
-                    cache.restore(saved).unwrap();
+                    cache.restore(&saved).unwrap();
                     prop_assert_eq!(&before, &(kept(&cache), cache.usage()));
                 }
             }
@@ -198,7 +239,7 @@ proptest! {
             prop_assert_eq!(cache.usage().bytes, bytes);
         }
         if !cache.is_empty() {
-            check_keys(&mut cache);
+            check_keys(&cache);
         }
     }
 
@@ -225,7 +266,7 @@ proptest! {
 
 #[test]
 fn a_stream_of_a_hundred_budgets_stays_within_one() {
-    for policy in EVICTING {
+    for policy in evicting() {
         let config = CacheConfig {
             policy,
             budget: 64,
@@ -240,7 +281,7 @@ fn a_stream_of_a_hundred_budgets_stays_within_one() {
         }
         assert_eq!(cache.usage().bytes, bytes);
         assert!(cache.usage().compactions > 100);
-        check_keys(&mut cache);
+        check_keys(&cache);
     }
 }
 
@@ -253,8 +294,11 @@ fn a_full_cache_without_eviction_is_an_error_with_the_numbers() {
     };
     let mut cache = cache(&config, 0).unwrap();
     feed(&mut cache, 30);
-    let error = cache.room(3).unwrap_err().to_string();
-    assert!(error.contains("30 of 32") && error.contains('3'), "{error}");
+    let error = cache.admit(&[Mark::default(); 3]).unwrap_err().to_string();
+    assert!(
+        error.contains("30 of 32") && error.contains("3 more"),
+        "{error}"
+    );
     // What still fits goes on working.
     feed(&mut cache, 2);
     assert_eq!(cache.len(), 32);
@@ -278,6 +322,32 @@ fn impossible_parameters_are_refused_with_name_value_and_range() {
     refused(|c| c.bias = -1.0, "bias", "-1");
     refused(|c| c.bias = f64::NAN, "bias", "NaN");
     refused(|c| c.query_window = 0, "query_window", "0");
+    refused(|c| c.protect_boundaries = 400, "protect_boundaries", "400");
+    refused(|c| c.withdraw_layer = 2, "withdraw_layer", "2");
+    refused(
+        |c| {
+            c.policy = PolicyKind::H2o;
+            c.h2o_decay = 0.0;
+        },
+        "h2o_decay",
+        "0",
+    );
+    refused(
+        |c| {
+            c.policy = PolicyKind::InfMllmPlus;
+            c.plus.pool = 4;
+        },
+        "pool",
+        "4",
+    );
+    refused(
+        |c| {
+            c.policy = PolicyKind::InfMllmPlus;
+            c.plus.standing_weight = 1.5;
+        },
+        "standing_weight",
+        "1.5",
+    );
 }
 
 fn ids(model: &SmolVlm, count: usize) -> Vec<u32> {
@@ -298,8 +368,8 @@ fn run_model(
     let mut hidden = Vec::new();
     for part in ids.chunks(chunk) {
         let x = model.embed(part, None).unwrap();
-        let frames = vec![None; part.len()];
-        hidden.push(model.decoder.append(&x, &frames, &mut cache).unwrap());
+        let marks = vec![Mark::default(); part.len()];
+        hidden.push(model.decoder.append(&x, &marks, &mut cache).unwrap());
         cache.reserve(chunk).unwrap();
     }
     let logits = model
@@ -353,6 +423,6 @@ fn kept_keys_of_the_first_layer_equal_a_fresh_prefill_of_the_kept_tokens() {
         ..CacheConfig::default()
     };
     let (_, fresh) = run_model(&model, &whole, &left, left.len());
-    let keys = |cache: &BoundedCache| cache.layers()[0].keys().unwrap().contiguous().unwrap();
+    let keys = |cache: &BoundedCache| cache.layers()[0].raw_keys().unwrap();
     assert!(deviation(&keys(&cache), &keys(&fresh)) <= 1e-5);
 }

@@ -10,7 +10,6 @@ use inf_mllm::eval::ages::Ages;
 use inf_mllm::eval::endless::{endless, EndlessOptions};
 use inf_mllm::eval::facts::{Fact, Timeline, Values, Wording};
 use inf_mllm::eval::model::EvalModel;
-use inf_mllm::eval::ops::attended;
 use inf_mllm::eval::ppl::{perplexity, recomputation, PplOptions, PplResult};
 use inf_mllm::eval::recall::{outcomes, recall, RecallOptions};
 use inf_mllm::eval::variant;
@@ -59,11 +58,13 @@ fn near(got: f64, want: f64, tolerance: f64) {
 /// Losses of tokens 1, 2, ... from one plain forward pass and candle's own log-softmax.
 fn plain_losses(model: &EvalModel, ids: &[u32]) -> Vec<f64> {
     let mut caches = [model.cache(&config(PolicyKind::Full, 1000)).unwrap()];
-    let hidden = model.append(ids, &mut caches).unwrap();
+    let hidden = model.append(None, ids, &mut caches).unwrap();
     let logits = model.decoder.logits(&hidden).unwrap();
     let logs = log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();
     let pairs = logs.iter().zip(&ids[1..]);
-    pairs.map(|(row, &id)| -f64::from(row[id as usize])).collect()
+    pairs
+        .map(|(row, &id)| -f64::from(row[id as usize]))
+        .collect()
 }
 
 #[test]
@@ -126,7 +127,10 @@ fn recomputation_of_a_window_as_long_as_the_text_is_full_attention() {
     let some = recomputation(&model, &ids, 60, 3, &options(25), &|_| ()).unwrap();
     assert_eq!(some.blocks.counts, [49, 0, 0, 50]);
     let shared = some.blocks.shared(&full.blocks);
-    assert_eq!(shared.iter().map(|block| block.0).collect::<Vec<_>>(), [0, 3]);
+    assert_eq!(
+        shared.iter().map(|block| block.0).collect::<Vec<_>>(),
+        [0, 3]
+    );
     let last = plain_losses(&model, &ids[115..175]);
     let all = recomputation(&model, &ids[..175], 60, 1, &options(25), &|_| ()).unwrap();
     // The last chunk, tokens 150 to 174, is what block 3 holds: a fresh prefill of tokens 115 to 174.
@@ -183,14 +187,13 @@ fn a_fact_is_asked_for_at_its_exact_distance() {
 }
 
 #[test]
-fn ages_and_operations_are_counted_from_the_slots() {
+fn ages_are_counted_from_the_slots() {
     let model = model();
     let ids = ids(&model, 400);
     let mut caches = [model.cache(&config(PolicyKind::StreamingLlm, 64)).unwrap()];
     assert!(Ages::of(&caches[0]).is_none());
-    assert_eq!(attended(&caches[0], 3), 1 + 2 + 3);
     for chunk in ids.chunks(8) {
-        model.append(chunk, &mut caches).unwrap();
+        model.append(None, chunk, &mut caches).unwrap();
         caches[0].reserve(8).unwrap();
     }
     // After the compaction: 4 sinks, which do not count, and the 52 newest tokens.
@@ -200,9 +203,6 @@ fn ages_and_operations_are_counted_from_the_slots() {
     near(ages.mean, 25.5, 1e-9);
     near(ages.stale, 0.0, 0.0);
     near(ages.histogram.iter().sum(), 52.0, 1e-6);
-    // 8 of slack, then a compaction, then 2 more.
-    let first = (1..=8).map(|i| 56 + i).sum::<u64>();
-    assert_eq!(attended(&caches[0], 10), first + 57 + 58);
 }
 
 #[test]
@@ -221,12 +221,11 @@ fn a_long_stream_repeats_its_text_and_compares_its_ends() {
     assert_eq!(result.blocks.len(), 5);
     let repeated = ids.iter().copied().cycle().take(251).collect::<Vec<_>>();
     let whole = measure(&model, &repeated, &config, 10);
-    near(
-        result.blocks[3].loss,
-        whole.blocks.sums[3] / 50.0,
-        1e-6,
-    );
-    assert!(result.blocks.iter().all(|block| block.bytes == result.blocks[0].bytes));
+    near(result.blocks[3].loss, whole.blocks.sums[3] / 50.0, 1e-6);
+    assert!(result
+        .blocks
+        .iter()
+        .all(|block| block.bytes == result.blocks[0].bytes));
     assert_eq!(
         result.blocks[2].attended_per_token,
         result.blocks[4].attended_per_token
@@ -315,7 +314,15 @@ fn every_command_runs_and_its_results_can_be_plotted() {
     let folder = tempfile::tempdir().unwrap();
     let demo = demo_dir();
     let model = demo.to_str().unwrap();
-    let common = ["--quick", "--model", model, "--text", "text.txt", "--out", "all.jsonl"];
+    let common = [
+        "--quick",
+        "--model",
+        model,
+        "--text",
+        "text.txt",
+        "--out",
+        "all.jsonl",
+    ];
     let run = |command: &str, more: &[&str]| {
         let arguments = [&[command], common.as_slice(), more].concat();
         eval(folder.path(), &arguments)
@@ -326,11 +333,20 @@ fn every_command_runs_and_its_results_can_be_plotted() {
         "recall",
         &[policies.as_slice(), &["--distances", "50", "200"]].concat(),
     );
-    assert!(printed.contains("Difference from streaming_llm"), "{printed}");
+    assert!(
+        printed.contains("Difference from streaming_llm"),
+        "{printed}"
+    );
     run("stream", &policies);
-    let printed = run("sweep", &["--budget", "64", "--slopes", "0.01", "--ranges", "1"]);
+    let printed = run(
+        "sweep",
+        &["--budget", "64", "--slopes", "0.01", "--ranges", "1"],
+    );
     assert!(printed.contains("bias=0.01"), "{printed}");
-    let printed = eval(folder.path(), &["plot", "--results", "all.jsonl", "--out", "plots"]);
+    let printed = eval(
+        folder.path(),
+        &["plot", "--results", "all.jsonl", "--out", "plots"],
+    );
     for figure in ["ppl", "cost", "ages", "recall", "bias", "kept"] {
         for end in [".svg", ".png"] {
             let found = printed

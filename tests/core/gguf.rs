@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
+use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::text::TextModel;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -164,7 +164,10 @@ fn a_whole_file_loads_and_runs() {
     let shape = model.config.cache_shape();
     let mut cache = BoundedCache::new(shape, &config, 0, DType::F32, &Device::Cpu).unwrap();
     let x = model.decoder.embed(&[2, 3, 4]).unwrap();
-    let hidden = model.decoder.append(&x, &[None; 3], &mut cache).unwrap();
+    let hidden = model
+        .decoder
+        .append(&x, &[Mark::default(); 3], &mut cache)
+        .unwrap();
     assert_eq!(model.decoder.logits(&hidden).unwrap().dims(), [3, 6]);
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig};
+use inf_mllm::cache::{BoundedCache, CacheConfig, Mark};
 use inf_mllm::model::smolvlm::SmolVlm;
 use serde_json::Value;
 
@@ -39,6 +39,7 @@ fn config(params: &Value) -> CacheConfig {
         bias: params["bias"].as_f64().unwrap_or(0.0),
         bias_form: text("bias_form", "slope").parse().unwrap(),
         scope: text("scope", "layer").parse().unwrap(),
+        ..CacheConfig::default()
     }
 }
 
@@ -50,11 +51,14 @@ fn run(model: &SmolVlm, embeds: &Tensor, chunks: &[usize], cache: &mut BoundedCa
         let end = at + chunk;
         while at < end {
             let before = look(cache);
-            let free = cache.room(end - at).unwrap();
+            cache.reserve(1).unwrap();
             note_compaction(cache, before, &mut trace);
-            let taken = free.min(end - at);
+            let taken = (cache.plan().budget - cache.len()).min(end - at);
             let x = embeds.narrow(0, at, taken).unwrap();
-            let hidden = model.decoder.append(&x, &vec![None; taken], cache).unwrap();
+            let hidden = model
+                .decoder
+                .append(&x, &vec![Mark::default(); taken], cache)
+                .unwrap();
             trace.hidden.push(hidden);
             at += taken;
         }
@@ -68,12 +72,9 @@ fn run(model: &SmolVlm, embeds: &Tensor, chunks: &[usize], cache: &mut BoundedCa
 
 type Scores = Vec<Vec<Vec<f32>>>;
 
-fn look(cache: &mut BoundedCache) -> (u64, Scores) {
+fn look(cache: &BoundedCache) -> (u64, Scores) {
     let scores = (0..cache.layers().len())
-        .map(|i| {
-            let (layer, rotary) = cache.layer(i);
-            layer.scores(rotary).unwrap()
-        })
+        .map(|i| cache.scores(i).unwrap())
         .collect();
     (cache.usage().compactions, scores)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
+use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::smolvlm::{control, SmolVlm};
 use inf_mllm::model::template::{Content, Message};
 use serde_json::Value;
@@ -96,7 +96,7 @@ impl Golden {
         let mut hidden = self
             .model
             .decoder
-            .append(&x, &vec![None; ids.len()], &mut cache)
+            .append(&x, &vec![Mark::default(); ids.len()], &mut cache)
             .unwrap();
         let logits = self.model.decoder.logits(&hidden).unwrap();
         let off = deviation(&logits.unsqueeze(0).unwrap(), &self.expected["logits"]);
@@ -110,7 +110,11 @@ impl Golden {
             let token = logits.squeeze(0).unwrap().argmax(0).unwrap();
             got.push(token.to_scalar::<u32>().unwrap());
             let x = self.model.embed(&got[got.len() - 1..], None).unwrap();
-            hidden = self.model.decoder.append(&x, &[None], &mut cache).unwrap();
+            hidden = self
+                .model
+                .decoder
+                .append(&x, &[Mark::default()], &mut cache)
+                .unwrap();
         }
         assert_eq!(got, wanted, "greedy answers differ");
     }

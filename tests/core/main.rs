@@ -1,5 +1,6 @@
 //! Tests of everything below the ROS edge, on the library's public interface.
 
+mod cache_attention;
 mod cache_properties;
 mod checkpoints;
 mod commands;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
+use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::template::TextMessage;
 use inf_mllm::model::text::TextModel;
 use serde_json::Value;
@@ -45,7 +45,7 @@ fn feed(model: &TextModel, ids: &[u32], cache: &mut BoundedCache) -> Tensor {
     let x = model.decoder.embed(ids).unwrap();
     model
         .decoder
-        .append(&x, &vec![None; ids.len()], cache)
+        .append(&x, &vec![Mark::default(); ids.len()], cache)
         .unwrap()
 }
 
@@ -150,7 +150,7 @@ fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
     assert!(text.tokenizer.is_end(whole.end_of_utterance));
     let hidden = feed(&text, &encoded, &mut full_cache(&text));
     let x = whole.decoder.embed(&encoded).unwrap();
-    let marks = vec![None; encoded.len()];
+    let marks = vec![Mark::default(); encoded.len()];
     let wanted = whole
         .decoder
         .append(&x, &marks, &mut full_cache(&text))

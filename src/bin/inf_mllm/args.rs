@@ -1,14 +1,14 @@
 //! Arguments that several commands share.
 
 use clap::Args;
-use inf_mllm::cache::policy::BiasForm;
-use inf_mllm::cache::{CacheConfig, PolicyKind, Scope};
+use inf_mllm::cache::policy::{BiasForm, PlusConfig};
+use inf_mllm::cache::{CacheConfig, KvStorage, PolicyKind, QuerySource, Scope};
 use inf_mllm::model::DeviceKind;
 
 /// Parameters of the bounded cache.
 #[derive(Args)]
 pub struct CacheArgs {
-    /// Eviction policy: full, window, streaming_llm or inf_mllm.
+    /// Eviction policy: full, window, streaming_llm, h2o, tova, snapkv, inf_mllm, inf_mllm_plus or last_frames.
     #[arg(long)]
     pub policy: Option<PolicyKind>,
     /// Slots per layer, tokens.
@@ -32,9 +32,39 @@ pub struct CacheArgs {
     /// Form of the age bias: slope or range.
     #[arg(long)]
     pub bias_form: Option<BiasForm>,
-    /// Kept sets: one per layer or one per kv_head.
+    /// Kept sets of inf_mllm: one per layer or one per kv_head.
     #[arg(long)]
     pub scope: Option<Scope>,
+    /// Queries that inf_mllm scores with: the newest of the stream or those of the newest instruction.
+    #[arg(long)]
+    pub query_source: Option<QuerySource>,
+    /// Factor by which h2o's sums fade with each query; 1: never.
+    #[arg(long)]
+    pub h2o_decay: Option<f64>,
+    /// inf_mllm_plus keeps or evicts frames, turns and sentences as a whole.
+    #[arg(long, action = clap::ArgAction::Set)]
+    pub units: Option<bool>,
+    /// Neighbours that inf_mllm_plus averages a score over, odd; 1: none.
+    #[arg(long)]
+    pub pool: Option<usize>,
+    /// inf_mllm_plus weights scores by the length of the value vectors.
+    #[arg(long, action = clap::ArgAction::Set)]
+    pub value_norms: Option<bool>,
+    /// Share of the standing instruction in the scores of inf_mllm_plus, 0 to 1.
+    #[arg(long)]
+    pub standing_weight: Option<f64>,
+    /// Newest borders of turns that no policy evicts, tokens.
+    #[arg(long)]
+    pub protect_boundaries: Option<usize>,
+    /// Layer from which on visual tokens are left out; 0: none.
+    #[arg(long)]
+    pub withdraw_layer: Option<usize>,
+    /// Frames that last_frames feeds again for a question.
+    #[arg(long)]
+    pub last_frames: Option<usize>,
+    /// What keys and values are stored as: auto (as the model computes), f32 or f16.
+    #[arg(long)]
+    pub kv_storage: Option<KvStorage>,
 }
 
 impl CacheArgs {
@@ -50,6 +80,19 @@ impl CacheArgs {
             bias: self.bias.unwrap_or(base.bias),
             bias_form: self.bias_form.unwrap_or(base.bias_form),
             scope: self.scope.unwrap_or(base.scope),
+            query_source: self.query_source.unwrap_or(base.query_source),
+            h2o_decay: self.h2o_decay.unwrap_or(base.h2o_decay),
+            plus: PlusConfig {
+                units: self.units.unwrap_or(base.plus.units),
+                pool: self.pool.unwrap_or(base.plus.pool),
+                value_norms: self.value_norms.unwrap_or(base.plus.value_norms),
+                standing_weight: self.standing_weight.unwrap_or(base.plus.standing_weight),
+            },
+            protect_boundaries: self.protect_boundaries.unwrap_or(base.protect_boundaries),
+            withdraw_layer: self.withdraw_layer.unwrap_or(base.withdraw_layer),
+            last_frames: self.last_frames.unwrap_or(base.last_frames),
+            storage: self.kv_storage.unwrap_or(base.storage),
+            kernel: base.kernel,
         }
     }
 }

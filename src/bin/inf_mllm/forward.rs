@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind, MIN_BUDGET};
+use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::smolvlm::SmolVlm;
 
@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
     let x = model.embed(&ids, features.as_ref())?;
     let hidden = model
         .decoder
-        .append(&x, &vec![None; ids.len()], &mut cache)?;
+        .append(&x, &vec![Mark::default(); ids.len()], &mut cache)?;
     let logits = model.decoder.logits(&hidden)?.unsqueeze(0)?;
 
     let mut outputs = HashMap::from([("logits", logits.to_dtype(DType::F32)?)]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{bail, ensure, Context, Result};
 use candle_core::{DType, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, PolicyKind, MIN_BUDGET};
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::sample::Sampler;
 use inf_mllm::model::smolvlm::{control, SmolVlm};
@@ -58,9 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut cache = BoundedCache::new(shape, &config, system_tokens, model.dtype(), &device)?;
 
     let x = model.embed(&ids, features.as_ref())?;
-    let hidden = model
-        .decoder
-        .append(&x, &frames(&model, &ids), &mut cache)?;
+    let hidden = model.decoder.append(&x, &marks(&model, &ids), &mut cache)?;
     cache.reserve(args.max_new_tokens)?;
     let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
     if let Some(file) = &args.logits_out {
@@ -69,7 +67,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
 
     let mut sampler = Sampler::new(0.0, 0);
-    let mut last = logits.get(ids.len() - 1)?.to_vec1::<f32>()?;
+    // Only text reaches the top where visual tokens are withdrawn.
+    let mut last = logits.get(logits.dim(0)? - 1)?.to_vec1::<f32>()?;
     let mut generated = Vec::new();
     while generated.len() < args.max_new_tokens {
         let (token, _) = sampler.next(&last);
@@ -78,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
             break;
         }
         let x = model.embed(&[token], None)?;
-        let hidden = model.decoder.append(&x, &[None], &mut cache)?;
+        let hidden = model.decoder.append(&x, &[Mark::default()], &mut cache)?;
         last = model
             .decoder
             .logits(&hidden)?
@@ -136,7 +135,10 @@ fn prompt_ids(model: &SmolVlm, args: &Args) -> Result<Vec<u32>> {
     let expanded = rendered.replace(control::IMAGE, &model.image_text());
     let ids = model.tokenizer.encode(&expanded)?;
     let wanted = args.image.len() * model.config.tokens_per_image();
-    let placed = frames(model, &ids).iter().flatten().count();
+    let placed = marks(model, &ids)
+        .iter()
+        .filter(|mark| mark.frame.is_some())
+        .count();
     ensure!(
         placed == wanted,
         "the chat template placed {placed} image tokens, expected {wanted} for {} images",
@@ -153,16 +155,20 @@ fn system_length(model: &SmolVlm, ids: &[u32]) -> Result<usize> {
     }
 }
 
-/// Which image each token shows, counted from 0.
-fn frames(model: &SmolVlm, ids: &[u32]) -> Vec<Option<u32>> {
+/// What each token is: the images are counted from 0, and the ends of turns are borders.
+fn marks(model: &SmolVlm, ids: &[u32]) -> Vec<Mark> {
     let per_image = model.config.tokens_per_image() as u32;
     let mut seen = 0;
     ids.iter()
         .map(|&id| {
-            (id == model.config.image_token_id).then(|| {
+            if id == model.config.image_token_id {
                 seen += 1;
-                (seen - 1) / per_image
-            })
+                return Mark::image((seen - 1) / per_image);
+            }
+            Mark {
+                boundary: id == model.end_of_utterance,
+                ..Mark::default()
+            }
         })
         .collect()
 }

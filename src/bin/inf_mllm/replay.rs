@@ -38,6 +38,9 @@ pub struct Args {
     /// System prompt; that of the instructions file if not given.
     #[arg(long)]
     system: Option<String>,
+    /// Standing instruction, whose subject inf_mllm_plus keeps.
+    #[arg(long)]
+    standing: Option<String>,
     /// Longest answer where an instruction does not say, tokens.
     #[arg(long)]
     max_new_tokens: Option<usize>,
@@ -85,6 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
             .clone()
             .or_else(|| script.system_prompt.clone())
             .unwrap_or(defaults.system_prompt),
+        standing_instruction: args.standing.clone().unwrap_or_default(),
         max_new_tokens: args.max_new_tokens.unwrap_or(defaults.max_new_tokens),
         temperature: args.temperature,
         seed: args.seed,

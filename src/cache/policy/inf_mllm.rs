@@ -13,8 +13,9 @@
 
 use std::str::FromStr;
 
-use super::{Candidates, Policy};
-use crate::cache::config::{CacheConfig, CacheError};
+use super::{relative, Candidates, Evidence, Policy};
+use crate::cache::config::{CacheConfig, CacheError, Scope};
+use crate::cache::queries::QuerySource;
 
 /// How the bias grows with age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl FromStr for BiasForm {
             _ => Err(CacheError::Unknown {
                 what: "bias_form",
                 name: s.to_string(),
-                expected: "slope, range",
+                expected: "slope, range".to_string(),
             }),
         }
     }
@@ -56,6 +57,8 @@ pub struct InfMllm {
     sinks: usize,
     n_recent: usize,
     query_window: usize,
+    source: QuerySource,
+    scope: Scope,
     bias: f32,
     form: BiasForm,
 }
@@ -80,6 +83,8 @@ impl InfMllm {
             sinks: config.sinks,
             n_recent: config.n_recent,
             query_window: config.query_window,
+            source: config.query_source,
+            scope: config.scope,
             bias: config.bias as f32,
             form: config.bias_form,
         })
@@ -91,8 +96,16 @@ impl Policy for InfMllm {
         self.sinks
     }
 
-    fn query_window(&self) -> usize {
-        self.query_window
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    fn evidence(&self) -> Evidence {
+        Evidence::Window {
+            queries: self.query_window,
+            source: self.source,
+            value_norms: false,
+        }
     }
 
     fn recent(&self, kept: usize) -> usize {
@@ -103,17 +116,16 @@ impl Policy for InfMllm {
     }
 
     fn values(&self, candidates: &Candidates<'_>, values: &mut [f32]) {
-        let count = candidates.scores.len();
-        let mean = candidates.scores.iter().sum::<f32>() / count as f32;
-        // All candidates at zero attention: age alone decides.
-        let scale = if mean > 0.0 { 1.0 / mean } else { 0.0 };
-        let last = count.saturating_sub(1).max(1) as f32;
+        let last = values.len().saturating_sub(1).max(1) as f32;
+        let count = values.len();
+        values.copy_from_slice(candidates.scores);
+        relative(values);
         for (j, value) in values.iter_mut().enumerate() {
             let age = match self.form {
                 BiasForm::Range => (count - 1 - j) as f32 / last,
-                BiasForm::Slope => (candidates.newest - candidates.indices[j]) as f32,
+                BiasForm::Slope => (candidates.newest - candidates.tokens[j].index) as f32,
             };
-            *value = candidates.scores[j] * scale - self.bias * age;
+            *value -= self.bias * age;
         }
     }
 }
@@ -121,6 +133,7 @@ impl Policy for InfMllm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::slots::{Mark, Token};
 
     fn values(form: BiasForm, bias: f64, scores: &[f32], indices: &[u64]) -> Vec<f32> {
         let policy = InfMllm::new(&CacheConfig {
@@ -129,15 +142,22 @@ mod tests {
             ..CacheConfig::default()
         })
         .unwrap();
+        let tokens = indices
+            .iter()
+            .map(|&index| Token {
+                index,
+                unit: index,
+                mark: Mark::default(),
+            })
+            .collect::<Vec<_>>();
+        let candidates = Candidates {
+            tokens: &tokens,
+            scores,
+            newest: 100,
+            ..Candidates::default()
+        };
         let mut values = vec![0.0; scores.len()];
-        policy.values(
-            &Candidates {
-                scores,
-                indices,
-                newest: 100,
-            },
-            &mut values,
-        );
+        policy.values(&candidates, &mut values);
         values
     }
 

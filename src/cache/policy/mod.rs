@@ -1,38 +1,67 @@
 //! The eviction policies, one file each: which keys to keep, from scores and ages.
 //!
-//! A policy only gives numbers: how many of the newest tokens always stay, and a value for each candidate in between.
-//! Storage, scoring, the top-k, the gather, positions and statistics are shared code in the folder above.
+//! A policy only gives numbers: how many of the newest tokens always stay, what it wants to know of the others, and a value for
+//! each of them. Storage, scoring, the top-k, moving rows, positions and statistics are shared code in the folder above.
 //!
 //! To add a policy:
-//! 1. write `policy/<name>.rs` with a type that implements [`Policy`], its source and its formula in the comments;
+//! 1. write `policy/<name>.rs` with a type that implements [`Policy`], its source and its formula in the comments, and its
+//!    parameters' defaults as published;
 //! 2. add a variant to [`PolicyKind`] with its name, and build it in [`PolicyKind::build`];
-//! 3. add it to [`PolicyKind::ALL`]: the property tests run over every entry;
-//! 4. give its parameters a field in `CacheConfig`, in `config/inf_mllm.yaml` and in the node's parameters;
-//! 5. extend the reference and the golden files, if it uses scores.
+//! 3. add it to [`PolicyKind::ALL`]: the property tests, the goldens' coverage test and the command line run over every entry;
+//! 4. if it has parameters of its own, give them a field in `CacheConfig`, in `config/inf_mllm.yaml` and in the node's parameters;
+//! 5. write it down in the reference (`tests/golden/reference.py`) and add a golden case.
 
 mod full;
+mod h2o;
 mod inf_mllm;
+mod inf_mllm_plus;
+mod last_frames;
+mod snapkv;
 mod streaming_llm;
+mod tova;
 mod window;
 
 use std::fmt;
 use std::str::FromStr;
 
-pub use full::Full;
-pub use inf_mllm::{BiasForm, InfMllm};
-pub use streaming_llm::StreamingLlm;
-pub use window::Window;
+pub use inf_mllm::BiasForm;
+pub use inf_mllm_plus::PlusConfig;
 
-use super::config::{CacheConfig, CacheError};
+use super::config::{CacheConfig, CacheError, Scope};
+use super::queries::QuerySource;
+use super::slots::Token;
 
 /// The candidates of one compaction in one kept set: neither prefix nor recent, oldest first.
+///
+/// What the policy did not ask for is empty.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Candidates<'a> {
-    /// Mean attention that each candidate gets from the query window, `[candidates]`; empty without a query window.
+    /// `[candidates]`
+    pub tokens: &'a [Token],
+    /// Attention that each candidate got, `[candidates]`: from the query window per query that sees it, or from all queries so
+    /// far in sum.
     pub scores: &'a [f32],
-    /// Index of each candidate in the stream, `[candidates]`.
-    pub indices: &'a [u64],
+    /// Attention that each candidate gets from the standing instruction, per query, `[candidates]`; empty when there is none.
+    pub standing: &'a [f32],
+    /// L2 norm of each candidate's value vector, mean over the set's KV heads, `[candidates]`.
+    pub value_norms: &'a [f32],
     /// Index of the newest token in the stream.
     pub newest: u64,
+}
+
+/// What a policy's values rest on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Evidence {
+    /// The order of time alone.
+    Age,
+    /// Attention of the newest queries, computed at a compaction.
+    Window {
+        queries: usize,
+        source: QuerySource,
+        value_norms: bool,
+    },
+    /// Attention of all queries since the key came, summed up step by step. The sum shrinks by `decay` with each query; 1: never.
+    History { decay: f32 },
 }
 
 /// What a policy decides. Implementations hold parameters only; they carry nothing from one compaction to the next.
@@ -47,9 +76,18 @@ pub trait Policy: Send + Sync + fmt::Debug {
         0
     }
 
-    /// How many of the newest queries score the cached keys; 0 when no score is needed.
-    fn query_window(&self) -> usize {
-        0
+    /// Slots that a compaction leaves free when the user does not say, at least 1.
+    fn slack(&self, budget: usize) -> usize {
+        (budget / 8).max(1)
+    }
+
+    /// Whether the KV heads of a layer share one kept set.
+    fn scope(&self) -> Scope {
+        Scope::Layer
+    }
+
+    fn evidence(&self) -> Evidence {
+        Evidence::Age
     }
 
     /// How many of `kept` slots above the prefix belong to the newest tokens.
@@ -67,30 +105,55 @@ pub enum PolicyKind {
     Full,
     Window,
     StreamingLlm,
+    H2o,
+    Tova,
+    SnapKv,
     InfMllm,
+    InfMllmPlus,
+    LastFrames,
 }
 
 impl PolicyKind {
-    pub const ALL: [Self; 4] = [Self::Full, Self::Window, Self::StreamingLlm, Self::InfMllm];
+    pub const ALL: [Self; 9] = [
+        Self::Full,
+        Self::Window,
+        Self::StreamingLlm,
+        Self::H2o,
+        Self::Tova,
+        Self::SnapKv,
+        Self::InfMllm,
+        Self::InfMllmPlus,
+        Self::LastFrames,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Window => "window",
             Self::StreamingLlm => "streaming_llm",
+            Self::H2o => "h2o",
+            Self::Tova => "tova",
+            Self::SnapKv => "snapkv",
             Self::InfMllm => "inf_mllm",
+            Self::InfMllmPlus => "inf_mllm_plus",
+            Self::LastFrames => "last_frames",
         }
     }
 
     /// The policy with the parameters that `config` gives it.
     pub fn build(self, config: &CacheConfig) -> Result<Box<dyn Policy>, CacheError> {
         Ok(match self {
-            Self::Full => Box::new(Full),
-            Self::Window => Box::new(Window),
-            Self::StreamingLlm => Box::new(StreamingLlm {
+            Self::Full => Box::new(full::Full),
+            Self::Window => Box::new(window::Window),
+            Self::StreamingLlm => Box::new(streaming_llm::StreamingLlm {
                 sinks: config.sinks,
             }),
-            Self::InfMllm => Box::new(InfMllm::new(config)?),
+            Self::H2o => Box::new(h2o::H2o::new(config)?),
+            Self::Tova => Box::new(tova::Tova),
+            Self::SnapKv => Box::new(snapkv::SnapKv),
+            Self::InfMllm => Box::new(inf_mllm::InfMllm::new(config)?),
+            Self::InfMllmPlus => Box::new(inf_mllm_plus::InfMllmPlus::new(config)?),
+            Self::LastFrames => Box::new(last_frames::LastFrames),
         })
     }
 }
@@ -111,7 +174,22 @@ impl FromStr for PolicyKind {
             .ok_or_else(|| CacheError::Unknown {
                 what: "policy",
                 name: s.to_string(),
-                expected: "full, window, streaming_llm, inf_mllm",
+                expected: Self::ALL.map(Self::name).join(", "),
             })
     }
+}
+
+/// For each candidate, `pick` over the `width` candidates around it (odd; cut off at the ends).
+fn pooled(scores: &[f32], width: usize, pick: impl Fn(&[f32]) -> f32) -> Vec<f32> {
+    let reach = width / 2;
+    (0..scores.len())
+        .map(|j| pick(&scores[j.saturating_sub(reach)..(j + reach + 1).min(scores.len())]))
+        .collect()
+}
+
+/// Divides `scores` by their mean, so that 1.0 means "average" whatever the budget; all zeros stay zeros.
+fn relative(scores: &mut [f32]) {
+    let mean = scores.iter().sum::<f32>() / scores.len().max(1) as f32;
+    let scale = if mean > 0.0 { 1.0 / mean } else { 0.0 };
+    scores.iter_mut().for_each(|score| *score *= scale);
 }

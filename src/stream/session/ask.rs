@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
-use super::Session;
+use super::{Chunk, Session};
+use crate::cache::PolicyKind;
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Generation, Instruction};
 
@@ -85,7 +86,7 @@ impl Session {
         };
         let finish = self.generate(instruction, cancelled, run, on_delta);
         if let Some((cache, grammar)) = saved {
-            self.cache.restore(cache).map_err(ModelError::from)?;
+            self.cache.restore(&cache).map_err(ModelError::from)?;
             self.grammar = grammar;
         }
         finish
@@ -102,6 +103,9 @@ impl Session {
             0 => self.config.max_new_tokens,
             given => given,
         };
+        if self.config.cache.policy == PolicyKind::LastFrames {
+            self.feed_last_frames()?;
+        }
         let mut grammar = self.grammar.clone();
         let text = grammar.instruction(&instruction.text, &self.model.tokenizer);
         let ids = self.model.tokenizer.encode(&text)?;
@@ -113,7 +117,11 @@ impl Session {
             });
         }
         let started = Instant::now();
-        let mut hidden = self.append(&ids, None, longest)?;
+        if ids.len() > self.cache.plan().recent {
+            // A compaction in the middle of the instruction could evict its beginning.
+            self.cache.reserve(ids.len()).map_err(ModelError::from)?;
+        }
+        let mut hidden = self.append(&ids, None, Chunk::Instruction, longest)?;
         self.grammar = grammar;
         self.times.prefill = started.elapsed();
 
@@ -128,7 +136,7 @@ impl Session {
                 break FinishReason::Stop;
             }
             run.emit(self.model.tokenizer.decode(run.text_ids())?, on_delta);
-            match self.append(&[token], None, 1) {
+            match self.append(&[token], None, Chunk::Answer, 1) {
                 Ok(next) => hidden = next,
                 Err(error) => {
                     self.grammar.answered();
@@ -155,7 +163,11 @@ impl Session {
     fn vision_tokens(&self) -> usize {
         let sets = || self.cache.layers().iter().flat_map(|layer| layer.sets());
         let images: usize = sets()
-            .map(|set| set.iter().filter(|token| token.frame.is_some()).count())
+            .map(|set| {
+                set.iter()
+                    .filter(|token| token.mark.frame.is_some())
+                    .count()
+            })
             .sum();
         images / sets().count().max(1)
     }

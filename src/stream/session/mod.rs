@@ -2,8 +2,10 @@
 //!
 //! - this file: what a session is, and frames
 //! - `ask`: instructions
+//! - `last_frames`: the session without a memory, as a baseline
 
 mod ask;
+mod last_frames;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,12 +19,13 @@ use super::gate::{Arrival, FrameGate, GateConfig, Skip};
 use super::grammar::Grammar;
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
-use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage};
+use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sample::Sampler;
-use crate::model::smolvlm::SmolVlm;
+use crate::model::smolvlm::{control, SmolVlm};
 use crate::model::threads::thread_pool;
 use crate::model::{device_name, DeviceKind, ModelError};
+use last_frames::LastFrames;
 
 /// Everything that shapes a session.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct SessionConfig {
     pub cache: CacheConfig,
     /// The protected beginning of the stream; may be empty.
     pub system_prompt: String,
+    /// What will be asked again and again: inf_mllm_plus keeps what it is about. Empty: nothing in particular.
+    pub standing_instruction: String,
     /// Longest answer when an instruction does not say, tokens.
     pub max_new_tokens: usize,
     /// 0: greedy.
@@ -52,6 +57,7 @@ impl Default for SessionConfig {
             device: DeviceKind::Auto,
             cache: CacheConfig::default(),
             system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
+            standing_instruction: String::new(),
             max_new_tokens: 32,
             temperature: 0.0,
             seed: 0,
@@ -100,6 +106,19 @@ pub struct Session {
     time_jumps: u64,
     times: StepTimes,
     pool: Arc<ThreadPool>,
+    /// The frames that policy last_frames encodes again.
+    last: LastFrames,
+    /// Ids of the control tokens that stand between turns.
+    borders: [u32; 2],
+}
+
+/// What a chunk of tokens is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Prefix,
+    Frame(FrameId),
+    Instruction,
+    Answer,
 }
 
 impl Session {
@@ -119,7 +138,13 @@ impl Session {
             &device,
         )?;
         let gate = FrameGate::new(config.gate);
+        let borders = [
+            model.tokenizer.control(control::BOS)?,
+            model.end_of_utterance,
+        ];
         let mut session = Self {
+            last: LastFrames::default(),
+            borders,
             sampler: Sampler::new(config.temperature, config.seed),
             model,
             cache,
@@ -131,7 +156,7 @@ impl Session {
             times: StepTimes::default(),
             pool: Arc::new(pool),
         };
-        session.append(&prefix, None, 1)?;
+        session.begin(&prefix)?;
         Ok(session)
     }
 
@@ -144,7 +169,32 @@ impl Session {
         self.sampler = Sampler::new(self.config.temperature, self.config.seed);
         self.memory = FrameMemory::default();
         self.gate = FrameGate::new(self.config.gate);
-        self.append(&prefix, None, 1)?;
+        self.last = LastFrames::default();
+        self.begin(&prefix)
+    }
+
+    /// Feeds the protected beginning of the stream, and learns what the standing instruction looks for.
+    fn begin(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
+        self.append(prefix, None, Chunk::Prefix, 1)?;
+        let standing = self.config.standing_instruction.trim();
+        if standing.is_empty() {
+            return Ok(());
+        }
+        let text = Grammar::default().instruction(standing, &self.model.tokenizer);
+        let ids = self.model.tokenizer.encode(&text)?;
+        let longest = self.cache.plan().recent;
+        if ids.len() > longest {
+            return Err(CacheError::Parameter {
+                name: "standing_instruction",
+                value: format!("{} tokens long", ids.len()),
+                expected: format!("at most {longest} tokens (what a compaction keeps as recent)"),
+            }
+            .into());
+        }
+        let saved = self.cache.snapshot()?;
+        self.append(&ids, None, Chunk::Instruction, 1)?;
+        self.cache.capture_standing(ids.len())?;
+        self.cache.restore(&saved)?;
         Ok(())
     }
 
@@ -216,15 +266,18 @@ impl Session {
         self.times.vision = started.elapsed();
 
         let started = Instant::now();
-        let mut grammar = self.grammar.clone();
         let elapsed_ns = self.memory.since_epoch(image.stamp_ns);
-        let text = grammar.frame(&self.model.image_text(), elapsed_ns);
-        let ids = self.model.tokenizer.encode(&text)?;
-        // The next frame needs about as much room as this one.
-        self.append(&ids, Some(&features), ids.len())?;
+        if self.config.cache.policy == PolicyKind::LastFrames {
+            let limit = self.config.cache.last_frames;
+            self.last
+                .push(self.memory.next_id(), elapsed_ns, features, limit);
+        } else {
+            let mut grammar = self.grammar.clone();
+            self.append_frame(&mut grammar, self.memory.next_id(), elapsed_ns, &features)?;
+            self.grammar = grammar;
+        }
         self.times.prefill = started.elapsed();
 
-        self.grammar = grammar;
         self.gate.took(square);
         self.memory.remember(image);
         self.follow_cache();
@@ -261,26 +314,58 @@ impl Session {
         Ok(())
     }
 
+    /// Feeds one frame, `features` being its image tokens.
+    fn append_frame(
+        &mut self,
+        grammar: &mut Grammar,
+        frame: FrameId,
+        elapsed_ns: i64,
+        features: &Tensor,
+    ) -> Result<(), ModelError> {
+        let text = grammar.frame(&self.model.image_text(), elapsed_ns);
+        let ids = self.model.tokenizer.encode(&text)?;
+        // The next frame needs about as much room as this one.
+        self.append(&ids, Some(features), Chunk::Frame(frame), ids.len())?;
+        Ok(())
+    }
+
     /// Feeds a chunk and sees to the room for the `next` tokens; returns the hidden state of its last token, `[1, hidden]`.
     fn append(
         &mut self,
         ids: &[u32],
         features: Option<&Tensor>,
+        chunk: Chunk,
         next: usize,
     ) -> Result<Tensor, ModelError> {
-        let frame = self.memory.next_id();
-        let image = self.model.config.image_token_id;
-        let frames = ids
-            .iter()
-            .map(|&id| (id == image).then_some(frame))
-            .collect::<Vec<_>>();
         let x = self.model.embed(ids, features)?;
-        let hidden = self.model.decoder.append(&x, &frames, &mut self.cache)?;
+        let marks = self.marks(ids, chunk);
+        let hidden = self.model.decoder.append(&x, &marks, &mut self.cache)?;
         self.cache.reserve(next)?;
-        Ok(hidden.narrow(0, ids.len() - 1, 1)?)
+        Ok(hidden.narrow(0, hidden.dim(0)? - 1, 1)?)
+    }
+
+    fn marks(&self, ids: &[u32], chunk: Chunk) -> Vec<Mark> {
+        let image = self.model.config.image_token_id;
+        ids.iter()
+            .enumerate()
+            .map(|(i, id)| Mark {
+                frame: match chunk {
+                    Chunk::Frame(frame) if *id == image => Some(frame),
+                    _ => None,
+                },
+                // An answer belongs to what it answers.
+                starts_unit: i == 0 && chunk != Chunk::Answer,
+                boundary: self.borders.contains(id),
+                instruction: chunk == Chunk::Instruction,
+            })
+            .collect()
     }
 
     fn follow_cache(&mut self) {
+        if self.config.cache.policy == PolicyKind::LastFrames {
+            self.memory.keep_last(self.config.cache.last_frames);
+            return;
+        }
         let frame_tokens = self.model.config.tokens_per_image();
         self.memory.follow(&self.cache, frame_tokens);
     }

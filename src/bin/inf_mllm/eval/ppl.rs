@@ -197,7 +197,15 @@ fn row(text: &Text, config: &CacheConfig, chunk: usize, result: PplResult) -> Ro
 fn print(rows: &[Row]) {
     println!(
         "{:<10} {:<40} {:>6} {:>5} {:>7} {:>10} {:>8} {:>6} {:>9}",
-        "text", "policy", "budget", "chunk", "tokens", "perplexity", "over ref", "stale", "ms/token"
+        "text",
+        "policy",
+        "budget",
+        "chunk",
+        "tokens",
+        "perplexity",
+        "over ref",
+        "stale",
+        "ms/token"
     );
     for row in rows {
         let reference = rows.iter().find(|other| {

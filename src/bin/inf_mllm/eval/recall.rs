@@ -38,22 +38,25 @@ pub struct Args {
     #[arg(long, default_value_t = 64)]
     chunk: usize,
     /// How a fact is told; {key} and {value} stand for its parts.
-    #[arg(long, default_value = "\nThe code of the {key} is {value}.\n")]
+    #[arg(long, default_value = "\n[{key}: {value}]\n")]
     statement: String,
     /// How it is asked for, up to where the value begins.
-    #[arg(long, default_value = "\nThe code of the {key} is")]
+    #[arg(long, default_value = "\n[{key}:")]
     question: String,
     /// Values: words, or the number of digits of a number.
-    #[arg(long, default_value = "4", value_parser = values)]
+    #[arg(long, default_value = "words", value_parser = values)]
     values: Values,
-    /// An instruction at the start of the stream that is given to the policy as standing.
+    /// An instruction that policies which know of one are given beforehand; it is no part of the stream.
     #[arg(long)]
     standing: Option<String>,
     /// One chat in which every round tells a fact and asks for an earlier one, instead of questions that are put back.
     #[arg(long)]
     conversation: bool,
     /// Conversation: text of the system turn.
-    #[arg(long, default_value = "You remember every code that the user tells you.")]
+    #[arg(
+        long,
+        default_value = "You are a helpful assistant who remembers every note."
+    )]
     system: String,
     /// Conversation: tokens of the text that each round begins with.
     #[arg(long, default_value_t = 60)]
@@ -90,7 +93,10 @@ impl Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(!args.distances.is_empty(), "no distances, expected at least one");
+    ensure!(
+        !args.distances.is_empty(),
+        "no distances, expected at least one"
+    );
     let mut bench = Bench::open(&args.common)?;
     let facts = args.facts(&bench.model)?;
     if args.conversation {
@@ -100,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     let needed = facts.len() * args.spacing + longest;
     let text = Text::load(&args.text, needed, &bench.model)?;
     let standing = match &args.standing {
-        Some(instruction) => bench.model.encode(&format!("{instruction}\n"))?,
+        Some(instruction) => bench.model.encode(instruction)?,
         None => Vec::new(),
     };
     let mut rows = Vec::new();
@@ -142,7 +148,7 @@ fn cell(
 ) -> Result<Vec<Answer>> {
     let longest = args.distances.iter().copied().max().unwrap_or(0);
     let question = facts.iter().map(|fact| fact.question.len()).max();
-    let reserved = longest + question.unwrap_or(0) + standing.len();
+    let reserved = longest + question.unwrap_or(0);
     let per_stream = match config.policy {
         PolicyKind::Full => config.budget.saturating_sub(reserved) / args.spacing,
         _ => facts.len(),

@@ -56,7 +56,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     for config in args.variants.configs(bench.model.context())? {
         if config.policy == PolicyKind::Full && tokens > config.budget {
-            bench.bar.println("full attention cannot take the stream: left out");
+            bench
+                .bar
+                .println("full attention cannot take the stream: left out");
             continue;
         }
         let parameters = json!({

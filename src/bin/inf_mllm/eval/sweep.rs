@@ -117,7 +117,13 @@ fn cell(
     }
     bench.begin(format!("{}, {} of {}", label(config), part, text.name));
     let mut results = bench.measure(|model, progress| {
-        perplexity(model, ids, std::slice::from_ref(config), &options, &progress)
+        perplexity(
+            model,
+            ids,
+            std::slice::from_ref(config),
+            &options,
+            &progress,
+        )
     })?;
     let result = results.remove(0);
     bench.add(&key, &result)?;
@@ -135,7 +141,10 @@ fn configs(args: &Args) -> Vec<CacheConfig> {
     let mut biases = vec![(BiasForm::Slope, 0.0)];
     biases.extend(args.slopes.iter().map(|&bias| (BiasForm::Slope, bias)));
     biases.extend(args.ranges.iter().map(|&bias| (BiasForm::Range, bias)));
-    let recent = args.recent.iter().map(|share| (kept as f64 * share) as usize);
+    let recent = args
+        .recent
+        .iter()
+        .map(|share| (kept as f64 * share) as usize);
     let recent = recent.collect::<Vec<_>>();
     let scopes = [Scope::Layer, Scope::KvHead];
     let mut configs = Vec::new();
@@ -188,7 +197,11 @@ fn print(mut rows: Vec<Row>) {
     rows.sort_by(|a, b| a.loss[0].total_cmp(&b.loss[0]));
     println!(
         "{:<56} {:>12} {:>12} {:>13} {:>10}",
-        "parameters (best on A first)", "perplexity A", "perplexity B", "stale, middle", "stale, end"
+        "parameters (best on A first)",
+        "perplexity A",
+        "perplexity B",
+        "stale, middle",
+        "stale, end"
     );
     for row in rows {
         println!(

@@ -41,8 +41,7 @@ pub fn save(figure: &impl Figure, folder: &Path, name: &str) -> Result<()> {
     }
     let mut pixels = vec![0; (width * height * 3) as usize];
     {
-        let area =
-            BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         area.fill(&WHITE).map_err(drawing)?;
         figure.draw(&area)?;
         area.present().map_err(drawing)?;

@@ -43,9 +43,8 @@ fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
         budgets.sort_unstable();
         budgets.dedup();
         for budget in budgets {
-            let at = |cell: &&&Record| {
-                cell.cache("policy") == "full" || *cell.cache("budget") == budget
-            };
+            let at =
+                |cell: &&&Record| cell.cache("policy") == "full" || *cell.cache("budget") == budget;
             let cells = cells.iter().filter(at).copied().collect::<Vec<_>>();
             let mut curves = Vec::new();
             for (label, cell) in labels(&cells).into_iter().zip(&cells) {
@@ -134,9 +133,11 @@ fn streams(records: &Records) -> Result<Vec<(String, Lines)>> {
                 .iter()
                 .map(|(label, blocks)| Line {
                     name: label.clone(),
-                    points: thinned(blocks.iter().filter_map(|block| {
-                        Some((block.at as f64, value(block)?))
-                    })),
+                    points: thinned(
+                        blocks
+                            .iter()
+                            .filter_map(|block| Some((block.at as f64, value(block)?))),
+                    ),
                 })
                 .collect(),
             ..Panel::default()
@@ -150,10 +151,7 @@ fn streams(records: &Records) -> Result<Vec<(String, Lines)>> {
             panel("cache, MB", &|block| Some(block.bytes as f64 / 1e6)),
         ];
         let age = vec![
-            panel(
-                "% older than 8 budgets",
-                &ages(|ages| 100.0 * ages.stale),
-            ),
+            panel("% older than 8 budgets", &ages(|ages| 100.0 * ages.stale)),
             panel("mean age, tokens", &ages(|ages| ages.mean)),
             panel("loss, nats per token", &|block| Some(block.loss)),
         ];
@@ -162,7 +160,10 @@ fn streams(records: &Records) -> Result<Vec<(String, Lines)>> {
             ("ages", "Age of what is kept, and loss", age),
         ] {
             let title = format!("{what}: {name}");
-            figures.push((file_name(&format!("{kind} {name}")), Lines { title, panels }));
+            figures.push((
+                file_name(&format!("{kind} {name}")),
+                Lines { title, panels },
+            ));
         }
     }
     Ok(figures)
@@ -188,14 +189,21 @@ fn recall(records: &Records) -> Result<Vec<(String, Lines)>> {
             true => "",
             false => ", with a standing instruction",
         };
-        format!("{}, {}{standing}", record.text("model"), record.text("text"))
+        format!(
+            "{}, {}{standing}",
+            record.text("model"),
+            record.text("text")
+        )
     };
     let mut figures = Vec::new();
     for (name, cells) in records.groups("recall", group) {
         let Some(distances) = cells[0].parameter("distances").as_array() else {
             continue;
         };
-        let mut distances = distances.iter().filter_map(|d| d.as_u64()).collect::<Vec<_>>();
+        let mut distances = distances
+            .iter()
+            .filter_map(|d| d.as_u64())
+            .collect::<Vec<_>>();
         distances.sort_unstable();
         let mut lines = Vec::new();
         for (label, cell) in labels(&cells).into_iter().zip(&cells) {
@@ -222,7 +230,10 @@ fn recall(records: &Records) -> Result<Vec<(String, Lines)>> {
         };
         let title = format!("Recall by distance: {name}");
         let panels = vec![panel];
-        figures.push((file_name(&format!("recall {name}")), Lines { title, panels }));
+        figures.push((
+            file_name(&format!("recall {name}")),
+            Lines { title, panels },
+        ));
     }
     Ok(figures)
 }
@@ -298,7 +309,10 @@ pub fn maps(records: &Records) -> Result<Vec<(String, RetentionMap)>> {
             let columns = columns
                 .filter_map(|block| Some((block.at as f64, block.ages?.histogram)))
                 .collect();
-            let title = format!("What is kept: {label}, budget {}, {name}", cell.cache("budget"));
+            let title = format!(
+                "What is kept: {label}, budget {}, {name}",
+                cell.cache("budget")
+            );
             let file = file_name(&format!("kept {name} {label}"));
             maps.push((file, RetentionMap { title, columns }));
         }

@@ -47,7 +47,10 @@ pub struct Lines {
 
 impl Figure for Lines {
     fn size(&self) -> (u32, u32) {
-        (WIDTH, TITLE_HEIGHT + PANEL_HEIGHT * self.panels.len() as u32)
+        (
+            WIDTH,
+            TITLE_HEIGHT + PANEL_HEIGHT * self.panels.len() as u32,
+        )
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Result<()>

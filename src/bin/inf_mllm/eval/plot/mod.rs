@@ -23,8 +23,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("making {}", args.out.display()))?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
     canvas::register_font()?;
     let records = Records::read(&args.results)?;
     let mut figures = figures::lines(&records)?;

@@ -68,22 +68,33 @@ impl Records {
     /// The cells of one command.
     pub fn all(&self, eval: &str) -> impl Iterator<Item = &Record> {
         let eval = eval.to_string();
-        self.0.iter().filter(move |record| record.key["eval"] == eval.as_str())
+        self.0
+            .iter()
+            .filter(move |record| record.key["eval"] == eval.as_str())
     }
 }
 
 /// A policy's name and what is not as in the other cells of its policy: short labels for a legend.
 pub fn labels(records: &[&Record]) -> Vec<String> {
-    let policy = |record: &Record| record.cache("policy").as_str().unwrap_or_default().to_string();
+    let policy = |record: &Record| {
+        record
+            .cache("policy")
+            .as_str()
+            .unwrap_or_default()
+            .to_string()
+    };
     records
         .iter()
         .map(|record| {
-            let same = records.iter().filter(|other| policy(other) == policy(record));
+            let same = records
+                .iter()
+                .filter(|other| policy(other) == policy(record));
             let same = same.collect::<Vec<_>>();
             let own = record.key["parameters"]["cache"].as_object();
-            let different = own.into_iter().flatten().filter(|(name, value)| {
-                same.iter().any(|other| other.cache(name) != *value)
-            });
+            let different = own
+                .into_iter()
+                .flatten()
+                .filter(|(name, value)| same.iter().any(|other| other.cache(name) != *value));
             let different = different
                 .map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"')))
                 .collect::<Vec<_>>();

@@ -15,11 +15,11 @@ use crate::eval::common::{label, Bench};
 pub fn run(args: &Args, bench: &mut Bench, facts: &[Fact]) -> Result<()> {
     let text = Text::load(&args.text, facts.len() * args.filler.max(1), &bench.model)?;
     let options = ConversationOptions {
-        system: args.standing.clone().unwrap_or(args.system.clone()),
+        system: args.system.clone(),
         filler: args.filler,
         lags: args.lags.clone(),
         chunk: args.chunk,
-        standing: args.standing.is_some(),
+        standing: args.standing.clone().unwrap_or_default(),
     };
     let mut rows = Vec::new();
     for config in args.variants.configs(bench.model.context())? {
@@ -54,12 +54,18 @@ pub fn run(args: &Args, bench: &mut Bench, facts: &[Fact]) -> Result<()> {
 }
 
 fn print(rows: &[(String, usize, Vec<Round>)], lags: &[usize]) {
-    print!("{:<40} {:>6} {:>6}", "% right [95 %], by rounds ago", "budget", "rounds");
+    print!(
+        "{:<40} {:>6} {:>6}",
+        "% right [95 %], by rounds ago", "budget", "rounds"
+    );
     lags.iter().for_each(|lag| print!(" {lag:>17}"));
     println!(" {:>17} {:>17}", "first third", "last third");
     for (policy, budget, rounds) in rows {
         let share = |keep: &dyn Fn(&Round) -> bool| {
-            let there = rounds.iter().filter(|round| keep(round)).collect::<Vec<_>>();
+            let there = rounds
+                .iter()
+                .filter(|round| keep(round))
+                .collect::<Vec<_>>();
             let right = there.iter().filter(|round| round.right).count();
             let share = Share::wilson(right, there.len());
             format!(

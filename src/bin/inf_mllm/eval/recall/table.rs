@@ -15,7 +15,12 @@ pub fn print(rows: &[Row], distances: &[usize]) {
     let columns = || {
         std::iter::once(None)
             .chain(distances.iter().copied().map(Some))
-            .map(|distance| (distance, distance.map_or("before".to_string(), |d| d.to_string())))
+            .map(|distance| {
+                (
+                    distance,
+                    distance.map_or("before".to_string(), |d| d.to_string()),
+                )
+            })
     };
     print!("{:<40} {:>6}", "% right [95 % interval]", "budget");
     columns().for_each(|(_, name)| print!(" {name:>17}"));
@@ -38,7 +43,9 @@ pub fn print(rows: &[Row], distances: &[usize]) {
         rows.iter()
             .find(|other| other.policy == BASELINE && other.budget == row.budget)
     };
-    println!("\nDifference from {BASELINE} on the same questions, percentage points [95 % interval]");
+    println!(
+        "\nDifference from {BASELINE} on the same questions, percentage points [95 % interval]"
+    );
     for row in rows {
         let Some(baseline) = baseline(row).filter(|other| other.policy != row.policy) else {
             continue;

@@ -1,0 +1,78 @@
+//! Attention from candle's own operations, on any device.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::Past;
+
+/// As [`Past::attend`] says.
+pub fn attend(
+    past: &Past,
+    q: &Tensor,
+    positions: &[u32],
+    sums: Option<&mut [f32]>,
+) -> Result<Tensor> {
+    let (heads, tokens, head_dim) = q.dims3()?;
+    let probabilities = probabilities(past, q, positions)?;
+    if let Some(sums) = sums {
+        for (sum, new) in sums.iter_mut().zip(slot_sums(&probabilities)?) {
+            *sum += new;
+        }
+    }
+    let (kv_heads, group, _, len) = probabilities.dims4()?;
+    let values = past.values.narrow(1, 0, len)?.to_dtype(q.dtype())?;
+    probabilities
+        .reshape((kv_heads, group * tokens, len))?
+        .to_dtype(q.dtype())?
+        .matmul(&values)?
+        .reshape((heads, tokens, head_dim))
+}
+
+/// As [`Past::sums`] says.
+pub fn sums(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
+    slot_sums(&probabilities(past, q, positions)?)
+}
+
+/// Sum over queries of the mean over the group, `[kv_heads * len]`, for `[kv_heads, group, tokens, len]`.
+fn slot_sums(probabilities: &Tensor) -> Result<Vec<f32>> {
+    probabilities.sum(2)?.mean(1)?.flatten_all()?.to_vec1()
+}
+
+/// `[kv_heads, group, tokens, len]`, f32.
+fn probabilities(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Tensor> {
+    let (heads, tokens, head_dim) = q.dims3()?;
+    let kv_heads = past.keys.dim(0)?;
+    let (group, len) = (heads / kv_heads, past.len());
+    let keys = past
+        .keys
+        .narrow(1, 0, len)?
+        .to_dtype(q.dtype())?
+        .contiguous()?;
+    let keys = past.rotary.rotate(&keys, &past.positions)?;
+    let q = (past.rotary.rotate(q, &[positions])? / (head_dim as f64).sqrt())?;
+    let logits = q
+        .reshape((kv_heads, group * tokens, head_dim))?
+        .matmul(&keys.t()?)?
+        .to_dtype(DType::F32)?
+        .reshape((kv_heads, group, tokens, len))?;
+    candle_nn::ops::softmax_last_dim(&logits.broadcast_add(&causal_mask(past, positions)?)?)
+}
+
+/// `[sets, 1, tokens, len]`: zero where a query may see a slot, minus infinity where not.
+fn causal_mask(past: &Past, positions: &[u32]) -> Result<Tensor> {
+    let sets = past.positions.iter();
+    let mask = sets
+        .flat_map(|set| {
+            positions.iter().flat_map(|&query| {
+                set.iter().map(move |&key| {
+                    if key <= query {
+                        0f32
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                })
+            })
+        })
+        .collect::<Vec<_>>();
+    let shape = (past.positions.len(), 1, positions.len(), past.len());
+    Tensor::from_vec(mask, shape, past.keys.device())
+}

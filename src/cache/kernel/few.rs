@@ -1,0 +1,161 @@
+//! Attention of a few queries: the keys are read once, part by part, and the parts' softmaxes put together at the end
+//! (Flash-Decoding; the online softmax of arXiv 1805.02867).
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::simd::{dot, exp, exp_row, largest, matmul, COLUMNS};
+use super::{Element, Queries, View};
+
+/// Slots of a part. Fixed, so that the number of threads changes no sum.
+const PART: usize = 128;
+
+/// What one part of a KV head's slots adds to each row.
+struct Part {
+    /// Unnormalised probabilities, `[rows, PART]`.
+    weights: Vec<f32>,
+    /// Largest logit, `[rows]`.
+    most: Vec<f32>,
+    /// Sum of the weights, `[rows]`.
+    norm: Vec<f32>,
+    /// Weighted sum of the values, `[rows, width]`.
+    sums: Vec<f32>,
+}
+
+/// As [`super::attend`] says.
+pub fn attend<T: Element>(
+    view: &View<T>,
+    queries: &Queries,
+    mut sums: Option<&mut [f32]>,
+) -> Vec<f32> {
+    let count = view.len.div_ceil(PART);
+    let parts = (0..view.kv_heads * count)
+        .into_par_iter()
+        .map(|i| {
+            let from = i % count * PART;
+            Arch::new().dispatch(OnePart {
+                view,
+                queries,
+                head: i / count,
+                slots: from..(from + PART).min(view.len),
+            })
+        })
+        .collect::<Vec<_>>();
+    let (rows, width) = (queries.rows(), view.head_dim);
+    let mut out = vec![0.0; view.kv_heads * rows * width];
+    for (head, parts) in parts.chunks_exact(count).enumerate() {
+        for row in 0..rows {
+            let most = parts
+                .iter()
+                .fold(f32::NEG_INFINITY, |most, part| most.max(part.most[row]));
+            let shares = parts.iter().map(|part| exp(part.most[row] - most));
+            let norm = shares
+                .clone()
+                .zip(parts)
+                .map(|(share, part)| share * part.norm[row])
+                .sum::<f32>();
+            let out = &mut out[(head * rows + row) * width..][..width];
+            for (p, (share, part)) in shares.zip(parts).enumerate() {
+                let scale = share / norm;
+                let stride = part.sums.len() / rows;
+                for (out, sum) in out.iter_mut().zip(&part.sums[row * stride..]) {
+                    *out += sum * scale;
+                }
+                if let Some(sums) = sums.as_deref_mut() {
+                    let from = head * view.len + p * PART;
+                    let to = (from + PART).min((head + 1) * view.len);
+                    let scale = scale / queries.group as f32;
+                    for (sum, weight) in sums[from..to].iter_mut().zip(&part.weights[row * PART..])
+                    {
+                        *sum += weight * scale;
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+struct OnePart<'a, T> {
+    view: &'a View<'a, T>,
+    queries: &'a Queries,
+    head: usize,
+    slots: std::ops::Range<usize>,
+}
+
+impl<T: Element> WithSimd for OnePart<'_, T> {
+    type Output = Part;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Part {
+        let Self {
+            view,
+            queries,
+            head,
+            slots,
+        } = self;
+        let (rows, width) = (queries.rows(), view.head_dim);
+        let positions = &view.positions_of(head)[slots.clone()];
+        let q = queries.of(head, 0..rows, width);
+        let mut scratch = Vec::new();
+        let mut rotated = vec![0.0; width];
+        let mut weights = vec![f32::NEG_INFINITY; rows * PART];
+        let keys = T::widen(view.head(view.keys, head, slots.clone()), &mut scratch);
+        for (j, key) in keys.chunks_exact(width).enumerate() {
+            view.rotate(key, positions[j], &mut rotated);
+            for (r, q) in q.chunks_exact(width).enumerate() {
+                if positions[j] <= queries.position(r) {
+                    weights[r * PART + j] = dot(simd, q, &rotated);
+                }
+            }
+        }
+        let mut most = vec![f32::NEG_INFINITY; rows];
+        let mut norm = vec![0.0; rows];
+        for (r, weights) in weights.chunks_exact_mut(PART).enumerate() {
+            most[r] = largest(weights);
+            if most[r] == f32::NEG_INFINITY {
+                weights.fill(0.0);
+            } else {
+                norm[r] = exp_row(weights, most[r]);
+            }
+        }
+        let values = T::widen(view.head(view.values, head, slots.clone()), &mut scratch);
+        let sums = if width.is_multiple_of(COLUMNS) {
+            let mut sums = vec![0.0; rows * width];
+            matmul(
+                simd,
+                (&weights, PART, slots.len()),
+                values,
+                width,
+                &mut sums,
+                false,
+            );
+            sums
+        } else {
+            let padded = width.next_multiple_of(COLUMNS);
+            let mut staged = vec![0.0; slots.len() * padded];
+            for (value, out) in values
+                .chunks_exact(width)
+                .zip(staged.chunks_exact_mut(padded))
+            {
+                out[..width].copy_from_slice(value);
+            }
+            let mut sums = vec![0.0; rows * padded];
+            matmul(
+                simd,
+                (&weights, PART, slots.len()),
+                &staged,
+                padded,
+                &mut sums,
+                false,
+            );
+            sums
+        };
+        Part {
+            weights,
+            most,
+            norm,
+            sums,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Attention of a chunk: tiles of queries over blocks of keys, with a running softmax (FlashAttention, arXiv 2205.14135).
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::simd::{exp, exp_row, largest, matmul};
+use super::stage::{Staged, BLOCK};
+use super::{Element, Queries, View};
+
+/// Queries of a KV head that are worked on together.
+const TILE: usize = 32;
+
+/// `[heads, tokens, head_dim]`
+pub fn attend<T: Element>(view: &View<T>, queries: &Queries) -> Vec<f32> {
+    let staged = Staged::new(view, true);
+    let width = view.head_dim;
+    let rows = queries.rows();
+    let mut out = vec![0.0; view.kv_heads * rows * width];
+    let tiles = out
+        .chunks_mut(rows * width)
+        .enumerate()
+        .flat_map(|(head, out)| {
+            out.chunks_mut(TILE * width)
+                .enumerate()
+                .map(move |(i, out)| (head, i * TILE, out))
+        })
+        .collect::<Vec<_>>();
+    tiles.into_par_iter().for_each(|(head, first, out)| {
+        Arch::new().dispatch(Tile {
+            positions: view.positions_of(head),
+            staged: &staged,
+            queries,
+            head,
+            first,
+            width,
+            out,
+        });
+    });
+    out
+}
+
+struct Tile<'a> {
+    /// Of all slots in use.
+    positions: &'a [u32],
+    staged: &'a Staged,
+    queries: &'a Queries,
+    head: usize,
+    /// First row of the tile.
+    first: usize,
+    /// head_dim
+    width: usize,
+    /// `[rows of the tile, head_dim]`
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            positions,
+            staged,
+            queries,
+            head,
+            first,
+            width,
+            out,
+        } = self;
+        let rows = out.len() / width;
+        let q = queries.of(head, first..first + rows, width);
+        let seen = (first..first + rows)
+            .map(|row| queries.position(row))
+            .collect::<Vec<_>>();
+        let mut logits = vec![0.0; rows * BLOCK];
+        let mut sums = vec![0.0; rows * staged.width];
+        let mut most = vec![f32::NEG_INFINITY; rows];
+        let mut norm = vec![0.0; rows];
+        for (block, positions) in positions.chunks(BLOCK).enumerate() {
+            let keys = staged.keys_of(head, block);
+            matmul(simd, (q, width, width), keys, BLOCK, &mut logits, false);
+            mask(&mut logits, positions, &seen);
+            for (r, logits) in logits.chunks_exact_mut(BLOCK).enumerate() {
+                let new = largest(logits).max(most[r]);
+                if new == f32::NEG_INFINITY {
+                    logits.fill(0.0);
+                    continue;
+                }
+                let shrink = exp(most[r] - new);
+                norm[r] = norm[r] * shrink + exp_row(logits, new);
+                most[r] = new;
+                let sums = &mut sums[r * staged.width..][..staged.width];
+                sums.iter_mut().for_each(|x| *x *= shrink);
+            }
+            let values = staged.values_of(head, block);
+            matmul(
+                simd,
+                (&logits, BLOCK, BLOCK),
+                values,
+                staged.width,
+                &mut sums,
+                true,
+            );
+        }
+        for (r, out) in out.chunks_exact_mut(width).enumerate() {
+            let scale = 1.0 / norm[r];
+            for (out, sum) in out.iter_mut().zip(&sums[r * staged.width..]) {
+                *out = sum * scale;
+            }
+        }
+    }
+}
+
+/// Sets the logits of the slots that a query may not see, and those past the last slot, to minus infinity.
+///
+/// `logits` is `[rows, BLOCK]`, `positions` those of the block's slots, `seen` the positions of the rows' queries.
+#[inline(always)]
+pub fn mask(logits: &mut [f32], positions: &[u32], seen: &[u32]) {
+    let newest = positions.iter().copied().max().unwrap_or(0);
+    for (logits, &seen) in logits.chunks_exact_mut(BLOCK).zip(seen) {
+        logits[positions.len()..].fill(f32::NEG_INFINITY);
+        if newest <= seen {
+            continue;
+        }
+        let logits = &mut logits[..positions.len()];
+        for i in 0..logits.len() {
+            logits[i] = if positions[i] <= seen {
+                logits[i]
+            } else {
+                f32::NEG_INFINITY
+            };
+        }
+    }
+}

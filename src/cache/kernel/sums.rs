@@ -1,0 +1,102 @@
+//! The probability that each key gets, summed over queries: what the scores of the policies are made of.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::many::mask;
+use super::simd::{exp_row, largest, matmul};
+use super::stage::{Staged, BLOCK};
+use super::{Element, Queries, View};
+
+/// Queries of a KV head that are worked on together: their logits over the whole cache fit into a core's own cache.
+const TILE: usize = 16;
+
+/// Adds `sum over queries of the mean over the group's heads` of each slot's probability to `sums`, `[kv_heads, len]`.
+pub fn add<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
+    let staged = Staged::new(view, false);
+    let tiles = queries.rows().div_ceil(TILE);
+    let mut parts = vec![0.0; view.kv_heads * tiles * view.len];
+    parts
+        .par_chunks_mut(view.len)
+        .enumerate()
+        .for_each(|(i, out)| {
+            Arch::new().dispatch(Tile {
+                positions: view.positions_of(i / tiles),
+                staged: &staged,
+                queries,
+                head: i / tiles,
+                first: i % tiles * TILE,
+                width: view.head_dim,
+                out,
+            });
+        });
+    let share = 1.0 / queries.group as f32;
+    for (i, part) in parts.chunks_exact(view.len).enumerate() {
+        let sums = &mut sums[i / tiles * view.len..][..view.len];
+        for (sum, part) in sums.iter_mut().zip(part) {
+            *sum += part * share;
+        }
+    }
+}
+
+struct Tile<'a> {
+    /// Of all slots in use.
+    positions: &'a [u32],
+    staged: &'a Staged,
+    queries: &'a Queries,
+    head: usize,
+    /// First row of the tile.
+    first: usize,
+    /// head_dim
+    width: usize,
+    /// `[len]`
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            positions,
+            staged,
+            queries,
+            head,
+            first,
+            width,
+            out,
+        } = self;
+        let rows = TILE.min(queries.rows() - first);
+        let q = queries.of(head, first..first + rows, width);
+        let seen = (first..first + rows)
+            .map(|row| queries.position(row))
+            .collect::<Vec<_>>();
+        // [blocks, rows, BLOCK]
+        let mut logits = vec![0.0; staged.blocks * rows * BLOCK];
+        let mut most = vec![f32::NEG_INFINITY; rows];
+        let mut norm = vec![0.0; rows];
+        let blocks = positions.chunks(BLOCK).enumerate();
+        for ((block, positions), logits) in blocks.zip(logits.chunks_exact_mut(rows * BLOCK)) {
+            let keys = staged.keys_of(head, block);
+            matmul(simd, (q, width, width), keys, BLOCK, logits, false);
+            mask(logits, positions, &seen);
+            for (most, logits) in most.iter_mut().zip(logits.chunks_exact(BLOCK)) {
+                *most = most.max(largest(logits));
+            }
+        }
+        for logits in logits.chunks_exact_mut(rows * BLOCK) {
+            for (r, logits) in logits.chunks_exact_mut(BLOCK).enumerate() {
+                norm[r] += exp_row(logits, most[r]);
+            }
+        }
+        for (out, logits) in out.chunks_mut(BLOCK).zip(logits.chunks_exact(rows * BLOCK)) {
+            for (r, logits) in logits.chunks_exact(BLOCK).enumerate() {
+                let scale = 1.0 / norm[r];
+                for (out, p) in out.iter_mut().zip(logits) {
+                    *out += p * scale;
+                }
+            }
+        }
+    }
+}
