@@ -7,7 +7,7 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup weights-smollm2 build demo test test-core test-ros lint eval clean
+.PHONY: all setup weights-smollm2 texts build demo test test-core test-ros lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -15,6 +15,9 @@ setup: ## Debian packages, Rust and ROS 2 where they are missing
 
 weights-smollm2: setup ## SmolLM2-135M-Instruct (98 MB, Apache-2.0) into models/smollm2-135m, if it is not there
 	$(ENV); scripts/weights-smollm2.sh
+
+texts: setup ## the long public-domain texts of the evaluation into texts/, if they are not there
+	scripts/texts.sh
 
 build: setup ## messages, node and command line, into install/
 	scripts/build.sh

@@ -1,9 +1,11 @@
 //! A streaming multimodal LLM for robots whose KV cache is bounded (Inf-MLLM, arXiv 2409.09086).
 //!
 //! Dependencies point one way: `node` (the ROS edge) -> `stream` (frames, instructions, the loop) -> `model` (vision tower,
-//! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS.
+//! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS. Beside the stream stands `eval`
+//! (perplexity, recall, cost of the policies on long text), which rests on `model` and `cache` only.
 
 pub mod cache;
+pub mod eval;
 pub mod model;
 #[cfg(feature = "ros")]
 pub mod node;

@@ -173,17 +173,37 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, tokens: &[Token], mut cache: LayerSlots<'_>) -> Result<Tensor> {
-        let split = |x: Tensor, heads: usize| {
-            // [tokens, heads * head_dim] -> [heads, tokens, head_dim]
-            x.reshape((tokens.len(), heads, self.head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
+    /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, the attention of each on its own cache.
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
+        let q = self.q_proj.forward(x)?;
+        let k = self.k_proj.forward(x)?;
+        let v = self.v_proj.forward(x)?;
+        let mut attended = Vec::with_capacity(tokens.len());
+        for (i, (mut cache, tokens)) in caches.into_iter().zip(tokens).enumerate() {
+            let split = |x: &Tensor, heads: usize| {
+                // [tokens, heads * head_dim] of one stream -> [heads, tokens, head_dim]
+                x.narrow(0, i * tokens.len(), tokens.len())?
+                    .reshape((tokens.len(), heads, self.head_dim))?
+                    .transpose(0, 1)?
+                    .contiguous()
+            };
+            let (q, k, v) = (
+                split(&q, self.heads)?,
+                split(&k, self.kv_heads)?,
+                split(&v, self.kv_heads)?,
+            );
+            attended.push(cache.attend(&q, &k, &v, tokens)?);
+        }
+        let attended = match attended.as_slice() {
+            [one] => one.clone(),
+            several => Tensor::cat(several, 0)?,
         };
-        let q = split(self.q_proj.forward(x)?, self.heads)?;
-        let k = split(self.k_proj.forward(x)?, self.kv_heads)?;
-        let v = split(self.v_proj.forward(x)?, self.kv_heads)?;
-        self.o_proj.forward(&cache.attend(&q, &k, &v, tokens)?)
+        self.o_proj.forward(&attended)
     }
 }
 
@@ -231,10 +251,15 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, tokens: &[Token], cache: LayerSlots<'_>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
         let attended = self
             .self_attn
-            .forward(&self.input_layernorm.forward(x)?, tokens, cache)?;
+            .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
         let x = (x + attended)?;
         let expanded = self
             .mlp
@@ -293,16 +318,33 @@ impl Llama {
         marks: &[Mark],
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
-        let mut tokens = cache.admit(marks)?;
+        self.append_many(x, marks, std::slice::from_mut(cache))
+    }
+
+    /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
+    ///
+    /// `x` is `[streams * tokens, hidden]`, one stream after the other; `marks` (`[tokens]`) holds for each of them, and they
+    /// withdraw visual tokens at the same layer, if at all. Returns `[streams * tokens, hidden]`, as [`Self::append`] does.
+    pub fn append_many(
+        &self,
+        x: &Tensor,
+        marks: &[Mark],
+        caches: &mut [BoundedCache],
+    ) -> std::result::Result<Tensor, ModelError> {
+        let mut tokens = caches
+            .iter_mut()
+            .map(|cache| cache.admit(marks))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         let mut x = x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
-            if cache.withdraws_at(i) {
+            if caches.iter().any(|cache| cache.withdraws_at(i)) {
                 (x, tokens) = text_only(&x, &tokens)?;
             }
-            if tokens.is_empty() {
+            if tokens.iter().all(Vec::is_empty) {
                 return Ok(x);
             }
-            x = layer.forward(&x, &tokens, cache.layer(i))?;
+            let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
+            x = layer.forward(&x, &tokens, caches)?;
         }
         Ok(self.norm.forward(&x)?)
     }
@@ -313,15 +355,18 @@ impl Llama {
     }
 }
 
-/// The rows of `x` (`[tokens, hidden]`) and the tokens that show no frame.
-fn text_only(x: &Tensor, tokens: &[Token]) -> Result<(Tensor, Vec<Token>)> {
-    let is_text = |token: &&Token| token.mark.frame.is_none();
+/// The rows of `x` (`[streams * tokens, hidden]`) and the tokens of each stream that show no frame.
+fn text_only(x: &Tensor, tokens: &[Vec<Token>]) -> Result<(Tensor, Vec<Vec<Token>>)> {
+    let is_text = |token: &Token| token.mark.frame.is_none();
     let rows = (0u32..)
-        .zip(tokens)
+        .zip(tokens.iter().flatten())
         .filter(|(_, token)| is_text(token))
         .map(|(row, _)| row)
         .collect::<Vec<_>>();
     let index = Tensor::from_slice(&rows, rows.len(), x.device())?;
-    let kept = tokens.iter().filter(is_text).copied().collect();
-    Ok((x.index_select(&index, 0)?, kept))
+    let of_stream = |tokens: &Vec<Token>| tokens.iter().copied().filter(is_text).collect();
+    Ok((
+        x.index_select(&index, 0)?,
+        tokens.iter().map(of_stream).collect(),
+    ))
 }

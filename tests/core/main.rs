@@ -6,6 +6,7 @@ mod checkpoints;
 mod commands;
 mod conversation;
 mod engine;
+mod eval;
 mod gguf;
 mod golden_cache;
 mod golden_forward;

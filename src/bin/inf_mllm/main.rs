@@ -1,6 +1,7 @@
-//! The command line: one prompt, numbers for comparison, or a replay of a bag. Needs no ROS.
+//! The command line: one prompt, numbers for comparison, a replay of a bag, or an evaluation on text. Needs no ROS.
 
 mod args;
+mod eval;
 mod forward;
 mod generate;
 mod replay;
@@ -25,6 +26,9 @@ enum Command {
     Forward(forward::Args),
     /// Play a recorded camera into the stream in lock-step and put instructions at their times.
     Replay(replay::Args),
+    /// What the policies are worth on long text.
+    #[command(subcommand)]
+    Eval(eval::Command),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Eval(command) => eval::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,191 @@
+//! What the measuring commands share: the model, the results' file, the progress bar, the policies to go through.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use candle_core::DType;
+use indicatif::{ProgressBar, ProgressStyle};
+use inf_mllm::cache::{CacheConfig, PolicyKind};
+use inf_mllm::eval::model::EvalModel;
+use inf_mllm::eval::store::Store;
+use inf_mllm::eval::text::{fingerprint, Text};
+use inf_mllm::eval::variant;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use serde_json::{json, Value};
+
+use crate::args::DeviceArgs;
+
+#[derive(clap::Args)]
+pub struct Common {
+    /// Model: a .gguf file, a folder with one, or a model directory.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Results, JSON lines. Cells that are in it already are not measured again.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Precision of weights, arithmetic and cache: f32, f16 or bf16.
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    pub dtype: DType,
+    /// Threads of the model; 0: as many as suit its size.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// A small part of everything, to see that it runs.
+    #[arg(long)]
+    pub quick: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+fn dtype(name: &str) -> Result<DType, String> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err("expected f32, f16 or bf16".to_string()),
+    }
+}
+
+/// Policies and budgets to go through.
+#[derive(clap::Args)]
+pub struct Variants {
+    /// Policies, each with its parameters if they are not the defaults: inf_mllm or inf_mllm:bias=0,scope=kv_head.
+    #[arg(long, num_args = 1.., default_values_t = every_policy())]
+    pub policies: Vec<String>,
+    /// Slots per layer, tokens.
+    #[arg(long, num_args = 1.., default_values_t = [512])]
+    pub budgets: Vec<usize>,
+}
+
+fn every_policy() -> Vec<String> {
+    PolicyKind::ALL.map(|kind| kind.name().to_string()).into()
+}
+
+impl Variants {
+    /// Every policy with every budget; full attention once, with all of `longest` tokens.
+    pub fn configs(&self, longest: usize) -> Result<Vec<CacheConfig>> {
+        let mut configs = Vec::new();
+        for (i, &budget) in self.budgets.iter().enumerate() {
+            for line in &self.policies {
+                let base = CacheConfig {
+                    budget,
+                    ..CacheConfig::default()
+                };
+                let mut config = variant::parse(line, &base)?;
+                if config.policy == PolicyKind::Full {
+                    if i > 0 {
+                        continue;
+                    }
+                    config.budget = longest;
+                }
+                configs.push(config);
+            }
+        }
+        Ok(configs)
+    }
+}
+
+/// The model, the results so far, and the bar.
+pub struct Bench {
+    pub model: EvalModel,
+    pub bar: ProgressBar,
+    dtype: DType,
+    store: Store,
+    started: Instant,
+}
+
+impl Bench {
+    pub fn open(common: &Common) -> Result<Self> {
+        let device = common.device.device.open()?;
+        let model = EvalModel::load(&common.model, common.dtype, &device, common.threads)?;
+        let bar = ProgressBar::new(0).with_style(
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec}, {eta} left  {msg}")
+                .context("progress bar")?,
+        );
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Ok(Self {
+            dtype: common.dtype,
+            store: Store::open(&common.out)?,
+            started: Instant::now(),
+            model,
+            bar,
+        })
+    }
+
+    /// A cell's key: what is measured on what, and the parameters of it.
+    pub fn key(&self, eval: &str, text: &Text, ids: &[u32], parameters: Value) -> Value {
+        json!({
+            "eval": eval,
+            "model": self.model.name,
+            "dtype": format!("{:?}", self.dtype),
+            "text": text.name,
+            "ids": fingerprint(ids),
+            "tokens": ids.len(),
+            "parameters": parameters,
+        })
+    }
+
+    pub fn find<T: DeserializeOwned>(&self, key: &Value) -> Result<Option<T>> {
+        Ok(self.store.find(key)?)
+    }
+
+    /// Says what the bar shows next.
+    pub fn begin(&mut self, what: String) {
+        self.bar.set_message(what);
+        self.started = Instant::now();
+    }
+
+    /// Runs `work`, which may say how far it is, in the model's threads.
+    pub fn measure<T: Send>(
+        &self,
+        work: impl FnOnce(&EvalModel, &(dyn Fn(usize) + Sync)) -> T + Send,
+    ) -> T {
+        let bar = &self.bar;
+        let model = &self.model;
+        model.install(|| work(model, &|done| bar.inc(done as u64)))
+    }
+
+    /// Writes a finished cell.
+    pub fn add(&mut self, key: &Value, result: &impl Serialize) -> Result<()> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let about = json!({
+            "machine": machine(),
+            "unix_time": since.map_or(0, |since| since.as_secs()),
+            "seconds": self.started.elapsed().as_secs_f64(),
+        });
+        Ok(self.store.add(key, result, &about)?)
+    }
+}
+
+/// The processor and the number of its cores that may be used.
+fn machine() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1))
+        .unwrap_or(std::env::consts::ARCH);
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    format!("{name}, {cores} cores")
+}
+
+/// A policy in a table: its name, and what differs from the defaults.
+pub fn label(config: &CacheConfig) -> String {
+    let default = variant::describe(&CacheConfig {
+        policy: config.policy,
+        budget: config.budget,
+        ..CacheConfig::default()
+    });
+    let own = variant::describe(config);
+    let changed = own
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, value)| default[name.as_str()] != **value)
+        .map(|(name, value)| format!("{name}={}", value.to_string().trim_matches('"')))
+        .collect::<Vec<_>>();
+    match changed.is_empty() {
+        true => config.policy.name().to_string(),
+        false => format!("{}:{}", config.policy.name(), changed.join(",")),
+    }
+}

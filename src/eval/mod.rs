@@ -1,0 +1,70 @@
+//! What the policies are worth on long text: perplexity, recall, cost, and the age of what they keep.
+//!
+//! - `model`: the decoder under test with its tokenizer; the only file that knows how checkpoints are loaded
+//! - `text`: a long text as ids
+//! - `variant`: a policy with its parameters, as a line of text and as a key in the results
+//! - `loss`: the loss of given tokens from hidden states
+//! - `feed`: streams fed in chunks, in lock-step, with their losses by block
+//! - `ppl`: the perplexity of a text under one or more policies, and the reference lines
+//! - `ages`: how old the kept tokens are
+//! - `endless`: a long stream: loss, time, memory and ages along it
+//! - `timing`: a step on one state against the same step on another
+//! - `facts`: planted facts and when to ask for them
+//! - `recall`: the answers to them
+//! - `conversation`: facts and questions in one long chat
+//! - `stats`: intervals of shares, and of the difference of paired shares
+//! - `store`: results as JSON lines, by key, so that a rerun goes on where the last one ended
+pub mod ages;
+pub mod conversation;
+pub mod endless;
+pub mod facts;
+pub mod feed;
+pub mod loss;
+pub mod model;
+pub mod ppl;
+pub mod recall;
+pub mod stats;
+pub mod store;
+pub mod text;
+pub mod timing;
+pub mod variant;
+
+use std::path::PathBuf;
+
+use crate::cache::CacheError;
+use crate::model::ModelError;
+
+/// What can go wrong in a measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    #[error("{file}: {what}")]
+    File { file: PathBuf, what: String },
+    #[error("{name} is {value}, expected {expected}")]
+    Parameter {
+        name: &'static str,
+        value: String,
+        expected: String,
+    },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error("tensor operation in the evaluation: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A parameter that does not fit.
+pub(crate) fn parameter(
+    name: &'static str,
+    value: impl ToString,
+    expected: impl ToString,
+) -> EvalError {
+    EvalError::Parameter {
+        name,
+        value: value.to_string(),
+        expected: expected.to_string(),
+    }
+}
+
+/// Called with the number of tokens done since the last call.
+pub type Progress<'a> = &'a dyn Fn(usize);

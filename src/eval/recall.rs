@@ -1,0 +1,124 @@
+//! The answers to planted facts, asked for ephemerally on one stream: the state is put back after each question.
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{Ask, Fact, Timeline};
+use super::loss::{are_first_choices, token_losses};
+use super::model::EvalModel;
+use super::stats::Share;
+use super::{parameter, EvalError, Progress};
+use crate::cache::{BoundedCache, CacheConfig};
+
+/// One question's outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of the fact among all facts of the run.
+    pub fact: usize,
+    /// See [`Ask::distance`].
+    pub distance: Option<usize>,
+    /// Every token of the value was the model's first choice.
+    pub right: bool,
+    /// Mean loss of the value's tokens, nats.
+    pub loss: f32,
+}
+
+/// How the stream is fed.
+#[derive(Debug, Clone, Copy)]
+pub struct RecallOptions<'a> {
+    /// Tokens per forward pass.
+    pub chunk: usize,
+    /// Ids of an instruction that the policy is given beforehand, without it being part of the stream; empty: none.
+    pub standing: &'a [u32],
+}
+
+/// Streams the timeline through one policy and asks all its questions. `first` is the number of its first fact.
+pub fn recall(
+    model: &EvalModel,
+    timeline: &Timeline,
+    config: &CacheConfig,
+    first: usize,
+    options: &RecallOptions,
+    progress: Progress,
+) -> Result<Vec<Answer>, EvalError> {
+    if options.chunk == 0 {
+        return Err(parameter("chunk", 0, "at least 1 token"));
+    }
+    let mut caches = [model.cache(config)?];
+    model.note_standing(options.standing, &mut caches)?;
+    let mut answers = Vec::with_capacity(timeline.asks.len());
+    let mut at = 0;
+    let mut asks = timeline.asks.as_slice();
+    while at < timeline.ids.len() || !asks.is_empty() {
+        let due = asks.iter().take_while(|ask| ask.at == at).count();
+        let (now, later) = asks.split_at(due);
+        asks = later;
+        for ask in now {
+            let fact = &timeline.facts[ask.fact];
+            let answer = question(model, fact, &mut caches)?;
+            answers.push(Answer {
+                fact: first + ask.fact,
+                distance: ask.distance,
+                ..answer
+            });
+        }
+        let next = asks.first().map_or(timeline.ids.len(), |ask: &Ask| ask.at);
+        let to = next.min(at + options.chunk);
+        if to > at {
+            let before = at.checked_sub(1).map(|last| timeline.ids[last]);
+            model.append(before, &timeline.ids[at..to], &mut caches)?;
+            caches[0].reserve(options.chunk)?;
+            progress(to - at);
+        }
+        at = to;
+    }
+    Ok(answers)
+}
+
+/// Asks and puts the state back.
+fn question(
+    model: &EvalModel,
+    fact: &Fact,
+    caches: &mut [BoundedCache; 1],
+) -> Result<Answer, EvalError> {
+    let saved = caches[0].snapshot()?;
+    let hidden = model.append(None, &fact.question, caches)?;
+    caches[0].restore(&saved)?;
+    let start = fact.question.len() - fact.value_ids;
+    let before = hidden.narrow(0, start - 1, fact.value_ids)?;
+    let value = &fact.question[start..];
+    let right = are_first_choices(&model.decoder, &before, value)?;
+    let losses = token_losses(&model.decoder, &before, value)?;
+    Ok(Answer {
+        fact: 0,
+        distance: None,
+        right: right.into_iter().all(|right| right),
+        loss: losses.iter().sum::<f32>() / losses.len() as f32,
+    })
+}
+
+/// The share of right answers at one distance, its interval, and the mean loss of the values.
+pub fn at_distance(answers: &[Answer], distance: Option<usize>) -> (Share, f64) {
+    let there = answers
+        .iter()
+        .filter(|answer| answer.distance == distance)
+        .collect::<Vec<_>>();
+    let right = there.iter().filter(|answer| answer.right).count();
+    let loss = there
+        .iter()
+        .map(|answer| f64::from(answer.loss))
+        .sum::<f64>();
+    (
+        Share::wilson(right, there.len()),
+        loss / there.len().max(1) as f64,
+    )
+}
+
+/// Right or wrong at one distance in the order of the facts, so that two policies can be compared question by question.
+pub fn outcomes(answers: &[Answer], distance: Option<usize>) -> Vec<bool> {
+    let mut there = answers
+        .iter()
+        .filter(|answer| answer.distance == distance)
+        .collect::<Vec<_>>();
+    there.sort_by_key(|answer| answer.fact);
+    there.iter().map(|answer| answer.right).collect()
+}

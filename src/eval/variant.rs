@@ -1,0 +1,89 @@
+//! A policy with its parameters, as a line of text and as a key in the results.
+
+use std::str::FromStr;
+
+use serde_json::{json, Value};
+
+use super::{parameter, EvalError};
+use crate::cache::CacheConfig;
+
+/// Reads `name` or `name:parameter=value,...`, such as `inf_mllm:bias=0,scope=kv_head`, over the values of `base`.
+pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
+    let (name, settings) = line.split_once(':').unwrap_or((line, ""));
+    let mut config = CacheConfig {
+        policy: name.parse()?,
+        ..base.clone()
+    };
+    for setting in settings.split(',').filter(|setting| !setting.is_empty()) {
+        let (name, value) = setting
+            .split_once('=')
+            .ok_or_else(|| parameter("policy", line, "name:parameter=value,parameter=value"))?;
+        set(&mut config, name, value)?;
+    }
+    Ok(config)
+}
+
+fn set(config: &mut CacheConfig, name: &str, value: &str) -> Result<(), EvalError> {
+    match name {
+        "budget" => config.budget = number(name, value)?,
+        "slack" => config.slack = number(name, value)?,
+        "sinks" => config.sinks = number(name, value)?,
+        "n_recent" => config.n_recent = number(name, value)?,
+        "query_window" => config.query_window = number(name, value)?,
+        "bias" => config.bias = number(name, value)?,
+        "bias_form" => config.bias_form = value.parse()?,
+        "scope" => config.scope = value.parse()?,
+        "query_source" => config.query_source = value.parse()?,
+        "h2o_decay" => config.h2o_decay = number(name, value)?,
+        "units" => config.plus.units = number(name, value)?,
+        "pool" => config.plus.pool = number(name, value)?,
+        "value_norms" => config.plus.value_norms = number(name, value)?,
+        "standing_weight" => config.plus.standing_weight = number(name, value)?,
+        "protect_boundaries" => config.protect_boundaries = number(name, value)?,
+        "kv_storage" => config.storage = value.parse()?,
+        _ => {
+            let known = describe(config);
+            let known = known
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str());
+            let expected = format!("one of {}", known.collect::<Vec<_>>().join(", "));
+            return Err(parameter("policy", name, expected));
+        }
+    }
+    Ok(())
+}
+
+fn number<T: FromStr>(name: &str, value: &str) -> Result<T, EvalError> {
+    value.parse().map_err(|_| {
+        parameter(
+            "policy",
+            format!("{name}={value}"),
+            "a number, or true or false",
+        )
+    })
+}
+
+/// All parameters by name. Two runs with the same ones are the same run.
+pub fn describe(config: &CacheConfig) -> Value {
+    json!({
+        "policy": config.policy.name(),
+        "budget": config.budget,
+        "slack": config.slack,
+        "sinks": config.sinks,
+        "n_recent": config.n_recent,
+        "query_window": config.query_window,
+        "bias": config.bias,
+        "bias_form": config.bias_form.name(),
+        "scope": config.scope.name(),
+        "query_source": config.query_source.name(),
+        "h2o_decay": config.h2o_decay,
+        "units": config.plus.units,
+        "pool": config.plus.pool,
+        "value_norms": config.plus.value_norms,
+        "standing_weight": config.plus.standing_weight,
+        "protect_boundaries": config.protect_boundaries,
+        "kv_storage": config.storage.name(),
+    })
+}
