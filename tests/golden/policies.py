@@ -88,19 +88,17 @@ def age_term(params: CacheParams, index: torch.Tensor, newest: int, bias: float,
     return -bias * (newest - index).to(dtype)
 
 
-def neighbours(scores: torch.Tensor, width: int, reduce) -> torch.Tensor:
-    """`reduce` over the `width` candidates around each of scores [sets, candidates], cut off at the ends."""
-    half, count = width // 2, scores.shape[-1]
-    columns = [reduce(scores[:, max(j - half, 0) : j + half + 1]) for j in range(count)]
-    return torch.stack(columns, dim=-1)
-
-
 def max_pooled(scores: torch.Tensor, width: int) -> torch.Tensor:
-    return neighbours(scores, width, lambda part: part.max(-1).values)
+    """Largest of the `width` candidates around each of scores [sets, candidates], cut off at the ends."""
+    padded = torch.nn.functional.pad(scores, (width // 2, width // 2), value=-INFINITE)
+    return padded.unfold(-1, width, 1).max(-1).values
 
 
 def mean_pooled(scores: torch.Tensor, width: int) -> torch.Tensor:
-    return neighbours(scores, width, lambda part: part.mean(-1))
+    """Mean of the `width` candidates around each of scores [sets, candidates], of fewer at the ends."""
+    padded = torch.nn.functional.pad(torch.stack([scores, torch.ones_like(scores)]), (width // 2, width // 2))
+    total, count = padded.unfold(-1, width, 1).sum(-1)
+    return total / count
 
 
 def best(values: list[float], count: int) -> tuple[list[int], float]:

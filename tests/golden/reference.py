@@ -192,8 +192,9 @@ class BoundedDecoder:
         layer.queries = torch.cat([layer.queries, query])
         layer.sums = torch.cat([layer.sums, layer.sums.new_zeros(config.kv_heads, tokens)], dim=1)
         weights = self.attend(layer, query)
-        for weights_of_query in self.per_kv_head(weights).unbind(1):
-            layer.sums = layer.sums * self.params.h2o_decay + weights_of_query
+        if self.params.policy == "h2o":
+            for weights_of_query in self.per_kv_head(weights).unbind(1):
+                layer.sums = layer.sums * self.params.h2o_decay + weights_of_query
         out = torch.einsum("hqk,hkd->qhd", weights, layer.values[self.kv_of_head])
         return out.reshape(tokens, -1) @ self.model.get(f"{name}.self_attn.o_proj").T
 
