@@ -141,16 +141,15 @@ def choose_units(
 ) -> tuple[list[int], float]:
     """As `choose_tokens`, but whole units as long as they fit; R and the age term D of the candidates [candidates].
 
-    A protected boundary token is kept by itself, whatever becomes of its unit, and is no part of the unit then.
+    A protected boundary token is kept whatever becomes of its unit, whose value it counts for like the others.
     """
     chosen = newest_boundaries(params, index, notes)
     members: dict[int, list[int]] = {}
     for j, i in enumerate(index.tolist()):
-        if j not in chosen:
-            start = max(start for start in notes.unit_starts if start <= i)
-            members.setdefault(start, []).append(j)
-    units = list(members.values())
-    values = [max(relevance[j].item() for j in unit) + age[unit[-1]].item() for unit in units]
+        start = max(start for start in notes.unit_starts if start <= i)
+        members.setdefault(start, []).append(j)
+    values = [max(relevance[j].item() for j in unit) + age[unit[-1]].item() for unit in members.values()]
+    units = [[j for j in unit if j not in chosen] for unit in members.values()]
     order, _ = best(values, len(units))
     left = params.relevant - len(chosen)
     for place, u in enumerate(order):
