@@ -1,4 +1,4 @@
-# One command for each thing a user or a developer does: setup, weights, build, demo, test, lint, eval, clean.
+# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, demo, test, lint, eval, clean.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
@@ -7,7 +7,7 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup weights-smollm2 texts build demo test test-core test-ros lint eval clean
+.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-ros lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -21,6 +21,9 @@ texts: setup ## the long public-domain texts of the evaluation into texts/, if t
 
 build: setup ## messages, node and command line, into install/
 	scripts/build.sh
+
+gpu-build: setup ## the command line with CUDA, into target/cuda; needs no GPU; see docs/gpu.md
+	scripts/gpu-build.sh
 
 demo: build ## plays the demo bag into the node and shows what it answers; options in DEMO_ARGS, such as --policy window
 	$(RUN) python scripts/demo $(DEMO_ARGS)
@@ -45,5 +48,5 @@ eval: build ## accuracy of the demo model on unseen scenes, seeing and with blac
 	$(RUN) $(REPLAY_EVAL) --out out/eval.jsonl
 	$(RUN) $(REPLAY_EVAL) --out out/eval-black.jsonl --black
 
-clean: ## what was built; .ros stays
+clean: ## what was built; .ros and .cuda stay
 	rm -rf build install log target

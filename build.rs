@@ -1,10 +1,19 @@
-//! Lets the node find its ROS libraries: those of its own package, and those of the private ROS made by `make setup`.
+//! Lets the executables find their libraries: the node those of its own package and of the private ROS made by `make setup`,
+//! a GPU build those of the private CUDA toolkit made by `make gpu-build`.
 
 use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=INF_MLLM_PRIVATE_ROS");
+    println!("cargo:rerun-if-env-changed=INF_MLLM_PRIVATE_CUDA");
+    // Not the driver's libcuda: that is the system's, and the folder of its stub stays out of the path.
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        if let Some(toolkit) = std::env::var_os("INF_MLLM_PRIVATE_CUDA") {
+            let lib = Path::new(&toolkit).join("lib");
+            println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+        }
+    }
     if std::env::var_os("CARGO_FEATURE_ROS").is_none() {
         return;
     }

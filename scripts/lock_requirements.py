@@ -63,6 +63,7 @@ def main() -> None:
         write(SCRIPTS / "tool-requirements.txt", tools)
         everything = lock([SCRIPTS / "tool-requirements.in", SCRIPTS / "ros-requirements.in"], wheels)
         write(SCRIPTS / "ros-requirements.txt", {name: everything[name] for name in everything if name not in tools})
+        write(SCRIPTS / "cuda-requirements.txt", lock([SCRIPTS / "cuda-requirements.in"], wheels))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ rust
 
 kind=private
 ros_is_sourced && kind=tools
-stamp="$(cat scripts/*-requirements.txt scripts/setup.sh | sha256sum | cut -d' ' -f1) $kind $INF_MLLM_ROOT"
+stamp="$(cat scripts/{ros,tool}-requirements.txt scripts/setup.sh | sha256sum | cut -d' ' -f1) $kind $INF_MLLM_ROOT"
 if [ "$(cat .ros/stamp 2>/dev/null)" = "$stamp" ] && .ros/bin/python -c "import numpy" 2>/dev/null; then
     exit 0
 fi

@@ -79,22 +79,39 @@ impl DeviceKind {
     pub fn open(self) -> Result<Device, ModelError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda => Device::new_cuda(0).map_err(|e| ModelError::Device {
+            Self::Cuda => Device::new_cuda(0).map_err(|error| ModelError::Device {
                 name: "cuda",
-                what: if cfg!(feature = "cuda") {
-                    e.to_string()
-                } else {
-                    "this build has no CUDA; build with the feature cuda".to_string()
-                },
+                what: why_no_gpu(&error),
             }),
             Self::Auto if cfg!(feature = "cuda") => {
                 Ok(Device::new_cuda(0).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "no usable GPU, running on the CPU");
+                    tracing::warn!("no usable GPU, running on the CPU: {}", why_no_gpu(&error));
                     Device::Cpu
                 }))
             }
             Self::Auto => Ok(Device::Cpu),
         }
+    }
+}
+
+/// Why opening the GPU failed with `error`.
+#[cfg(not(feature = "cuda"))]
+fn why_no_gpu(_: &candle_core::Error) -> String {
+    "this build has no CUDA; build with the feature cuda".to_string()
+}
+
+/// Why opening the GPU failed with `error`; the driver itself is asked first, its answer is the plainer one.
+#[cfg(feature = "cuda")]
+fn why_no_gpu(error: &candle_core::Error) -> String {
+    use cudarc::driver::{result, sys::CUresult};
+
+    match result::init().map_err(|error| error.0) {
+        Err(CUresult::CUDA_ERROR_STUB_LIBRARY) => {
+            "no NVIDIA driver: libcuda.so.1 is the stub of a build".to_string()
+        }
+        Err(CUresult::CUDA_ERROR_NO_DEVICE) => "the NVIDIA driver finds no GPU".to_string(),
+        Err(code) => format!("the NVIDIA driver cannot be initialised: {code:?}"),
+        Ok(()) => error.to_string(),
     }
 }
 

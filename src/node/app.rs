@@ -219,7 +219,7 @@ fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, topics: 
         publishes = topics.published.join(", "),
         model = parameters.model,
         device = engine.hardware(),
-        policy = parameters.policy,
+        policy = parameters.cache.policy,
         budget_tokens = stats.cache.budget,
         budget_bytes = stats.cache.bytes,
         "ready"

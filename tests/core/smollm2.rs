@@ -141,6 +141,35 @@ fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
     refused("model_type is gpt2");
 }
 
+/// Property 1 of the cache on real weights.
+#[test]
+fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
+    let text = "The quick brown fox jumps over the lazy dog. ".repeat(9);
+    let ids = MODEL.tokenizer.encode(&text).unwrap();
+    assert!(ids.len() > 70);
+    let run = |policy, chunk: usize| {
+        let config = CacheConfig {
+            policy,
+            budget: 128,
+            ..CacheConfig::default()
+        };
+        let shape = MODEL.config.cache_shape();
+        let mut cache = BoundedCache::new(shape, &config, 3, DType::F32, &Device::Cpu).unwrap();
+        let chunks = ids.chunks(chunk);
+        let hidden = chunks.map(|ids| feed(&MODEL, ids, &mut cache));
+        let hidden = Tensor::cat(&hidden.collect::<Vec<_>>(), 0).unwrap();
+        assert_eq!(cache.usage().compactions, 0);
+        MODEL.decoder.logits(&hidden).unwrap()
+    };
+    let full = run(PolicyKind::Full, ids.len());
+    for policy in PolicyKind::ALL {
+        for chunk in [7, 64] {
+            let off = deviation(&run(policy, chunk), &full);
+            assert!(off <= 5e-4, "{policy}, chunks of {chunk}: off by {off}");
+        }
+    }
+}
+
 #[test]
 fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
     let whole = load(&demo_dir());

@@ -126,7 +126,7 @@ impl PolicyKind {
         Self::LastFrames,
     ];
 
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Window => "window",

@@ -1,8 +1,10 @@
 //! The node's parameters: their defaults, ranges and meaning. config/inf_mllm.yaml lists the same for users.
 //!
+//! - `cache`: those of the bounded cache
 //! - `slot`: one parameter's value and range
 //! - `find`: where the checkpoint is
 
+mod cache;
 mod find;
 mod slot;
 
@@ -11,11 +13,11 @@ use std::fmt::Display;
 use r2r::indexmap::IndexMap;
 use r2r::{Parameter, ParameterValue, RosParams};
 
+use cache::CacheParameters;
 use find::find_model;
 use slot::{show, Field, Slot};
 
 use super::NodeError;
-use crate::cache::CacheConfig;
 use crate::stream::gate::{FRAME_RATES, MIN_CHANGES};
 use crate::stream::{GateConfig, SessionConfig};
 
@@ -39,24 +41,9 @@ pub struct Parameters {
     pub instruction_reliability: String,
     /// Text of the system turn; it is the protected prefix of the cache. Empty: no system turn.
     pub system_prompt: String,
-    /// Eviction policy: full, window, streaming_llm, inf_mllm.
-    pub policy: String,
-    /// Slots per layer, tokens: a hard bound.
-    pub budget: i64,
-    /// Slots that a compaction leaves free, tokens; 0: an eighth of the budget.
-    pub slack: i64,
-    /// First tokens of the stream that streaming_llm and inf_mllm never evict.
-    pub sinks: i64,
-    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept.
-    pub n_recent: i64,
-    /// Newest queries that score the cached keys.
-    pub query_window: i64,
-    /// Weight of the age bias, in units of the mean candidate score; see `bias_form`.
-    pub bias: f64,
-    /// slope: `bias` per token of age; range: `bias` for the oldest candidate.
-    pub bias_form: String,
-    /// layer: one kept set per layer; kv_head: one per KV head.
-    pub scope: String,
+    /// What will be asked again and again; inf_mllm_plus keeps what it is about. Empty: nothing in particular.
+    pub standing_instruction: String,
+    pub cache: CacheParameters,
     /// Longest answer, tokens, unless the instruction says otherwise.
     pub max_new_tokens: i64,
     /// Sampling temperature; 0: greedy.
@@ -83,17 +70,6 @@ pub struct Parameters {
 impl Default for Parameters {
     fn default() -> Self {
         let session = SessionConfig::default();
-        let CacheConfig {
-            policy,
-            budget,
-            slack,
-            sinks,
-            n_recent,
-            query_window,
-            bias,
-            bias_form,
-            scope,
-        } = session.cache;
         Self {
             model: session.model_dir.display().to_string(),
             device: session.device.name().into(),
@@ -103,15 +79,8 @@ impl Default for Parameters {
             image_depth: 5,
             instruction_reliability: RELIABLE.into(),
             system_prompt: session.system_prompt,
-            policy: policy.name().into(),
-            budget: budget as i64,
-            slack: slack as i64,
-            sinks: sinks as i64,
-            n_recent: n_recent as i64,
-            query_window: query_window as i64,
-            bias,
-            bias_form: bias_form.name().into(),
-            scope: scope.name().into(),
+            standing_instruction: session.standing_instruction,
+            cache: CacheParameters::default(),
             max_new_tokens: session.max_new_tokens as i64,
             temperature: session.temperature,
             seed: session.seed as i64,
@@ -137,8 +106,7 @@ const RELIABILITIES: &[&str] = &[BEST_EFFORT, RELIABLE];
 impl Parameters {
     fn fields(&mut self) -> Vec<Field<'_>> {
         use Slot::{Choice, Flag, Integer, Real, Text};
-        let field = |name, about, slot| Field { name, about, slot };
-        vec![
+        let mut fields = vec![
             field("model", "folder of the checkpoint", Text(&mut self.model)),
             field(
                 "device",
@@ -176,53 +144,13 @@ impl Parameters {
                 Text(&mut self.system_prompt),
             ),
             field(
-                "policy",
-                "eviction policy",
-                Choice(
-                    &mut self.policy,
-                    &["full", "window", "streaming_llm", "inf_mllm"],
-                ),
+                "standing_instruction",
+                "what inf_mllm_plus keeps in mind",
+                Text(&mut self.standing_instruction),
             ),
-            field(
-                "budget",
-                "slots per layer, tokens",
-                Integer(&mut self.budget, 1..=TOKENS),
-            ),
-            field(
-                "slack",
-                "slots that a compaction leaves free, tokens; 0: automatic",
-                Integer(&mut self.slack, 0..=TOKENS),
-            ),
-            field(
-                "sinks",
-                "first tokens that are never evicted",
-                Integer(&mut self.sinks, 0..=TOKENS),
-            ),
-            field(
-                "n_recent",
-                "newest tokens that a compaction keeps; 0: automatic",
-                Integer(&mut self.n_recent, 0..=TOKENS),
-            ),
-            field(
-                "query_window",
-                "newest queries that score the cached keys",
-                Integer(&mut self.query_window, 1..=TOKENS),
-            ),
-            field(
-                "bias",
-                "weight of the age bias",
-                Real(&mut self.bias, 0.0..=1e6),
-            ),
-            field(
-                "bias_form",
-                "what the bias multiplies",
-                Choice(&mut self.bias_form, &["slope", "range"]),
-            ),
-            field(
-                "scope",
-                "what shares one kept set",
-                Choice(&mut self.scope, &["layer", "kv_head"]),
-            ),
+        ];
+        fields.extend(self.cache.fields());
+        fields.extend([
             field(
                 "max_new_tokens",
                 "longest answer, tokens",
@@ -273,7 +201,8 @@ impl Parameters {
                 "take the time from /clock",
                 Flag(&mut self.use_sim_time),
             ),
-        ]
+        ]);
+        fields
     }
 
     /// The defaults with values from the command line and parameter files, in their order; each is checked, unknown ones are
@@ -312,33 +241,14 @@ impl Parameters {
 
     /// What the engine needs of the parameters.
     pub fn session(&self) -> Result<SessionConfig, NodeError> {
-        let count = |value: i64| usize::try_from(value).unwrap_or_default();
         Ok(SessionConfig {
             model_dir: find_model(&self.model)?,
             device: self
                 .device
                 .parse()
                 .map_err(|e| unknown_choice("device", &self.device, e))?,
-            cache: CacheConfig {
-                policy: self
-                    .policy
-                    .parse()
-                    .map_err(|e| unknown_choice("policy", &self.policy, e))?,
-                budget: count(self.budget),
-                slack: count(self.slack),
-                sinks: count(self.sinks),
-                n_recent: count(self.n_recent),
-                query_window: count(self.query_window),
-                bias: self.bias,
-                bias_form: self
-                    .bias_form
-                    .parse()
-                    .map_err(|e| unknown_choice("bias_form", &self.bias_form, e))?,
-                scope: self
-                    .scope
-                    .parse()
-                    .map_err(|e| unknown_choice("scope", &self.scope, e))?,
-            },
+            cache: self.cache.config()?,
+            standing_instruction: self.standing_instruction.clone(),
             system_prompt: self.system_prompt.clone(),
             max_new_tokens: count(self.max_new_tokens),
             temperature: self.temperature,
@@ -353,6 +263,15 @@ impl Parameters {
             threads: count(self.threads),
         })
     }
+}
+
+fn field<'a>(name: &'static str, about: &'static str, slot: Slot<'a>) -> Field<'a> {
+    Field { name, about, slot }
+}
+
+/// A count that the range of its parameter has kept at 0 or more.
+fn count(value: i64) -> usize {
+    usize::try_from(value).unwrap_or_default()
 }
 
 /// A choice that the parameters allow and the stream does not know.
