@@ -1,6 +1,6 @@
 //! The evaluation: what it counts must be what it says it counts.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use candle_core::{DType, Device};
@@ -249,7 +249,7 @@ fn variants_are_read_and_named() {
 }
 
 /// Runs `inf_mllm eval` on the demo model and gives back what it printed.
-fn eval(folder: &std::path::Path, arguments: &[&str]) -> String {
+fn eval(folder: &Path, arguments: &[&str]) -> String {
     let text = folder.join("text.txt");
     std::fs::write(&text, TEXT.repeat(40)).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
@@ -264,7 +264,7 @@ fn eval(folder: &std::path::Path, arguments: &[&str]) -> String {
 }
 
 /// The keys and results in a file of results, without times.
-fn results(file: &PathBuf) -> Vec<Value> {
+fn results(file: &Path) -> Vec<Value> {
     let mut records = inf_mllm::eval::store::read(file).unwrap();
     for record in &mut records {
         record["about"].take();
