@@ -85,6 +85,7 @@ pub fn short(value: f64) -> String {
         format!("{}{name}", text.trim_end_matches(".0"))
     };
     match value.abs() {
+        big if big >= 1e9 => of(1e9, "G"),
         big if big >= 1e6 => of(1e6, "M"),
         big if big >= 1e3 => of(1e3, "k"),
         small if small == 0.0 || small >= 10.0 => format!("{value:.0}"),

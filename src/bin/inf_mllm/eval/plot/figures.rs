@@ -251,10 +251,9 @@ fn biases(records: &Records) -> Result<Vec<(String, Lines)>> {
         let mut parts: Vec<Line> = Vec::new();
         let mut stale: Vec<Line> = Vec::new();
         for cell in &cells {
+            let form = cell.cache("bias_form").as_str().unwrap_or("");
             let category = match cell.cache("bias").as_f64() {
-                Some(bias) if bias > 0.0 => {
-                    format!("{} {bias}", cell.cache("bias_form").as_str().unwrap_or(""))
-                }
+                Some(bias) if bias > 0.0 => format!("{form} {bias}"),
                 _ => "0".to_string(),
             };
             let known = categories.iter().position(|known| *known == category);
@@ -262,7 +261,8 @@ fn biases(records: &Records) -> Result<Vec<(String, Lines)>> {
                 categories.push(category);
                 categories.len() - 1
             });
-            let part = format!("part {}", cell.parameter("part").as_str().unwrap_or(""));
+            let part = cell.parameter("part").as_str().unwrap_or("");
+            let part = format!("{form}, part {part}");
             let result = cell.result::<PplResult>()?;
             let add = |lines: &mut Vec<Line>, y: f64| {
                 let point = Point {

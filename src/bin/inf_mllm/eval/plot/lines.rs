@@ -118,6 +118,7 @@ where
         .map_or_else(|| range(ends, 0.05), |(low, high)| low..high);
     let mut chart = ChartBuilder::on(area)
         .margin_top(8)
+        .margin_left(14)
         .margin_right(16)
         .x_label_area_size(52)
         .y_label_area_size(76)
@@ -140,7 +141,11 @@ where
         .bold_line_style(RGBColor(225, 225, 225))
         .x_desc(&panel.x_label)
         .y_desc(&panel.y_label)
-        .x_labels(panel.categories.len().max(9))
+        .x_labels(if panel.categories.is_empty() {
+            9
+        } else {
+            panel.categories.len()
+        })
         .y_labels(7)
         .x_label_formatter(x_name)
         .y_label_formatter(&|y| short(*y))

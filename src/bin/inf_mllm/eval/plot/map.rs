@@ -40,6 +40,7 @@ impl Figure for RetentionMap {
         let (body, scale) = body.split_horizontally(SIZE.0 - SCALE_WIDTH);
         let mut chart = ChartBuilder::on(&body)
             .margin_top(8)
+            .margin_left(14)
             .margin_right(16)
             .x_label_area_size(52)
             .y_label_area_size(76)
