@@ -8,12 +8,14 @@ use candle_nn::{Module, VarBuilder};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::simd::{self, dot_products};
+
 /// The most rows that the own product takes. `examples/decode_speed.rs` times both: for 576 -> 1536 candle's is faster from 32 rows on
 /// with one thread and from 48 on with two.
 const MAX_ROWS: usize = 24;
 
 /// Rows that are multiplied while a weight is in a register; of more rows, each so many read the weights again.
-const GROUP: usize = 8;
+const GROUP: usize = simd::MAX_ROWS;
 
 /// Weights that are read faster than a second thread wakes up, bytes.
 const SMALL_BYTES: usize = 64 << 10;
@@ -174,89 +176,14 @@ impl WithSimd for Strip<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // As many sums at a time as there are registers for: enough that an addition need not wait for the one before.
-        match self.outs.len() {
-            1 => self.run::<S, 1, 8>(simd),
-            2 => self.run::<S, 2, 4>(simd),
-            3 => self.run::<S, 3, 2>(simd),
-            4 => self.run::<S, 4, 2>(simd),
-            5 => self.run::<S, 5, 1>(simd),
-            6 => self.run::<S, 6, 1>(simd),
-            7 => self.run::<S, 7, 1>(simd),
-            _ => self.run::<S, GROUP, 1>(simd),
-        }
+        let Self {
+            x,
+            weight,
+            mut outs,
+        } = self;
+        let width = x.len() / outs.len();
+        dot_products(simd, x, weight, width, &mut outs);
     }
-}
-
-impl Strip<'_> {
-    /// `ROWS` rows of `x` with `WEIGHTS` rows of the weight at a time.
-    #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const WEIGHTS: usize>(mut self, simd: S) {
-        let width = self.x.len() / ROWS;
-        let x: [&[f32]; ROWS] = std::array::from_fn(|row| &self.x[row * width..][..width]);
-        let outputs = self.weight.len() / width;
-        let whole = outputs - outputs % WEIGHTS;
-        for first in (0..whole).step_by(WEIGHTS) {
-            let weights: [&[f32]; WEIGHTS] =
-                std::array::from_fn(|i| &self.weight[(first + i) * width..][..width]);
-            for (out, sums) in self.outs.iter_mut().zip(dots(simd, x, weights)) {
-                out[first..first + WEIGHTS].copy_from_slice(&sums);
-            }
-        }
-        for output in whole..outputs {
-            let weight = &self.weight[output * width..][..width];
-            for (out, [sum]) in self.outs.iter_mut().zip(dots(simd, x, [weight])) {
-                out[output] = sum;
-            }
-        }
-    }
-}
-
-/// The products of every row of `x` with every row of `weights`, all of one length. A sum's order of additions depends on that
-/// length alone.
-#[inline(always)]
-fn dots<S: Simd, const ROWS: usize, const WEIGHTS: usize>(
-    simd: S,
-    x: [&[f32]; ROWS],
-    weights: [&[f32]; WEIGHTS],
-) -> [[f32; WEIGHTS]; ROWS] {
-    // Loops and no closures: these would not become part of the caller, and with it lose its instructions.
-    let (head, tail) = S::as_simd_f32s(x[0]);
-    let steps = head.len();
-    let mut heads = [head; ROWS];
-    for row in 1..ROWS {
-        heads[row] = &S::as_simd_f32s(x[row]).0[..steps];
-    }
-    let mut weight_heads = [head; WEIGHTS];
-    for i in 0..WEIGHTS {
-        weight_heads[i] = &S::as_simd_f32s(weights[i]).0[..steps];
-    }
-    let mut sums = [[simd.splat_f32s(0.0); WEIGHTS]; ROWS];
-    for step in 0..steps {
-        for i in 0..WEIGHTS {
-            let weight = weight_heads[i][step];
-            for row in 0..ROWS {
-                sums[row][i] = simd.mul_add_e_f32s(heads[row][step], weight, sums[row][i]);
-            }
-        }
-    }
-    if !tail.is_empty() {
-        let end = x[0].len() - tail.len();
-        for i in 0..WEIGHTS {
-            let weight = simd.partial_load_f32s(&weights[i][end..]);
-            for row in 0..ROWS {
-                let value = simd.partial_load_f32s(&x[row][end..]);
-                sums[row][i] = simd.mul_add_e_f32s(value, weight, sums[row][i]);
-            }
-        }
-    }
-    let mut totals = [[0.0; WEIGHTS]; ROWS];
-    for row in 0..ROWS {
-        for i in 0..WEIGHTS {
-            totals[row][i] = simd.reduce_sum_f32s(sums[row][i]);
-        }
-    }
-    totals
 }
 
 #[cfg(test)]
