@@ -54,8 +54,8 @@ class Recount:
     Args:
         tokens: the model's.
         image_tokens: of one frame.
-        system_prompt, budget, slack, n_recent, max_new_tokens: the node's parameters; n_recent: newest tokens that a compaction
-            keeps for being new.
+        system_prompt, budget, slack, max_new_tokens: the node's parameters.
+        recent: newest tokens that a compaction keeps for being new; none if that is all it keeps above the prefix.
     """
 
     tokens: Tokens
@@ -63,7 +63,7 @@ class Recount:
     system_prompt: str
     budget: int
     slack: int
-    n_recent: int
+    recent: int | None
     max_new_tokens: int
     seen: int = 0
     evicted: int = 0
@@ -110,6 +110,9 @@ class Recount:
         opening = "\n\n" if self.turn == "" else f"{self.turn} "
         prompt = self.tokens.count(f"{opening}{text}<end_of_utterance>\nAssistant:")
         assert answer.prompt_tokens == prompt
+        if self.recent is not None and prompt > self.recent:
+            # So that no compaction falls into the middle of the instruction.
+            self._reserve(prompt)
         self._append(prompt, self.max_new_tokens)
         stopped = answer.finish_reason == Reasoning.FINISH_STOP
         # The end token is fed with the next turn.
@@ -126,6 +129,9 @@ class Recount:
             self.cached += [(i, (frames or {}).get(i)) for i in range(self.seen, self.seen + taken)]
             self.seen += taken
             left -= taken
+        self._reserve(following)
+
+    def _reserve(self, following: int) -> None:
         if self.budget - len(self.cached) < min(following, self.slack):
             self._compact()
 
@@ -137,8 +143,10 @@ class Recount:
 
     @property
     def relevant(self) -> int:
-        """Tokens kept by their score since the last compaction, for inf_mllm."""
-        return self.budget - self.slack - self.prefix - self.n_recent if self.compactions else 0
+        """Tokens that the last compaction kept by their value."""
+        if self.recent is None or not self.compactions:
+            return 0
+        return self.budget - self.slack - self.prefix - self.recent
 
     def retained(self) -> list[int]:
         """The frames of which at least half is cached, if the policy is window."""

@@ -56,9 +56,9 @@ def test_too_few_evictions_fail_the_run(bag: Path) -> None:
 
 
 def test_a_node_that_cannot_start_fails_the_run(bag: Path) -> None:
-    done = demo("--bag", bag, "--policy", "h2o")
+    done = demo("--bag", bag, "--policy", "lru")
     assert done.returncode == 1
-    assert 'parameter policy is "h2o", expected one of: ' in done.stderr
+    assert 'parameter policy is "lru", expected one of: ' in done.stderr
 
 
 def test_a_missing_bag_fails_the_run(tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ def refusal(
         ("frame_rate", -1.5, "a number, 0 to"),
         ("min_change", 1.5, "a number, 0 to 1"),
         ("time_jump_threshold", 0.05, "a number, 0.1 to"),
-        ("policy", "h2o", "one of: full, window, streaming_llm, inf_mllm"),
+        (
+            "policy",
+            "lru",
+            "one of: full, window, streaming_llm, h2o, tova, snapkv, inf_mllm, inf_mllm_plus, last_frames",
+        ),
         ("image_transport", "theora", "one of: raw, compressed"),
         ("device", "tpu", "one of: auto, cpu, cuda"),
         ("bias_form", "curve", "one of: slope, range"),
