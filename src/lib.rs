@@ -9,4 +9,5 @@ pub mod eval;
 pub mod model;
 #[cfg(feature = "ros")]
 pub mod node;
+mod simd;
 pub mod stream;

@@ -180,12 +180,8 @@ mod tests {
     use super::*;
     use crate::cache::slots::Mark;
 
-    /// Pushes queries 0, 1, 2 ... in chunks; those in `instructions` are an instruction's. Returns query and position, oldest first.
-    fn held(
-        source: QuerySource,
-        chunks: &[usize],
-        instructions: &[std::ops::Range<u64>],
-    ) -> Vec<(f32, u32)> {
+    /// Pushes queries 0, 1, 2 ... in chunks; those in `instructions` (from, to) are an instruction's. Returns query and position, oldest first.
+    fn held(source: QuerySource, chunks: &[usize], instructions: &[(u64, u64)]) -> Vec<(f32, u32)> {
         let mut ring = QueryRing::new(1, (4, source), 1, DType::F32, &Device::Cpu).unwrap();
         let mut next = 0;
         for &chunk in chunks {
@@ -196,7 +192,9 @@ mod tests {
                     index,
                     unit: index,
                     mark: Mark {
-                        instruction: instructions.iter().any(|span| span.contains(&index)),
+                        instruction: instructions
+                            .iter()
+                            .any(|&(from, to)| from <= index && index < to),
                         ..Mark::default()
                     },
                 })
@@ -226,12 +224,11 @@ mod tests {
     #[test]
     fn an_instruction_is_held_until_the_next_one_and_asked_at_the_end() {
         for chunks in [vec![9], vec![2, 1, 3, 3], vec![4, 5], vec![1; 9]] {
-            let held =
-                |spans: &[std::ops::Range<u64>]| held(QuerySource::Instruction, &chunks, spans);
+            let held = |spans: &[(u64, u64)]| held(QuerySource::Instruction, &chunks, spans);
             assert_eq!(held(&[]), [(5., 5), (6., 6), (7., 7), (8., 8)]);
-            assert_eq!(held(&[2..4]), [(2., 7), (3., 8)]);
-            assert_eq!(held(&[0..6]), [(2., 5), (3., 6), (4., 7), (5., 8)]);
-            assert_eq!(held(&[1..3, 5..8]), [(5., 6), (6., 7), (7., 8)]);
+            assert_eq!(held(&[(2, 4)]), [(2., 7), (3., 8)]);
+            assert_eq!(held(&[(0, 6)]), [(2., 5), (3., 6), (4., 7), (5., 8)]);
+            assert_eq!(held(&[(1, 3), (5, 8)]), [(5., 6), (6., 7), (7., 8)]);
         }
     }
 }

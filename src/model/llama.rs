@@ -1,11 +1,12 @@
 //! The Llama decoder (SmolLM2, and the text part of SmolVLM / Idefics3), with attention on the bounded cache.
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::{linear_no_bias, rms_norm, Embedding, Linear, Module, RmsNorm, VarBuilder};
+use candle_nn::{rms_norm, Embedding, Module, RmsNorm, VarBuilder};
 use serde::Deserialize;
 
 use crate::cache::{BoundedCache, CacheShape, LayerSlots, Mark, Token};
 
+use super::linear::{forward_all, Linear};
 use super::ModelError;
 
 /// Mirrors the `text_config` of a checkpoint; missing fields have the values of transformers' `LlamaConfig`.
@@ -163,10 +164,10 @@ impl Attention {
         let (heads, kv_heads, head_dim) = (cfg.num_attention_heads, cfg.kv_heads(), cfg.head_dim());
         let hidden = cfg.hidden_size;
         Ok(Self {
-            q_proj: linear_no_bias(hidden, heads * head_dim, vb.pp("q_proj"))?,
-            k_proj: linear_no_bias(hidden, kv_heads * head_dim, vb.pp("k_proj"))?,
-            v_proj: linear_no_bias(hidden, kv_heads * head_dim, vb.pp("v_proj"))?,
-            o_proj: linear_no_bias(heads * head_dim, hidden, vb.pp("o_proj"))?,
+            q_proj: Linear::load(hidden, heads * head_dim, vb.pp("q_proj"))?,
+            k_proj: Linear::load(hidden, kv_heads * head_dim, vb.pp("k_proj"))?,
+            v_proj: Linear::load(hidden, kv_heads * head_dim, vb.pp("v_proj"))?,
+            o_proj: Linear::load(heads * head_dim, hidden, vb.pp("o_proj"))?,
             heads,
             kv_heads,
             head_dim,
@@ -180,9 +181,7 @@ impl Attention {
         tokens: &[Vec<Token>],
         caches: Vec<LayerSlots<'_>>,
     ) -> Result<Tensor> {
-        let q = self.q_proj.forward(x)?;
-        let k = self.k_proj.forward(x)?;
-        let v = self.v_proj.forward(x)?;
+        let [q, k, v] = forward_all(x, &[&self.q_proj, &self.k_proj, &self.v_proj])?;
         let mut attended = Vec::with_capacity(tokens.len());
         for (i, (mut cache, tokens)) in caches.into_iter().zip(tokens).enumerate() {
             let split = |x: &Tensor, heads: usize| {
@@ -218,17 +217,17 @@ impl Mlp {
     fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let (hidden, inner) = (cfg.hidden_size, cfg.intermediate_size);
         Ok(Self {
-            gate_proj: linear_no_bias(hidden, inner, vb.pp("gate_proj"))?,
-            up_proj: linear_no_bias(hidden, inner, vb.pp("up_proj"))?,
-            down_proj: linear_no_bias(inner, hidden, vb.pp("down_proj"))?,
+            gate_proj: Linear::load(hidden, inner, vb.pp("gate_proj"))?,
+            up_proj: Linear::load(hidden, inner, vb.pp("up_proj"))?,
+            down_proj: Linear::load(inner, hidden, vb.pp("down_proj"))?,
         })
     }
 }
 
 impl Module for Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.gate_proj.forward(x)?.silu()?;
-        self.down_proj.forward(&(gate * self.up_proj.forward(x)?)?)
+        let [gate, up] = forward_all(x, &[&self.gate_proj, &self.up_proj])?;
+        self.down_proj.forward(&(gate.silu()? * up)?)
     }
 }
 
@@ -284,8 +283,8 @@ impl Llama {
         let embed_tokens =
             candle_nn::embedding(cfg.vocab_size, cfg.hidden_size, vb.pp("embed_tokens"))?;
         let lm_head = match head {
-            Some(head) => linear_no_bias(cfg.hidden_size, cfg.vocab_size, head.pp("lm_head"))?,
-            None => Linear::new(embed_tokens.embeddings().clone(), None),
+            Some(head) => Linear::load(cfg.hidden_size, cfg.vocab_size, head.pp("lm_head"))?,
+            None => Linear::new(embed_tokens.embeddings().clone()),
         };
         let layers = (0..cfg.num_hidden_layers)
             .map(|i| Layer::new(cfg, vb.pp("layers").pp(i)))

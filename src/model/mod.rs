@@ -7,6 +7,7 @@
 //! - `picture`: pictures read row by row
 //! - `resample`: resizing as the published processors do it
 //! - `gguf`: decoders from GGUF files
+//! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `llama`: the decoder, whose attention runs on the cache
 //! - `smolvlm`: the SmolVLM / Idefics3 family: vision tower, connector, decoder
 //! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
@@ -15,6 +16,7 @@
 
 pub mod checkpoint;
 pub mod gguf;
+pub mod linear;
 pub mod llama;
 pub mod picture;
 pub mod preprocess;

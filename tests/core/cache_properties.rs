@@ -59,7 +59,7 @@ fn rows(first: u64, tokens: usize, heads: usize, salt: u64) -> Tensor {
 fn mark(index: u64) -> Mark {
     Mark {
         frame: None,
-        starts_unit: index % 9 == 0 || index % 5 == 3,
+        starts_unit: index.is_multiple_of(9) || index % 5 == 3,
         boundary: index % 17 == 4,
         instruction: index % 40 < 6,
     }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, Mark};
-use inf_mllm::model::smolvlm::SmolVlm;
+use candle_core::{DType, Device, Tensor};
+use inf_mllm::cache::policy::PlusConfig;
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind};
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::llama::{Config, Llama};
 use serde_json::Value;
 
 use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir};
@@ -15,20 +17,91 @@ const SCORE_TOLERANCE: f32 = 1e-5;
 /// Layers whose scores are compared to that tolerance: deeper ones carry the rounding of the layers before.
 const DEEP_SCORE_TOLERANCE: f32 = 3e-5;
 
+/// A decoder and the stream that a folder of goldens feeds it.
+struct Stream {
+    decoder: Llama,
+    shape: CacheShape,
+    /// `[tokens, hidden]`
+    embeds: Tensor,
+    marks: Vec<Mark>,
+    /// Ids of the standing instruction and the tokens of the stream that it is fed after.
+    standing: Option<(Vec<u32>, usize)>,
+}
+
+impl Stream {
+    fn new(
+        (decoder, shape): (Llama, CacheShape),
+        about: &Value,
+        tensors: &HashMap<String, Tensor>,
+    ) -> Self {
+        let embeds = tensors["embeds"].clone();
+        let places = |name: &str| -> Vec<u64> {
+            serde_json::from_value(about[name].clone()).unwrap_or_default()
+        };
+        let instructions: Vec<(u64, u64)> =
+            serde_json::from_value(about["instruction"].clone()).unwrap_or_default();
+        let (boundaries, starts) = (places("boundaries"), places("unit_starts"));
+        let marks = (0..embeds.dim(0).unwrap() as u64)
+            .map(|i| Mark {
+                frame: None,
+                starts_unit: starts.contains(&i),
+                boundary: boundaries.contains(&i),
+                instruction: instructions.iter().any(|&(from, to)| from <= i && i < to),
+            })
+            .collect();
+        let standing = about["standing_after"].as_u64().map(|after| {
+            let ids = tensors["standing_ids"].to_vec1::<i64>().unwrap();
+            (ids.iter().map(|&id| id as u32).collect(), after as usize)
+        });
+        Self {
+            decoder,
+            shape,
+            embeds,
+            marks,
+            standing,
+        }
+    }
+
+    fn feed(&self, from: usize, count: usize, cache: &mut BoundedCache) -> Tensor {
+        let x = self.embeds.narrow(0, from, count).unwrap();
+        let marks = &self.marks[from..from + count];
+        self.decoder.append(&x, marks, cache).unwrap()
+    }
+
+    /// Feeds the standing instruction after the beginning of the stream, and forgets both.
+    fn capture_standing(&self, cache: &mut BoundedCache) {
+        let Some((ids, after)) = &self.standing else {
+            return;
+        };
+        let empty = cache.snapshot().unwrap();
+        self.feed(0, *after, cache);
+        let x = self.decoder.embed(ids).unwrap();
+        let marks = vec![Mark::default(); ids.len()];
+        self.decoder.append(&x, &marks, cache).unwrap();
+        cache.capture_standing(ids.len()).unwrap();
+        cache.restore(&empty).unwrap();
+    }
+}
+
 /// What a run through the stream has seen.
 #[derive(Default)]
 struct Trace {
     hidden: Vec<Tensor>,
-    tokens_seen: Vec<u64>,
-    /// Per compaction `[layers][sets]`, the scores of all slots just before it.
-    scores: Vec<Vec<Vec<Vec<f32>>>>,
-    /// Per compaction `[layers][sets]`, the stream indices kept.
-    kept: Vec<Vec<Vec<Vec<u64>>>>,
+    compactions: Vec<Compaction>,
+}
+
+struct Compaction {
+    tokens_seen: u64,
+    /// `[layers][sets]`, the scores of all tokens just before it, in the order of time.
+    scores: Vec<Vec<Vec<f32>>>,
+    /// `[layers][sets]`, the stream indices kept.
+    kept: Vec<Vec<Vec<u64>>>,
 }
 
 fn config(params: &Value) -> CacheConfig {
     let count = |name: &str| params[name].as_u64().unwrap_or(0) as usize;
     let text = |name: &str, default: &str| params[name].as_str().unwrap_or(default).to_string();
+    let flag = |name: &str| params[name].as_bool().unwrap_or(false);
     CacheConfig {
         policy: text("policy", "").parse().unwrap(),
         budget: count("budget"),
@@ -39,115 +112,132 @@ fn config(params: &Value) -> CacheConfig {
         bias: params["bias"].as_f64().unwrap_or(0.0),
         bias_form: text("bias_form", "slope").parse().unwrap(),
         scope: text("scope", "layer").parse().unwrap(),
+        query_source: text("query_source", "stream").parse().unwrap(),
+        h2o_decay: params["h2o_decay"].as_f64().unwrap_or(1.0),
+        protect_boundaries: count("protect_boundaries"),
+        plus: PlusConfig {
+            units: flag("units"),
+            pool: count("pool").max(1),
+            value_norms: flag("value_norms"),
+            standing_weight: params["standing_weight"].as_f64().unwrap_or(0.5),
+        },
         ..CacheConfig::default()
     }
 }
 
-/// Feeds the stream as the golden's procedure says, stopping before every compaction to look at the scores.
-fn run(model: &SmolVlm, embeds: &Tensor, chunks: &[usize], cache: &mut BoundedCache) -> Trace {
+/// Feeds the stream as the golden's procedure says, token by token where a compaction follows each, and looks at the scores
+/// before every compaction.
+fn run(stream: &Stream, chunks: &[usize], cache: &mut BoundedCache) -> Trace {
     let mut trace = Trace::default();
     let mut at = 0;
     for (i, &chunk) in chunks.iter().enumerate() {
         let end = at + chunk;
         while at < end {
-            let before = look(cache);
-            cache.reserve(1).unwrap();
-            note_compaction(cache, before, &mut trace);
+            reserve(cache, 1, &mut trace);
             let taken = (cache.plan().budget - cache.len()).min(end - at);
-            let x = embeds.narrow(0, at, taken).unwrap();
-            let hidden = model
-                .decoder
-                .append(&x, &vec![Mark::default(); taken], cache)
-                .unwrap();
-            trace.hidden.push(hidden);
+            trace.hidden.push(stream.feed(at, taken, cache));
             at += taken;
         }
-        let before = look(cache);
-        let next = chunks.get(i + 1).copied().unwrap_or(0);
-        cache.reserve(next).unwrap();
-        note_compaction(cache, before, &mut trace);
+        reserve(cache, chunks.get(i + 1).copied().unwrap_or(0), &mut trace);
     }
     trace
 }
 
-type Scores = Vec<Vec<Vec<f32>>>;
-
-fn look(cache: &BoundedCache) -> (u64, Scores) {
-    let scores = (0..cache.layers().len())
-        .map(|i| cache.scores(i).unwrap())
-        .collect();
-    (cache.usage().compactions, scores)
-}
-
-fn note_compaction(cache: &BoundedCache, (compactions, scores): (u64, Scores), trace: &mut Trace) {
-    if cache.usage().compactions == compactions {
+fn reserve(cache: &mut BoundedCache, next: usize, trace: &mut Trace) {
+    let before = cache.usage().compactions;
+    let layers = 0..cache.layers().len();
+    let scores = layers.map(|i| cache.scores(i).unwrap()).collect();
+    cache.reserve(next).unwrap();
+    if cache.usage().compactions == before {
         return;
     }
-    trace.tokens_seen.push(cache.usage().tokens_seen);
-    trace.scores.push(scores);
     let kept = cache.layers().iter().map(|layer| {
         let sets = layer.sets();
         sets.map(|set| set.iter().map(|token| token.index).collect())
             .collect()
     });
-    trace.kept.push(kept.collect());
+    trace.compactions.push(Compaction {
+        tokens_seen: cache.usage().tokens_seen,
+        scores,
+        kept: kept.collect(),
+    });
 }
 
-fn check_case(
-    model: &SmolVlm,
-    name: &str,
-    case: &Value,
-    stream: &HashMap<String, Tensor>,
-    about: &Value,
-    dir: &Path,
-) {
-    let chunks: Vec<usize> = serde_json::from_value(about["chunks"].clone()).unwrap();
+fn check_case(stream: &Stream, name: &str, case: &Value, about: &Value, dir: &Path) {
+    let chunks = match &case["chunks"] {
+        Value::Null => &about["chunks"],
+        own => own,
+    };
+    let chunks: Vec<usize> = serde_json::from_value(chunks.clone()).unwrap();
     let tolerance = about["tolerance"].as_f64().unwrap() as f32;
     let params = &case["params"];
     let config = config(params);
     let expected = tensors(&dir.join(case["file"].as_str().unwrap()));
     let prefix = params["prefix"].as_u64().unwrap() as usize;
-    let shape = model.config.text_config.cache_shape();
-    let mut cache = BoundedCache::new(shape, &config, prefix, DType::F32, model.device()).unwrap();
+    let mut cache =
+        BoundedCache::new(stream.shape, &config, prefix, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(
         cache.plan().prefix as u64,
         params["protected"].as_u64().unwrap(),
         "{name}: protected prefix"
     );
+    if params["standing"].as_bool().unwrap_or(false) {
+        stream.capture_standing(&mut cache);
+    }
 
-    let trace = run(model, &stream["embeds"], &chunks, &mut cache);
+    let trace = run(stream, &chunks, &mut cache);
 
     let tokens_seen: Vec<u64> = serde_json::from_value(case["tokens_seen"].clone()).unwrap();
+    let count = trace.compactions.len();
+    let stored: Vec<usize> = match &case["compaction"] {
+        Value::Null => (0..count).collect(),
+        stored => serde_json::from_value(stored.clone()).unwrap(),
+    };
+    let compactions = case["compactions"].as_u64().unwrap_or(count as u64);
+    assert_eq!(compactions as usize, count, "{name}: compactions");
     assert!(tokens_seen.len() >= 3, "{name}: too few compactions");
-    assert_eq!(trace.tokens_seen, tokens_seen, "{name}: when it compacts");
-    for (c, kept) in trace.kept.iter().enumerate() {
-        let wanted = expected[&format!("kept.{c}")].to_vec3::<i64>().unwrap();
-        for (layer, (got, want)) in kept.iter().zip(&wanted).enumerate() {
-            for (set, (got, want)) in got.iter().zip(want).enumerate() {
-                let got = got.iter().map(|&index| index as i64).collect::<Vec<_>>();
-                assert_eq!(
-                    &got, want,
-                    "{name}: compaction {c}, layer {layer}, set {set}"
-                );
-            }
-            assert!(want.len() == 1 || want.len() == got.len());
-        }
-        if let Some(scores) = expected.get(&format!("scores.{c}")) {
-            check_scores(name, c, &trace.scores[c], scores, cache.plan().prefix);
+    assert_eq!(tokens_seen.len(), stored.len(), "{name}: when it compacts");
+    for (&c, tokens_seen) in stored.iter().zip(tokens_seen) {
+        let compaction = &trace.compactions[c];
+        assert_eq!(
+            compaction.tokens_seen, tokens_seen,
+            "{name}: when compaction {c} is"
+        );
+        check_kept(name, c, &compaction.kept, &expected[&format!("kept.{c}")]);
+        // What inf_mllm_plus makes of its scores shows in what it keeps.
+        let scores = expected.get(&format!("scores.{c}"));
+        if let Some(scores) = scores.filter(|_| config.policy != PolicyKind::InfMllmPlus) {
+            let candidates = compaction.scores.iter().map(|sets| {
+                let first = cache.plan().prefix;
+                sets.iter()
+                    .map(|set| set[first..set.len() - cache.plan().recent].to_vec())
+                    .map(|set| match config.policy {
+                        PolicyKind::SnapKv => max_pooled(&set, 5),
+                        _ => set,
+                    })
+                    .collect()
+            });
+            check_scores(name, c, &candidates.collect::<Vec<_>>(), scores);
         }
     }
 
     let hidden = Tensor::cat(&trace.hidden, 0).unwrap();
     let rows = expected["rows"].to_dtype(DType::U32).unwrap();
-    let logits = model
+    let logits = stream
         .decoder
         .logits(&hidden.index_select(&rows, 0).unwrap())
         .unwrap();
     let off = deviation(&logits, &expected["logits"]);
     assert!(off <= tolerance, "{name}: logits differ by {off}");
 
+    let perturbed = case["perturbed"].as_object().unwrap();
     for mistake in ["mask_off_by_one", "absolute_positions", "swapped_groups"] {
-        let change = case["perturbed"][mistake].as_f64().unwrap() as f32;
+        // With one query head per KV head there are no groups to swap, but an order of the heads.
+        let change = match perturbed.get(mistake) {
+            Some(change) => change,
+            None => &perturbed["reversed_groups"],
+        };
+        let change = change.as_f64().unwrap() as f32;
         assert!(
             change >= 100.0 * tolerance,
             "{name}: {mistake} changes the logits by {change} only"
@@ -155,14 +245,45 @@ fn check_case(
     }
 }
 
-fn check_scores(name: &str, c: usize, got: &Scores, want: &Tensor, prefix: usize) {
+fn check_kept(name: &str, c: usize, kept: &[Vec<Vec<u64>>], want: &Tensor) {
+    let want = want.to_vec3::<i64>().unwrap();
+    assert_eq!(kept.len(), want.len());
+    for (layer, (got, want)) in kept.iter().zip(&want).enumerate() {
+        assert_eq!(got.len(), want.len(), "{name}: kept sets");
+        for (set, (got, want)) in got.iter().zip(want).enumerate() {
+            let got = got.iter().map(|&index| index as i64).collect::<Vec<_>>();
+            assert_eq!(
+                &got, want,
+                "{name}: compaction {c}, layer {layer}, set {set}"
+            );
+        }
+    }
+}
+
+fn max_pooled(scores: &[f32], width: usize) -> Vec<f32> {
+    let reach = width / 2;
+    (0..scores.len())
+        .map(|j| {
+            let around = scores.iter().skip(j.saturating_sub(reach));
+            let around = around.take(j.min(reach) + reach + 1);
+            around.copied().fold(0.0, f32::max)
+        })
+        .collect()
+}
+
+/// Scores of candidates, `[layers][sets][candidates]`.
+fn check_scores(name: &str, c: usize, got: &[Vec<Vec<f32>>], want: &Tensor) {
     for (layer, want) in want.to_vec3::<f32>().unwrap().iter().enumerate() {
         let tolerance = match layer {
             0 => SCORE_TOLERANCE,
             _ => DEEP_SCORE_TOLERANCE,
         };
+        assert_eq!(got[layer].len(), want.len());
         for (got, want) in got[layer].iter().zip(want) {
-            for (j, (got, want)) in got[prefix..].iter().zip(want).enumerate() {
+            assert_eq!(got.len(), want.len(), "{name}: candidates");
+            for (j, (got, want)) in got.iter().zip(want).enumerate() {
+                // A sum over many queries has the rounding of each.
+                let tolerance = tolerance * want.max(1.0);
                 assert!(
                     (got - want).abs() <= tolerance,
                     "{name}: compaction {c}, layer {layer}, candidate {j}: score {got}, expected {want}"
@@ -172,11 +293,27 @@ fn check_scores(name: &str, c: usize, got: &Scores, want: &Tensor, prefix: usize
     }
 }
 
-fn check_all(model_dir: &Path, golden_name: &str, needed: &[&str]) {
-    let model = load(model_dir);
+/// The decoder of a multimodal checkpoint.
+fn multimodal(dir: &Path) -> (Llama, CacheShape) {
+    let model = load(dir);
+    let shape = model.config.text_config.cache_shape();
+    (model.decoder, shape)
+}
+
+/// A published Llama directory without a tokenizer.
+fn text_only(dir: &Path) -> (Llama, CacheShape) {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let config: Config = checkpoint.json("config.json").unwrap();
+    let vb = checkpoint.weights(DType::F32, &Device::Cpu).unwrap();
+    let decoder = Llama::new(&config, vb.pp("model"), Some(vb)).unwrap();
+    (decoder, config.cache_shape())
+}
+
+fn check_all(decoder: (Llama, CacheShape), golden_name: &str, needed: &[&str]) {
     let dir = golden(golden_name);
     let about = json(&dir.join("cases.json"));
     let stream = tensors(&dir.join("stream.safetensors"));
+    let stream = Stream::new(decoder, &about, &stream);
     let cases = about["cases"].as_object().unwrap();
     for policy in needed {
         assert!(
@@ -187,20 +324,41 @@ fn check_all(model_dir: &Path, golden_name: &str, needed: &[&str]) {
         );
     }
     for (name, case) in cases {
-        check_case(&model, name, case, &stream, &about, &dir);
+        check_case(&stream, name, case, &about, &dir);
     }
 }
 
 #[test]
 fn a_tiny_checkpoint_evicts_and_computes_as_the_reference_does() {
-    check_all(
-        &tiny_dir(),
-        "tiny_cache",
-        &["inf_mllm", "streaming_llm", "window"],
-    );
+    let needed = ["inf_mllm", "streaming_llm", "window"];
+    check_all(multimodal(&tiny_dir()), "tiny_cache", &needed);
 }
 
 #[test]
 fn the_demo_model_evicts_and_computes_as_the_reference_does() {
-    check_all(&demo_dir(), "demo_cache", &["inf_mllm", "streaming_llm"]);
+    let needed = ["inf_mllm", "streaming_llm"];
+    check_all(multimodal(&demo_dir()), "demo_cache", &needed);
+}
+
+/// Policies that score, each with 1, 3 and 9 query heads per KV head.
+const SCORING: [&str; 4] = ["h2o", "tova", "snapkv", "inf_mllm"];
+
+#[test]
+fn every_policy_is_the_references_with_one_query_head_per_kv_head() {
+    check_all(text_only(&golden("tiny_llama_g1")), "policies_g1", &SCORING);
+}
+
+#[test]
+fn every_policy_is_the_references_with_three_query_heads_per_kv_head() {
+    check_all(multimodal(&tiny_dir()), "policies_g3", &SCORING);
+}
+
+#[test]
+fn every_policy_is_the_references_with_nine_query_heads_per_kv_head() {
+    check_all(text_only(&golden("tiny_llama_g9")), "policies_g9", &SCORING);
+}
+
+#[test]
+fn each_ingredient_of_inf_mllm_plus_is_the_references() {
+    check_all(multimodal(&tiny_dir()), "plus_g3", &["inf_mllm_plus"]);
 }

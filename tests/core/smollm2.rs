@@ -188,3 +188,37 @@ fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
     let vocabulary = whole.config.text_config.vocab_size;
     assert_eq!(text.decoder.logits(&hidden).unwrap().dims()[1], vocabulary);
 }
+
+#[test]
+fn a_llama_directory_is_loaded() {
+    // The demo model's decoder, written as a Llama checkpoint names it.
+    let dir = tempfile::tempdir().unwrap();
+    let weights = tensors(&demo_dir().join("model.safetensors"))
+        .into_iter()
+        .filter_map(|(name, tensor)| {
+            let rest = name.strip_prefix("model.text_model.")?;
+            Some((format!("model.{rest}"), tensor))
+        })
+        .collect::<std::collections::HashMap<_, _>>();
+    candle_core::safetensors::save(&weights, dir.path().join("model.safetensors")).unwrap();
+    let mut config = json(&demo_dir().join("config.json"))["text_config"].take();
+    config["tie_word_embeddings"] = true.into();
+    let write = |config: &Value| {
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    };
+    write(&config);
+    let tokenizer = "tokenizer.json";
+    std::fs::copy(demo_dir().join(tokenizer), dir.path().join(tokenizer)).unwrap();
+    let load = |path: &std::path::Path| TextModel::load(path, DType::F32, &Device::Cpu);
+    let (model, whole) = (load(dir.path()).unwrap(), load(&demo_dir()).unwrap());
+    assert!(model.template.is_none());
+    assert_eq!(model.weight_bytes, whole.weight_bytes);
+    let encoded = model.tokenizer.encode("Is there a box?").unwrap();
+    let hidden = feed(&model, &encoded, &mut full_cache(&model));
+    let wanted = feed(&whole, &encoded, &mut full_cache(&whole));
+    assert_eq!(deviation(&hidden, &wanted), 0.0);
+    config["eos_token_id"] = "end".into();
+    write(&config);
+    let error = load(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("eos_token_id is \"end\""), "{error}");
+}

@@ -5,15 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from policies import (
+    POLICIES,
+    RANKED,
+    SNAPKV_POOL,
+    Annotations,
+    CacheParams,
+    age_term,
+    choose_tokens,
+    choose_units,
+    max_pooled,
+    mean_pooled,
+)
 from safetensors import safe_open
 
-POLICIES = ("full", "window", "streaming_llm", "inf_mllm")
-MASK, POSITIONS, GROUPS, BIAS, ROPE = (
+MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
     "mask_off_by_one",
     "absolute_positions",
     "swapped_groups",
     "no_bias",
     "interleaved_rope",
+    "reversed_groups",
 )
 PERTURBATIONS = (MASK, POSITIONS, GROUPS, BIAS, ROPE)
 
@@ -31,7 +43,8 @@ class TextConfig:
 
     @classmethod
     def read(cls, model_dir: Path) -> "TextConfig":
-        text = json.loads((model_dir / "config.json").read_text())["text_config"]
+        config = json.loads((model_dir / "config.json").read_text())
+        text = config.get("text_config", config)
         rope = text.get("rope_parameters") or text
         return cls(
             layers=text["num_hidden_layers"],
@@ -43,39 +56,16 @@ class TextConfig:
         )
 
 
-@dataclass(frozen=True)
-class CacheParams:
-    """Policy and sizes of the cache, in tokens; `prefix` is the system prompt's length, before sinks are counted."""
-
-    policy: str
-    budget: int
-    slack: int
-    prefix: int
-    sinks: int = 4
-    n_recent: int = 0
-    query_window: int = 0
-    bias: float = 0.0
-    bias_form: str = "slope"
-    scope: str = "layer"
-
-    @property
-    def keep(self) -> int:
-        return self.budget - self.slack
-
-    @property
-    def protected(self) -> int:
-        """Tokens at the start of the stream that are never evicted."""
-        return max(self.prefix, self.sinks) if self.policy == "streaming_llm" else self.prefix
-
-
 @dataclass
 class LayerCache:
     """Keys before rotation and values [kv_heads, len, head_dim]; the stream index of each slot [kv_heads, len]."""
 
+    number: int  # of the layer
     keys: torch.Tensor
     values: torch.Tensor
     index: torch.Tensor
-    queries: torch.Tensor  # the last query_window queries before rotation [<= query_window, heads, head_dim]
+    queries: torch.Tensor  # every query of the stream before rotation [tokens seen, heads, head_dim]
+    sums: torch.Tensor  # attention that each slot has had from every query since it came [kv_heads, len]
 
 
 @dataclass
@@ -84,24 +74,25 @@ class Compaction:
 
     tokens_seen: int  # tokens appended before it
     kept: torch.Tensor  # stream indices of the kept keys, in time order [layers, kv_heads, keep]
-    scores: torch.Tensor | None  # S of the candidates in cache order [layers, sets, candidates]; inf_mllm only
-    margin: float  # smallest gap in R + D between a kept and a dropped candidate; inf if nothing is ranked
+    scores: torch.Tensor | None  # of the candidates in cache order [layers, sets, candidates], see `candidate_scores`
+    margin: float  # smallest gap between a kept and a dropped candidate, 1 = their mean; inf if nothing is ranked
 
 
 class TextModel:
-    """Weights of a SmolVLM checkpoint's text decoder, in `dtype`."""
+    """Weights of a SmolVLM checkpoint's text decoder, or of a Llama checkpoint, in `dtype`."""
 
     def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
         self.config = TextConfig.read(model_dir)
         self.dtype = dtype
         with safe_open(model_dir / "model.safetensors", "pt") as file:
             names = set(file.keys())
-            self.weights = {n: file.get_tensor(n).to(dtype) for n in names if n.startswith("model.text_model.")}
-            head = "lm_head.weight" if "lm_head.weight" in names else "model.text_model.embed_tokens.weight"
+            self.root = "model" if "model.embed_tokens.weight" in names else "model.text_model"
+            self.weights = {n: file.get_tensor(n).to(dtype) for n in names if n.startswith(f"{self.root}.")}
+            head = "lm_head.weight" if "lm_head.weight" in names else f"{self.root}.embed_tokens.weight"
             self.lm_head = file.get_tensor(head).to(dtype)
 
     def get(self, name: str) -> torch.Tensor:
-        return self.weights[f"model.text_model.{name}.weight"]
+        return self.weights[f"{self.root}.{name}.weight"]
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token embeddings [tokens, hidden]."""
@@ -121,23 +112,33 @@ class BoundedDecoder:
     `perturb` names deliberate mistakes (PERTURBATIONS), which show that an expectation is sensitive to them.
     """
 
-    def __init__(self, model: TextModel, params: CacheParams, perturb: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        model: TextModel,
+        params: CacheParams,
+        perturb: frozenset[str] = frozenset(),
+        notes: Annotations | None = None,
+    ):
         if params.policy not in POLICIES:
             raise ValueError(f"policy is {params.policy!r}, expected one of {POLICIES}")
         config = model.config
         self.model, self.config, self.params, self.perturb = model, config, params, perturb
+        self.notes = notes or Annotations()
         self.seen = 0
         self.compactions: list[Compaction] = []
         empty = torch.zeros(config.kv_heads, 0, config.head_dim, dtype=model.dtype)
         no_index = torch.zeros(config.kv_heads, 0, dtype=torch.long)
         no_query = empty.new_zeros(0, config.heads, config.head_dim)
-        self.layers = [LayerCache(empty, empty, no_index, no_query) for _ in range(config.layers)]
+        no_sum = empty.new_zeros(config.kv_heads, 0)
+        self.layers = [LayerCache(i, empty, empty, no_index, no_query, no_sum) for i in range(config.layers)]
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
         self.frequencies = (1.0 / config.rope_theta ** (half / config.head_dim)).to(model.dtype)
         group = config.heads // config.kv_heads
         self.kv_of_head = torch.arange(config.heads) // group
         if GROUPS in perturb:
             self.kv_of_head = torch.arange(config.heads) % config.kv_heads
+        if REVERSED in perturb:
+            self.kv_of_head = self.kv_of_head.flip(0)
 
     @property
     def length(self) -> int:
@@ -188,21 +189,28 @@ class BoundedDecoder:
         layer.keys = torch.cat([layer.keys, key], dim=1)
         layer.values = torch.cat([layer.values, value], dim=1)
         layer.index = torch.cat([layer.index, new], dim=1)
-        layer.queries = torch.cat([layer.queries, query])[-max(self.params.query_window, 1) :]
+        layer.queries = torch.cat([layer.queries, query])
+        layer.sums = torch.cat([layer.sums, layer.sums.new_zeros(config.kv_heads, tokens)], dim=1)
         weights = self.attend(layer, query)
+        if self.params.policy == "h2o":
+            for weights_of_query in self.per_kv_head(weights).unbind(1):
+                layer.sums = layer.sums * self.params.h2o_decay + weights_of_query
         out = torch.einsum("hqk,hkd->qhd", weights, layer.values[self.kv_of_head])
         return out.reshape(tokens, -1) @ self.model.get(f"{name}.self_attn.o_proj").T
 
-    def attend(self, layer: LayerCache, query: torch.Tensor) -> torch.Tensor:
-        """Attention [heads, queries, slots] of queries whose own keys are the newest slots, over every cached key."""
+    def attend(self, layer: LayerCache, query: torch.Tensor, from_newest: bool = False) -> torch.Tensor:
+        """Attention [heads, queries, slots] over every cached key of queries at the newest slots, one slot each.
+
+        With `from_newest` all of them stand at the newest slot and see every key.
+        """
         tokens, length = len(query), layer.keys.shape[1]
         slots = torch.arange(length)
         key_position = layer.index if POSITIONS in self.perturb else slots.expand_as(layer.index)
-        query_position = key_position[0, length - tokens :]
-        q = self.rotate(query.transpose(0, 1), query_position)
+        own = slots[-1:].expand(tokens) if from_newest else slots[length - tokens :]
+        q = self.rotate(query.transpose(0, 1), key_position[0, own])
         k = torch.stack([self.rotate(keys, position) for keys, position in zip(layer.keys, key_position, strict=True)])
         scores = q @ k[self.kv_of_head].transpose(1, 2) / self.config.head_dim**0.5
-        last_visible = slots[length - tokens :, None] + (1 if MASK in self.perturb else 0)
+        last_visible = own[:, None] + (1 if MASK in self.perturb else 0)
         return scores.masked_fill(slots > last_visible, float("-inf")).softmax(-1)
 
     def rotate(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -224,10 +232,11 @@ class BoundedDecoder:
             layer.keys = layer.keys.gather(1, gather)
             layer.values = layer.values.gather(1, gather)
             layer.index = layer.index.gather(1, slots)
+            layer.sums = layer.sums.gather(1, slots)
             kept.append(layer.index)
             scores.append(layer_scores)
             margins.append(margin)
-        ranked = torch.stack(scores) if self.params.policy == "inf_mllm" else None
+        ranked = torch.stack(scores) if self.params.policy in RANKED else None
         self.compactions.append(Compaction(self.seen, torch.stack(kept), ranked, min(margins)))
 
     def select(self, layer: LayerCache) -> tuple[torch.Tensor, torch.Tensor | None, float]:
@@ -237,38 +246,83 @@ class BoundedDecoder:
         if p.policy in ("window", "streaming_llm"):
             kept = torch.cat([slots[: p.protected], slots[length - (p.keep - p.protected) :]])
             return kept.expand(self.config.kv_heads, -1), None, float("inf")
-        relevant = p.keep - p.prefix - p.n_recent
-        candidates = slots[p.prefix : length - p.n_recent]
-        scores = self.scores(layer)[:, candidates]
+        candidates = slots[p.prefix : length - p.recent]
+        scores = self.candidate_scores(layer, candidates)
         kept, margin = [], float("inf")
-        for s, index in zip(scores, layer.index[: len(scores)], strict=True):
-            ranking = s / s.mean() + self.age_term(index[candidates])
-            order = sorted(range(len(candidates)), key=lambda j: (-ranking[j].item(), -j))
-            margin = min(margin, (ranking[order[relevant - 1]] - ranking[order[relevant]]).item())
-            chosen = candidates[sorted(order[:relevant])]
-            kept.append(torch.cat([slots[: p.prefix], chosen, slots[length - p.n_recent :]]))
+        for s, index in zip(scores, layer.index[: len(scores), candidates], strict=True):
+            chosen, gap = self.choose(s, index)
+            margin = min(margin, gap)
+            kept.append(torch.cat([slots[: p.prefix], candidates[chosen], slots[length - p.recent :]]))
         return torch.stack(kept).expand(self.config.kv_heads, -1), scores, margin
+
+    def choose(self, scores: torch.Tensor, index: torch.Tensor) -> tuple[list[int], float]:
+        """Places of the candidates to keep and the margin, from scores and stream indices [candidates] of one set."""
+        p, relevance = self.params, scores / scores.mean()
+        if not p.policy.startswith("inf_mllm"):
+            # ranked as they are: dividing by the mean could make two values equal, or two equal ones differ
+            chosen, margin = choose_tokens(p, scores, index, self.notes)
+            return chosen, margin / scores.mean().item()
+        bias = 0.0 if BIAS in self.perturb else p.bias
+        age = age_term(p, index, self.seen - 1, bias, self.model.dtype)
+        if p.units:
+            return choose_units(p, relevance, age, index, self.notes)
+        return choose_tokens(p, relevance + age, index, self.notes)
+
+    def candidate_scores(self, layer: LayerCache, candidates: torch.Tensor) -> torch.Tensor:
+        """Scores of the candidates [sets, candidates].
+
+        h2o: the running sums. snapkv: S, max-pooled. tova, inf_mllm: S. inf_mllm_plus: R, whose mean is 1.
+        """
+        p = self.params
+        if p.policy == "h2o":
+            return layer.sums[:, candidates]
+        scores = self.scores(layer)[:, candidates]
+        if p.policy == "snapkv":
+            return max_pooled(scores, SNAPKV_POOL)
+        if p.policy != "inf_mllm_plus":
+            return scores
+        shares = self.share(layer, scores, candidates)
+        if p.standing:
+            standing = self.share(layer, self.standing_scores(layer)[:, candidates], candidates)
+            shares = (1 - p.standing_weight) * shares + p.standing_weight * standing
+        return shares
+
+    def share(self, layer: LayerCache, scores: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """inf_mllm_plus: scores [sets, candidates] times value norms, pooled, as multiples of their mean."""
+        if self.params.value_norms:
+            norms = layer.values[:, candidates].norm(dim=-1)
+            scores = scores * (norms if self.params.per_kv_head else norms.mean(0, keepdim=True))
+        scores = mean_pooled(scores, self.params.pool)
+        return scores / scores.mean(-1, keepdim=True)
 
     def scores(self, layer: LayerCache) -> torch.Tensor:
         """S of every slot [sets, slots]: mean over heads, then over the window's queries that may see the slot."""
-        weights = self.attend(layer, layer.queries)
-        length, window = layer.keys.shape[1], len(layer.queries)
-        if self.params.scope == "layer":
-            weights = weights.mean(0, keepdim=True)
-        else:
-            groups = [weights[self.kv_of_head == g].mean(0) for g in range(self.config.kv_heads)]
-            weights = torch.stack(groups)
+        queries = layer.queries[self.window_indices()]
+        weights = self.per_set(self.attend(layer, queries))
+        length, window = layer.keys.shape[1], len(queries)
         viewers = torch.clamp(length - torch.arange(length), max=window)
         return weights.sum(1) / viewers
 
-    def age_term(self, index: torch.Tensor) -> torch.Tensor:
-        """D of candidates given by their stream indices, oldest first."""
-        p, count = self.params, len(index)
-        bias = 0.0 if BIAS in self.perturb else p.bias
-        if p.bias_form == "range":
-            rank = torch.arange(count - 1, -1, -1, dtype=self.model.dtype) / max(count - 1, 1)
-            return -bias * rank
-        return -bias * (self.seen - 1 - index).to(self.model.dtype)
+    def window_indices(self) -> torch.Tensor:
+        """Stream indices of the queries that score; an instruction's count as if they were the stream's newest."""
+        start, end = 0, self.seen
+        if self.params.query_source == "instruction":
+            begun = [(a, min(b, self.seen)) for a, b in self.notes.instructions if a < self.seen]
+            start, end = begun[-1] if begun else (start, end)
+        return torch.arange(max(start, end - self.params.window), end)
+
+    def standing_scores(self, layer: LayerCache) -> torch.Tensor:
+        """T of every slot [sets, slots]: mean over heads and over the standing queries, asked at the newest slot."""
+        queries = self.notes.standing[layer.number].to(self.model.dtype).transpose(0, 1)
+        return self.per_set(self.attend(layer, queries, from_newest=True)).mean(1)
+
+    def per_set(self, weights: torch.Tensor) -> torch.Tensor:
+        """Mean of weights [heads, queries, slots] over the heads that share a kept set [sets, queries, slots]."""
+        return self.per_kv_head(weights) if self.params.per_kv_head else weights.mean(0, keepdim=True)
+
+    def per_kv_head(self, weights: torch.Tensor) -> torch.Tensor:
+        """Mean of weights [heads, queries, slots] over the query heads of each KV head [kv_heads, queries, slots]."""
+        return torch.stack([weights[self.kv_of_head == g].mean(0) for g in range(self.config.kv_heads)])
 
 
 def run_stream(
@@ -277,9 +331,10 @@ def run_stream(
     embeds: torch.Tensor,
     chunks: list[int],
     perturb: frozenset[str] = frozenset(),
+    notes: Annotations | None = None,
 ) -> tuple[torch.Tensor, list[Compaction]]:
     """Feeds embeddings [tokens, hidden] in chunks, each reserving the next one's length (the last: 0)."""
-    decoder = BoundedDecoder(model, params, perturb)
+    decoder = BoundedDecoder(model, params, perturb, notes)
     logits, start = [], 0
     for size, reserve in zip(chunks, chunks[1:] + [0], strict=True):
         logits.append(decoder.append(embeds[start : start + size].to(model.dtype), reserve))

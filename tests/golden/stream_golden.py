@@ -1,11 +1,12 @@
 """Runs the bounded-cache reference over one stream for several policies and writes what it expects."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from golden_io import max_diff, write_tensors
-from reference import PERTURBATIONS, BoundedDecoder, CacheParams, Compaction, TextModel, run_stream
+from policies import Annotations
+from reference import BIAS, PERTURBATIONS, BoundedDecoder, CacheParams, Compaction, TextModel, run_stream
 
 SMALLEST_MARGIN = 2e-4
 
@@ -21,6 +22,17 @@ class Stream:
     embeds: torch.Tensor
     chunks: list[int]
     rows: list[int]
+    notes: Annotations = field(default_factory=Annotations)
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """What a case stores and refuses; `variants` are changes of its parameters whose effect on the logits it notes."""
+
+    smallest_margin: float = SMALLEST_MARGIN
+    stored: int | None = None  # compactions whose sets and scores are stored; None: all
+    perturbations: tuple[str, ...] = PERTURBATIONS
+    variants: dict[str, dict] | None = None
 
 
 def random_chunks(total: int, sizes: list[int], seed: int) -> list[int]:
@@ -42,41 +54,92 @@ def same_kept(a: list[Compaction], b: list[Compaction]) -> bool:
     return len(a) == len(b) and all(torch.equal(x.kept, y.kept) for x, y in zip(a, b, strict=True))
 
 
-def make_case(model_dir: Path, stream: Stream, params: CacheParams, path: Path) -> dict:
-    """Writes one case's tensors to `path`; returns its description. Refuses a case whose ranking is a near tie."""
-    model = TextModel(model_dir)
-    logits, compactions = run_stream(model, params, stream.embeds, stream.chunks)
+def score_deviation(a: list[Compaction], b: list[Compaction]) -> float | None:
+    """Largest difference of scores, as multiples of the mean over a set's candidates."""
+    if a[0].scores is None:
+        return None
+
+    def shares(compaction: Compaction) -> torch.Tensor:
+        return compaction.scores / compaction.scores.mean(-1, keepdim=True)
+
+    return max(max_diff(shares(x), shares(y)) for x, y in zip(a, b, strict=True))
+
+
+def recorded(params: CacheParams) -> dict:
+    """Parameters as a case records them: what the policy fixes as it is fixed, newer fields where not the default."""
+    values = asdict(params) | {"n_recent": params.recent, "query_window": params.window}
+    if params.per_kv_head:
+        values["scope"] = "kv_head"
+    names = [f.name for f in fields(params)]
+    for f in fields(params)[names.index("query_source") :]:
+        if values[f.name] == f.default:
+            del values[f.name]
+    return {**values, "keep": params.keep, "protected": params.protected}
+
+
+def spread(count: int, stored: int | None) -> list[int]:
+    """Up to `stored` of `count` compactions, evenly, with the first and the last."""
+    if stored is None or count <= stored:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (stored - 1)) for i in range(stored)})
+
+
+def run_checked(
+    model_dir: Path, stream: Stream, params: CacheParams, name: str, smallest_margin: float = SMALLEST_MARGIN
+) -> tuple[torch.Tensor, list[Compaction], torch.Tensor, list[Compaction]]:
+    """Logits and compactions in f32 and in f64; NearTie if rounding could change what is kept."""
+    about = (params, stream.embeds, stream.chunks)
+    logits, compactions = run_stream(TextModel(model_dir), *about, notes=stream.notes)
     margin = min(c.margin for c in compactions)
     if len(compactions) < 3:
-        raise SystemExit(f"{path.name}: {len(compactions)} compactions, expected at least 3")
-    if margin < SMALLEST_MARGIN:
-        raise NearTie(f"{path.name}: ranking margin {margin:.1e}, expected at least {SMALLEST_MARGIN:.0e}")
-    exact, exact_compactions = run_stream(TextModel(model_dir, torch.float64), params, stream.embeds, stream.chunks)
+        raise SystemExit(f"{name}: {len(compactions)} compactions, expected at least 3")
+    if margin < smallest_margin:
+        raise NearTie(f"{name}: ranking margin {margin:.1e}, expected at least {smallest_margin:.0e}")
+    exact, exact_compactions = run_stream(TextModel(model_dir, torch.float64), *about, notes=stream.notes)
     if not same_kept(compactions, exact_compactions):
-        raise NearTie(f"{path.name}: f64 keeps other keys than f32")
+        raise NearTie(f"{name}: f64 keeps other keys than f32")
+    return logits, compactions, exact, exact_compactions
+
+
+def make_case(
+    model_dir: Path, stream: Stream, params: CacheParams, path: Path, options: CaseOptions | None = None
+) -> dict:
+    """Writes one case's tensors to `path`; returns its description. Refuses a case whose ranking is a near tie."""
+    model, noted = TextModel(model_dir), options is not None
+    options = options or CaseOptions()
+    logits, compactions, exact, exact_compactions = run_checked(
+        model_dir, stream, params, path.name, options.smallest_margin
+    )
     full = BoundedDecoder(model, CacheParams("full", budget=0, slack=0, prefix=0)).append(stream.embeds, 0)
     rows = torch.tensor(stream.rows)
     tensors = {"rows": rows, "logits": logits[rows]}
-    for i, compaction in enumerate(compactions):
-        sets = slice(0, 1) if params.scope == "layer" else slice(None)
-        tensors[f"kept.{i}"] = compaction.kept[:, sets]
+    stored = spread(len(compactions), options.stored)
+    for i in stored:
+        compaction = compactions[i]
+        tensors[f"kept.{i}"] = compaction.kept if params.per_kv_head else compaction.kept[:, :1]
         if compaction.scores is not None:
             tensors[f"scores.{i}"] = compaction.scores
     write_tensors(path, tensors)
-    perturbed = {}
-    for name in PERTURBATIONS:
-        wrong, _ = run_stream(model, params, stream.embeds, stream.chunks, frozenset([name]))
-        perturbed[name] = max_diff(wrong[rows], logits[rows])
-    if params.bias == 0.0:
-        del perturbed["no_bias"]
-    oldest = [int(c.kept[..., params.protected :].min()) for c in compactions]
-    return {
+
+    def change(params: CacheParams, perturb: frozenset[str] = frozenset()) -> float:
+        wrong, _ = run_stream(model, params, stream.embeds, stream.chunks, perturb, stream.notes)
+        return max_diff(wrong[rows], logits[rows])
+
+    names = [n for n in options.perturbations if n != BIAS or params.bias != 0.0]
+    margin = min(c.margin for c in compactions)
+    case = {
         "file": path.name,
-        "params": {**asdict(params), "keep": params.keep, "protected": params.protected},
-        "tokens_seen": [c.tokens_seen for c in compactions],
-        "oldest_kept": oldest,
+        "params": recorded(params),
+        "tokens_seen": [compactions[i].tokens_seen for i in stored],
+        "oldest_kept": [int(compactions[i].kept[..., params.protected :].min()) for i in stored],
         "smallest_margin": margin if margin != float("inf") else None,
         "deviation_from_f64": max_diff(logits, exact),
         "eviction_effect": max_diff(full[rows], logits[rows]),
-        "perturbed": perturbed,
+        "perturbed": {name: change(params, frozenset([name])) for name in names},
     }
+    if noted:
+        case["compactions"], case["compaction"] = len(compactions), stored
+        case["score_deviation_from_f64"] = score_deviation(compactions, exact_compactions)
+        variants = options.variants or {}
+        case["variants"] = {name: change(replace(params, **changes)) for name, changes in variants.items()}
+    return case

@@ -4,11 +4,14 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::simd::{dot, exp, exp_row, largest, matmul, COLUMNS};
+use super::many::mask;
+use super::simd::{exp, exp_row, largest, matmul, COLUMNS};
+use super::stage::BLOCK;
 use super::{Element, Queries, View};
+use crate::simd::{dot_products, MAX_ROWS};
 
 /// Slots of a part. Fixed, so that the number of threads changes no sum.
-const PART: usize = 128;
+const PART: usize = BLOCK;
 
 /// What one part of a KV head's slots adds to each row.
 struct Part {
@@ -98,17 +101,24 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
         let positions = &view.positions_of(head)[slots.clone()];
         let q = queries.of(head, 0..rows, width);
         let mut scratch = Vec::new();
-        let mut rotated = vec![0.0; width];
-        let mut weights = vec![f32::NEG_INFINITY; rows * PART];
         let keys = T::widen(view.head(view.keys, head, slots.clone()), &mut scratch);
-        for (j, key) in keys.chunks_exact(width).enumerate() {
-            view.rotate(key, positions[j], &mut rotated);
-            for (r, q) in q.chunks_exact(width).enumerate() {
-                if positions[j] <= queries.position(r) {
-                    weights[r * PART + j] = dot(simd, q, &rotated);
-                }
-            }
+        // All keys first: reading them goes at the memory's pace, and they stay close until the products are done.
+        let mut rotated = vec![0.0; keys.len()];
+        for (j, out) in rotated.chunks_exact_mut(width).enumerate() {
+            view.rotate(&keys[j * width..][..width], positions[j], out);
         }
+        let mut weights = vec![0.0; rows * PART];
+        for (weights, q) in weights
+            .chunks_mut(MAX_ROWS * PART)
+            .zip(q.chunks(MAX_ROWS * width))
+        {
+            let mut outs = weights.chunks_exact_mut(PART).collect::<Vec<_>>();
+            dot_products(simd, q, &rotated, width, &mut outs);
+        }
+        let seen = (0..rows)
+            .map(|row| queries.position(row))
+            .collect::<Vec<_>>();
+        mask(&mut weights, positions, &seen);
         let mut most = vec![f32::NEG_INFINITY; rows];
         let mut norm = vec![0.0; rows];
         for (r, weights) in weights.chunks_exact_mut(PART).enumerate() {

@@ -11,16 +11,16 @@ pub const ROWS: usize = 4;
 /// Steps of a product that are written out one after the other, to spare the loop's own work.
 const UNROLL: usize = 4;
 
-/// `sum_k a[r][k] * b[k][column + c]` for `R` rows and the two vectors at `column`; `b` has rows of `stride` numbers.
+/// `sum_k a[r][k] * b[k][column + c]` for `R` rows and the `V` vectors at `column`; `b` has rows of `stride` numbers.
 #[inline(always)]
-fn product<S: Simd, const R: usize>(
+fn product<S: Simd, const R: usize, const V: usize>(
     simd: S,
     a: [&[f32]; R],
     b: &[f32],
     stride: usize,
     column: usize,
-    mut sums: [[S::f32s; 2]; R],
-) -> [[S::f32s; 2]; R] {
+    mut sums: [[S::f32s; V]; R],
+) -> [[S::f32s; V]; R] {
     let depth = a[0].len();
     let (b, rest) = b[..depth * stride].split_at(depth / UNROLL * UNROLL * stride);
     let whole = a.map(|row| row[..depth].as_chunks::<UNROLL>().0);
@@ -47,20 +47,44 @@ fn from_rows<A: Copy, const R: usize>(rows: [A; R], pick: impl Fn(A) -> f32) -> 
     picked
 }
 
-/// Adds `a[r] * b` to the sums of each row, `b` being two vectors.
+/// Adds `a[r] * b` to the sums of each row, `b` being `V` vectors.
 #[inline(always)]
-fn add_step<S: Simd, const R: usize>(
+fn add_step<S: Simd, const R: usize, const V: usize>(
     simd: S,
     a: [f32; R],
     b: &[f32],
-    sums: &mut [[S::f32s; 2]; R],
+    sums: &mut [[S::f32s; V]; R],
 ) {
-    let (b, _) = S::as_simd_f32s(&b[..2 * S::F32_LANES]);
-    let (b0, b1) = (b[0], b[1]);
+    let (b, _) = S::as_simd_f32s(&b[..V * S::F32_LANES]);
     for r in 0..R {
         let x = simd.splat_f32s(a[r]);
-        sums[r][0] = simd.mul_add_e_f32s(x, b0, sums[r][0]);
-        sums[r][1] = simd.mul_add_e_f32s(x, b1, sums[r][1]);
+        for v in 0..V {
+            sums[r][v] = simd.mul_add_e_f32s(x, b[v], sums[r][v]);
+        }
+    }
+}
+
+/// `out[r] = a[r] * b`, or `out[r] += a[r] * b` if `add`, at the `V` vectors at `column`.
+#[inline(always)]
+fn columns<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    a: [&[f32]; R],
+    (b, stride, column): (&[f32], usize, usize),
+    out: &mut [f32],
+    add: bool,
+) {
+    let width = V * S::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    if add {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let (old, _) = S::as_simd_f32s(&out[r * stride + column..][..width]);
+            sums.copy_from_slice(old);
+        }
+    }
+    let sums = product(simd, a, b, stride, column, sums);
+    for (r, sums) in sums.iter().enumerate() {
+        let (new, _) = S::as_mut_simd_f32s(&mut out[r * stride + column..][..width]);
+        new.copy_from_slice(sums);
     }
 }
 
@@ -75,21 +99,17 @@ fn row_block<S: Simd, const R: usize>(
     out: &mut [f32],
     add: bool,
 ) {
-    let step = 2 * S::F32_LANES;
-    for column in (0..stride).step_by(step) {
-        let mut sums = [[simd.splat_f32s(0.0); 2]; R];
-        if add {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let (old, _) = S::as_simd_f32s(&out[r * stride + column..][..step]);
-                *sums = [old[0], old[1]];
-            }
+    let mut column = 0;
+    // Wide vectors come with registers for twice as many sums.
+    if S::F32_LANES >= 16 {
+        while column + 4 * S::F32_LANES <= stride {
+            columns::<S, R, 4>(simd, a, (b, stride, column), out, add);
+            column += 4 * S::F32_LANES;
         }
-        let sums = product(simd, a, b, stride, column, sums);
-        for (r, sums) in sums.iter().enumerate() {
-            let (new, _) = S::as_mut_simd_f32s(&mut out[r * stride + column..][..step]);
-            new[0] = sums[0];
-            new[1] = sums[1];
-        }
+    }
+    while column < stride {
+        columns::<S, R, 2>(simd, a, (b, stride, column), out, add);
+        column += 2 * S::F32_LANES;
     }
 }
 
@@ -120,30 +140,6 @@ pub fn matmul<S: Simd>(
         }
         r += ROWS;
     }
-}
-
-/// The dot product of two rows of one length.
-#[inline(always)]
-pub fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    let (a_head, a_tail) = S::as_simd_f32s(a);
-    let (b_head, b_tail) = S::as_simd_f32s(b);
-    let mut sums = [simd.splat_f32s(0.0); 4];
-    let (a4, a1) = pulp::as_arrays::<4, _>(a_head);
-    let (b4, b1) = pulp::as_arrays::<4, _>(b_head);
-    for (a, b) in a4.iter().zip(b4) {
-        for i in 0..4 {
-            sums[i] = simd.mul_add_e_f32s(a[i], b[i], sums[i]);
-        }
-    }
-    for (&a, &b) in a1.iter().zip(b1) {
-        sums[0] = simd.mul_add_e_f32s(a, b, sums[0]);
-    }
-    let sums = simd.add_f32s(
-        simd.add_f32s(sums[0], sums[1]),
-        simd.add_f32s(sums[2], sums[3]),
-    );
-    let tail = a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum::<f32>();
-    simd.reduce_sum_f32s(sums) + tail
 }
 
 /// The largest number of a row.
