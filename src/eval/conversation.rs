@@ -2,11 +2,12 @@
 //!
 //! Nothing is put back here: questions and answers stay in the stream, as they do when a robot is talked to.
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::facts::Fact;
-use super::loss::{are_first_choices, token_losses};
 use super::model::EvalModel;
+use super::recall::value_after;
 use super::{parameter, EvalError, Progress};
 use crate::cache::CacheConfig;
 
@@ -17,7 +18,8 @@ pub struct ConversationOptions {
     pub system: String,
     /// Tokens of the text that each round begins with.
     pub filler: usize,
-    /// How many rounds ago the asked fact was told, by turns; 0: in this round.
+    /// How many rounds ago the asked fact was told, by turns; 0: in this round. A round without so many before it asks for
+    /// nothing.
     pub lags: Vec<usize>,
     /// Tokens per forward pass.
     pub chunk: usize,
@@ -46,11 +48,12 @@ pub fn conversation(
     options: &ConversationOptions,
     progress: Progress,
 ) -> Result<Vec<Round>, EvalError> {
-    if options.lags.is_empty() || options.chunk == 0 {
-        return Err(parameter("lags", "none", "at least one"));
+    check_lags(&options.lags)?;
+    if options.chunk == 0 {
+        return Err(parameter("chunk", 0, "at least 1 token"));
     }
+    let noted = model.encode("Noted.")?;
     let format = model.chat_format()?;
-    let newline = model.encode("\n")?;
     let mut opening = format.open.clone();
     opening.extend(model.encode(&options.system)?);
     let standing = match options.standing.as_str() {
@@ -66,22 +69,29 @@ pub fn conversation(
     let mut told = Vec::with_capacity(facts.len());
     let mut rounds = Vec::with_capacity(facts.len());
     for (round, fact) in facts.iter().enumerate() {
-        let lag = options.lags[round % options.lags.len()].min(round);
-        let asked = &facts[round - lag];
         let mut turn = match round {
             0 => format.first_user.clone(),
             _ => format.next_user.clone(),
         };
         turn.extend(filler.by_ref().take(options.filler));
-        turn.extend_from_slice(&newline);
         turn.extend_from_slice(&fact.statement);
         told.push(at + turn.len());
-        let value = asked.question.len() - asked.value_ids;
-        turn.extend_from_slice(&newline);
-        turn.extend_from_slice(&asked.question[..value]);
-        turn.extend_from_slice(&format.answer);
-        let start = turn.len();
-        turn.extend_from_slice(&asked.question[value..]);
+        let lag = options.lags[round % options.lags.len()];
+        let asked = round.checked_sub(lag).map(|told| &facts[told]);
+        let mut start = 0;
+        match asked {
+            Some(asked) => {
+                let value = asked.question.len() - asked.value_ids;
+                turn.extend_from_slice(&asked.request);
+                turn.extend_from_slice(&format.answer);
+                start = turn.len() + value;
+                turn.extend_from_slice(&asked.question);
+            }
+            None => {
+                turn.extend_from_slice(&format.answer);
+                turn.extend_from_slice(&noted);
+            }
+        }
 
         let mut hidden = Vec::new();
         for chunk in turn.chunks(options.chunk) {
@@ -89,19 +99,50 @@ pub fn conversation(
             before = chunk.last().copied();
             caches[0].reserve(options.chunk)?;
         }
-        let hidden = candle_core::Tensor::cat(&hidden, 0)?;
-        let before = hidden.narrow(0, start - 1, asked.value_ids)?;
-        let right = are_first_choices(&model.decoder, &before, &turn[start..])?;
-        let losses = token_losses(&model.decoder, &before, &turn[start..])?;
-        rounds.push(Round {
-            round,
-            lag,
-            distance: at + start - told[round - lag],
-            right: right.into_iter().all(|right| right),
-            loss: losses.iter().sum::<f32>() / losses.len() as f32,
-        });
+        if asked.is_some() {
+            let hidden = Tensor::cat(&hidden, 0)?;
+            let (right, loss) = value_after(model, &hidden, start, &turn[start..])?;
+            rounds.push(Round {
+                round,
+                lag,
+                distance: at + start - told[round - lag],
+                right,
+                loss,
+            });
+        }
         at += turn.len();
         progress(1);
     }
     Ok(rounds)
+}
+
+/// Checks that no fact is asked for twice, because an answer must not be found in an earlier answer: in a cycle of `n` rounds,
+/// round `c` asks for a fact of round `c - lag`, and these must differ modulo `n`.
+fn check_lags(lags: &[usize]) -> Result<(), EvalError> {
+    let n = lags.len();
+    let mut told = (0..n).map(|c| (c + n * lags[c] - lags[c]) % n);
+    let mut seen = vec![false; n];
+    if n > 0 && told.all(|round| !std::mem::replace(&mut seen[round], true)) {
+        return Ok(());
+    }
+    Err(parameter(
+        "lags",
+        format!("{lags:?}"),
+        "at least one, and no two rounds that ask for the same fact",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lags_that_would_ask_twice_are_refused() {
+        for good in [&[0][..], &[3], &[0, 2], &[1, 0, 2, 5, 17]] {
+            assert!(check_lags(good).is_ok(), "{good:?}");
+        }
+        for bad in [&[][..], &[0, 1], &[0, 1, 2, 4, 8, 16, 32]] {
+            assert!(check_lags(bad).is_err(), "{bad:?}");
+        }
+    }
 }

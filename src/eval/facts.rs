@@ -19,6 +19,8 @@ pub struct Wording {
     pub statement: String,
     /// Ends where the value begins.
     pub question: String,
+    /// What a user says to get it in a conversation; the answer then begins with `question`.
+    pub request: String,
     pub values: Values,
 }
 
@@ -39,6 +41,7 @@ pub struct Fact {
     pub statement: Vec<u32>,
     /// The question and, after it, the value: what is appended to ask.
     pub question: Vec<u32>,
+    pub request: Vec<u32>,
     /// How many ids at the end of `question` are the value.
     pub value_ids: usize,
 }
@@ -70,6 +73,7 @@ impl Fact {
         }
         Ok(Self {
             statement: model.encode(&fill(&wording.statement))?,
+            request: model.encode(&fill(&wording.request))?,
             value_ids: question.len() - asked.len(),
             question,
             key,

@@ -1,5 +1,6 @@
 //! The answers to planted facts, asked for ephemerally on one stream: the state is put back after each question.
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Ask, Fact, Timeline};
@@ -52,14 +53,18 @@ pub fn recall(
         let due = asks.iter().take_while(|ask| ask.at == at).count();
         let (now, later) = asks.split_at(due);
         asks = later;
-        for ask in now {
-            let fact = &timeline.facts[ask.fact];
-            let answer = question(model, fact, &mut caches)?;
-            answers.push(Answer {
-                fact: first + ask.fact,
-                distance: ask.distance,
-                ..answer
-            });
+        if !now.is_empty() {
+            let saved = caches[0].snapshot()?;
+            for ask in now {
+                let (right, loss) = question(model, &timeline.facts[ask.fact], &mut caches)?;
+                caches[0].restore(&saved)?;
+                answers.push(Answer {
+                    fact: first + ask.fact,
+                    distance: ask.distance,
+                    right,
+                    loss,
+                });
+            }
         }
         let next = asks.first().map_or(timeline.ids.len(), |ask: &Ask| ask.at);
         let to = next.min(at + options.chunk);
@@ -74,26 +79,29 @@ pub fn recall(
     Ok(answers)
 }
 
-/// Asks and puts the state back.
+/// Whether every token of the value is the model's first choice after the question, and their mean loss.
 fn question(
     model: &EvalModel,
     fact: &Fact,
     caches: &mut [BoundedCache; 1],
-) -> Result<Answer, EvalError> {
-    let saved = caches[0].snapshot()?;
+) -> Result<(bool, f32), EvalError> {
     let hidden = model.append(None, &fact.question, caches)?;
-    caches[0].restore(&saved)?;
     let start = fact.question.len() - fact.value_ids;
-    let before = hidden.narrow(0, start - 1, fact.value_ids)?;
-    let value = &fact.question[start..];
+    value_after(model, &hidden, start, &fact.question[start..])
+}
+
+/// The same for a value that begins at row `start` of the tokens whose hidden states are given, `[tokens, hidden]`.
+pub(super) fn value_after(
+    model: &EvalModel,
+    hidden: &Tensor,
+    start: usize,
+    value: &[u32],
+) -> Result<(bool, f32), EvalError> {
+    let before = hidden.narrow(0, start - 1, value.len())?;
     let right = are_first_choices(&model.decoder, &before, value)?;
     let losses = token_losses(&model.decoder, &before, value)?;
-    Ok(Answer {
-        fact: 0,
-        distance: None,
-        right: right.into_iter().all(|right| right),
-        loss: losses.iter().sum::<f32>() / losses.len() as f32,
-    })
+    let loss = losses.iter().sum::<f32>() / losses.len() as f32;
+    Ok((right.into_iter().all(|right| right), loss))
 }
 
 /// The share of right answers at one distance, its interval, and the mean loss of the values.

@@ -143,6 +143,7 @@ fn a_fact_is_asked_for_at_its_exact_distance() {
     let wording = Wording {
         statement: "\n[{key}: {value}]\n".to_string(),
         question: "\n[{key}:".to_string(),
+        request: "\nWhat is the word of the {key}?".to_string(),
         values: Values::Words,
     };
     let facts = (0..3)

@@ -58,11 +58,14 @@ pub struct Args {
         default_value = "You are a helpful assistant who remembers every note."
     )]
     system: String,
+    /// Conversation: what the user says to get a fact; the answer then begins with the question.
+    #[arg(long, default_value = "\nWhat is the word of the {key}?")]
+    request: String,
     /// Conversation: tokens of the text that each round begins with.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 200)]
     filler: usize,
     /// Conversation: how many rounds ago the asked fact was told, by turns.
-    #[arg(long, num_args = 1.., default_values_t = [0, 1, 2, 4, 8, 16, 32])]
+    #[arg(long, num_args = 1.., default_values_t = [1, 0, 2, 5, 17])]
     lags: Vec<usize>,
 }
 
@@ -79,6 +82,7 @@ impl Args {
         Wording {
             statement: self.statement.replace("\\n", "\n"),
             question: self.question.replace("\\n", "\n"),
+            request: self.request.replace("\\n", "\n"),
             values: self.values,
         }
     }

@@ -81,10 +81,12 @@ fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
                     .collect(),
                 ..Panel::default()
             };
-            let panels = vec![
+            let mut panels = vec![
                 panel("perplexity".to_string(), &own),
                 panel(format!("perplexity over {base_name}'s"), &over),
             ];
+            // So far off, without sinks, that beside it the others would be one line.
+            panels[1].lines.retain(|line| line.name != "window");
             let title = format!("Perplexity by position: {name}, budget {budget}");
             let file = file_name(&format!("ppl {name} budget {budget}"));
             figures.push((file, Lines { title, panels }));

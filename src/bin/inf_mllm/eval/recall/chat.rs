@@ -31,6 +31,7 @@ pub fn run(args: &Args, bench: &mut Bench, facts: &[Fact]) -> Result<()> {
         let parameters = json!({
             "cache": describe(&config), "chunk": args.chunk, "rounds": facts.len(), "filler": args.filler,
             "lags": args.lags, "statement": args.wording().statement, "question": args.wording().question,
+            "request": args.wording().request,
             "values": format!("{:?}", args.values), "system": options.system, "standing": options.standing,
         });
         let key = bench.key("conversation", &text, &text.ids, parameters);
@@ -56,17 +57,15 @@ pub fn run(args: &Args, bench: &mut Bench, facts: &[Fact]) -> Result<()> {
 fn print(rows: &[(String, usize, Vec<Round>)], lags: &[usize]) {
     print!(
         "{:<40} {:>6} {:>6}",
-        "% right [95 %], by rounds ago", "budget", "rounds"
+        "% right [95 %], by rounds since", "budget", "asked"
     );
     lags.iter().for_each(|lag| print!(" {lag:>17}"));
     println!(" {:>17} {:>17}", "first third", "last third");
     for (policy, budget, rounds) in rows {
         let share = |keep: &dyn Fn(&Round) -> bool| {
-            let there = rounds
-                .iter()
-                .filter(|round| keep(round))
-                .collect::<Vec<_>>();
-            let right = there.iter().filter(|round| round.right).count();
+            let there = rounds.iter().filter(|round| keep(round));
+            let there = there.map(|round| round.right).collect::<Vec<_>>();
+            let right = there.iter().filter(|&&right| right).count();
             let share = Share::wilson(right, there.len());
             format!(
                 "{:.1} [{:.1}, {:.1}]",
@@ -79,11 +78,16 @@ fn print(rows: &[(String, usize, Vec<Round>)], lags: &[usize]) {
         for lag in lags {
             print!(" {:>17}", share(&|round| round.lag == *lag));
         }
-        let third = rounds.len() / 3;
+        let third = |part: usize| {
+            rounds
+                .get(rounds.len() * part / 3)
+                .map_or(0, |round| round.round)
+        };
+        let (second, last) = (third(1), third(2));
         println!(
             " {:>17} {:>17}",
-            share(&|round| round.round < third),
-            share(&|round| round.round >= rounds.len() - third)
+            share(&|round| round.round < second),
+            share(&|round| round.round >= last)
         );
     }
 }
