@@ -229,3 +229,36 @@ fn without_eviction_a_full_memory_is_an_error_and_not_an_end() {
     session.reset().unwrap();
     show(&mut session, 0, 1);
 }
+
+#[test]
+fn last_frames_answers_from_the_last_frames_alone() {
+    let session = |last_frames| {
+        let mut config = tiny_config();
+        config.cache.policy = PolicyKind::LastFrames;
+        config.cache.last_frames = last_frames;
+        Session::new(config).unwrap()
+    };
+    let mut all = session(2);
+    show(&mut all, 0, 5);
+    let first = ask(&mut all, "a", "What is in view?");
+    assert_eq!(first.error, None);
+    assert_eq!(first.oldest_frame_ns, Some(300_000_000));
+    assert_eq!(first.frames_seen, 5);
+    // A question leaves nothing behind.
+    let again = ask(&mut all, "b", "What is in view?");
+    assert_eq!(again.token_ids, first.token_ids);
+    assert_eq!(again.mean_logprob, first.mean_logprob);
+
+    let mut fresh = session(2);
+    for i in 3..5 {
+        let colour = [(i * 40 % 256) as u8, 90, 200];
+        fresh.push_frame(&picture(i * 100, colour)).unwrap();
+    }
+    let same = ask(&mut fresh, "a", "What is in view?");
+    assert_eq!(same.token_ids, first.token_ids);
+    assert_eq!(same.mean_logprob, first.mean_logprob);
+    let mut more = session(5);
+    show(&mut more, 0, 5);
+    let other = ask(&mut more, "a", "What is in view?");
+    assert_ne!(other.mean_logprob, first.mean_logprob);
+}

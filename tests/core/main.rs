@@ -13,3 +13,4 @@ mod golden_forward;
 mod smollm2;
 mod support;
 mod untrusted;
+mod withdrawal;
