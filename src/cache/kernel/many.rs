@@ -26,60 +26,79 @@ pub fn attend<T: Element>(view: &View<T>, queries: &Queries) -> Vec<f32> {
         })
         .collect::<Vec<_>>();
     tiles.into_par_iter().for_each(|(head, first, out)| {
-        Arch::new().dispatch(Tile {
+        let tile = Tile {
             positions: view.positions_of(head),
             staged: &staged,
             queries,
             head,
-            first,
+            rows: first..first + out.len() / width,
             width,
-            out,
-        });
+        };
+        Arch::new().dispatch(Attend { tile, out });
     });
     out
 }
 
-struct Tile<'a> {
+/// Some queries of a KV head, and the keys they look at.
+pub struct Tile<'a> {
     /// Of all slots in use.
-    positions: &'a [u32],
-    staged: &'a Staged,
-    queries: &'a Queries,
-    head: usize,
-    /// First row of the tile.
-    first: usize,
+    pub positions: &'a [u32],
+    pub staged: &'a Staged,
+    pub queries: &'a Queries,
+    pub head: usize,
+    /// The tile's rows.
+    pub rows: std::ops::Range<usize>,
     /// head_dim
-    width: usize,
+    pub width: usize,
+}
+
+impl Tile<'_> {
+    /// The queries, `[rows, head_dim]`, and their positions.
+    fn queries(&self) -> (&[f32], Vec<u32>) {
+        let seen = self.rows.clone().map(|row| self.queries.position(row));
+        let q = self.queries.of(self.head, self.rows.clone(), self.width);
+        (q, seen.collect())
+    }
+
+    /// The logits of block `block` of slots into `logits`, `[rows, BLOCK]`.
+    #[inline(always)]
+    pub fn logits<S: Simd>(&self, simd: S, block: usize, logits: &mut [f32]) {
+        let (q, seen) = self.queries();
+        let keys = self.staged.keys_of(self.head, block);
+        matmul(
+            simd,
+            (q, self.width, self.width),
+            keys,
+            BLOCK,
+            logits,
+            false,
+        );
+        let from = block * BLOCK;
+        let to = (from + BLOCK).min(self.positions.len());
+        mask(logits, &self.positions[from..to], &seen);
+    }
+}
+
+/// Attention of one tile.
+struct Attend<'a> {
+    tile: Tile<'a>,
     /// `[rows of the tile, head_dim]`
     out: &'a mut [f32],
 }
 
-impl WithSimd for Tile<'_> {
+impl WithSimd for Attend<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            positions,
-            staged,
-            queries,
-            head,
-            first,
-            width,
-            out,
-        } = self;
-        let rows = out.len() / width;
-        let q = queries.of(head, first..first + rows, width);
-        let seen = (first..first + rows)
-            .map(|row| queries.position(row))
-            .collect::<Vec<_>>();
+        let Self { tile, out } = self;
+        let (staged, width, rows) = (tile.staged, tile.width, tile.rows.len());
         let mut logits = vec![0.0; rows * BLOCK];
         let mut sums = vec![0.0; rows * staged.width];
         let mut most = vec![f32::NEG_INFINITY; rows];
         let mut norm = vec![0.0; rows];
-        for (block, positions) in positions.chunks(BLOCK).enumerate() {
-            let keys = staged.keys_of(head, block);
-            matmul(simd, (q, width, width), keys, BLOCK, &mut logits, false);
-            mask(&mut logits, positions, &seen);
+        for block in 0..staged.blocks {
+            tile.logits(simd, block, &mut logits);
             for (r, logits) in logits.chunks_exact_mut(BLOCK).enumerate() {
                 let new = largest(logits).max(most[r]);
                 if new == f32::NEG_INFINITY {
@@ -92,7 +111,7 @@ impl WithSimd for Tile<'_> {
                 let sums = &mut sums[r * staged.width..][..staged.width];
                 sums.iter_mut().for_each(|x| *x *= shrink);
             }
-            let values = staged.values_of(head, block);
+            let values = staged.values_of(tile.head, block);
             matmul(
                 simd,
                 (&logits, BLOCK, BLOCK),

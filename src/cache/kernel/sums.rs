@@ -3,8 +3,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::many::mask;
-use super::simd::{exp_row, largest, matmul};
+use super::many::Tile;
+use super::simd::{exp_row, largest};
 use super::stage::{Staged, BLOCK};
 use super::{Element, Queries, View};
 
@@ -20,15 +20,16 @@ pub fn add<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
         .par_chunks_mut(view.len)
         .enumerate()
         .for_each(|(i, out)| {
-            Arch::new().dispatch(Tile {
+            let first = i % tiles * TILE;
+            let tile = Tile {
                 positions: view.positions_of(i / tiles),
                 staged: &staged,
                 queries,
                 head: i / tiles,
-                first: i % tiles * TILE,
+                rows: first..(first + TILE).min(queries.rows()),
                 width: view.head_dim,
-                out,
-            });
+            };
+            Arch::new().dispatch(Sum { tile, out });
         });
     let share = 1.0 / queries.group as f32;
     for (i, part) in parts.chunks_exact(view.len).enumerate() {
@@ -39,48 +40,26 @@ pub fn add<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
     }
 }
 
-struct Tile<'a> {
-    /// Of all slots in use.
-    positions: &'a [u32],
-    staged: &'a Staged,
-    queries: &'a Queries,
-    head: usize,
-    /// First row of the tile.
-    first: usize,
-    /// head_dim
-    width: usize,
+/// The sums of one tile.
+struct Sum<'a> {
+    tile: Tile<'a>,
     /// `[len]`
     out: &'a mut [f32],
 }
 
-impl WithSimd for Tile<'_> {
+impl WithSimd for Sum<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            positions,
-            staged,
-            queries,
-            head,
-            first,
-            width,
-            out,
-        } = self;
-        let rows = TILE.min(queries.rows() - first);
-        let q = queries.of(head, first..first + rows, width);
-        let seen = (first..first + rows)
-            .map(|row| queries.position(row))
-            .collect::<Vec<_>>();
+        let Self { tile, out } = self;
+        let rows = tile.rows.len();
         // [blocks, rows, BLOCK]
-        let mut logits = vec![0.0; staged.blocks * rows * BLOCK];
+        let mut logits = vec![0.0; tile.staged.blocks * rows * BLOCK];
         let mut most = vec![f32::NEG_INFINITY; rows];
         let mut norm = vec![0.0; rows];
-        let blocks = positions.chunks(BLOCK).enumerate();
-        for ((block, positions), logits) in blocks.zip(logits.chunks_exact_mut(rows * BLOCK)) {
-            let keys = staged.keys_of(head, block);
-            matmul(simd, (q, width, width), keys, BLOCK, logits, false);
-            mask(logits, positions, &seen);
+        for (block, logits) in logits.chunks_exact_mut(rows * BLOCK).enumerate() {
+            tile.logits(simd, block, logits);
             for (most, logits) in most.iter_mut().zip(logits.chunks_exact(BLOCK)) {
                 *most = most.max(largest(logits));
             }

@@ -1,0 +1,84 @@
+//! A model on the bounded cache against the same model with full attention.
+
+use candle_core::{DType, Tensor};
+use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use inf_mllm::model::smolvlm::SmolVlm;
+
+use crate::support::{deviation, load, tiny_dir};
+
+fn ids(model: &SmolVlm, count: usize) -> Vec<u32> {
+    let vocab = model.config.text_config.vocab_size as u64;
+    (0..count as u64)
+        .map(|i| ((i * 7919 + 13) % (vocab - 20)) as u32)
+        .collect()
+}
+
+fn run_model(
+    model: &SmolVlm,
+    config: &CacheConfig,
+    ids: &[u32],
+    chunk: usize,
+) -> (Tensor, BoundedCache) {
+    let shape = model.config.text_config.cache_shape();
+    let mut cache = BoundedCache::new(shape, config, 3, DType::F32, model.device()).unwrap();
+    let mut hidden = Vec::new();
+    for part in ids.chunks(chunk) {
+        let x = model.embed(part, None).unwrap();
+        let marks = vec![Mark::default(); part.len()];
+        hidden.push(model.decoder.append(&x, &marks, &mut cache).unwrap());
+        cache.reserve(chunk).unwrap();
+    }
+    let logits = model
+        .decoder
+        .logits(&Tensor::cat(&hidden, 0).unwrap())
+        .unwrap();
+    (logits, cache)
+}
+
+#[test]
+fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
+    let model = load(&tiny_dir());
+    let ids = ids(&model, 90);
+    let config = |policy| CacheConfig {
+        policy,
+        budget: 120,
+        ..CacheConfig::default()
+    };
+    let (full, _) = run_model(&model, &config(PolicyKind::Full), &ids, 90);
+    for policy in PolicyKind::ALL {
+        for chunk in [1, 7, 64] {
+            let (logits, cache) = run_model(&model, &config(policy), &ids, chunk);
+            assert_eq!(cache.usage().compactions, 0);
+            let off = deviation(&logits, &full);
+            assert!(off <= 1e-4, "{policy}, chunks of {chunk}: off by {off}");
+        }
+    }
+}
+
+#[test]
+fn kept_keys_of_the_first_layer_equal_a_fresh_prefill_of_the_kept_tokens() {
+    let model = load(&tiny_dir());
+    let ids = ids(&model, 400);
+    let config = CacheConfig {
+        budget: 72,
+        ..CacheConfig::default()
+    };
+    let (_, cache) = run_model(&model, &config, &ids, 11);
+    assert!(cache.usage().compactions >= 3);
+    let first = &cache.layers()[0];
+    let left = first
+        .sets()
+        .next()
+        .unwrap()
+        .iter()
+        .map(|token| ids[token.index as usize])
+        .collect::<Vec<_>>();
+    let whole = CacheConfig {
+        policy: PolicyKind::Full,
+        budget: 120,
+        ..CacheConfig::default()
+    };
+    let (_, fresh) = run_model(&model, &whole, &left, left.len());
+    let keys = |cache: &BoundedCache| cache.layers()[0].raw_keys().unwrap();
+    assert!(deviation(&keys(&cache), &keys(&fresh)) <= 1e-5);
+}
