@@ -231,8 +231,8 @@ impl BoundedCache {
         Ok(self.shared.rotary.rotate(&keys, &[&positions])?)
     }
 
-    /// Takes the newest `tokens` queries that are held (at most the query window) as those of a standing instruction, which
-    /// policies that know of one score with. It stays through [`Self::restore`] and leaves with [`Self::reset`].
+    /// Takes the newest `tokens` keys as those of a standing instruction, which policies that know of one look for. They stay
+    /// through [`Self::restore`] and leave with [`Self::reset`].
     pub fn capture_standing(&mut self, tokens: usize) -> Result<(), CacheError> {
         for layer in &mut self.layers {
             layer.capture_standing(tokens)?;

@@ -35,7 +35,7 @@ impl LayerCache {
         let empty = || vec![Vec::new(); self.sets.len()];
         let (scores, standing) = match evidence {
             Evidence::Age => (empty(), empty()),
-            _ => (self.slot_scores(shared)?, self.standing_scores(shared)?),
+            _ => (self.slot_scores(shared)?, self.standing_scores()?),
         };
         let value_norms = match evidence {
             Evidence::Window {

@@ -1,6 +1,6 @@
 //! Keys, values and slots of one decoder layer.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, D};
 
 use super::attention::Past;
 use super::bounded::{CacheShape, Shared};
@@ -18,7 +18,7 @@ pub struct LayerCache {
     /// `[kv_heads, budget, head_dim]`
     pub(super) values: Tensor,
     queries: QueryRing,
-    /// Queries of the standing instruction before rotation, `[heads, tokens, head_dim]`.
+    /// Directions of the standing instruction's keys before rotation, `[kv_heads, tokens, head_dim]`, f32.
     standing: Option<Tensor>,
     /// Attention of all queries so far, `[kv_heads, budget]`; empty when the policy does not ask for it.
     pub(super) history: Vec<f32>,
@@ -196,15 +196,19 @@ impl LayerCache {
         }
     }
 
-    /// As [`Self::slot_scores`], from the queries of the standing instruction; empty lists when there is none.
-    pub(super) fn standing_scores(&self, shared: &Shared) -> Result<Vec<Vec<f32>>> {
-        match &self.standing {
-            Some(queries) => {
-                let newest = vec![self.len() as u32 - 1; queries.dim(1)?];
-                self.mean_attention(queries, &newest, shared)
-            }
-            None => Ok(vec![Vec::new(); self.sets.len()]),
-        }
+    /// How much each slot's key is like those of the standing instruction, for each kept set; empty lists when there is none.
+    ///
+    /// `T[j] = (1 / n) * sum_i softmax_j(cos(s_i, k_j) / t)` over the n keys s_i of the instruction, keys before rotation, mean over
+    /// the set's KV heads; t is [`LIKENESS`]. Ours. Each of the instruction's tokens has one vote, which the tokens like it share:
+    /// what every sentence has counts for little.
+    pub(super) fn standing_scores(&self) -> Result<Vec<Vec<f32>>> {
+        let Some(standing) = &self.standing else {
+            return Ok(vec![Vec::new(); self.sets.len()]);
+        };
+        let keys = directions(&self.keys.narrow(1, 0, self.len())?)?;
+        let likeness = (standing.matmul(&keys.t()?)? / LIKENESS)?;
+        let votes = candle_nn::ops::softmax_last_dim(&likeness)?.mean(1)?;
+        self.per_set(&votes.flatten_all()?.to_vec1::<f32>()?)
     }
 
     /// Mean attention per slot from raw queries at `positions`, for each kept set.
@@ -259,9 +263,16 @@ impl LayerCache {
         self.per_set(&norms.flatten_all()?.to_vec1::<f32>()?)
     }
 
-    /// Takes the newest `count` queries held as those of the standing instruction.
+    /// Takes the newest `count` keys as those of the standing instruction.
     pub(super) fn capture_standing(&mut self, count: usize) -> Result<()> {
-        self.standing = self.queries.newest(count)?;
+        let count = count.min(self.len());
+        self.standing = match count {
+            0 => None,
+            _ => {
+                let newest = self.raw_keys()?.narrow(1, self.len() - count, count)?;
+                Some(directions(&newest)?)
+            }
+        };
         Ok(())
     }
 
@@ -311,6 +322,16 @@ impl LayerCache {
     pub(super) fn attended(&self) -> u64 {
         self.attended
     }
+}
+
+/// Temperature of the likeness to a standing instruction.
+const LIKENESS: f64 = 0.05;
+
+/// The vectors of `x` (`[.., head_dim]`) at length 1, f32.
+fn directions(x: &Tensor) -> Result<Tensor> {
+    let x = x.to_dtype(DType::F32)?;
+    let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    x.broadcast_div(&(length + 1e-12)?)
 }
 
 /// A layer at work: its cache, and what it shares with the others.

@@ -137,19 +137,6 @@ impl QueryRing {
             .collect()
     }
 
-    /// The newest `count` queries held, `[heads, count, head_dim]`, oldest first; none if none is held.
-    pub fn newest(&self, count: usize) -> Result<Option<Tensor>> {
-        let count = count.min(self.count);
-        if count == 0 {
-            return Ok(None);
-        }
-        let index = (0..count)
-            .map(|i| ((self.cursor + self.window - count + i) % self.window) as u32)
-            .collect::<Vec<_>>();
-        let index = Tensor::from_vec(index, count, self.raw.device())?;
-        Ok(Some(self.raw.index_select(&index, 1)?.contiguous()?))
-    }
-
     /// An empty ring of `window` queries, in the same memory if the window is unchanged.
     pub fn emptied(&self, window: usize) -> Result<Self> {
         if window == self.window {

@@ -39,6 +39,7 @@ fn set(config: &mut CacheConfig, name: &str, value: &str) -> Result<(), EvalErro
         "pool" => config.plus.pool = number(name, value)?,
         "value_norms" => config.plus.value_norms = number(name, value)?,
         "standing_weight" => config.plus.standing_weight = number(name, value)?,
+        "standing_bias" => config.plus.standing_bias = number(name, value)?,
         "protect_boundaries" => config.protect_boundaries = number(name, value)?,
         "kv_storage" => config.storage = value.parse()?,
         _ => {
@@ -83,6 +84,7 @@ pub fn describe(config: &CacheConfig) -> Value {
         "pool": config.plus.pool,
         "value_norms": config.plus.value_norms,
         "standing_weight": config.plus.standing_weight,
+        "standing_bias": config.plus.standing_bias,
         "protect_boundaries": config.protect_boundaries,
         "kv_storage": config.storage.name(),
     })

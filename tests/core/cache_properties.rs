@@ -138,6 +138,7 @@ fn any_plus() -> impl Strategy<Value = PlusConfig> {
         0.0..1.0,
     )
         .prop_map(|(units, pool, value_norms, standing_weight)| PlusConfig {
+            standing_bias: 0.001,
             units,
             pool,
             value_norms,

@@ -120,6 +120,7 @@ fn config(params: &Value) -> CacheConfig {
             pool: count("pool").max(1),
             value_norms: flag("value_norms"),
             standing_weight: params["standing_weight"].as_f64().unwrap_or(0.5),
+            standing_bias: params["standing_bias"].as_f64().unwrap_or(0.0002),
         },
         ..CacheConfig::default()
     }

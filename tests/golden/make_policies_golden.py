@@ -91,7 +91,7 @@ CASES = {
     "plus_g3": {
         **plus("pool", pool=5),
         **plus("value_norms", value_norms=True),
-        **plus("standing", standing=True),
+        **plus("standing", standing=True, standing_bias=0.003),
         **plus("units", units=True),
         **plus("boundaries", protect_boundaries=5),
         **plus("all", pool=3, value_norms=True, standing=True, standing_weight=0.3, units=True, protect_boundaries=5),
@@ -147,15 +147,15 @@ def unit_starts(seed: int) -> list[int]:
     return sorted(start for start in starts if start < TOKENS)
 
 
-def standing_queries(model_dir: Path, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Queries [layers, heads, n, head_dim] of an instruction fed after the prefix alone, and the instruction's ids."""
+def standing_keys(model_dir: Path, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Keys [layers, kv_heads, n, head_dim] of an instruction fed after the prefix alone, and the instruction's ids."""
     count, seed = STANDING
     model = TextModel(model_dir)
     ids = torch.randint(3, 300, (count,), generator=torch.Generator().manual_seed(seed))
     decoder = BoundedDecoder(model, CacheParams("full", budget=0, slack=0, prefix=0))
     decoder.append(torch.cat([embeds[:PREFIX], model.embed(ids)]), 0)
-    queries = torch.stack([layer.queries[-count:].transpose(0, 1) for layer in decoder.layers])
-    return {"standing_ids": ids, "standing": queries}
+    keys = torch.stack([layer.keys[:, -count:] for layer in decoder.layers])
+    return {"standing_ids": ids, "standing": keys}
 
 
 def chunked(embeds: torch.Tensor, notes: Annotations, seed: int) -> Stream:
@@ -194,7 +194,7 @@ def find_streams(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Stream],
         tensors = (picture_stream if "g3" in name else text_stream)(MODELS[name], seed)
         notes = Annotations(INSTRUCTIONS, BOUNDARIES)
         if name.startswith("plus"):
-            tensors |= standing_queries(MODELS[name], tensors["embeds"])
+            tensors |= standing_keys(MODELS[name], tensors["embeds"])
             notes = replace(notes, unit_starts=unit_starts(seed), standing=tensors["standing"])
         try:
             streams = {c: find_chunks(name, tensors["embeds"], notes, p, c) for c, p in CASES[name].items()}

@@ -11,6 +11,7 @@ POLICIES = ("full", "window", "streaming_llm", "h2o", "tova", "snapkv", "inf_mll
 PER_KV_HEAD = ("h2o", "snapkv")  # the others have one kept set per layer, inf_mllm and inf_mllm_plus what `scope` says
 RANKED = ("h2o", "tova", "snapkv", "inf_mllm", "inf_mllm_plus")
 SNAPKV_WINDOW, SNAPKV_POOL = 32, 5
+LIKENESS = 0.05  # temperature of the likeness to a standing instruction
 INFINITE = float("inf")
 
 
@@ -33,8 +34,9 @@ class CacheParams:
     h2o_decay: float = 1.0
     pool: int = 1  # inf_mllm_plus, as the rest: neighbours whose mean a score becomes, odd
     value_norms: bool = False
-    standing: bool = False  # the stream's standing queries vote too
+    standing: bool = False  # the standing instruction's keys vote too
     standing_weight: float = 0.5
+    standing_bias: float = 0.0002  # age bias of their share
     units: bool = False  # whole units instead of single tokens
 
     @property
@@ -76,7 +78,7 @@ class Annotations:
     instructions: list[tuple[int, int]] = field(default_factory=list)  # [start, end) in stream indices, in time order
     boundaries: list[int] = field(default_factory=list)  # stream indices
     unit_starts: list[int] = field(default_factory=list)  # stream index of each unit's first token, in time order
-    standing: torch.Tensor | None = None  # queries before rotation [layers, heads, n, head_dim]
+    standing: torch.Tensor | None = None  # keys before rotation [layers, kv_heads, n, head_dim]
 
 
 def age_term(params: CacheParams, index: torch.Tensor, newest: int, bias: float, dtype: torch.dtype) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from policies import (
+    LIKENESS,
     POLICIES,
     RANKED,
     SNAPKV_POOL,
@@ -198,15 +199,12 @@ class BoundedDecoder:
         out = torch.einsum("hqk,hkd->qhd", weights, layer.values[self.kv_of_head])
         return out.reshape(tokens, -1) @ self.model.get(f"{name}.self_attn.o_proj").T
 
-    def attend(self, layer: LayerCache, query: torch.Tensor, from_newest: bool = False) -> torch.Tensor:
-        """Attention [heads, queries, slots] over every cached key of queries at the newest slots, one slot each.
-
-        With `from_newest` all of them stand at the newest slot and see every key.
-        """
+    def attend(self, layer: LayerCache, query: torch.Tensor) -> torch.Tensor:
+        """Attention [heads, queries, slots] over every cached key of queries at the newest slots, one slot each."""
         tokens, length = len(query), layer.keys.shape[1]
         slots = torch.arange(length)
         key_position = layer.index if POSITIONS in self.perturb else slots.expand_as(layer.index)
-        own = slots[-1:].expand(tokens) if from_newest else slots[length - tokens :]
+        own = slots[length - tokens :]
         q = self.rotate(query.transpose(0, 1), key_position[0, own])
         k = torch.stack([self.rotate(keys, position) for keys, position in zip(layer.keys, key_position, strict=True)])
         scores = q @ k[self.kv_of_head].transpose(1, 2) / self.config.head_dim**0.5
@@ -262,7 +260,8 @@ class BoundedDecoder:
             # ranked as they are: dividing by the mean could make two values equal, or two equal ones differ
             chosen, margin = choose_tokens(p, scores, index, self.notes)
             return chosen, margin / scores.mean().item()
-        bias = 0.0 if BIAS in self.perturb else p.bias
+        bias = (1 - p.standing_weight) * p.bias + p.standing_weight * p.standing_bias if p.standing else p.bias
+        bias = 0.0 if BIAS in self.perturb else bias
         age = age_term(p, index, self.seen - 1, bias, self.model.dtype)
         if p.units:
             return choose_units(p, relevance, age, index, self.notes)
@@ -312,9 +311,11 @@ class BoundedDecoder:
         return torch.arange(max(start, end - self.params.window), end)
 
     def standing_scores(self, layer: LayerCache) -> torch.Tensor:
-        """T of every slot [sets, slots]: mean over heads and over the standing queries, asked at the newest slot."""
-        queries = self.notes.standing[layer.number].to(self.model.dtype).transpose(0, 1)
-        return self.per_set(self.attend(layer, queries, from_newest=True)).mean(1)
+        """T of every slot [sets, slots]: each standing key's vote, shared by the keys like it; mean over votes and KV heads."""
+        standing = self.notes.standing[layer.number].to(self.model.dtype)
+        likeness = torch.nn.functional.cosine_similarity(standing[:, :, None], layer.keys[:, None], dim=-1)
+        votes = (likeness / LIKENESS).softmax(-1).mean(1)
+        return votes if self.params.per_kv_head else votes.mean(0, keepdim=True)
 
     def per_set(self, weights: torch.Tensor) -> torch.Tensor:
         """Mean of weights [heads, queries, slots] over the heads that share a kept set [sets, queries, slots]."""

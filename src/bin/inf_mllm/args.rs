@@ -53,6 +53,9 @@ pub struct CacheArgs {
     /// Share of the standing instruction in the scores of inf_mllm_plus, 0 to 1.
     #[arg(long)]
     pub standing_weight: Option<f64>,
+    /// Age bias of the standing instruction's share of the scores, per token.
+    #[arg(long)]
+    pub standing_bias: Option<f64>,
     /// Newest borders of turns that no policy evicts, tokens.
     #[arg(long)]
     pub protect_boundaries: Option<usize>,
@@ -87,6 +90,7 @@ impl CacheArgs {
                 pool: self.pool.unwrap_or(base.plus.pool),
                 value_norms: self.value_norms.unwrap_or(base.plus.value_norms),
                 standing_weight: self.standing_weight.unwrap_or(base.plus.standing_weight),
+                standing_bias: self.standing_bias.unwrap_or(base.plus.standing_bias),
             },
             protect_boundaries: self.protect_boundaries.unwrap_or(base.protect_boundaries),
             withdraw_layer: self.withdraw_layer.unwrap_or(base.withdraw_layer),

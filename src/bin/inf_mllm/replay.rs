@@ -38,7 +38,7 @@ pub struct Args {
     /// System prompt; that of the instructions file if not given.
     #[arg(long)]
     system: Option<String>,
-    /// Standing instruction, whose subject inf_mllm_plus keeps.
+    /// Standing instruction: an example of what inf_mllm_plus is to keep.
     #[arg(long)]
     standing: Option<String>,
     /// Longest answer where an instruction does not say, tokens.

@@ -5,14 +5,16 @@
 //! - value norms: a key's score is weighted by the length of its value vector, which is what attention to it would add
 //!   (VATP, arXiv 2406.12335);
 //! - pooled votes: scores are averaged over neighbours, so that a token is not kept without its context (SnapKV's idea);
-//! - standing instruction: the queries of an instruction known beforehand are asked again at every compaction;
+//! - standing instruction: what is like an instruction known beforehand stays. Likeness is that of keys before rotation, token by
+//!   token: an instruction in the form of what is to be kept, an example of it, works best;
 //! - whole units: a frame, a turn or a sentence is kept or evicted as a whole, because half a fact is no fact.
 //!
 //! ```text
 //! W[j]     = mean over j's neighbours of S[j] * |v_j|        relative to the mean over candidates
-//! T[j]     = the same of the standing instruction's attention
-//! R[j]     = (1 - w) * W[j] + w * T[j]                        w: standing_weight
-//! value[j] = max over j's unit of R - bias * (age of the unit's newest candidate)
+//! T[j]     = the same of the likeness to the standing instruction
+//! R[j]     = (1 - w) * W[j] + w * T[j]                        w: standing_weight, 0 without such an instruction
+//! b        = (1 - w) * bias + w * standing_bias
+//! value[j] = max over j's unit of R - b * (age of the unit's newest candidate)
 //! ```
 //!
 //! All tokens of a unit have one value, and the newer token wins a tie: so units are kept whole from the best one down, and the
@@ -34,6 +36,8 @@ pub struct PlusConfig {
     pub value_norms: bool,
     /// Share of the standing instruction's score, 0 to 1, where there is one.
     pub standing_weight: f64,
+    /// Age bias of the standing instruction's share, per token of age, in units of the mean candidate score.
+    pub standing_bias: f64,
 }
 
 impl Default for PlusConfig {
@@ -42,7 +46,8 @@ impl Default for PlusConfig {
             units: true,
             pool: 1,
             value_norms: false,
-            standing_weight: 0.5,
+            standing_weight: 1.0,
+            standing_bias: 0.0002,
         }
     }
 }
@@ -69,6 +74,13 @@ impl InfMllmPlus {
                 name: "standing_weight",
                 value: plus.standing_weight.to_string(),
                 expected: "0 to 1".to_string(),
+            });
+        }
+        if !(plus.standing_bias.is_finite() && plus.standing_bias >= 0.0) {
+            return Err(CacheError::Parameter {
+                name: "standing_bias",
+                value: plus.standing_bias.to_string(),
+                expected: "a finite number, 0 or more".to_string(),
             });
         }
         Ok(Self {
@@ -123,8 +135,10 @@ impl Policy for InfMllmPlus {
     fn values(&self, candidates: &Candidates<'_>, values: &mut [f32]) {
         let tokens = candidates.tokens;
         values.copy_from_slice(&self.votes(candidates.scores, candidates.value_norms));
+        let mut bias = self.bias;
         if !candidates.standing.is_empty() {
             let weight = self.plus.standing_weight as f32;
+            bias = (1.0 - weight) * bias + weight * self.plus.standing_bias as f32;
             let standing = self.votes(candidates.standing, candidates.value_norms);
             for (value, standing) in values.iter_mut().zip(standing) {
                 *value = (1.0 - weight) * *value + weight * standing;
@@ -145,7 +159,7 @@ impl Policy for InfMllmPlus {
                 .copied()
                 .fold(f32::NEG_INFINITY, f32::max);
             let age = (candidates.newest - tokens[end - 1].index) as f32;
-            values[start..end].fill(best - self.bias * age);
+            values[start..end].fill(best - bias * age);
             start = end;
         }
     }
@@ -208,6 +222,7 @@ mod tests {
         };
         let plus = PlusConfig {
             standing_weight: 0.25,
+            standing_bias: 0.0,
             ..PlusConfig::default()
         };
         let mut values = [0.0; 2];

@@ -41,7 +41,7 @@ pub struct Candidates<'a> {
     /// Attention that each candidate got, `[candidates]`: from the query window per query that sees it, or from all queries so
     /// far in sum.
     pub scores: &'a [f32],
-    /// Attention that each candidate gets from the standing instruction, per query, `[candidates]`; empty when there is none.
+    /// How much each candidate is like the standing instruction, `[candidates]`; empty when there is none.
     pub standing: &'a [f32],
     /// L2 norm of each candidate's value vector, mean over the set's KV heads, `[candidates]`.
     pub value_norms: &'a [f32],

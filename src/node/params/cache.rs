@@ -38,6 +38,8 @@ pub struct CacheParameters {
     pub value_norms: bool,
     /// Share of the standing instruction in the scores of inf_mllm_plus.
     pub standing_weight: f64,
+    /// Age bias of that share, per token.
+    pub standing_bias: f64,
     /// Newest borders of turns that no policy evicts, tokens.
     pub protect_boundaries: i64,
     /// Layer from which on visual tokens are left out; 0: none.
@@ -67,6 +69,7 @@ impl Default for CacheParameters {
             pool: cache.plus.pool as i64,
             value_norms: cache.plus.value_norms,
             standing_weight: cache.plus.standing_weight,
+            standing_bias: cache.plus.standing_bias,
             protect_boundaries: cache.protect_boundaries as i64,
             withdraw_layer: cache.withdraw_layer as i64,
             last_frames: cache.last_frames as i64,
@@ -165,6 +168,11 @@ impl CacheParameters {
                 Real(&mut self.standing_weight, 0.0..=1.0),
             ),
             field(
+                "standing_bias",
+                "age bias of the standing instruction's share",
+                Real(&mut self.standing_bias, 0.0..=1e6),
+            ),
+            field(
                 "protect_boundaries",
                 "newest borders of turns that are never evicted, tokens",
                 Integer(&mut self.protect_boundaries, 0..=TOKENS),
@@ -212,6 +220,7 @@ impl CacheParameters {
                 pool: count(self.pool),
                 value_norms: self.value_norms,
                 standing_weight: self.standing_weight,
+                standing_bias: self.standing_bias,
             },
             protect_boundaries: count(self.protect_boundaries),
             withdraw_layer: count(self.withdraw_layer),

@@ -41,7 +41,7 @@ pub struct Parameters {
     pub instruction_reliability: String,
     /// Text of the system turn; it is the protected prefix of the cache. Empty: no system turn.
     pub system_prompt: String,
-    /// What will be asked again and again; inf_mllm_plus keeps what it is about. Empty: nothing in particular.
+    /// What matters, as an example of it; inf_mllm_plus keeps what is like it. Empty: nothing in particular.
     pub standing_instruction: String,
     pub cache: CacheParameters,
     /// Longest answer, tokens, unless the instruction says otherwise.
@@ -145,7 +145,7 @@ impl Parameters {
             ),
             field(
                 "standing_instruction",
-                "what inf_mllm_plus keeps in mind",
+                "an example of what inf_mllm_plus is to keep",
                 Text(&mut self.standing_instruction),
             ),
         ];

@@ -35,7 +35,7 @@ pub struct SessionConfig {
     pub cache: CacheConfig,
     /// The protected beginning of the stream; may be empty.
     pub system_prompt: String,
-    /// What will be asked again and again: inf_mllm_plus keeps what it is about. Empty: nothing in particular.
+    /// What matters, as an example of it: inf_mllm_plus keeps what is like it. Empty: nothing in particular.
     pub standing_instruction: String,
     /// Longest answer when an instruction does not say, tokens.
     pub max_new_tokens: usize,
@@ -173,7 +173,7 @@ impl Session {
         self.begin(&prefix)
     }
 
-    /// Feeds the protected beginning of the stream, and learns what the standing instruction looks for.
+    /// Feeds the protected beginning of the stream, and learns what the standing instruction looks like.
     fn begin(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
         self.append(prefix, None, Chunk::Prefix, 1)?;
         let standing = self.config.standing_instruction.trim();
