@@ -46,7 +46,7 @@ pub struct Args {
     /// Values: words, or the number of digits of a number.
     #[arg(long, default_value = "words", value_parser = values)]
     values: Values,
-    /// An instruction that policies which know of one are given beforehand; it is no part of the stream.
+    /// An example of what is to be kept, given beforehand to policies that know of one; it is no part of the stream.
     #[arg(long)]
     standing: Option<String>,
     /// One chat in which every round tells a fact and asks for an earlier one, instead of questions that are put back.
