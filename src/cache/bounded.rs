@@ -300,7 +300,7 @@ impl BoundedCache {
             tokens_seen: self.tokens_seen,
             tokens_evicted: self.tokens_seen - self.len() as u64,
             compactions: self.layers[0].compactions,
-            keys_attended: sum(LayerCache::attended),
+            keys_attended: sum(|layer| layer.attended),
             rows_moved: sum(|layer| layer.moved),
         }
     }

@@ -26,7 +26,7 @@ pub struct LayerCache {
     pub(super) sets: Vec<SlotMap>,
     pub(super) compactions: u64,
     /// Keys that queries have attended to.
-    attended: u64,
+    pub(super) attended: u64,
     /// Rows that compactions have moved.
     pub(super) moved: u64,
 }
@@ -317,10 +317,6 @@ impl LayerCache {
             .iter()
             .map(|t| t.elem_count() * t.dtype().size_in_bytes())
             .sum()
-    }
-
-    pub(super) fn attended(&self) -> u64 {
-        self.attended
     }
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::many::mask;
 use super::simd::{exp, exp_row, largest, matmul, COLUMNS};
-use super::stage::BLOCK;
+use super::stage::{pad_rows, BLOCK};
 use super::{Element, Queries, View};
 use crate::simd::{dot_products, MAX_ROWS};
 
@@ -130,37 +130,24 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
             }
         }
         let values = T::widen(view.head(view.values, head, slots.clone()), &mut scratch);
-        let sums = if width.is_multiple_of(COLUMNS) {
-            let mut sums = vec![0.0; rows * width];
-            matmul(
-                simd,
-                (&weights, PART, slots.len()),
-                values,
-                width,
-                &mut sums,
-                false,
-            );
-            sums
+        let padded = width.next_multiple_of(COLUMNS);
+        let mut staged = Vec::new();
+        let values = if padded == width {
+            values
         } else {
-            let padded = width.next_multiple_of(COLUMNS);
-            let mut staged = vec![0.0; slots.len() * padded];
-            for (value, out) in values
-                .chunks_exact(width)
-                .zip(staged.chunks_exact_mut(padded))
-            {
-                out[..width].copy_from_slice(value);
-            }
-            let mut sums = vec![0.0; rows * padded];
-            matmul(
-                simd,
-                (&weights, PART, slots.len()),
-                &staged,
-                padded,
-                &mut sums,
-                false,
-            );
-            sums
+            staged.resize(slots.len() * padded, 0.0);
+            pad_rows(values, width, &mut staged, padded);
+            &staged
         };
+        let mut sums = vec![0.0; rows * padded];
+        matmul(
+            simd,
+            (&weights, PART, slots.len()),
+            values,
+            padded,
+            &mut sums,
+            false,
+        );
         Part {
             weights,
             most,

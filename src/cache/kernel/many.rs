@@ -26,14 +26,8 @@ pub fn attend<T: Element>(view: &View<T>, queries: &Queries) -> Vec<f32> {
         })
         .collect::<Vec<_>>();
     tiles.into_par_iter().for_each(|(head, first, out)| {
-        let tile = Tile {
-            positions: view.positions_of(head),
-            staged: &staged,
-            queries,
-            head,
-            rows: first..first + out.len() / width,
-            width,
-        };
+        let rows = first..first + out.len() / width;
+        let tile = Tile::new(view, &staged, queries, head, rows);
         Arch::new().dispatch(Attend { tile, out });
     });
     out
@@ -42,32 +36,47 @@ pub fn attend<T: Element>(view: &View<T>, queries: &Queries) -> Vec<f32> {
 /// Some queries of a KV head, and the keys they look at.
 pub struct Tile<'a> {
     /// Of all slots in use.
-    pub positions: &'a [u32],
+    positions: &'a [u32],
     pub staged: &'a Staged,
-    pub queries: &'a Queries,
-    pub head: usize,
-    /// The tile's rows.
-    pub rows: std::ops::Range<usize>,
+    head: usize,
+    /// `[rows, head_dim]`
+    q: &'a [f32],
+    /// Positions of the queries, `[rows]`.
+    seen: Vec<u32>,
     /// head_dim
-    pub width: usize,
+    width: usize,
 }
 
-impl Tile<'_> {
-    /// The queries, `[rows, head_dim]`, and their positions.
-    fn queries(&self) -> (&[f32], Vec<u32>) {
-        let seen = self.rows.clone().map(|row| self.queries.position(row));
-        let q = self.queries.of(self.head, self.rows.clone(), self.width);
-        (q, seen.collect())
+impl<'a> Tile<'a> {
+    /// The queries `rows` of KV head `head`.
+    pub fn new<T>(
+        view: &View<'a, T>,
+        staged: &'a Staged,
+        queries: &'a Queries,
+        head: usize,
+        rows: std::ops::Range<usize>,
+    ) -> Self {
+        Self {
+            positions: view.positions_of(head),
+            staged,
+            head,
+            q: queries.of(head, rows.clone(), view.head_dim),
+            seen: rows.map(|row| queries.position(row)).collect(),
+            width: view.head_dim,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.seen.len()
     }
 
     /// The logits of block `block` of slots into `logits`, `[rows, BLOCK]`.
     #[inline(always)]
     pub fn logits<S: Simd>(&self, simd: S, block: usize, logits: &mut [f32]) {
-        let (q, seen) = self.queries();
         let keys = self.staged.keys_of(self.head, block);
         matmul(
             simd,
-            (q, self.width, self.width),
+            (self.q, self.width, self.width),
             keys,
             BLOCK,
             logits,
@@ -75,7 +84,7 @@ impl Tile<'_> {
         );
         let from = block * BLOCK;
         let to = (from + BLOCK).min(self.positions.len());
-        mask(logits, &self.positions[from..to], &seen);
+        mask(logits, &self.positions[from..to], &self.seen);
     }
 }
 
@@ -92,7 +101,7 @@ impl WithSimd for Attend<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { tile, out } = self;
-        let (staged, width, rows) = (tile.staged, tile.width, tile.rows.len());
+        let (staged, width, rows) = (tile.staged, tile.width, tile.rows());
         let mut logits = vec![0.0; rows * BLOCK];
         let mut sums = vec![0.0; rows * staged.width];
         let mut most = vec![f32::NEG_INFINITY; rows];

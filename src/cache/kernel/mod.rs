@@ -19,6 +19,7 @@ mod stage;
 mod sums;
 
 pub use element::Element;
+pub use sums::add as add_sums;
 
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone, Copy)]
@@ -129,9 +130,4 @@ pub fn attend<T: Element>(view: &View<T>, queries: &Queries, sums: Option<&mut [
         add_sums(view, queries, sums);
     }
     many::attend(view, queries)
-}
-
-/// Adds the probability that each slot gets from `queries` to `sums` (`[kv_heads, len]`), without any output.
-pub fn add_sums<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
-    sums::add(view, queries, sums);
 }

@@ -78,11 +78,14 @@ fn copy_values<T: Element>(
     let slots = from..(from + BLOCK).min(view.len);
     let mut scratch = Vec::new();
     let values = T::widen(view.head(view.values, head, slots), &mut scratch);
-    for (value, out) in values
-        .chunks_exact(view.head_dim)
-        .zip(out.chunks_exact_mut(width))
-    {
-        out[..view.head_dim].copy_from_slice(value);
+    pad_rows(values, view.head_dim, out, width);
+}
+
+/// Copies rows of `from_width` numbers to the beginnings of rows of `to_width`.
+pub fn pad_rows(from: &[f32], from_width: usize, to: &mut [f32], to_width: usize) {
+    let rows = to.chunks_exact_mut(to_width);
+    for (to, from) in rows.zip(from.chunks_exact(from_width)) {
+        to[..from_width].copy_from_slice(from);
     }
 }
 

@@ -21,14 +21,8 @@ pub fn add<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
         .enumerate()
         .for_each(|(i, out)| {
             let first = i % tiles * TILE;
-            let tile = Tile {
-                positions: view.positions_of(i / tiles),
-                staged: &staged,
-                queries,
-                head: i / tiles,
-                rows: first..(first + TILE).min(queries.rows()),
-                width: view.head_dim,
-            };
+            let rows = first..(first + TILE).min(queries.rows());
+            let tile = Tile::new(view, &staged, queries, i / tiles, rows);
             Arch::new().dispatch(Sum { tile, out });
         });
     let share = 1.0 / queries.group as f32;
@@ -53,7 +47,7 @@ impl WithSimd for Sum<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { tile, out } = self;
-        let rows = tile.rows.len();
+        let rows = tile.rows();
         // [blocks, rows, BLOCK]
         let mut logits = vec![0.0; tile.staged.blocks * rows * BLOCK];
         let mut most = vec![f32::NEG_INFINITY; rows];
