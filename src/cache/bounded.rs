@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
-use super::config::{CacheConfig, CacheError, Plan};
-use super::evict::Workspace;
+use super::config::{CacheConfig, CacheError, Plan, Scope};
+use super::evict::{compact_together, Workspace};
 use super::layer::{LayerCache, LayerSlots, LayerSnapshot};
 use super::policy::Policy;
 use super::rotary::RotaryTable;
@@ -56,7 +56,7 @@ pub struct Shared {
 
 /// A KV cache whose every layer holds at most `budget` tokens.
 ///
-/// Order of a turn: [`Self::admit`] a chunk and let every layer attend with it ([`LayerSlots::attend`]); after the whole chunk,
+/// Order of a turn: [`Self::admit`] a chunk that is [`Self::admissible`] and let every layer attend with it ([`LayerSlots::attend`]); after the whole chunk,
 /// [`Self::reserve`] what the next step needs. Nothing is evicted before a chunk that fits has been attended to.
 #[derive(Debug)]
 pub struct BoundedCache {
@@ -198,9 +198,41 @@ impl BoundedCache {
 
     /// Compacts where fewer slots are free than `next` needs (at most `slack` can be asked for).
     pub fn reserve(&mut self, next: usize) -> Result<(), CacheError> {
-        if self.shared.policy.evicts() {
-            for i in 0..self.layers.len() {
-                self.layer(i).reserve(next)?;
+        if !self.shared.policy.evicts() {
+            return Ok(());
+        }
+        let next = next.min(self.shared.plan.slack);
+        if self.shared.policy.scope() == Scope::Model {
+            return self.reserve_together(next);
+        }
+        for i in 0..self.layers.len() {
+            self.layer(i).reserve(next)?;
+        }
+        Ok(())
+    }
+
+    /// How many of the next `wanted` tokens can go through all layers at once, at least 1. Layers with one kept set together have to
+    /// compact together, between two forward passes: if need be, they do it here. The others compact as a chunk comes.
+    pub fn admissible(&mut self, wanted: usize) -> Result<usize, CacheError> {
+        if self.shared.policy.scope() != Scope::Model {
+            return Ok(wanted);
+        }
+        self.reserve_together(1)?;
+        Ok(wanted.min(self.shared.plan.budget - self.len()))
+    }
+
+    /// [`Self::reserve`] for layers that share one kept set: all of them, or those that visual tokens reach and those that
+    /// they do not.
+    fn reserve_together(&mut self, next: usize) -> Result<(), CacheError> {
+        let reached = match self.config.withdraw_layer {
+            0 => self.layers.len(),
+            layer => layer,
+        };
+        let (reached, others) = self.layers.split_at_mut(reached);
+        for layers in [reached, others] {
+            let used = layers.first().map_or(0, LayerCache::len);
+            if self.shared.plan.budget - used < next {
+                compact_together(layers, &self.shared, &mut self.workspace)?;
             }
         }
         Ok(())

@@ -35,21 +35,38 @@ pub enum CacheError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Whether the KV heads of a layer share one kept set.
+/// What shares one kept set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// One kept set per layer; scores are the mean over all its heads.
-    Layer,
+    /// As the policy has it.
+    Auto,
     /// One kept set per KV head; scores are the mean over the head's group.
     KvHead,
+    /// One kept set per layer; scores are the mean over all its heads.
+    Layer,
+    /// One kept set for all layers (those that visual tokens are withdrawn from have their own); scores are the mean over all heads
+    /// of all layers. A chunk goes through the model in pieces, if a compaction is due within it.
+    Model,
 }
 
 impl Scope {
+    pub const ALL: [Self; 4] = [Self::Auto, Self::KvHead, Self::Layer, Self::Model];
+
     /// As parameters name it.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Layer => "layer",
+            Self::Auto => "auto",
             Self::KvHead => "kv_head",
+            Self::Layer => "layer",
+            Self::Model => "model",
+        }
+    }
+
+    /// `own` for [`Scope::Auto`].
+    pub fn or(self, own: Self) -> Self {
+        match self {
+            Self::Auto => own,
+            given => given,
         }
     }
 }
@@ -58,15 +75,14 @@ impl FromStr for Scope {
     type Err = CacheError;
 
     fn from_str(s: &str) -> Result<Self, CacheError> {
-        match s {
-            "layer" => Ok(Self::Layer),
-            "kv_head" => Ok(Self::KvHead),
-            _ => Err(CacheError::Unknown {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.name() == s)
+            .ok_or_else(|| CacheError::Unknown {
                 what: "scope",
                 name: s.to_string(),
-                expected: "layer, kv_head".to_string(),
-            }),
-        }
+                expected: Self::ALL.map(Self::name).join(", "),
+            })
     }
 }
 
@@ -127,7 +143,7 @@ pub struct CacheConfig {
     pub slack: usize,
     /// First tokens of the stream that streaming_llm and inf_mllm never evict, even without a system prompt.
     pub sinks: usize,
-    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept.
+    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept, five eighths for inf_mllm_plus.
     pub n_recent: usize,
     /// Newest queries that score the cached keys; at most `n_recent` of them are used.
     pub query_window: usize,
@@ -135,7 +151,7 @@ pub struct CacheConfig {
     /// both in units of the mean candidate score.
     pub bias: f64,
     pub bias_form: BiasForm,
-    /// Kept sets of inf_mllm: one per layer, or one per KV head. The other policies have that of their paper.
+    /// What shares a kept set of inf_mllm (auto: layer) or inf_mllm_plus (auto: model). The other policies have that of their paper.
     pub scope: Scope,
     /// Which queries fill the query window of inf_mllm.
     pub query_source: QuerySource,
@@ -164,7 +180,7 @@ impl Default for CacheConfig {
             query_window: 32,
             bias: 0.002,
             bias_form: BiasForm::Slope,
-            scope: Scope::Layer,
+            scope: Scope::Auto,
             query_source: QuerySource::Stream,
             h2o_decay: 1.0,
             plus: PlusConfig::default(),

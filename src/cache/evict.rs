@@ -16,7 +16,9 @@ pub struct Workspace {
     tokens: Vec<Token>,
     scores: Vec<f32>,
     standing: Vec<f32>,
+    novelty: Vec<f32>,
     value_norms: Vec<f32>,
+    protected: Vec<bool>,
     values: Vec<f32>,
     ranking: Vec<usize>,
     /// By slot.
@@ -24,61 +26,128 @@ pub struct Workspace {
     moves: Vec<Move>,
 }
 
+/// What is known of the slots of a layer: for each kept set a list by slot, empty where the policy does not ask for it.
+pub struct Findings {
+    scores: Vec<Vec<f32>>,
+    standing: Vec<Vec<f32>>,
+    novelty: Vec<Vec<f32>>,
+    value_norms: Vec<Vec<f32>>,
+}
+
+impl Findings {
+    fn lists(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
+        let scores = self.scores.iter_mut().chain(&mut self.standing);
+        scores.chain(&mut self.novelty).chain(&mut self.value_norms)
+    }
+
+    /// The mean over layers that have the same tokens in the same slots.
+    fn mean(layers: Vec<Self>) -> Option<Self> {
+        let share = 1.0 / layers.len() as f32;
+        let mut layers = layers.into_iter();
+        let mut mean = layers.next()?;
+        for mut layer in layers {
+            for (sum, list) in mean.lists().zip(layer.lists()) {
+                for (sum, x) in sum.iter_mut().zip(list) {
+                    *sum += *x;
+                }
+            }
+        }
+        for list in mean.lists() {
+            list.iter_mut().for_each(|x| *x *= share);
+        }
+        Some(mean)
+    }
+}
+
+/// Compacts layers that share one kept set.
+pub fn compact_together(
+    layers: &mut [LayerCache],
+    shared: &Shared,
+    work: &mut Workspace,
+) -> Result<()> {
+    let findings = layers
+        .iter_mut()
+        .map(|layer| layer.findings(shared))
+        .collect::<Result<Vec<_>>>()?;
+    if let Some(mean) = Findings::mean(findings) {
+        choose(&layers[0].sets[0], &mean, 0, shared, work);
+        for layer in layers {
+            layer.drop_rows(0, shared, work)?;
+            layer.compactions += 1;
+        }
+    }
+    Ok(())
+}
+
 impl LayerCache {
     /// Keeps the prefix, the newest tokens and the candidates that the policy values most; renumbers what is left.
     pub(super) fn compact(&mut self, shared: &Shared, work: &mut Workspace) -> Result<()> {
-        // Without room for candidates nothing needs to be known of them.
-        let evidence = match shared.plan.relevant {
-            0 => Evidence::Age,
-            _ => shared.policy.evidence(),
-        };
-        let empty = || vec![Vec::new(); self.sets.len()];
-        let (scores, standing) = match evidence {
-            Evidence::Age => (empty(), empty()),
-            _ => (self.slot_scores(shared)?, self.standing_scores()?),
-        };
-        let value_norms = match evidence {
-            Evidence::Window {
-                value_norms: true, ..
-            } => self.value_norms()?,
-            _ => empty(),
-        };
-        for i in 0..self.sets.len() {
-            let set = &mut self.sets[i];
-            set.order(&mut work.order);
-            choose(
-                set,
-                [&scores[i], &standing[i], &value_norms[i]],
-                shared,
-                work,
-            );
-            set.evict(
-                &work.kept,
-                &work.order,
-                shared.plan.relevant,
-                &mut work.moves,
-            );
-            let heads = self.heads_of(i)?;
-            move_rows(&self.keys, heads.clone(), &work.moves)?;
-            move_rows(&self.values, heads.clone(), &work.moves)?;
-            self.moved += work.moves.len() as u64;
-            let budget = shared.plan.budget;
-            let histories = self.history.chunks_exact_mut(budget);
-            for history in histories.skip(heads.start).take(heads.len()) {
-                for &(from, to) in &work.moves {
-                    history[to as usize] = history[from as usize];
-                }
-            }
+        let findings = self.findings(shared)?;
+        for set in 0..self.sets.len() {
+            choose(&self.sets[set], &findings, set, shared, work);
+            self.drop_rows(set, shared, work)?;
         }
         self.compactions += 1;
         Ok(())
     }
+
+    /// What the policy wants to know of the slots.
+    fn findings(&mut self, shared: &Shared) -> Result<Findings> {
+        let nothing = || vec![Vec::new(); self.sets.len()];
+        let mut findings = Findings {
+            scores: nothing(),
+            standing: nothing(),
+            novelty: nothing(),
+            value_norms: nothing(),
+        };
+        // Without room for candidates nothing needs to be known of them.
+        if shared.plan.relevant == 0 {
+            return Ok(findings);
+        }
+        match shared.policy.evidence() {
+            Evidence::Age => {}
+            Evidence::History { .. } => findings.scores = self.slot_scores(shared)?,
+            Evidence::Window {
+                novelty,
+                value_norms,
+                ..
+            } => {
+                findings.scores = self.slot_scores(shared)?;
+                findings.standing = self.standing_scores()?;
+                if novelty {
+                    findings.novelty = self.novelty(shared.plan.budget)?;
+                }
+                if value_norms {
+                    findings.value_norms = self.value_norms()?;
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Drops the slots of one set that are not kept, as [`choose`] left it.
+    fn drop_rows(&mut self, set: usize, shared: &Shared, work: &mut Workspace) -> Result<()> {
+        let relevant = shared.plan.relevant;
+        self.sets[set].evict(&work.kept, &work.order, relevant, &mut work.moves);
+        let heads = self.heads_of(set)?;
+        move_rows(&self.keys, heads.clone(), &work.moves)?;
+        move_rows(&self.values, heads.clone(), &work.moves)?;
+        self.moved += work.moves.len() as u64;
+        let histories = self.history.chunks_exact_mut(shared.plan.budget);
+        for history in histories.skip(heads.start).take(heads.len()) {
+            for &(from, to) in &work.moves {
+                history[to as usize] = history[from as usize];
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Marks in `work.kept` the slots of one set that stay; `evidence` holds scores, standing scores and value norms by slot.
-fn choose(set: &SlotMap, evidence: [&[f32]; 3], shared: &Shared, work: &mut Workspace) {
+/// Marks in `work.kept` the slots of set number `set` that stay, and notes in `work.order` their order.
+fn choose(slots: &SlotMap, findings: &Findings, set: usize, shared: &Shared, work: &mut Workspace) {
     let plan = &shared.plan;
-    let len = set.len();
+    slots.order(&mut work.order);
+    let len = slots.len();
     let candidates = plan.prefix..len - plan.recent;
     work.kept.clear();
     work.kept.resize(len, true);
@@ -88,41 +157,55 @@ fn choose(set: &SlotMap, evidence: [&[f32]; 3], shared: &Shared, work: &mut Work
     if plan.relevant == 0 {
         return;
     }
-    let slots = &work.order[candidates];
+    let order = &work.order[candidates];
     let gather = |from: &[f32], to: &mut Vec<f32>| {
         to.clear();
         if !from.is_empty() {
-            to.extend(slots.iter().map(|&slot| from[slot as usize]));
+            to.extend(order.iter().map(|&slot| from[slot as usize]));
         }
     };
-    gather(evidence[0], &mut work.scores);
-    gather(evidence[1], &mut work.standing);
-    gather(evidence[2], &mut work.value_norms);
+    gather(&findings.scores[set], &mut work.scores);
+    gather(&findings.standing[set], &mut work.standing);
+    gather(&findings.novelty[set], &mut work.novelty);
+    gather(&findings.value_norms[set], &mut work.value_norms);
     work.tokens.clear();
     work.tokens
-        .extend(slots.iter().map(|&slot| set.tokens()[slot as usize]));
+        .extend(order.iter().map(|&slot| slots.tokens()[slot as usize]));
+    work.protected.clear();
+    work.protected.resize(order.len(), false);
+    let borders = (0..order.len()).rev();
+    for j in borders
+        .filter(|&j| work.tokens[j].mark.boundary)
+        .take(shared.protect_boundaries)
+    {
+        work.protected[j] = true;
+    }
     work.values.clear();
-    work.values.resize(slots.len(), 0.0);
+    work.values.resize(order.len(), 0.0);
     shared.policy.values(
         &Candidates {
             tokens: &work.tokens,
             scores: &work.scores,
             standing: &work.standing,
+            novelty: &work.novelty,
             value_norms: &work.value_norms,
-            newest: set.tokens()[work.order[len - 1] as usize].index,
+            newest: slots.tokens()[work.order[len - 1] as usize].index,
+            room: plan.relevant,
+            protected: &work.protected,
         },
         &mut work.values,
     );
-    let borders = (0..slots.len()).rev();
-    for j in borders
-        .filter(|&j| work.tokens[j].mark.boundary)
-        .take(shared.protect_boundaries)
+    for (value, _) in work
+        .values
+        .iter_mut()
+        .zip(&work.protected)
+        .filter(|(_, &kept)| kept)
     {
-        work.values[j] = f32::INFINITY;
+        *value = f32::INFINITY;
     }
     work.ranking.clear();
-    work.ranking.extend(0..slots.len());
-    if plan.relevant < slots.len() {
+    work.ranking.extend(0..order.len());
+    if plan.relevant < order.len() {
         let values = &work.values;
         // Highest value first; of equal values the newer.
         work.ranking
@@ -131,6 +214,6 @@ fn choose(set: &SlotMap, evidence: [&[f32]; 3], shared: &Shared, work: &mut Work
             });
     }
     for &j in &work.ranking[..plan.relevant] {
-        work.kept[slots[j] as usize] = true;
+        work.kept[order[j] as usize] = true;
     }
 }

@@ -1,11 +1,12 @@
 //! Keys, values and slots of one decoder layer.
 
-use candle_core::{DType, Device, Result, Tensor, D};
+use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::attention::Past;
 use super::bounded::{CacheShape, Shared};
 use super::config::Scope;
 use super::evict::Workspace;
+use super::likeness::{directions, votes, KeyMean};
 use super::policy::Evidence;
 use super::queries::{QueryRing, QuerySource};
 use super::slots::{SlotMap, Token};
@@ -20,6 +21,8 @@ pub struct LayerCache {
     queries: QueryRing,
     /// Directions of the standing instruction's keys before rotation, `[kv_heads, tokens, head_dim]`, f32.
     standing: Option<Tensor>,
+    /// What the keys of the stream are like; empty when the policy does not ask for it.
+    mean: KeyMean,
     /// Attention of all queries so far, `[kv_heads, budget]`; empty when the policy does not ask for it.
     pub(super) history: Vec<f32>,
     /// One kept set for the layer, or one per KV head; all of one length.
@@ -36,6 +39,7 @@ pub struct LayerSnapshot {
     keys: Tensor,
     values: Tensor,
     queries: QueryRing,
+    mean: KeyMean,
     history: Vec<f32>,
     sets: Vec<SlotMap>,
     compactions: u64,
@@ -54,8 +58,8 @@ impl LayerCache {
         let budget = shared.plan.budget;
         let buffer = || Tensor::zeros((shape.kv_heads, budget, shape.head_dim), storage, device);
         let sets = match shared.policy.scope() {
-            Scope::Layer => 1,
             Scope::KvHead => shape.kv_heads,
+            Scope::Auto | Scope::Layer | Scope::Model => 1,
         };
         let (source, history) = match shared.policy.evidence() {
             Evidence::Window { source, .. } => (source, 0),
@@ -68,6 +72,7 @@ impl LayerCache {
             values: buffer()?,
             queries: QueryRing::new(shape.heads, window, shape.head_dim, dtype, device)?,
             standing: None,
+            mean: KeyMean::default(),
             history: vec![0.0; history],
             sets: vec![SlotMap::with_capacity(budget); sets],
             compactions: 0,
@@ -196,19 +201,25 @@ impl LayerCache {
         }
     }
 
-    /// How much each slot's key is like those of the standing instruction, for each kept set; empty lists when there is none.
-    ///
-    /// `T[j] = (1 / n) * sum_i softmax_j(cos(s_i, k_j) / t)` over the n keys s_i of the instruction, keys before rotation, mean over
-    /// the set's KV heads; t is [`LIKENESS`]. Ours. Each of the instruction's tokens has one vote, which the tokens like it share:
-    /// what every sentence has counts for little.
+    /// How much each slot's key is like those of the standing instruction ([`votes`]), for each kept set; empty lists when there
+    /// is none.
     pub(super) fn standing_scores(&self) -> Result<Vec<Vec<f32>>> {
-        let Some(standing) = &self.standing else {
-            return Ok(vec![Vec::new(); self.sets.len()]);
-        };
-        let keys = directions(&self.keys.narrow(1, 0, self.len())?)?;
-        let likeness = (standing.matmul(&keys.t()?)? / LIKENESS)?;
-        let votes = candle_nn::ops::softmax_last_dim(&likeness)?.mean(1)?;
-        self.per_set(&votes.flatten_all()?.to_vec1::<f32>()?)
+        match &self.standing {
+            Some(standing) => self.per_set(&flat(&votes(standing, &self.directions()?)?)?),
+            None => Ok(vec![Vec::new(); self.sets.len()]),
+        }
+    }
+
+    /// How unlike the stream each slot's key is ([`KeyMean::novelty`]), for each kept set.
+    pub(super) fn novelty(&mut self, budget: usize) -> Result<Vec<Vec<f32>>> {
+        let keys = self.directions()?;
+        self.mean.update(&keys, &self.sets, budget)?;
+        self.per_set(&flat(&self.mean.novelty(&keys)?)?)
+    }
+
+    /// Directions of the keys in use by slot, `[kv_heads, len, head_dim]`, f32.
+    fn directions(&self) -> Result<Tensor> {
+        directions(&self.keys.narrow(1, 0, self.len())?)
     }
 
     /// Mean attention per slot from raw queries at `positions`, for each kept set.
@@ -260,7 +271,7 @@ impl LayerCache {
     pub(super) fn value_norms(&self) -> Result<Vec<Vec<f32>>> {
         let values = self.values.narrow(1, 0, self.len())?;
         let norms = values.to_dtype(DType::F32)?.sqr()?.sum(2)?.sqrt()?;
-        self.per_set(&norms.flatten_all()?.to_vec1::<f32>()?)
+        self.per_set(&flat(&norms)?)
     }
 
     /// Takes the newest `count` keys as those of the standing instruction.
@@ -281,6 +292,7 @@ impl LayerCache {
         self.sets.iter_mut().for_each(SlotMap::clear);
         self.queries = self.queries.emptied(shared.plan.window)?;
         self.standing = None;
+        self.mean = KeyMean::default();
         (self.compactions, self.attended, self.moved) = (0, 0, 0);
         Ok(())
     }
@@ -291,6 +303,7 @@ impl LayerCache {
             keys: copy(&self.keys)?,
             values: copy(&self.values)?,
             queries: self.queries.deep_copy()?,
+            mean: self.mean.clone(),
             history: self.history.clone(),
             sets: self.sets.clone(),
             compactions: self.compactions,
@@ -304,6 +317,7 @@ impl LayerCache {
         self.keys.slice_set(&saved.keys, 1, 0)?;
         self.values.slice_set(&saved.values, 1, 0)?;
         self.queries = saved.queries.deep_copy()?;
+        self.mean = saved.mean.clone();
         self.history.copy_from_slice(&saved.history);
         self.sets.clone_from(&saved.sets);
         (self.compactions, self.attended, self.moved) =
@@ -320,14 +334,9 @@ impl LayerCache {
     }
 }
 
-/// Temperature of the likeness to a standing instruction.
-const LIKENESS: f64 = 0.05;
-
-/// The vectors of `x` (`[.., head_dim]`) at length 1, f32.
-fn directions(x: &Tensor) -> Result<Tensor> {
-    let x = x.to_dtype(DType::F32)?;
-    let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
-    x.broadcast_div(&(length + 1e-12)?)
+/// The elements of a tensor of f32.
+fn flat(x: &Tensor) -> Result<Vec<f32>> {
+    x.flatten_all()?.to_vec1::<f32>()
 }
 
 /// A layer at work: its cache, and what it shares with the others.
@@ -354,6 +363,12 @@ impl LayerSlots<'_> {
         let mut start = 0;
         while start < tokens.len() {
             if self.layer.len() == self.shared.plan.budget {
+                if self.shared.policy.scope() == Scope::Model {
+                    bail!(
+                        "a chunk of {} tokens is longer than the free slots, which all layers have to make together",
+                        tokens.len()
+                    )
+                }
                 self.layer.compact(self.shared, self.workspace)?;
             }
             let left = tokens.len() - start;

@@ -7,6 +7,7 @@
 //! - `evict`: a compaction of one layer: which slots stay, and what moves
 //! - `slots`: which token of the stream stands in which slot, and at which position
 //! - `compact`: moving rows into the gaps, in place
+//! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `queries`: the ring of the last raw queries that scores are computed from
 //! - `rotary`: the rotary table; a key's position is its rank in time among the kept
 //! - `attention`: attention over the cached keys, fused or eager
@@ -19,6 +20,7 @@ mod config;
 mod evict;
 mod kernel;
 mod layer;
+mod likeness;
 pub mod policy;
 mod queries;
 mod rotary;

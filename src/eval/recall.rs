@@ -1,5 +1,7 @@
 //! The answers to planted facts, asked for ephemerally on one stream: the state is put back after each question.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,8 @@ pub struct Answer {
     pub right: bool,
     /// Mean loss of the value's tokens, nats.
     pub loss: f32,
+    /// Share of the statement's tokens that are kept when the question comes, over all kept sets, 0 to 1.
+    pub kept: f32,
 }
 
 /// How the stream is fed.
@@ -56,13 +60,19 @@ pub fn recall(
         if !now.is_empty() {
             let saved = caches[0].snapshot()?;
             for ask in now {
-                let (right, loss) = question(model, &timeline.facts[ask.fact], &mut caches)?;
+                let fact = &timeline.facts[ask.fact];
+                let kept = ask.distance.map_or(0.0, |distance| {
+                    let end = (ask.at - distance) as u64;
+                    kept_share(&caches[0], end - fact.statement.len() as u64..end)
+                });
+                let (right, loss) = question(model, fact, &mut caches)?;
                 caches[0].restore(&saved)?;
                 answers.push(Answer {
                     fact: first + ask.fact,
                     distance: ask.distance,
                     right,
                     loss,
+                    kept,
                 });
             }
         }
@@ -77,6 +87,16 @@ pub fn recall(
         at = to;
     }
     Ok(answers)
+}
+
+/// The share of these tokens of the stream that is in the cache, over all kept sets.
+fn kept_share(cache: &BoundedCache, tokens: Range<u64>) -> f32 {
+    let (mut kept, mut sets) = (0, 0);
+    for set in cache.layers().iter().flat_map(|layer| layer.sets()) {
+        kept += set.iter().filter(|t| tokens.contains(&t.index)).count();
+        sets += 1;
+    }
+    kept as f32 / (sets * (tokens.end - tokens.start)).max(1) as f32
 }
 
 /// Whether every token of the value is the model's first choice after the question, and their mean loss.

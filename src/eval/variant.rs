@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::{json, Value};
 
 use super::{parameter, EvalError};
-use crate::cache::CacheConfig;
+use crate::cache::{CacheConfig, PolicyKind};
 
 /// Reads `name` or `name:parameter=value,...`, such as `inf_mllm:bias=0,scope=kv_head`, over the values of `base`.
 pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
@@ -24,6 +24,15 @@ pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
 }
 
 fn set(config: &mut CacheConfig, name: &str, value: &str) -> Result<(), EvalError> {
+    let known = describe(config);
+    if known.get(name).is_none() || name == "policy" {
+        let known = known.as_object().into_iter().flatten();
+        let names = known.map(|(name, _)| name.as_str());
+        let names = names.filter(|name| *name != "policy").collect::<Vec<_>>();
+        let expected = format!("one of {}", names.join(", "));
+        let what = format!("{name} of {}", config.policy);
+        return Err(parameter("policy", what, expected));
+    }
     match name {
         "budget" => config.budget = number(name, value)?,
         "slack" => config.slack = number(name, value)?,
@@ -40,18 +49,11 @@ fn set(config: &mut CacheConfig, name: &str, value: &str) -> Result<(), EvalErro
         "value_norms" => config.plus.value_norms = number(name, value)?,
         "standing_weight" => config.plus.standing_weight = number(name, value)?,
         "standing_bias" => config.plus.standing_bias = number(name, value)?,
+        "novelty_weight" => config.plus.novelty_weight = number(name, value)?,
+        "novelty_bias" => config.plus.novelty_bias = number(name, value)?,
         "protect_boundaries" => config.protect_boundaries = number(name, value)?,
         "kv_storage" => config.storage = value.parse()?,
-        _ => {
-            let known = describe(config);
-            let known = known
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(name, _)| name.as_str());
-            let expected = format!("one of {}", known.collect::<Vec<_>>().join(", "));
-            return Err(parameter("policy", name, expected));
-        }
+        _ => return Err(parameter("policy", name, "a parameter that can be set")),
     }
     Ok(())
 }
@@ -66,9 +68,11 @@ fn number<T: FromStr>(name: &str, value: &str) -> Result<T, EvalError> {
     })
 }
 
-/// All parameters by name. Two runs with the same ones are the same run.
+/// Every parameter that the policy reads, by name. Two runs with the same ones are the same run.
 pub fn describe(config: &CacheConfig) -> Value {
-    json!({
+    let policy = config.policy.build(config);
+    let scope = policy.map_or(config.scope, |policy| policy.scope());
+    let mut all = json!({
         "policy": config.policy.name(),
         "budget": config.budget,
         "slack": config.slack,
@@ -77,7 +81,7 @@ pub fn describe(config: &CacheConfig) -> Value {
         "query_window": config.query_window,
         "bias": config.bias,
         "bias_form": config.bias_form.name(),
-        "scope": config.scope.name(),
+        "scope": scope.name(),
         "query_source": config.query_source.name(),
         "h2o_decay": config.h2o_decay,
         "units": config.plus.units,
@@ -85,7 +89,30 @@ pub fn describe(config: &CacheConfig) -> Value {
         "value_norms": config.plus.value_norms,
         "standing_weight": config.plus.standing_weight,
         "standing_bias": config.plus.standing_bias,
+        "novelty_weight": config.plus.novelty_weight,
+        "novelty_bias": config.plus.novelty_bias,
         "protect_boundaries": config.protect_boundaries,
         "kv_storage": config.storage.name(),
-    })
+    });
+    if let Some(all) = all.as_object_mut() {
+        all.retain(|name, _| reads(config.policy, name));
+    }
+    all
+}
+
+/// Whether a parameter makes a difference to a policy.
+fn reads(policy: PolicyKind, name: &str) -> bool {
+    use PolicyKind::{Full, H2o, InfMllm, InfMllmPlus, StreamingLlm};
+    match name {
+        "slack" | "protect_boundaries" => policy != Full,
+        "sinks" => matches!(policy, StreamingLlm | InfMllm | InfMllmPlus),
+        "n_recent" | "query_window" | "bias" | "scope" | "query_source" => {
+            matches!(policy, InfMllm | InfMllmPlus)
+        }
+        "bias_form" => policy == InfMllm,
+        "h2o_decay" => policy == H2o,
+        "units" | "pool" | "value_norms" | "standing_weight" | "standing_bias"
+        | "novelty_weight" | "novelty_bias" => policy == InfMllmPlus,
+        _ => true,
+    }
 }

@@ -330,11 +330,48 @@ impl Llama {
         marks: &[Mark],
         caches: &mut [BoundedCache],
     ) -> std::result::Result<Tensor, ModelError> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < marks.len() {
+            let mut count = marks.len() - at;
+            for cache in caches.iter_mut() {
+                count = cache.admissible(count)?;
+            }
+            let piece = match count == marks.len() {
+                true => x.clone(),
+                false => x
+                    .reshape((caches.len(), marks.len(), ()))?
+                    .narrow(1, at, count)?
+                    .flatten_to(1)?,
+            };
+            pieces.push(self.append_piece(piece, &marks[at..at + count], caches)?);
+            at += count;
+        }
+        match pieces.len() {
+            0 => Ok(x.clone()),
+            1 => Ok(pieces.remove(0)),
+            _ => {
+                let by_stream = pieces.iter().map(|piece| {
+                    let (rows, hidden) = piece.dims2()?;
+                    piece.reshape((caches.len(), rows / caches.len(), hidden))
+                });
+                let by_stream = by_stream.collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&by_stream, 1)?.flatten_to(1)?)
+            }
+        }
+    }
+
+    /// The same for tokens that every cache takes at once.
+    fn append_piece(
+        &self,
+        mut x: Tensor,
+        marks: &[Mark],
+        caches: &mut [BoundedCache],
+    ) -> std::result::Result<Tensor, ModelError> {
         let mut tokens = caches
             .iter_mut()
             .map(|cache| cache.admit(marks))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let mut x = x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             if caches.iter().any(|cache| cache.withdraws_at(i)) {
                 (x, tokens) = text_only(&x, &tokens)?;

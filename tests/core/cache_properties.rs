@@ -62,8 +62,16 @@ fn mark(index: u64) -> Mark {
     }
 }
 
-/// Feeds the next `tokens` tokens of the stream as one chunk.
-fn feed(cache: &mut BoundedCache, tokens: usize) {
+/// Feeds the next `tokens` tokens of the stream as one chunk, or in as many pieces as the cache asks for.
+fn feed(cache: &mut BoundedCache, mut tokens: usize) {
+    while tokens > 0 {
+        let count = cache.admissible(tokens).unwrap();
+        feed_piece(cache, count);
+        tokens -= count;
+    }
+}
+
+fn feed_piece(cache: &mut BoundedCache, tokens: usize) {
     let first = cache.usage().tokens_seen;
     let marks = (first..first + tokens as u64).map(mark).collect::<Vec<_>>();
     let admitted = cache.admit(&marks).unwrap();
@@ -135,15 +143,20 @@ fn any_plus() -> impl Strategy<Value = PlusConfig> {
         any::<bool>(),
         prop::sample::select(vec![1, 3, 7]),
         any::<bool>(),
-        0.0..1.0,
+        prop::sample::select(vec![0.0, 0.4, 1.0]),
+        0.0..=1.0,
     )
-        .prop_map(|(units, pool, value_norms, standing_weight)| PlusConfig {
-            standing_bias: 0.001,
-            units,
-            pool,
-            value_norms,
-            standing_weight,
-        })
+        .prop_map(
+            |(units, pool, value_norms, novelty_weight, standing_weight)| PlusConfig {
+                units,
+                pool,
+                value_norms,
+                novelty_weight,
+                novelty_bias: 0.001,
+                standing_weight,
+                standing_bias: 0.001,
+            },
+        )
 }
 
 /// Any policy with any parameters it takes, and a system prompt's length.
@@ -154,7 +167,7 @@ fn any_config() -> impl Strategy<Value = (CacheConfig, usize)> {
         8usize..90,
         0usize..40,
         1usize..40,
-        prop::sample::select(vec![Scope::Layer, Scope::KvHead]),
+        prop::sample::select(Scope::ALL.to_vec()),
         prop::sample::select(vec![QuerySource::Stream, QuerySource::Instruction]),
         prop::sample::select(vec![
             (BiasForm::Slope, 0.0),
@@ -345,5 +358,13 @@ fn impossible_parameters_are_refused_with_name_value_and_range() {
         },
         "standing_weight",
         "1.5",
+    );
+    refused(
+        |c| {
+            c.policy = PolicyKind::InfMllmPlus;
+            c.plus.novelty_bias = f64::INFINITY;
+        },
+        "novelty_bias",
+        "inf",
     );
 }

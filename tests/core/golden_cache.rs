@@ -119,6 +119,8 @@ fn config(params: &Value) -> CacheConfig {
             units: flag("units"),
             pool: count("pool").max(1),
             value_norms: flag("value_norms"),
+            novelty_weight: params["novelty_weight"].as_f64().unwrap_or(0.0),
+            novelty_bias: params["novelty_bias"].as_f64().unwrap_or(0.0),
             standing_weight: params["standing_weight"].as_f64().unwrap_or(0.5),
             standing_bias: params["standing_bias"].as_f64().unwrap_or(0.0002),
         },

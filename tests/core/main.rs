@@ -8,6 +8,7 @@ mod commands;
 mod conversation;
 mod engine;
 mod eval;
+mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;

@@ -52,14 +52,29 @@ TURNS = {"prefix": PREFIX, "budget": 64, "slack": 20, "n_recent": 18, "query_win
 H2O = CacheParams("h2o", budget=40, slack=1, prefix=PREFIX)
 TOVA = CacheParams("tova", budget=96, slack=12, prefix=PREFIX)
 SNAPKV = CacheParams("snapkv", budget=60, slack=15, prefix=PREFIX)
+# so small that the stream is longer than its mean remembers
 
 
-def with_scope(name: str, policy: str = "inf_mllm", **changes) -> dict[str, CacheParams]:
-    return {f"{name}_{s}": CacheParams(policy, **TURNS, scope=s, **changes) for s in ("layer", "kv_head")}
+def with_scope(
+    name: str, policy: str = "inf_mllm", scopes: tuple[str, ...] = ("layer", "kv_head"), **changes
+) -> dict[str, CacheParams]:
+    return {f"{name}_{s}": CacheParams(policy, **TURNS, scope=s, **changes) for s in scopes}
 
 
-def plus(name: str, **changes) -> dict[str, CacheParams]:
-    return with_scope(name, "inf_mllm_plus", **changes)
+def plus(name: str, *scopes: str, **changes) -> dict[str, CacheParams]:
+    """For `scopes`; layer and kv_head, if none are given."""
+    return with_scope(name, "inf_mllm_plus", scopes or ("layer", "kv_head"), **changes)
+
+
+ALL = {
+    "pool": 3,
+    "value_norms": True,
+    "standing": True,
+    "standing_weight": 0.3,
+    "units": True,
+    "novelty_weight": 0.5,
+    "protect_boundaries": 5,
+}
 
 
 SHARED = {
@@ -90,11 +105,14 @@ CASES = {
     },
     "plus_g3": {
         **plus("pool", pool=5),
-        **plus("value_norms", value_norms=True),
+        **plus("value_norms", "layer", "kv_head", "model", value_norms=True),
         **plus("standing", standing=True, standing_bias=0.003),
         **plus("units", units=True),
         **plus("boundaries", protect_boundaries=5),
-        **plus("all", pool=3, value_norms=True, standing=True, standing_weight=0.3, units=True, protect_boundaries=5),
+        **plus("novelty", novelty_weight=1.0, novelty_bias=0.002),
+        **plus("novelty_units", "layer", "kv_head", "model", novelty_weight=0.6, units=True),
+        **plus("all", "layer", "kv_head", "model", **ALL),
+        **with_scope("inf_mllm", scopes=("model",)),
     },
 }
 # an ingredient switched off, by the name under which a case notes what that changes
@@ -106,12 +124,14 @@ OFF = {
     "value_norms": ("no_value_norms", False),
     "standing": ("no_standing", False),
     "units": ("no_units", False),
+    "novelty_weight": ("no_novelty", 0.0),
 }
 
 
 def variants(params: CacheParams) -> dict[str, dict]:
-    """Every ingredient that `params` has on, switched off by itself."""
-    return {name: {key: off} for key, (name, off) in OFF.items() if getattr(params, key) != off}
+    """Every ingredient that `params` has on, switched off by itself; layers that choose together, each for itself."""
+    changes = {name: {key: off} for key, (name, off) in OFF.items() if getattr(params, key) != off}
+    return changes | ({"layer_scope": {"scope": "layer"}} if params.scope == "model" else {})
 
 
 def text_stream(model_dir: Path, seed: int) -> dict[str, torch.Tensor]:

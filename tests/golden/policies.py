@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 POLICIES = ("full", "window", "streaming_llm", "h2o", "tova", "snapkv", "inf_mllm", "inf_mllm_plus")
-PER_KV_HEAD = ("h2o", "snapkv")  # the others have one kept set per layer, inf_mllm and inf_mllm_plus what `scope` says
+PER_KV_HEAD = ("h2o", "snapkv")  # tova has one kept set per layer, inf_mllm and inf_mllm_plus what `scope` says
 RANKED = ("h2o", "tova", "snapkv", "inf_mllm", "inf_mllm_plus")
 SNAPKV_WINDOW, SNAPKV_POOL = 32, 5
-LIKENESS = 0.05  # temperature of the likeness to a standing instruction
 INFINITE = float("inf")
 
 
@@ -28,7 +27,7 @@ class CacheParams:
     query_window: int = 0  # inf_mllm, inf_mllm_plus; see `window`
     bias: float = 0.0
     bias_form: str = "slope"
-    scope: str = "layer"
+    scope: str = "layer"  # or kv_head, or model: one kept set for all layers
     query_source: str = "stream"  # or instruction
     protect_boundaries: int = 0  # newest boundary tokens among the candidates that are kept whatever their value
     h2o_decay: float = 1.0
@@ -38,6 +37,8 @@ class CacheParams:
     standing_weight: float = 0.5
     standing_bias: float = 0.0002  # age bias of their share
     units: bool = False  # whole units instead of single tokens
+    novelty_weight: float = 0.0  # share of novelty in what the standing instruction leaves
+    novelty_bias: float = 0.0  # age bias of that share
 
     @property
     def keep(self) -> int:
@@ -69,6 +70,16 @@ class CacheParams:
     def per_kv_head(self) -> bool:
         """Whether each KV head has a kept set of its own."""
         return self.policy in PER_KV_HEAD or (self.policy.startswith("inf_mllm") and self.scope == "kv_head")
+
+    @property
+    def standing_share(self) -> float:
+        return self.standing_weight if self.standing else 0.0
+
+    @property
+    def age_bias(self) -> float:
+        """Slope of D: the mean of the parts' biases, each by its share of R."""
+        rest = (1 - self.novelty_weight) * self.bias + self.novelty_weight * self.novelty_bias
+        return (1 - self.standing_share) * rest + self.standing_share * self.standing_bias
 
 
 @dataclass(frozen=True)
@@ -139,28 +150,43 @@ def choose_tokens(
 
 
 def choose_units(
-    params: CacheParams, relevance: torch.Tensor, age: torch.Tensor, index: torch.Tensor, notes: Annotations
+    params: CacheParams,
+    attention: torch.Tensor,
+    novelty: torch.Tensor,
+    age: torch.Tensor,
+    index: torch.Tensor,
+    notes: Annotations,
 ) -> tuple[list[int], float]:
-    """As `choose_tokens`, but whole units as long as they fit; R and the age term D of the candidates [candidates].
+    """As `choose_tokens`, but whole units as far as they fit; both parts of R and the age term D [candidates].
 
-    A protected boundary token is kept whatever becomes of its unit, whose value it counts for like the others.
+    Protected boundary tokens are kept whatever becomes of their unit: they count for its value, not for its length. The
+    units that fit are kept from the best down; what is left goes to the newest tokens of the best that do not.
+
+    The margin is the smallest gap between neighbours in the ranking, from the last unit before the first that does not
+    fit (the order of those before it does not matter) to the first after the last of which a token is kept.
     """
     chosen = newest_boundaries(params, index, notes)
+    left = params.relevant - len(chosen)
     members: dict[int, list[int]] = {}
     for j, i in enumerate(index.tolist()):
-        start = max(start for start in notes.unit_starts if start <= i)
-        members.setdefault(start, []).append(j)
-    values = [max(relevance[j].item() for j in unit) + age[unit[-1]].item() for unit in members.values()]
-    units = [[j for j in unit if j not in chosen] for unit in members.values()]
+        members.setdefault(max(start for start in notes.unit_starts if start <= i), []).append(j)
+    units, values = [], []
+    for places in members.values():
+        if free := [j for j in places if j not in chosen]:
+            units.append(free)
+            values.append(attention[places].max().item() + novelty[places].mean().item() + age[places[-1]].item())
     order, _ = best(values, len(units))
-    left = params.relevant - len(chosen)
-    for place, u in enumerate(order):
-        if left == 0:
-            return sorted(chosen), values[order[place - 1]] - values[u] if place else INFINITE
+    kept, skipped = [], []  # ranks
+    for rank, u in enumerate(order):
         fits = len(units[u]) <= left
-        chosen = chosen + units[u][-left:]
-        left -= min(left, len(units[u]))
-        if not fits:
-            around = [values[order[k]] for k in (place - 1, place + 1) if 0 <= k < len(order)]
-            return sorted(chosen), min((abs(values[u] - v) for v in around), default=INFINITE)
-    return sorted(chosen), INFINITE
+        (kept if fits else skipped).append(rank)
+        if fits:
+            chosen = chosen + units[u]
+            left -= len(units[u])
+    if not skipped:
+        return sorted(chosen), INFINITE
+    if left > 0:  # less than any that was skipped needs, so the best of them takes all of it
+        chosen = chosen + units[order[skipped[0]]][-left:]
+        kept.append(skipped[0])
+    ranks = range(max(skipped[0] - 1, 0), min(max(kept, default=-1) + 1, len(order) - 1))
+    return sorted(chosen), min((values[order[r]] - values[order[r + 1]] for r in ranks), default=INFINITE)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from policies import (
-    LIKENESS,
     POLICIES,
     RANKED,
     SNAPKV_POOL,
@@ -16,9 +15,9 @@ from policies import (
     choose_tokens,
     choose_units,
     max_pooled,
-    mean_pooled,
 )
 from safetensors import safe_open
+from scoring import Evidence, StreamMean, relevance, standing_votes
 
 MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
     "mask_off_by_one",
@@ -67,6 +66,7 @@ class LayerCache:
     index: torch.Tensor
     queries: torch.Tensor  # every query of the stream before rotation [tokens seen, heads, head_dim]
     sums: torch.Tensor  # attention that each slot has had from every query since it came [kv_heads, len]
+    mean: StreamMean
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Compaction:
 
     tokens_seen: int  # tokens appended before it
     kept: torch.Tensor  # stream indices of the kept keys, in time order [layers, kv_heads, keep]
-    scores: torch.Tensor | None  # of the candidates in cache order [layers, sets, candidates], see `candidate_scores`
+    scores: torch.Tensor | None  # of the candidates in cache order [layers, sets, candidates], see `stored_scores`
     margin: float  # smallest gap between a kept and a dropped candidate, 1 = their mean; inf if nothing is ranked
 
 
@@ -131,7 +131,10 @@ class BoundedDecoder:
         no_index = torch.zeros(config.kv_heads, 0, dtype=torch.long)
         no_query = empty.new_zeros(0, config.heads, config.head_dim)
         no_sum = empty.new_zeros(config.kv_heads, 0)
-        self.layers = [LayerCache(i, empty, empty, no_index, no_query, no_sum) for i in range(config.layers)]
+        mean = empty.new_zeros(config.kv_heads, config.head_dim)
+        self.layers = [
+            LayerCache(i, empty, empty, no_index, no_query, no_sum, StreamMean(mean)) for i in range(config.layers)
+        ]
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
         self.frequencies = (1.0 / config.rope_theta ** (half / config.head_dim)).to(model.dtype)
         group = config.heads // config.kv_heads
@@ -223,81 +226,77 @@ class BoundedDecoder:
 
     def compact(self) -> None:
         """Drops keys down to `keep` in every layer; what is kept stays in time order and is renumbered."""
-        kept, scores, margins = [], [], []
-        for layer in self.layers:
-            slots, layer_scores, margin = self.select(layer)
+        p, ranked = self.params, self.params.policy in RANKED
+        evidence = [self.evidence(layer) if ranked else None for layer in self.layers]
+        shared = [Evidence.mean(evidence)] * len(evidence) if p.scope == "model" else evidence
+        selected = [self.select(layer.index, e) for layer, e in zip(self.layers, shared, strict=True)]
+        for layer, (slots, _) in zip(self.layers, selected, strict=True):
             gather = slots[:, :, None].expand(-1, -1, self.config.head_dim)
             layer.keys = layer.keys.gather(1, gather)
             layer.values = layer.values.gather(1, gather)
             layer.index = layer.index.gather(1, slots)
             layer.sums = layer.sums.gather(1, slots)
-            kept.append(layer.index)
-            scores.append(layer_scores)
-            margins.append(margin)
-        ranked = torch.stack(scores) if self.params.policy in RANKED else None
-        self.compactions.append(Compaction(self.seen, torch.stack(kept), ranked, min(margins)))
+        kept = torch.stack([layer.index for layer in self.layers])
+        scores = torch.stack([self.shown(*both) for both in zip(evidence, shared, strict=True)]) if ranked else None
+        self.compactions.append(Compaction(self.seen, kept, scores, min(margin for _, margin in selected)))
 
-    def select(self, layer: LayerCache) -> tuple[torch.Tensor, torch.Tensor | None, float]:
-        """Slots to keep [kv_heads, keep], scores of the candidates [sets, candidates], ranking margin."""
-        p, length = self.params, layer.keys.shape[1]
+    def shown(self, own: Evidence, shared: Evidence) -> torch.Tensor:
+        """Scores [sets, candidates] for the record, from the evidence of a layer and that by which it chooses.
+
+        h2o: the running sums. snapkv: S, max-pooled. tova, inf_mllm: the layer's S. inf_mllm_plus: R, whose mean is 1.
+        """
+        if self.params.policy == "inf_mllm_plus":
+            return sum(relevance(self.params, shared))
+        return max_pooled(own.scores, SNAPKV_POOL) if self.params.policy == "snapkv" else own.scores
+
+    def select(self, index: torch.Tensor, evidence: Evidence | None) -> tuple[torch.Tensor, float]:
+        """Slots to keep [kv_heads, keep] and the margin, for stream indices [kv_heads, slots]."""
+        p, length = self.params, index.shape[1]
         slots = torch.arange(length)
-        if p.policy in ("window", "streaming_llm"):
+        if evidence is None:
             kept = torch.cat([slots[: p.protected], slots[length - (p.keep - p.protected) :]])
-            return kept.expand(self.config.kv_heads, -1), None, float("inf")
+            return kept.expand(self.config.kv_heads, -1), float("inf")
         candidates = slots[p.prefix : length - p.recent]
-        scores = self.candidate_scores(layer, candidates)
         kept, margin = [], float("inf")
-        for s, index in zip(scores, layer.index[: len(scores), candidates], strict=True):
-            chosen, gap = self.choose(s, index)
+        for s in range(len(evidence.scores)):
+            chosen, gap = self.choose(evidence.of(slice(None), slice(s, s + 1)), index[s, candidates])
             margin = min(margin, gap)
             kept.append(torch.cat([slots[: p.prefix], candidates[chosen], slots[length - p.recent :]]))
-        return torch.stack(kept).expand(self.config.kv_heads, -1), scores, margin
+        return torch.stack(kept).expand(self.config.kv_heads, -1), margin
 
-    def choose(self, scores: torch.Tensor, index: torch.Tensor) -> tuple[list[int], float]:
-        """Places of the candidates to keep and the margin, from scores and stream indices [candidates] of one set."""
-        p, relevance = self.params, scores / scores.mean()
+    def choose(self, evidence: Evidence, index: torch.Tensor) -> tuple[list[int], float]:
+        """Places of the candidates to keep and the margin, from one set's evidence and stream indices [candidates]."""
+        p = self.params
         if not p.policy.startswith("inf_mllm"):
             # ranked as they are: dividing by the mean could make two values equal, or two equal ones differ
+            scores = self.shown(evidence, evidence)[0]
             chosen, margin = choose_tokens(p, scores, index, self.notes)
             return chosen, margin / scores.mean().item()
-        bias = (1 - p.standing_weight) * p.bias + p.standing_weight * p.standing_bias if p.standing else p.bias
-        bias = 0.0 if BIAS in self.perturb else bias
-        age = age_term(p, index, self.seen - 1, bias, self.model.dtype)
+        attention, novelty = (part[0] for part in relevance(p, evidence))
+        age = age_term(p, index, self.seen - 1, 0.0 if BIAS in self.perturb else p.age_bias, self.model.dtype)
         if p.units:
-            return choose_units(p, relevance, age, index, self.notes)
-        return choose_tokens(p, relevance + age, index, self.notes)
+            return choose_units(p, attention, novelty, age, index, self.notes)
+        return choose_tokens(p, attention + novelty + age, index, self.notes)
 
-    def candidate_scores(self, layer: LayerCache, candidates: torch.Tensor) -> torch.Tensor:
-        """Scores of the candidates [sets, candidates].
-
-        h2o: the running sums. snapkv: S, max-pooled. tova, inf_mllm: S. inf_mllm_plus: R, whose mean is 1.
-        """
-        p = self.params
-        if p.policy == "h2o":
-            return layer.sums[:, candidates]
-        scores = self.scores(layer)[:, candidates]
-        if p.policy == "snapkv":
-            return max_pooled(scores, SNAPKV_POOL)
-        if p.policy != "inf_mllm_plus":
-            return scores
-        shares = self.share(layer, scores, candidates)
-        if p.standing:
-            standing = self.share(layer, self.standing_scores(layer)[:, candidates], candidates)
-            shares = (1 - p.standing_weight) * shares + p.standing_weight * standing
-        return shares
-
-    def share(self, layer: LayerCache, scores: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-        """inf_mllm_plus: scores [sets, candidates] times value norms, pooled, as multiples of their mean."""
-        if self.params.value_norms:
-            norms = layer.values[:, candidates].norm(dim=-1)
-            scores = scores * (norms if self.params.per_kv_head else norms.mean(0, keepdim=True))
-        scores = mean_pooled(scores, self.params.pool)
-        return scores / scores.mean(-1, keepdim=True)
+    def evidence(self, layer: LayerCache) -> Evidence:
+        """What the policy asks about the candidates of a layer, once per compaction: the mean takes in the new keys."""
+        p, plus = self.params, self.params.policy == "inf_mllm_plus"
+        found = Evidence(layer.sums if p.policy == "h2o" else self.scores(layer))
+        if plus and p.value_norms:
+            found.norms = self.per_set(layer.values.norm(dim=-1))
+        if plus and p.standing:
+            standing = self.notes.standing[layer.number].to(self.model.dtype)
+            found.standing = self.per_set(standing_votes(standing, layer.keys))
+        if plus and p.novelty_weight > 0:
+            layer.mean.add(layer.keys[:, self.length - (self.seen - layer.mean.seen) :], p.budget)
+            found.novelty = self.per_set(layer.mean.novelty(layer.keys))
+        return found.of(slice(p.prefix, self.length - p.recent))
 
     def scores(self, layer: LayerCache) -> torch.Tensor:
-        """S of every slot [sets, slots]: mean over heads, then over the window's queries that may see the slot."""
+        """S of every slot [sets, slots]: mean over the set's heads, then over the window's queries that see it."""
         queries = layer.queries[self.window_indices()]
-        weights = self.per_set(self.attend(layer, queries))
+        weights = self.attend(layer, queries)
+        weights = self.per_kv_head(weights) if self.params.per_kv_head else weights.mean(0, keepdim=True)
         length, window = layer.keys.shape[1], len(queries)
         viewers = torch.clamp(length - torch.arange(length), max=window)
         return weights.sum(1) / viewers
@@ -310,16 +309,9 @@ class BoundedDecoder:
             start, end = begun[-1] if begun else (start, end)
         return torch.arange(max(start, end - self.params.window), end)
 
-    def standing_scores(self, layer: LayerCache) -> torch.Tensor:
-        """T of every slot [sets, slots]: each standing key's vote, shared by the keys like it; mean over votes and KV heads."""
-        standing = self.notes.standing[layer.number].to(self.model.dtype)
-        likeness = torch.nn.functional.cosine_similarity(standing[:, :, None], layer.keys[:, None], dim=-1)
-        votes = (likeness / LIKENESS).softmax(-1).mean(1)
-        return votes if self.params.per_kv_head else votes.mean(0, keepdim=True)
-
-    def per_set(self, weights: torch.Tensor) -> torch.Tensor:
-        """Mean of weights [heads, queries, slots] over the heads that share a kept set [sets, queries, slots]."""
-        return self.per_kv_head(weights) if self.params.per_kv_head else weights.mean(0, keepdim=True)
+    def per_set(self, by_kv_head: torch.Tensor) -> torch.Tensor:
+        """Mean over the KV heads that share a layer's kept set, [kv_heads, slots] to [sets, slots]."""
+        return by_kv_head if self.params.per_kv_head else by_kv_head.mean(0, keepdim=True)
 
     def per_kv_head(self, weights: torch.Tensor) -> torch.Tensor:
         """Mean of weights [heads, queries, slots] over the query heads of each KV head [kv_heads, queries, slots]."""

@@ -54,7 +54,7 @@ def refusal(
         ("image_transport", "theora", "one of: raw, compressed"),
         ("device", "tpu", "one of: auto, cpu, cuda"),
         ("bias_form", "curve", "one of: slope, range"),
-        ("scope", "head", "one of: layer, kv_head"),
+        ("scope", "head", "one of: auto, kv_head, layer, model"),
     ],
 )
 def test_a_parameter_out_of_range(name: str, value: object, expected: str) -> None:

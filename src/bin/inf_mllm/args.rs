@@ -20,7 +20,7 @@ pub struct CacheArgs {
     /// First tokens that are never evicted.
     #[arg(long)]
     pub sinks: Option<usize>,
-    /// Newest tokens that a compaction keeps; 0: half of what is kept.
+    /// Newest tokens that a compaction keeps; 0: half of what is kept, five eighths for inf_mllm_plus.
     #[arg(long)]
     pub n_recent: Option<usize>,
     /// Newest queries that score the cached keys.
@@ -32,7 +32,7 @@ pub struct CacheArgs {
     /// Form of the age bias: slope or range.
     #[arg(long)]
     pub bias_form: Option<BiasForm>,
-    /// Kept sets of inf_mllm: one per layer or one per kv_head.
+    /// What shares a kept set of inf_mllm or inf_mllm_plus: auto, kv_head, layer or model.
     #[arg(long)]
     pub scope: Option<Scope>,
     /// Queries that inf_mllm scores with: the newest of the stream or those of the newest instruction.
@@ -50,6 +50,12 @@ pub struct CacheArgs {
     /// inf_mllm_plus weights scores by the length of the value vectors.
     #[arg(long, action = clap::ArgAction::Set)]
     pub value_norms: Option<bool>,
+    /// Share of novelty against attention in the scores of inf_mllm_plus, 0 to 1.
+    #[arg(long)]
+    pub novelty_weight: Option<f64>,
+    /// Age bias of the share of novelty, per token.
+    #[arg(long)]
+    pub novelty_bias: Option<f64>,
     /// Share of the standing instruction in the scores of inf_mllm_plus, 0 to 1.
     #[arg(long)]
     pub standing_weight: Option<f64>,
@@ -89,6 +95,8 @@ impl CacheArgs {
                 units: self.units.unwrap_or(base.plus.units),
                 pool: self.pool.unwrap_or(base.plus.pool),
                 value_norms: self.value_norms.unwrap_or(base.plus.value_norms),
+                novelty_weight: self.novelty_weight.unwrap_or(base.plus.novelty_weight),
+                novelty_bias: self.novelty_bias.unwrap_or(base.plus.novelty_bias),
                 standing_weight: self.standing_weight.unwrap_or(base.plus.standing_weight),
                 standing_bias: self.standing_bias.unwrap_or(base.plus.standing_bias),
             },

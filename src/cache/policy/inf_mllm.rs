@@ -97,13 +97,14 @@ impl Policy for InfMllm {
     }
 
     fn scope(&self) -> Scope {
-        self.scope
+        self.scope.or(Scope::Layer)
     }
 
     fn evidence(&self) -> Evidence {
         Evidence::Window {
             queries: self.query_window,
             source: self.source,
+            novelty: false,
             value_norms: false,
         }
     }

@@ -1,29 +1,35 @@
-//! `inf_mllm_plus`: ours; `inf_mllm` with the age slope, and more to keep what a question will need.
+//! `inf_mllm_plus`: ours; recent tokens, and whole units that are unlike the rest of the stream or like a standing instruction.
 //!
-//! Each ingredient can be switched off, which leaves `inf_mllm` in the end:
+//! Attention of the newest queries finds what the text at hand needs; it does not foresee what a question will need, and a
+//! scattered half of a fact is no fact. So this policy differs from `inf_mllm`, each ingredient with its own parameter:
 //!
+//! - novelty: what is unlike the mean of the stream stays (`N`, [`crate::cache`]'s likeness of keys);
+//! - standing instruction: what is like an instruction known beforehand stays (`T`). Likeness is that of keys before rotation, token
+//!   by token: an instruction in the form of what is to be kept, an example of it, works best;
+//! - whole units: a frame, a turn or a sentence is kept or evicted as a whole;
+//! - one kept set for all layers: a unit that half the layers have forgotten cannot be read back;
 //! - value norms: a key's score is weighted by the length of its value vector, which is what attention to it would add
 //!   (VATP, arXiv 2406.12335);
-//! - pooled votes: scores are averaged over neighbours, so that a token is not kept without its context (SnapKV's idea);
-//! - standing instruction: what is like an instruction known beforehand stays. Likeness is that of keys before rotation, token by
-//!   token: an instruction in the form of what is to be kept, an example of it, works best;
-//! - whole units: a frame, a turn or a sentence is kept or evicted as a whole, because half a fact is no fact.
+//! - pooled votes: scores are averaged over neighbours (SnapKV's idea).
 //!
 //! ```text
-//! W[j]     = mean over j's neighbours of S[j] * |v_j|        relative to the mean over candidates
+//! W[j]     = mean over j's neighbours of S[j] * |v_j|        S, N and T relative to their mean over candidates
 //! T[j]     = the same of the likeness to the standing instruction
-//! R[j]     = (1 - w) * W[j] + w * T[j]                        w: standing_weight, 0 without such an instruction
-//! b        = (1 - w) * bias + w * standing_bias
-//! value[j] = max over j's unit of R - b * (age of the unit's newest candidate)
+//! a[j]     = (1 - w) * (1 - n) * W[j] + w * T[j]              w: standing_weight, 0 without such an instruction
+//! c[j]     = (1 - w) * n * N[j]                               n: novelty_weight
+//! b        = (1 - w) * ((1 - n) * bias + n * novelty_bias) + w * standing_bias
+//! value[u] = max over u of a + mean over u of c - b * (age of the newest candidate of u)
 //! ```
 //!
-//! All tokens of a unit have one value, and the newer token wins a tie: so units are kept whole from the best one down, and the
-//! one that no longer fits leaves its newest tokens.
+//! Attention is sharp, so a unit counts by its best token; novelty is not, so it counts by all of them. The other way round, one
+//! rare word would keep a sentence.
 
-use super::{pooled, relative, Candidates, Evidence, Policy};
-use crate::cache::config::{CacheConfig, CacheError, Scope};
+use std::ops::Range;
 
 use super::inf_mllm::InfMllm;
+use super::{pooled, relative, Candidates, Evidence, Policy};
+use crate::cache::config::{CacheConfig, CacheError, Scope};
+use crate::cache::slots::Token;
 
 /// What [`InfMllmPlus`] has beyond `inf_mllm`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,9 +40,13 @@ pub struct PlusConfig {
     pub pool: usize,
     /// Scores are weighted by the length of the value vectors.
     pub value_norms: bool,
-    /// Share of the standing instruction's score, 0 to 1, where there is one.
+    /// Share of novelty against attention, 0 to 1.
+    pub novelty_weight: f64,
+    /// Age bias of the share of novelty, per token of age, in units of the mean novelty.
+    pub novelty_bias: f64,
+    /// Share of the likeness to the standing instruction against both, 0 to 1, where there is one.
     pub standing_weight: f64,
-    /// Age bias of the standing instruction's share, per token of age, in units of the mean candidate score.
+    /// Age bias of that share, per token of age, in units of the mean likeness.
     pub standing_bias: f64,
 }
 
@@ -46,8 +56,10 @@ impl Default for PlusConfig {
             units: true,
             pool: 1,
             value_norms: false,
+            novelty_weight: 1.0,
+            novelty_bias: 0.0001,
             standing_weight: 1.0,
-            standing_bias: 0.0002,
+            standing_bias: 0.0001,
         }
     }
 }
@@ -55,6 +67,8 @@ impl Default for PlusConfig {
 #[derive(Debug)]
 pub struct InfMllmPlus {
     base: InfMllm,
+    scope: Scope,
+    n_recent: usize,
     bias: f32,
     plus: PlusConfig,
 }
@@ -62,37 +76,43 @@ pub struct InfMllmPlus {
 impl InfMllmPlus {
     pub fn new(config: &CacheConfig) -> Result<Self, CacheError> {
         let plus = config.plus;
-        if plus.pool.is_multiple_of(2) {
-            return Err(CacheError::Parameter {
-                name: "pool",
-                value: plus.pool.to_string(),
-                expected: "an odd number".to_string(),
-            });
+        let check = |fine: bool, name, value: String, expected: &str| match fine {
+            true => Ok(()),
+            false => Err(CacheError::Parameter {
+                name,
+                value,
+                expected: expected.to_string(),
+            }),
+        };
+        let odd = !plus.pool.is_multiple_of(2);
+        check(odd, "pool", plus.pool.to_string(), "an odd number")?;
+        for (name, weight) in [
+            ("novelty_weight", plus.novelty_weight),
+            ("standing_weight", plus.standing_weight),
+        ] {
+            let fine = (0.0..=1.0).contains(&weight);
+            check(fine, name, weight.to_string(), "0 to 1")?;
         }
-        if !(0.0..=1.0).contains(&plus.standing_weight) {
-            return Err(CacheError::Parameter {
-                name: "standing_weight",
-                value: plus.standing_weight.to_string(),
-                expected: "0 to 1".to_string(),
-            });
-        }
-        if !(plus.standing_bias.is_finite() && plus.standing_bias >= 0.0) {
-            return Err(CacheError::Parameter {
-                name: "standing_bias",
-                value: plus.standing_bias.to_string(),
-                expected: "a finite number, 0 or more".to_string(),
-            });
+        for (name, bias) in [
+            ("novelty_bias", plus.novelty_bias),
+            ("standing_bias", plus.standing_bias),
+        ] {
+            let fine = bias.is_finite() && bias >= 0.0;
+            check(fine, name, bias.to_string(), "a finite number, 0 or more")?;
         }
         Ok(Self {
             base: InfMllm::new(config)?,
+            scope: config.scope,
+            n_recent: config.n_recent,
             bias: config.bias as f32,
             plus,
         })
     }
 
-    /// Scores weighted, pooled and relative to their mean.
-    fn votes(&self, scores: &[f32], value_norms: &[f32]) -> Vec<f32> {
+    /// Scores weighted, pooled and relative to their mean; `count` zeros where there are none.
+    fn votes(&self, scores: &[f32], value_norms: &[f32], count: usize) -> Vec<f32> {
         let mut votes = scores.to_vec();
+        votes.resize(count, 0.0);
         for (vote, norm) in votes.iter_mut().zip(value_norms) {
             *vote *= norm;
         }
@@ -112,7 +132,7 @@ impl Policy for InfMllmPlus {
     }
 
     fn scope(&self) -> Scope {
-        self.base.scope()
+        self.scope.or(Scope::Model)
     }
 
     fn evidence(&self) -> Evidence {
@@ -120,8 +140,14 @@ impl Policy for InfMllmPlus {
             Evidence::Window {
                 queries, source, ..
             } => Evidence::Window {
-                queries,
+                // Attention that counts for nothing need not be computed.
+                queries: if self.plus.novelty_weight < 1.0 {
+                    queries
+                } else {
+                    0
+                },
                 source,
+                novelty: self.plus.novelty_weight > 0.0,
                 value_norms: self.plus.value_norms,
             },
             other => other,
@@ -129,55 +155,93 @@ impl Policy for InfMllmPlus {
     }
 
     fn recent(&self, kept: usize) -> usize {
-        self.base.recent(kept)
+        match self.n_recent {
+            0 => (kept * 5 / 8).max(1),
+            given => given,
+        }
     }
 
     fn values(&self, candidates: &Candidates<'_>, values: &mut [f32]) {
-        let tokens = candidates.tokens;
-        values.copy_from_slice(&self.votes(candidates.scores, candidates.value_norms));
-        let mut bias = self.bias;
-        if !candidates.standing.is_empty() {
-            let weight = self.plus.standing_weight as f32;
-            bias = (1.0 - weight) * bias + weight * self.plus.standing_bias as f32;
-            let standing = self.votes(candidates.standing, candidates.value_norms);
-            for (value, standing) in values.iter_mut().zip(standing) {
-                *value = (1.0 - weight) * *value + weight * standing;
-            }
-        }
-        let same = |a: usize, b: usize| match self.plus.units {
-            true => tokens[a].unit == tokens[b].unit,
-            false => a == b,
+        let Candidates {
+            tokens,
+            value_norms,
+            ..
+        } = *candidates;
+        let count = tokens.len();
+        let standing_weight = match candidates.standing.is_empty() {
+            true => 0.0,
+            false => self.plus.standing_weight as f32,
         };
+        let rest = 1.0 - standing_weight;
+        let novelty_weight = rest * self.plus.novelty_weight as f32;
+        let attention_weight = rest - novelty_weight;
+        let bias = attention_weight * self.bias
+            + novelty_weight * self.plus.novelty_bias as f32
+            + standing_weight * self.plus.standing_bias as f32;
+
+        let attention = self.votes(candidates.scores, value_norms, count);
+        let standing = self.votes(candidates.standing, value_norms, count);
+        let mut novelty = candidates.novelty.to_vec();
+        novelty.resize(count, 0.0);
+        relative(&mut novelty);
+
+        let same = |a: &Token, b: &Token| self.plus.units && a.unit == b.unit;
+        let mut units = Vec::new();
         let mut start = 0;
-        while start < tokens.len() {
-            let mut end = start + 1;
-            while end < tokens.len() && same(start, end) {
-                end += 1;
-            }
-            let best = values[start..end]
-                .iter()
-                .copied()
+        for unit in tokens.chunk_by(same) {
+            let range = start..start + unit.len();
+            let best = range
+                .clone()
+                .map(|j| attention_weight * attention[j] + standing_weight * standing[j])
                 .fold(f32::NEG_INFINITY, f32::max);
-            let age = (candidates.newest - tokens[end - 1].index) as f32;
-            values[start..end].fill(best - bias * age);
-            start = end;
+            let mean = novelty[range.clone()].iter().sum::<f32>() / unit.len() as f32;
+            let age = (candidates.newest - tokens[range.end - 1].index) as f32;
+            start = range.end;
+            units.push((best + novelty_weight * mean - bias * age, range));
         }
+        rank(units, candidates, values);
+    }
+}
+
+/// Writes values by which whole units are kept, from the best one (its value, its candidates) down, the newer one on a tie. One that
+/// does not fit any more makes way for the next that does; what is left goes to the newest tokens of the best that did not fit.
+fn rank(mut units: Vec<(f32, Range<usize>)>, candidates: &Candidates<'_>, values: &mut [f32]) {
+    units.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.start.cmp(&a.1.start)));
+    // Tokens that are protected stay anyway: they take room first, and none with their unit.
+    let protected = |range: &Range<usize>| {
+        let flags = candidates.protected.get(range.clone()).unwrap_or_default();
+        flags.iter().filter(|&&protected| protected).count()
+    };
+    let mut room = candidates.room - protected(&(0..candidates.tokens.len()));
+    let (fitting, others): (Vec<_>, Vec<_>) = units.into_iter().partition(|(_, range)| {
+        let length = range.len() - protected(range);
+        let fits = length <= room;
+        if fits {
+            room -= length;
+        }
+        fits
+    });
+    let ranked = fitting.into_iter().chain(others);
+    for (place, (_, range)) in ranked.enumerate() {
+        values[range].fill(-(place as f32));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::slots::{Mark, Token};
+    use crate::cache::slots::Mark;
 
-    fn policy(plus: PlusConfig, bias: f64) -> InfMllmPlus {
-        InfMllmPlus::new(&CacheConfig {
-            plus,
-            bias,
-            ..CacheConfig::default()
-        })
-        .unwrap()
-    }
+    /// Attention only, so that each test adds what it is about.
+    const ATTENTION: PlusConfig = PlusConfig {
+        units: true,
+        pool: 1,
+        value_norms: false,
+        novelty_weight: 0.0,
+        novelty_bias: 0.0,
+        standing_weight: 0.0,
+        standing_bias: 0.0,
+    };
 
     fn tokens(units: &[u64]) -> Vec<Token> {
         (0u64..)
@@ -190,24 +254,83 @@ mod tests {
             .collect()
     }
 
+    /// The candidates from the best to the worst, equals together.
+    fn order(plus: PlusConfig, bias: f64, candidates: &Candidates<'_>) -> Vec<Vec<usize>> {
+        let policy = InfMllmPlus::new(&CacheConfig {
+            plus,
+            bias,
+            ..CacheConfig::default()
+        })
+        .unwrap();
+        let mut values = vec![0.0; candidates.tokens.len()];
+        policy.values(candidates, &mut values);
+        let mut order = (0..values.len()).collect::<Vec<_>>();
+        order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+        let groups = order.chunk_by(|&a, &b| values[a] == values[b]);
+        groups.map(<[usize]>::to_vec).collect()
+    }
+
     #[test]
-    fn a_unit_has_the_value_of_its_best_token_at_the_age_of_its_newest() {
+    fn a_unit_counts_by_its_best_token_at_the_age_of_its_newest() {
         let tokens = tokens(&[0, 0, 0, 3, 3]);
         let candidates = Candidates {
             tokens: &tokens,
             scores: &[0.1, 0.5, 0.1, 0.2, 0.1],
             newest: 10,
+            room: 5,
             ..Candidates::default()
         };
-        let mut values = [0.0; 5];
-        policy(PlusConfig::default(), 0.1).values(&candidates, &mut values);
-        for (value, want) in
-            values
-                .iter()
-                .zip([2.5 - 0.8, 2.5 - 0.8, 2.5 - 0.8, 1.0 - 0.6, 1.0 - 0.6])
-        {
-            assert!((value - want).abs() < 1e-6, "{values:?}");
-        }
+        // 2.5 - 8 b against 1.0 - 6 b.
+        assert_eq!(order(ATTENTION, 0.7, &candidates)[0], [0, 1, 2]);
+        assert_eq!(order(ATTENTION, 0.8, &candidates)[0], [3, 4]);
+    }
+
+    #[test]
+    fn novelty_counts_by_the_whole_unit() {
+        let tokens = tokens(&[0, 0, 2, 2]);
+        let candidates = Candidates {
+            tokens: &tokens,
+            novelty: &[0.1, 1.3, 0.8, 0.8],
+            newest: 3,
+            room: 2,
+            ..Candidates::default()
+        };
+        let plus = PlusConfig {
+            novelty_weight: 1.0,
+            ..ATTENTION
+        };
+        assert_eq!(order(plus, 0.0, &candidates)[0], [2, 3]);
+        let tokens = PlusConfig {
+            units: false,
+            ..plus
+        };
+        assert_eq!(order(tokens, 0.0, &candidates)[0], [1]);
+    }
+
+    #[test]
+    fn a_unit_that_does_not_fit_makes_way_for_one_that_does() {
+        let tokens = tokens(&[0, 0, 2, 2, 2, 5]);
+        let candidates = Candidates {
+            tokens: &tokens,
+            scores: &[0.9, 0.9, 0.5, 0.5, 0.5, 0.1],
+            newest: 5,
+            room: 4,
+            ..Candidates::default()
+        };
+        let want = vec![vec![0, 1], vec![5], vec![2, 3, 4]];
+        assert_eq!(order(ATTENTION, 0.0, &candidates), want);
+        let all = Candidates {
+            room: 6,
+            ..candidates
+        };
+        assert_eq!(order(ATTENTION, 0.0, &all)[1], [2, 3, 4]);
+        // A protected token takes its room before any unit.
+        let protected = Candidates {
+            room: 6,
+            protected: &[false, false, false, false, false, true],
+            ..candidates
+        };
+        assert_eq!(order(ATTENTION, 0.0, &protected)[1], [2, 3, 4]);
     }
 
     #[test]
@@ -218,20 +341,18 @@ mod tests {
             scores: &[0.3, 0.1],
             standing: &[0.0, 0.2],
             newest: 1,
+            room: 1,
             ..Candidates::default()
         };
-        let plus = PlusConfig {
-            standing_weight: 0.25,
-            standing_bias: 0.0,
-            ..PlusConfig::default()
+        let best = |standing_weight| {
+            let plus = PlusConfig {
+                standing_weight,
+                ..ATTENTION
+            };
+            order(plus, 0.0, &candidates)[0][0]
         };
-        let mut values = [0.0; 2];
-        policy(plus, 0.0).values(&candidates, &mut values);
-        let want = [0.75 * 1.5, 0.75 * 0.5 + 0.25 * 2.0];
-        assert!(
-            values.iter().zip(want).all(|(v, w)| (v - w).abs() < 1e-6),
-            "{values:?}"
-        );
+        // 1.5 (1 - w) against 0.5 (1 - w) + 2 w: equal at a third.
+        assert_eq!((best(0.3), best(0.36)), (0, 1));
     }
 
     #[test]
@@ -239,24 +360,24 @@ mod tests {
         let tokens = tokens(&[0, 1, 2]);
         let candidates = Candidates {
             tokens: &tokens,
-            scores: &[0.1, 0.1, 0.1],
+            scores: &[0.2, 0.1, 0.1],
             value_norms: &[1.0, 4.0, 1.0],
             newest: 2,
+            room: 2,
             ..Candidates::default()
         };
-        let plus = PlusConfig {
-            pool: 3,
-            value_norms: true,
-            ..PlusConfig::default()
+        let unasked = Candidates {
+            value_norms: &[],
+            ..candidates
         };
-        let mut values = [0.0; 3];
-        policy(plus, 0.0).values(&candidates, &mut values);
-        // (0.1 + 0.4) / 2, (0.1 + 0.4 + 0.1) / 3, (0.4 + 0.1) / 2 over their mean.
-        let mean = 0.7 / 3.0;
-        let want = [0.25 / mean, 0.2 / mean, 0.25 / mean];
-        assert!(
-            values.iter().zip(want).all(|(v, w)| (v - w).abs() < 1e-5),
-            "{values:?}"
-        );
+        assert_eq!(order(ATTENTION, 0.0, &unasked)[0], [0]);
+        let norms = PlusConfig {
+            value_norms: true,
+            ..ATTENTION
+        };
+        assert_eq!(order(norms, 0.0, &candidates)[0], [1]);
+        // (0.2 + 0.4) / 2, (0.2 + 0.4 + 0.1) / 3, (0.4 + 0.1) / 2.
+        let both = PlusConfig { pool: 3, ..norms };
+        assert_eq!(order(both, 0.0, &candidates), [[0], [2], [1]]);
     }
 }

@@ -43,10 +43,16 @@ pub struct Candidates<'a> {
     pub scores: &'a [f32],
     /// How much each candidate is like the standing instruction, `[candidates]`; empty when there is none.
     pub standing: &'a [f32],
+    /// How unlike the mean of the stream each candidate's key is, 0 to 2, `[candidates]`.
+    pub novelty: &'a [f32],
     /// L2 norm of each candidate's value vector, mean over the set's KV heads, `[candidates]`.
     pub value_norms: &'a [f32],
     /// Index of the newest token in the stream.
     pub newest: u64,
+    /// How many of the candidates stay.
+    pub room: usize,
+    /// Those among them that stay whatever their value, `[candidates]`.
+    pub protected: &'a [bool],
 }
 
 /// What a policy's values rest on.
@@ -58,6 +64,7 @@ pub enum Evidence {
     Window {
         queries: usize,
         source: QuerySource,
+        novelty: bool,
         value_norms: bool,
     },
     /// Attention of all queries since the key came, summed up step by step. The sum shrinks by `decay` with each query; 1: never.
@@ -81,7 +88,7 @@ pub trait Policy: Send + Sync + fmt::Debug {
         (budget / 8).max(1)
     }
 
-    /// Whether the KV heads of a layer share one kept set.
+    /// What shares one kept set; not [`Scope::Auto`].
     fn scope(&self) -> Scope {
         Scope::Layer
     }

@@ -14,6 +14,7 @@ impl Policy for Tova {
         Evidence::Window {
             queries: 1,
             source: QuerySource::Stream,
+            novelty: false,
             value_norms: false,
         }
     }

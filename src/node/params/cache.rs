@@ -16,7 +16,7 @@ pub struct CacheParameters {
     pub slack: i64,
     /// First tokens of the stream that streaming_llm and inf_mllm never evict.
     pub sinks: i64,
-    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept.
+    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept, five eighths for inf_mllm_plus.
     pub n_recent: i64,
     /// Newest queries that score the cached keys.
     pub query_window: i64,
@@ -36,7 +36,11 @@ pub struct CacheParameters {
     pub pool: i64,
     /// inf_mllm_plus weights scores by the length of the value vectors.
     pub value_norms: bool,
-    /// Share of the standing instruction in the scores of inf_mllm_plus.
+    /// Share of novelty against attention in the scores of inf_mllm_plus.
+    pub novelty_weight: f64,
+    /// Age bias of that share, per token.
+    pub novelty_bias: f64,
+    /// Share of the standing instruction against both.
     pub standing_weight: f64,
     /// Age bias of that share, per token.
     pub standing_bias: f64,
@@ -68,6 +72,8 @@ impl Default for CacheParameters {
             units: cache.plus.units,
             pool: cache.plus.pool as i64,
             value_norms: cache.plus.value_norms,
+            novelty_weight: cache.plus.novelty_weight,
+            novelty_bias: cache.plus.novelty_bias,
             standing_weight: cache.plus.standing_weight,
             standing_bias: cache.plus.standing_bias,
             protect_boundaries: cache.protect_boundaries as i64,
@@ -140,7 +146,7 @@ impl CacheParameters {
             field(
                 "scope",
                 "what shares one kept set",
-                Choice(&mut self.scope, &["layer", "kv_head"]),
+                Choice(&mut self.scope, &["auto", "kv_head", "layer", "model"]),
             ),
             field(
                 "h2o_decay",
@@ -161,6 +167,16 @@ impl CacheParameters {
                 "value_norms",
                 "inf_mllm_plus weights scores by value vectors",
                 Flag(&mut self.value_norms),
+            ),
+            field(
+                "novelty_weight",
+                "share of novelty in the scores of inf_mllm_plus",
+                Real(&mut self.novelty_weight, 0.0..=1.0),
+            ),
+            field(
+                "novelty_bias",
+                "age bias of the share of novelty",
+                Real(&mut self.novelty_bias, 0.0..=1e6),
             ),
             field(
                 "standing_weight",
@@ -219,6 +235,8 @@ impl CacheParameters {
                 units: self.units,
                 pool: count(self.pool),
                 value_norms: self.value_norms,
+                novelty_weight: self.novelty_weight,
+                novelty_bias: self.novelty_bias,
                 standing_weight: self.standing_weight,
                 standing_bias: self.standing_bias,
             },

@@ -5,6 +5,7 @@ mod plot;
 mod ppl;
 mod recall;
 mod stream;
+mod streams;
 mod sweep;
 
 use anyhow::Result;

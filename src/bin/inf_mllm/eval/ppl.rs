@@ -3,16 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{ensure, Result};
-use inf_mllm::cache::{CacheConfig, PolicyKind};
-use inf_mllm::eval::ppl::{perplexity, recomputation, PplOptions, PplResult};
+use inf_mllm::eval::ppl::{recomputation, PplOptions, PplResult};
 use inf_mllm::eval::text::Text;
-use inf_mllm::eval::variant::describe;
-use serde_json::{json, Value};
+use serde_json::json;
 
 use super::common::{label, Bench, Common, Variants};
-
-/// Streams in chunks of fewer tokens go through the model together: one pass over the weights serves all of them.
-const LOCK_STEP: usize = 16;
+use super::streams::Streams;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,6 +34,10 @@ pub struct Args {
     /// Also recompute a sliding window of each budget's length, in chunks of 64 tokens, on every n-th block; 0: not at all.
     #[arg(long, default_value_t = 0)]
     reference_every: usize,
+    /// Streams that go through the model together, in lock-step: one pass over the weights serves all of them. 0: every policy and
+    /// budget when a chunk has fewer than 16 tokens, else 1.
+    #[arg(long, default_value_t = 0)]
+    together: usize,
 }
 
 /// A row of the table.
@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All policies and budgets on one text; those of small chunks in lock-step.
+/// All policies and budgets on one text.
 fn policies(
     args: &Args,
     bench: &mut Bench,
@@ -83,65 +83,34 @@ fn policies(
     chunk: usize,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let longest = ids.len().min(bench.model.context());
-    let options = PplOptions {
-        chunk,
-        block: args.block,
-        ages_every: args.block.max(ids.len() / 64),
+    let configs = args
+        .variants
+        .configs(ids.len().min(bench.model.context()))?;
+    let streams = Streams {
+        eval: "ppl",
+        text,
+        ids,
+        options: PplOptions {
+            chunk,
+            block: args.block,
+            ages_every: args.block.max(ids.len() / 64),
+        },
+        also: ("start", json!(args.start)),
+        together: match args.together {
+            0 if chunk < 16 => configs.len(),
+            0 => 1,
+            given => given,
+        },
     };
-    let mut missing: Vec<(CacheConfig, Value)> = Vec::new();
-    for config in args.variants.configs(longest)? {
-        let part = part(ids, &config);
-        let parameters = json!({
-            "cache": describe(&config), "chunk": chunk, "block": args.block, "start": args.start,
-        });
-        let key = bench.key("ppl", text, part, parameters);
-        match bench.find(&key)? {
-            Some(result) => rows.push(row(text, &config, chunk, result)),
-            None => missing.push((config, key)),
-        }
-    }
-    let together = if chunk < LOCK_STEP { missing.len() } else { 1 };
-    // Streams of one length only can go together.
-    missing.sort_by_key(|(config, _)| part(ids, config).len());
-    let total = missing
-        .iter()
-        .map(|(config, _)| part(ids, config).len())
-        .sum::<usize>();
-    bench.bar.inc_length(total as u64);
-    while !missing.is_empty() {
-        let ids = part(ids, &missing[0].0);
-        let same = missing
-            .iter()
-            .take(together)
-            .take_while(|(config, _)| part(ids, config).len() == ids.len())
-            .count();
-        let group = missing.drain(..same).collect::<Vec<_>>();
-        let configs = group.iter().map(|(config, _)| config.clone());
-        let configs = configs.collect::<Vec<_>>();
-        let what = match configs.as_slice() {
-            [one] => format!("{}, {} at {}", text.name, label(one), one.budget),
-            several => format!("{}, {} in lock-step", text.name, several.len()),
-        };
-        bench.begin(format!("{what}, chunk {chunk}"));
-        let results = bench.measure(|model, progress| {
-            let progress = |done: usize| progress(done * configs.len());
-            perplexity(model, ids, &configs, &options, &progress)
-        })?;
-        for ((config, key), result) in group.into_iter().zip(results) {
-            bench.add(&key, &result)?;
-            rows.push(row(text, &config, chunk, result));
-        }
-    }
+    let results = streams.results(bench, &configs)?;
+    rows.extend(configs.iter().zip(results).map(|(config, result)| Row {
+        text: text.name.clone(),
+        policy: label(config),
+        budget: config.budget,
+        chunk,
+        result,
+    }));
     Ok(())
-}
-
-/// What of the text a policy can take: full attention no more than the model's context.
-fn part<'a>(ids: &'a [u32], config: &CacheConfig) -> &'a [u32] {
-    match config.policy {
-        PolicyKind::Full => &ids[..ids.len().min(config.budget)],
-        _ => ids,
-    }
 }
 
 /// Recomputation of a sliding window as long as the budget.
@@ -181,16 +150,6 @@ fn reference(
         chunk: CHUNK,
         result,
     })
-}
-
-fn row(text: &Text, config: &CacheConfig, chunk: usize, result: PplResult) -> Row {
-    Row {
-        text: text.name.clone(),
-        policy: label(config),
-        budget: config.budget,
-        chunk,
-        result,
-    }
 }
 
 /// The table; `over ref` is the perplexity over that of recomputation on the blocks that both measured.

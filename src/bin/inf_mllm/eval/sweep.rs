@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::{ensure, Result};
 use inf_mllm::cache::policy::BiasForm;
 use inf_mllm::cache::{CacheConfig, PolicyKind, Scope};
-use inf_mllm::eval::ppl::{perplexity, PplOptions, PplResult};
+use inf_mllm::eval::ppl::PplOptions;
 use inf_mllm::eval::text::Text;
 use inf_mllm::eval::variant::describe;
 use serde_json::json;
 
 use super::common::{label, Bench, Common};
+use super::streams::Streams;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -45,6 +46,9 @@ pub struct Args {
     all: bool,
 }
 
+/// Streams in lock-step.
+const TOGETHER: usize = 8;
+
 /// The two parts of every text.
 const PARTS: [&str; 2] = ["A", "B"];
 
@@ -66,20 +70,30 @@ pub fn run(args: &Args) -> Result<()> {
         .map(|file| Text::load(file, PARTS.len() * tokens, &bench.model))
         .collect::<Result<Vec<_>, _>>()?;
     let configs = configs(args);
-    let cells = configs.len() * texts.len() * PARTS.len();
-    bench.bar.set_length((cells * tokens) as u64);
-    let mut rows = Vec::new();
-    for config in configs {
-        let mut row = Row {
+    let mut rows = configs
+        .iter()
+        .map(|config| Row {
             config: config.clone(),
             loss: [0.0; 2],
             stale: [0.0; 2],
-        };
-        for text in &texts {
-            for (part, name) in PARTS.into_iter().enumerate() {
-                let ids = text.part(part * tokens, tokens)?;
-                let result = cell(args, &mut bench, &config, (text, ids, name))?;
-                let share = 1.0 / texts.len() as f64;
+        })
+        .collect::<Vec<_>>();
+    let share = 1.0 / texts.len() as f64;
+    for text in &texts {
+        for (part, name) in PARTS.into_iter().enumerate() {
+            let streams = Streams {
+                eval: "sweep",
+                text,
+                ids: text.part(part * tokens, tokens)?,
+                options: PplOptions {
+                    chunk: args.chunk,
+                    block: 512,
+                    ages_every: (tokens / 32).max(args.chunk),
+                },
+                also: ("part", json!(name)),
+                together: TOGETHER,
+            };
+            for (row, result) in rows.iter_mut().zip(streams.results(&mut bench, &configs)?) {
                 row.loss[part] += result.loss * share;
                 if part == 1 {
                     let stale = |at: usize| result.ages.get(at).map_or(0.0, |ages| ages.stale);
@@ -89,45 +103,10 @@ pub fn run(args: &Args) -> Result<()> {
                 }
             }
         }
-        rows.push(row);
     }
     bench.bar.finish_and_clear();
     print(rows);
     Ok(())
-}
-
-fn cell(
-    args: &Args,
-    bench: &mut Bench,
-    config: &CacheConfig,
-    (text, ids, part): (&Text, &[u32], &str),
-) -> Result<PplResult> {
-    let options = PplOptions {
-        chunk: args.chunk,
-        block: 512,
-        ages_every: (ids.len() / 32).max(args.chunk),
-    };
-    let parameters = json!({
-        "cache": describe(config), "chunk": args.chunk, "block": options.block, "part": part,
-    });
-    let key = bench.key("sweep", text, ids, parameters);
-    if let Some(result) = bench.find(&key)? {
-        bench.bar.inc(ids.len() as u64);
-        return Ok(result);
-    }
-    bench.begin(format!("{}, {} of {}", label(config), part, text.name));
-    let mut results = bench.measure(|model, progress| {
-        perplexity(
-            model,
-            ids,
-            std::slice::from_ref(config),
-            &options,
-            &progress,
-        )
-    })?;
-    let result = results.remove(0);
-    bench.add(&key, &result)?;
-    Ok(result)
 }
 
 /// Around the default: every bias in both forms, then n_recent, window and scope one at a time - or all combinations.
@@ -146,7 +125,7 @@ fn configs(args: &Args) -> Vec<CacheConfig> {
         .iter()
         .map(|share| (kept as f64 * share) as usize);
     let recent = recent.collect::<Vec<_>>();
-    let scopes = [Scope::Layer, Scope::KvHead];
+    let scopes = [Scope::KvHead, Scope::Model];
     let mut configs = Vec::new();
     if args.all {
         for &(bias_form, bias) in &biases {
