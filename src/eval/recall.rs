@@ -141,6 +141,13 @@ pub fn at_distance(answers: &[Answer], distance: Option<usize>) -> (Share, f64) 
     )
 }
 
+/// Share of the facts' tokens that were kept when they were asked for at one distance, 0 to 1.
+pub fn kept(answers: &[Answer], distance: usize) -> f64 {
+    let there = answers.iter().filter(|a| a.distance == Some(distance));
+    let kept = there.map(|a| f64::from(a.kept)).collect::<Vec<_>>();
+    kept.iter().sum::<f64>() / kept.len().max(1) as f64
+}
+
 /// Right or wrong at one distance in the order of the facts, so that two policies can be compared question by question.
 pub fn outcomes(answers: &[Answer], distance: Option<usize>) -> Vec<bool> {
     let mut there = answers

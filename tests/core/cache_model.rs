@@ -56,6 +56,45 @@ fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
 }
 
 #[test]
+fn a_chunk_longer_than_the_free_slots_keeps_what_single_tokens_keep() {
+    let model = load(&tiny_dir());
+    let ids = ids(&model, 230);
+    for policy in PolicyKind::ALL {
+        if policy == PolicyKind::Full {
+            continue;
+        }
+        let config = CacheConfig {
+            policy,
+            budget: 64,
+            ..CacheConfig::default()
+        };
+        let shape = model.config.text_config.cache_shape();
+        let run = |chunk: usize| {
+            let mut cache =
+                BoundedCache::new(shape, &config, 3, DType::F32, model.device()).unwrap();
+            let hidden = ids.chunks(chunk).map(|part| {
+                let x = model.embed(part, None).unwrap();
+                let marks = vec![Mark::default(); part.len()];
+                model.decoder.append(&x, &marks, &mut cache).unwrap()
+            });
+            let hidden = hidden.collect::<Vec<_>>();
+            let kept = cache.layers().iter().map(|layer| layer.sets().collect());
+            let kept = kept.collect::<Vec<Vec<_>>>();
+            (Tensor::cat(&hidden, 0).unwrap(), kept)
+        };
+        let (whole, kept) = run(230);
+        let (single, kept_one_by_one) = run(1);
+        assert_eq!(kept, kept_one_by_one, "{policy}");
+        let off = deviation(&whole, &single);
+        assert!(off <= 1e-4, "{policy}: off by {off}");
+        if policy == PolicyKind::InfMllmPlus {
+            let together = kept.iter().all(|sets| *sets == kept[0]);
+            assert!(together, "one kept set for all layers");
+        }
+    }
+}
+
+#[test]
 fn kept_keys_of_the_first_layer_equal_a_fresh_prefill_of_the_kept_tokens() {
     let model = load(&tiny_dir());
     let ids = ids(&model, 400);

@@ -11,7 +11,7 @@ use inf_mllm::eval::endless::{endless, EndlessOptions};
 use inf_mllm::eval::facts::{Fact, Timeline, Values, Wording};
 use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::ppl::{perplexity, recomputation, PplOptions, PplResult};
-use inf_mllm::eval::recall::{outcomes, recall, RecallOptions};
+use inf_mllm::eval::recall::{kept, outcomes, recall, RecallOptions};
 use inf_mllm::eval::variant;
 use serde_json::Value;
 
@@ -180,6 +180,11 @@ fn a_fact_is_asked_for_at_its_exact_distance() {
     let doubled = once.iter().flat_map(|&answer| [answer, answer]);
     assert_eq!(ask(&twice), doubled.collect::<Vec<_>>());
     assert_eq!(outcomes(&once, Some(200)).len(), 3);
+    // Of 96 slots the newest 40 tokens stay in any case, and 200 tokens back streaming_llm has forgotten.
+    assert_eq!(kept(&once, 20), 1.0);
+    let config = crate::eval::config(PolicyKind::StreamingLlm, 96);
+    let newest = recall(&model, &timeline, &config, 0, &options, &|_| ()).unwrap();
+    assert_eq!((kept(&newest, 20), kept(&newest, 200)), (1.0, 0.0));
 }
 
 #[test]

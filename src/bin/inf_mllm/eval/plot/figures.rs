@@ -23,7 +23,7 @@ pub fn lines(records: &Records) -> Result<Vec<(String, Lines)>> {
     Ok(figures)
 }
 
-/// Perplexity by position, and its ratio to streaming_llm's (or the first policy's) on the same tokens.
+/// Perplexity by position, its ratio to streaming_llm's (or the first policy's) on the same tokens, and how much is stale.
 fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
     let group = |record: &Record| {
         format!(
@@ -48,15 +48,14 @@ fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
             let cells = cells.iter().filter(at).copied().collect::<Vec<_>>();
             let mut curves = Vec::new();
             for (label, cell) in labels(&cells).into_iter().zip(&cells) {
-                curves.push((label, cell.result::<PplResult>()?.blocks));
+                curves.push((label, cell.result::<PplResult>()?));
             }
             for cell in records.all("recomputation") {
                 if cell.text("text") == cells[0].text("text")
                     && cell.text("model") == cells[0].text("model")
                     && *cell.parameter("length") == budget
                 {
-                    let blocks = cell.result::<PplResult>()?.blocks;
-                    curves.push(("recomputation".to_string(), blocks));
+                    curves.push(("recomputation".to_string(), cell.result()?));
                 }
             }
             let base = curves
@@ -67,16 +66,20 @@ fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
             let Some((base_name, base)) = base else {
                 continue;
             };
-            let own = |blocks: &Blocks| by_position(blocks, None);
-            let over = |blocks: &Blocks| by_position(blocks, Some(&base));
-            let panel = |y_label: String, points: &dyn Fn(&Blocks) -> Vec<Point>| Panel {
+            let own = |result: &PplResult| by_position(&result.blocks, None);
+            let over = |result: &PplResult| by_position(&result.blocks, Some(&base.blocks));
+            let stale = |result: &PplResult| {
+                let ages = result.ages.iter();
+                thinned(ages.map(|ages| (ages.at as f64, 100.0 * ages.stale)))
+            };
+            let panel = |y_label: String, points: &dyn Fn(&PplResult) -> Vec<Point>| Panel {
                 x_label: "tokens of the text".to_string(),
                 y_label,
                 lines: curves
                     .iter()
-                    .map(|(label, blocks)| Line {
+                    .map(|(label, result)| Line {
                         name: label.clone(),
-                        points: points(blocks),
+                        points: points(result),
                     })
                     .collect(),
                 ..Panel::default()
@@ -84,9 +87,11 @@ fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
             let mut panels = vec![
                 panel("perplexity".to_string(), &own),
                 panel(format!("perplexity over {base_name}'s"), &over),
+                panel("% older than 8 budgets".to_string(), &stale),
             ];
             // So far off, without sinks, that beside it the others would be one line.
             panels[1].lines.retain(|line| line.name != "window");
+            panels[2].lines.retain(|line| !line.points.is_empty());
             let title = format!("Perplexity by position: {name}, budget {budget}");
             let file = file_name(&format!("ppl {name} budget {budget}"));
             figures.push((file, Lines { title, panels }));

@@ -1,6 +1,6 @@
 //! Recall by policy and distance, with intervals, and the paired difference from streaming_llm.
 
-use inf_mllm::eval::recall::{at_distance, outcomes, Answer};
+use inf_mllm::eval::recall::{at_distance, kept, outcomes, Answer};
 use inf_mllm::eval::stats::Paired;
 
 const BASELINE: &str = "streaming_llm";
@@ -36,6 +36,15 @@ pub fn print(rows: &[Row], distances: &[usize]) {
                 100.0 * share.high
             );
             print!(" {cell:>17}");
+        }
+        println!();
+    }
+    println!("\n% of the facts' tokens that are kept when the question comes, mean");
+    for row in rows {
+        print!("{:<40} {:>6} {:>17}", row.policy, row.budget, "");
+        for &distance in distances {
+            let kept = kept(&row.answers, distance);
+            print!(" {:>17}", format!("{:.1}", 100.0 * kept));
         }
         println!();
     }
