@@ -5,7 +5,8 @@ use candle_core::Result;
 use super::bounded::Shared;
 use super::compact::move_rows;
 use super::layer::LayerCache;
-use super::policy::{Candidates, Evidence};
+use super::policy::Candidates;
+use super::scores::Findings;
 use super::slots::{Move, SlotMap, Token};
 
 /// Lists that a compaction fills, kept from one to the next.
@@ -24,39 +25,6 @@ pub struct Workspace {
     /// By slot.
     kept: Vec<bool>,
     moves: Vec<Move>,
-}
-
-/// What is known of the slots of a layer: for each kept set a list by slot, empty where the policy does not ask for it.
-pub struct Findings {
-    scores: Vec<Vec<f32>>,
-    standing: Vec<Vec<f32>>,
-    novelty: Vec<Vec<f32>>,
-    value_norms: Vec<Vec<f32>>,
-}
-
-impl Findings {
-    fn lists(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
-        let scores = self.scores.iter_mut().chain(&mut self.standing);
-        scores.chain(&mut self.novelty).chain(&mut self.value_norms)
-    }
-
-    /// The mean over layers that have the same tokens in the same slots.
-    fn mean(layers: Vec<Self>) -> Option<Self> {
-        let share = 1.0 / layers.len() as f32;
-        let mut layers = layers.into_iter();
-        let mut mean = layers.next()?;
-        for mut layer in layers {
-            for (sum, list) in mean.lists().zip(layer.lists()) {
-                for (sum, x) in sum.iter_mut().zip(list) {
-                    *sum += *x;
-                }
-            }
-        }
-        for list in mean.lists() {
-            list.iter_mut().for_each(|x| *x *= share);
-        }
-        Some(mean)
-    }
 }
 
 /// Compacts layers that share one kept set.
@@ -89,40 +57,6 @@ impl LayerCache {
         }
         self.compactions += 1;
         Ok(())
-    }
-
-    /// What the policy wants to know of the slots.
-    fn findings(&mut self, shared: &Shared) -> Result<Findings> {
-        let nothing = || vec![Vec::new(); self.sets.len()];
-        let mut findings = Findings {
-            scores: nothing(),
-            standing: nothing(),
-            novelty: nothing(),
-            value_norms: nothing(),
-        };
-        // Without room for candidates nothing needs to be known of them.
-        if shared.plan.relevant == 0 {
-            return Ok(findings);
-        }
-        match shared.policy.evidence() {
-            Evidence::Age => {}
-            Evidence::History { .. } => findings.scores = self.slot_scores(shared)?,
-            Evidence::Window {
-                novelty,
-                value_norms,
-                ..
-            } => {
-                findings.scores = self.slot_scores(shared)?;
-                findings.standing = self.standing_scores()?;
-                if novelty {
-                    findings.novelty = self.novelty(shared.plan.budget)?;
-                }
-                if value_norms {
-                    findings.value_norms = self.value_norms()?;
-                }
-            }
-        }
-        Ok(findings)
     }
 
     /// Drops the slots of one set that are not kept, as [`choose`] left it.

@@ -6,7 +6,7 @@ use super::attention::Past;
 use super::bounded::{CacheShape, Shared};
 use super::config::Scope;
 use super::evict::Workspace;
-use super::likeness::{directions, votes, KeyMean};
+use super::likeness::{directions, KeyMean};
 use super::policy::Evidence;
 use super::queries::{QueryRing, QuerySource};
 use super::slots::{SlotMap, Token};
@@ -18,11 +18,11 @@ pub struct LayerCache {
     pub(super) keys: Tensor,
     /// `[kv_heads, budget, head_dim]`
     pub(super) values: Tensor,
-    queries: QueryRing,
+    pub(super) queries: QueryRing,
     /// Directions of the standing instruction's keys before rotation, `[kv_heads, tokens, head_dim]`, f32.
-    standing: Option<Tensor>,
+    pub(super) standing: Option<Tensor>,
     /// What the keys of the stream are like; empty when the policy does not ask for it.
-    mean: KeyMean,
+    pub(super) mean: KeyMean,
     /// Attention of all queries so far, `[kv_heads, budget]`; empty when the policy does not ask for it.
     pub(super) history: Vec<f32>,
     /// One kept set for the layer, or one per KV head; all of one length.
@@ -38,8 +38,8 @@ pub struct LayerCache {
 pub struct LayerSnapshot {
     keys: Tensor,
     values: Tensor,
-    queries: QueryRing,
-    mean: KeyMean,
+    pub(super) queries: QueryRing,
+    pub(super) mean: KeyMean,
     history: Vec<f32>,
     sets: Vec<SlotMap>,
     compactions: u64,
@@ -180,100 +180,6 @@ impl LayerCache {
         }
     }
 
-    /// The score of every slot in each kept set, by slot, as the policy's evidence defines it; empty lists when it needs none.
-    pub(super) fn slot_scores(&self, shared: &Shared) -> Result<Vec<Vec<f32>>> {
-        match shared.policy.evidence() {
-            Evidence::Window { .. } if self.queries.count() > 0 => {
-                let positions = self.queries.positions(self.len());
-                self.mean_attention(&self.queries.raw()?, &positions, shared)
-            }
-            Evidence::History { .. } => {
-                let budget = self.history.len() / self.keys.dim(0)?;
-                let sums = self
-                    .history
-                    .chunks_exact(budget)
-                    .flat_map(|history| &history[..self.len()])
-                    .copied()
-                    .collect::<Vec<_>>();
-                self.per_set(&sums)
-            }
-            Evidence::Age | Evidence::Window { .. } => Ok(vec![Vec::new(); self.sets.len()]),
-        }
-    }
-
-    /// How much each slot's key is like those of the standing instruction ([`votes`]), for each kept set; empty lists when there
-    /// is none.
-    pub(super) fn standing_scores(&self) -> Result<Vec<Vec<f32>>> {
-        match &self.standing {
-            Some(standing) => self.per_set(&flat(&votes(standing, &self.directions()?)?)?),
-            None => Ok(vec![Vec::new(); self.sets.len()]),
-        }
-    }
-
-    /// How unlike the stream each slot's key is ([`KeyMean::novelty`]), for each kept set.
-    pub(super) fn novelty(&mut self, budget: usize) -> Result<Vec<Vec<f32>>> {
-        let keys = self.directions()?;
-        self.mean.update(&keys, &self.sets, budget)?;
-        self.per_set(&flat(&self.mean.novelty(&keys)?)?)
-    }
-
-    /// Directions of the keys in use by slot, `[kv_heads, len, head_dim]`, f32.
-    fn directions(&self) -> Result<Tensor> {
-        directions(&self.keys.narrow(1, 0, self.len())?)
-    }
-
-    /// Mean attention per slot from raw queries at `positions`, for each kept set.
-    ///
-    /// With A the causal softmax over all cached keys, `S[j] = (1 / n_j) * sum_i mean_h A[h, i, j]` over the queries i that may
-    /// see slot j (n_j of them) and over the layer's heads, or those of one KV group (Inf-MLLM, arXiv 2409.09086; averaged after
-    /// the softmax).
-    fn mean_attention(
-        &self,
-        queries: &Tensor,
-        positions: &[u32],
-        shared: &Shared,
-    ) -> Result<Vec<Vec<f32>>> {
-        let sums = self.past(shared).sums(queries, positions)?;
-        let oldest = positions.iter().copied().min().unwrap_or(0);
-        let mut scores = self.per_set(&sums)?;
-        for (scores, set) in scores.iter_mut().zip(&self.sets) {
-            for (score, &slot) in scores.iter_mut().zip(set.positions()) {
-                let seen = match slot <= oldest {
-                    true => positions.len(),
-                    false => positions.iter().filter(|&&p| p >= slot).count(),
-                };
-                // The newest keys are seen by fewer queries, those behind a past instruction by none.
-                *score /= seen.max(1) as f32;
-            }
-        }
-        Ok(scores)
-    }
-
-    /// Means over the KV heads of each kept set, for numbers `[kv_heads, len]`.
-    fn per_set(&self, sums: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let len = self.len();
-        (0..self.sets.len())
-            .map(|set| {
-                let heads = self.heads_of(set)?;
-                let share = 1.0 / heads.len() as f32;
-                let mut mean = vec![0.0; len];
-                for head in heads {
-                    for (mean, sum) in mean.iter_mut().zip(&sums[head * len..][..len]) {
-                        *mean += sum * share;
-                    }
-                }
-                Ok(mean)
-            })
-            .collect()
-    }
-
-    /// L2 norms of the values by slot, mean over the KV heads of each kept set.
-    pub(super) fn value_norms(&self) -> Result<Vec<Vec<f32>>> {
-        let values = self.values.narrow(1, 0, self.len())?;
-        let norms = values.to_dtype(DType::F32)?.sqr()?.sum(2)?.sqrt()?;
-        self.per_set(&flat(&norms)?)
-    }
-
     /// Takes the newest `count` keys as those of the standing instruction.
     pub(super) fn capture_standing(&mut self, count: usize) -> Result<()> {
         let count = count.min(self.len());
@@ -332,11 +238,6 @@ impl LayerCache {
             .map(|t| t.elem_count() * t.dtype().size_in_bytes())
             .sum()
     }
-}
-
-/// The elements of a tensor of f32.
-fn flat(x: &Tensor) -> Result<Vec<f32>> {
-    x.flatten_all()?.to_vec1::<f32>()
 }
 
 /// A layer at work: its cache, and what it shares with the others.

@@ -9,6 +9,7 @@
 //! - `compact`: moving rows into the gaps, in place
 //! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `queries`: the ring of the last raw queries that scores are computed from
+//! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
 //! - `rotary`: the rotary table; a key's position is its rank in time among the kept
 //! - `attention`: attention over the cached keys, fused or eager
 //! - `kernel`: the loops of the fused attention on the CPU
@@ -24,6 +25,7 @@ mod likeness;
 pub mod policy;
 mod queries;
 mod rotary;
+mod scores;
 mod slots;
 
 pub use attention::Kernel;
