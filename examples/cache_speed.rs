@@ -1,5 +1,5 @@
 //! What the bounded cache costs on this machine, in the shape of SmolLM2-135M with random weights:
-//! `cargo run --release --no-default-features --example cache_speed`.
+//! `cargo run --release --no-default-features --example cache_speed [-- attention|upkeep|h2o]`.
 //!
 //! Every figure is a ratio of two things measured in turn, block by block; the median over the blocks is printed.
 
@@ -25,16 +25,19 @@ const SHAPE: CacheShape = CacheShape {
 const BLOCKS: usize = 5;
 
 fn main() -> Result<()> {
-    let bandwidth = bandwidth();
-    println!(
-        "{} threads, reading memory: {:.1} GB/s\n",
-        rayon::current_num_threads(),
-        bandwidth / 1e9
-    );
-    attention(bandwidth)?;
+    let only = std::env::args().nth(1);
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("attention") {
+        attention(bandwidth())?;
+    }
     let model = random_model()?;
-    upkeep(&model)?;
-    against_h2o(&model)
+    if wanted("upkeep") {
+        upkeep(&model)?;
+    }
+    if wanted("h2o") {
+        against_h2o(&model)?;
+    }
+    Ok(())
 }
 
 /// Bytes per second of all threads together, reading an array that no cache holds.
@@ -118,6 +121,11 @@ fn filled(len: usize, room: usize, kernel: Kernel, storage: KvStorage) -> Result
 
 /// The fused kernel against candle's operations, and against the memory.
 fn attention(bandwidth: f64) -> Result<()> {
+    println!(
+        "{} threads, reading memory: {:.1} GB/s\n",
+        rayon::current_num_threads(),
+        bandwidth / 1e9
+    );
     println!("Attention of all layers, milliseconds:\n");
     println!(
         "| keys | tokens | f32 fused | f32 eager | eager / fused | of bandwidth | f16 fused |"
