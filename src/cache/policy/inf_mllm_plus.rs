@@ -58,7 +58,7 @@ impl Default for PlusConfig {
             value_norms: false,
             novelty_weight: 1.0,
             novelty_bias: 0.0001,
-            standing_weight: 1.0,
+            standing_weight: 0.6,
             standing_bias: 0.0001,
         }
     }
