@@ -38,8 +38,8 @@ pub struct LayerCache {
 pub struct LayerSnapshot {
     keys: Tensor,
     values: Tensor,
-    pub(super) queries: QueryRing,
-    pub(super) mean: KeyMean,
+    queries: QueryRing,
+    mean: KeyMean,
     history: Vec<f32>,
     sets: Vec<SlotMap>,
     compactions: u64,

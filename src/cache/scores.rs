@@ -63,9 +63,15 @@ impl LayerCache {
                 ..
             } => {
                 findings.scores = self.slot_scores(shared)?;
-                findings.standing = self.standing_scores()?;
-                if novelty {
-                    findings.novelty = self.novelty(shared.plan.budget)?;
+                if novelty || self.standing.is_some() {
+                    let keys = directions(&self.keys.narrow(1, 0, self.len())?)?;
+                    if let Some(standing) = &self.standing {
+                        findings.standing = self.per_set(&flat(&votes(standing, &keys)?)?)?;
+                    }
+                    if novelty {
+                        self.mean.update(&keys, &self.sets, shared.plan.budget)?;
+                        findings.novelty = self.per_set(&flat(&self.mean.novelty(&keys)?)?)?;
+                    }
                 }
                 if value_norms {
                     findings.value_norms = self.value_norms()?;
@@ -94,27 +100,6 @@ impl LayerCache {
             }
             Evidence::Age | Evidence::Window { .. } => Ok(vec![Vec::new(); self.sets.len()]),
         }
-    }
-
-    /// How much each slot's key is like those of the standing instruction ([`votes`]), for each kept set; empty lists when there
-    /// is none.
-    fn standing_scores(&self) -> Result<Vec<Vec<f32>>> {
-        match &self.standing {
-            Some(standing) => self.per_set(&flat(&votes(standing, &self.directions()?)?)?),
-            None => Ok(vec![Vec::new(); self.sets.len()]),
-        }
-    }
-
-    /// How unlike the stream each slot's key is ([`KeyMean::novelty`]), for each kept set.
-    fn novelty(&mut self, budget: usize) -> Result<Vec<Vec<f32>>> {
-        let keys = self.directions()?;
-        self.mean.update(&keys, &self.sets, budget)?;
-        self.per_set(&flat(&self.mean.novelty(&keys)?)?)
-    }
-
-    /// Directions of the keys in use by slot, `[kv_heads, len, head_dim]`, f32.
-    fn directions(&self) -> Result<Tensor> {
-        directions(&self.keys.narrow(1, 0, self.len())?)
     }
 
     /// Mean attention per slot from raw queries at `positions`, for each kept set.
