@@ -133,6 +133,22 @@ impl Bench {
         Ok(self.store.find(key)?)
     }
 
+    /// The cell of that key: from the results, or else measured and added to them. `what` is shown beside the bar.
+    pub fn cell<T: DeserializeOwned + Serialize>(
+        &mut self,
+        key: &Value,
+        what: String,
+        measure: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(result) = self.find(key)? {
+            return Ok(result);
+        }
+        self.begin(what);
+        let result = measure(self)?;
+        self.add(key, &result)?;
+        Ok(result)
+    }
+
     /// Says what the bar shows next.
     pub fn begin(&mut self, what: String) {
         self.bar.set_message(what);

@@ -126,23 +126,19 @@ fn reference(
         "length": length, "every": every, "chunk": CHUNK, "block": args.block, "start": args.start,
     });
     let key = bench.key("recomputation", text, ids, parameters);
-    let result = match bench.find(&key)? {
-        Some(result) => result,
-        None => {
-            let options = PplOptions {
-                chunk: CHUNK,
-                block: args.block,
-                ages_every: 0,
-            };
-            bench.bar.inc_length(ids.len() as u64);
-            bench.begin(format!("{}, recomputation of {length}", text.name));
-            let result = bench.measure(|model, progress| {
-                recomputation(model, ids, length, every, &options, &progress)
-            })?;
-            bench.add(&key, &result)?;
-            result
-        }
+    let options = PplOptions {
+        chunk: CHUNK,
+        block: args.block,
+        ages_every: 0,
     };
+    let what = format!("{}, recomputation of {length}", text.name);
+    let result = bench.cell(&key, what, |bench| {
+        bench.bar.inc_length(ids.len() as u64);
+        let result = bench.measure(|model, progress| {
+            recomputation(model, ids, length, every, &options, &progress)
+        });
+        Ok(result?)
+    })?;
     Ok(Row {
         text: text.name.clone(),
         policy: "recomputation".to_string(),

@@ -121,15 +121,10 @@ pub fn run(args: &Args) -> Result<()> {
             "values": format!("{:?}", args.values), "standing": args.standing,
         });
         let key = bench.key("recall", &text, &text.ids, parameters);
-        let answers = match bench.find::<Vec<Answer>>(&key)? {
-            Some(answers) => answers,
-            None => {
-                bench.begin(format!("{} at {}", label(&config), config.budget));
-                let answers = cell(args, &bench, &facts, &text, &config, &standing)?;
-                bench.add(&key, &answers)?;
-                answers
-            }
-        };
+        let what = format!("{} at {}", label(&config), config.budget);
+        let answers = bench.cell(&key, what, |bench| {
+            cell(args, bench, &facts, &text, &config, &standing)
+        })?;
         rows.push(table::Row {
             policy: label(&config),
             budget: config.budget,

@@ -65,18 +65,13 @@ pub fn run(args: &Args) -> Result<()> {
             "cache": describe(&config), "stream": tokens, "chunk": args.chunk, "block": block, "pairs": pairs,
         });
         let key = bench.key("stream", &text, &text.ids, parameters);
-        let result = match bench.find::<EndlessResult>(&key)? {
-            Some(result) => result,
-            None => {
-                bench.bar.inc_length(tokens as u64);
-                bench.begin(format!("{} at {}", label(&config), config.budget));
-                let result = bench.measure(|model, progress| {
-                    endless(model, &text.ids, &config, &options, &progress)
-                })?;
-                bench.add(&key, &result)?;
-                result
-            }
-        };
+        let what = format!("{} at {}", label(&config), config.budget);
+        let result = bench.cell(&key, what, |bench| {
+            bench.bar.inc_length(tokens as u64);
+            let result = bench
+                .measure(|model, progress| endless(model, &text.ids, &config, &options, &progress));
+            Ok(result?)
+        })?;
         rows.push((label(&config), config.budget, result));
     }
     bench.bar.finish_and_clear();

@@ -35,18 +35,14 @@ pub fn run(args: &Args, bench: &mut Bench, facts: &[Fact]) -> Result<()> {
             "values": format!("{:?}", args.values), "system": options.system, "standing": options.standing,
         });
         let key = bench.key("conversation", &text, &text.ids, parameters);
-        let rounds = match bench.find::<Vec<Round>>(&key)? {
-            Some(rounds) => rounds,
-            None => {
-                bench.bar.inc_length(facts.len() as u64);
-                bench.begin(format!("{} at {}, rounds", label(&config), config.budget));
-                let rounds = bench.measure(|model, progress| {
-                    conversation(model, facts, &text.ids, &config, &options, &progress)
-                })?;
-                bench.add(&key, &rounds)?;
-                rounds
-            }
-        };
+        let what = format!("{} at {}, rounds", label(&config), config.budget);
+        let rounds = bench.cell(&key, what, |bench| {
+            bench.bar.inc_length(facts.len() as u64);
+            let rounds = bench.measure(|model, progress| {
+                conversation(model, facts, &text.ids, &config, &options, &progress)
+            });
+            Ok(rounds?)
+        })?;
         rows.push((label(&config), config.budget, rounds));
     }
     bench.bar.finish_and_clear();
