@@ -25,6 +25,33 @@ pub struct CacheShape {
     pub max_positions: usize,
 }
 
+impl CacheShape {
+    fn rotary(
+        &self,
+        positions: impl ExactSizeIterator<Item = usize>,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<RotaryTable> {
+        RotaryTable::new(self.head_dim, self.rope_theta, positions, dtype, device)
+    }
+
+    /// The table with the plan's gap between the relevant and the recent tokens, if there is one.
+    fn apart(
+        &self,
+        plan: &Plan,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Option<RotaryTable>> {
+        if plan.gap == 0 || plan.relevant == 0 {
+            return Ok(None);
+        }
+        let border = plan.prefix + plan.relevant;
+        let position = |rank| if rank < border { rank } else { rank + plan.gap };
+        let table = self.rotary((0..plan.budget).map(position), dtype, device)?;
+        Ok(Some(table))
+    }
+}
+
 /// How the slots of the cache are used; tokens per layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheUsage {
@@ -49,7 +76,10 @@ pub struct CacheUsage {
 pub struct Shared {
     pub(super) plan: Plan,
     pub(super) policy: Box<dyn Policy>,
+    /// While nothing has been evicted: a token's position is its rank in time.
     pub(super) rotary: RotaryTable,
+    /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
+    pub(super) apart: Option<RotaryTable>,
     pub(super) kernel: Kernel,
     pub(super) protect_boundaries: usize,
 }
@@ -95,11 +125,11 @@ impl BoundedCache {
                 expected: format!("less than {}, the number of layers", shape.layers),
             });
         }
-        let (theta, budget) = (shape.rope_theta, plan.budget);
         let shared = Shared {
+            rotary: shape.rotary(0..plan.budget, dtype, device)?,
+            apart: shape.apart(&plan, dtype, device)?,
             plan,
             policy,
-            rotary: RotaryTable::new(shape.head_dim, theta, budget, dtype, device)?,
             kernel: config.kernel,
             protect_boundaries: config.protect_boundaries,
         };
@@ -260,7 +290,8 @@ impl BoundedCache {
     pub fn rotated_keys(&self, layer: usize) -> Result<Tensor, CacheError> {
         let keys = self.layers[layer].raw_keys()?.to_dtype(DType::F32)?;
         let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
-        Ok(self.shared.rotary.rotate(&keys, &[&positions])?)
+        let table = self.layers[layer].rotary(&self.shared);
+        Ok(table.rotate(&keys, &[&positions])?)
     }
 
     /// Takes the newest `tokens` keys as those of a standing instruction, which policies that know of one look for. They stay

@@ -214,6 +214,8 @@ pub struct Plan {
     pub relevant: usize,
     /// Newest queries used for scores; 0 when the policy needs none.
     pub window: usize,
+    /// Positions between the relevant and the recent tokens that no token has, once tokens have been evicted.
+    pub gap: usize,
 }
 
 impl Plan {
@@ -284,6 +286,7 @@ impl Plan {
                 Evidence::Window { queries, .. } => queries.min(recent),
                 Evidence::Age | Evidence::History { .. } => 0,
             },
+            gap: ((policy.gap() * max_positions as f64) as usize).min(max_positions - budget),
         })
     }
 

@@ -9,6 +9,7 @@ use super::evict::Workspace;
 use super::likeness::{directions, KeyMean};
 use super::policy::Evidence;
 use super::queries::{QueryRing, QuerySource};
+use super::rotary::RotaryTable;
 use super::slots::{SlotMap, Token};
 
 /// One layer's buffers, allocated once. A token's slot is the same in all of them.
@@ -125,8 +126,16 @@ impl LayerCache {
             keys: &self.keys,
             values: &self.values,
             positions: self.sets.iter().map(SlotMap::positions).collect(),
-            rotary: &shared.rotary,
+            rotary: self.rotary(shared),
             kernel: shared.kernel,
+        }
+    }
+
+    /// What the keys and queries of the layer are rotated by at this moment.
+    pub(super) fn rotary<'a>(&self, shared: &'a Shared) -> &'a RotaryTable {
+        match &shared.apart {
+            Some(table) if self.sets[0].relevant() > 0 => table,
+            _ => &shared.rotary,
         }
     }
 

@@ -1,11 +1,11 @@
-//! Keys compared by their direction before rotation: with those of a standing instruction, and with the mean of the stream.
+//! Keys compared by their direction before rotation: those of a unit with a standing instruction's, each with the mean of the stream.
 
 use candle_core::{DType, Result, Tensor, D};
 
 use super::slots::SlotMap;
 
 /// Temperature of the likeness to a standing instruction.
-const TEMPERATURE: f64 = 0.05;
+const TEMPERATURE: f32 = 0.05;
 
 /// The mean of the stream forgets what is older than about so many budgets.
 const HORIZON: usize = 16;
@@ -17,14 +17,36 @@ pub fn directions(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&(length + 1e-12)?)
 }
 
-/// How much each key is like those of the standing instruction, `[kv_heads, len]`, for directions `standing`
-/// (`[kv_heads, n, head_dim]`) and `keys` (`[kv_heads, len, head_dim]`).
+/// How much the unit of each slot is like the standing instruction, 0 to 1, `[kv_heads * len]`, for directions `standing`
+/// (`[kv_heads, n, head_dim]`) and `keys` (`[kv_heads, len, head_dim]`); `sets` are the layer's kept sets, one or as many as
+/// there are KV heads.
 ///
-/// `T[j] = (1 / n) * sum_i softmax_j(cos(s_i, k_j) / t)` over the n keys s_i of the instruction, t = 0.05. Ours. Each of the
-/// instruction's tokens has one vote, which the tokens like it share: what every sentence has counts for little.
-pub fn votes(standing: &Tensor, keys: &Tensor) -> Result<Tensor> {
-    let likeness = (standing.matmul(&keys.t()?)? / TEMPERATURE)?;
-    candle_nn::ops::softmax_last_dim(&likeness)?.mean(1)
+/// `T[u] = (1 / n) * sum_i exp((max_{j in u} cos(s_i, k_j) - max_j cos(s_i, k_j)) / t)` over the n keys s_i of the instruction,
+/// t = 0.05: each of the instruction's tokens looks for its best match in the unit (MaxSim of ColBERT, arXiv 2004.12832), which
+/// counts by how near it comes to the best of all that is cached. The exponential is ours.
+pub fn likeness(standing: &Tensor, keys: &Tensor, sets: &[SlotMap]) -> Result<Vec<f32>> {
+    let cosines = standing.matmul(&keys.t()?)?;
+    let (heads, words, len) = cosines.dims3()?;
+    let cosines = cosines.flatten_all()?.to_vec1::<f32>()?;
+    let units = sets.iter().map(SlotMap::units).collect::<Vec<_>>();
+    let mut likeness = Vec::with_capacity(heads * len);
+    for (head, cosines) in cosines.chunks_exact((words * len).max(1)).enumerate() {
+        let units = &units[head.min(units.len() - 1)];
+        let count = units.iter().max().map_or(0, |&last| last + 1);
+        let mut sums = vec![0.0; count];
+        for cosines in cosines.chunks_exact(len) {
+            let mut best = vec![f32::NEG_INFINITY; count];
+            for (&unit, &cosine) in units.iter().zip(cosines) {
+                best[unit] = best[unit].max(cosine);
+            }
+            let all = best.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for (sum, best) in sums.iter_mut().zip(best) {
+                *sum += ((best - all) / TEMPERATURE).exp() / words as f32;
+            }
+        }
+        likeness.extend(units.iter().map(|&unit| sums[unit]));
+    }
+    Ok(likeness)
 }
 
 /// The running mean of the directions of all keys of the stream, newer ones counting more in the long run.
@@ -149,13 +171,31 @@ mod tests {
     }
 
     #[test]
-    fn the_tokens_of_an_instruction_share_their_votes_among_what_is_like_them() {
+    fn a_unit_is_like_an_instruction_by_the_best_match_of_each_of_its_tokens() {
+        // Slots of two units, not in the order of time.
         let (keys, _) = stream(&[(0, 0.0), (1, 90.0), (2, 90.0)]);
-        let (standing, _) = stream(&[(0, 0.0), (1, 90.0)]);
-        let votes = votes(&standing, &keys).unwrap();
+        let token = |index, unit| Token {
+            index,
+            unit,
+            mark: Mark::default(),
+        };
+        let mut set = SlotMap::with_capacity(3);
+        set.append(&[token(0, 0), token(1, 1), token(2, 1)]);
+        set.evict(&[true, true, false], &[0, 1, 2], 0, &mut Vec::new());
+        set.append(&[token(3, 1)]);
+        // Its second token, at 87 degrees, is nearest to the second unit, 3 degrees off; the first unit is 87 degrees off.
+        let (standing, _) = stream(&[(0, 0.0), (1, 87.0)]);
+        let off = |degrees: f32| {
+            let best = 3.0f32.to_radians().cos();
+            ((degrees.to_radians().cos() - best) / 0.05).exp()
+        };
+        let (first, second) = (
+            (1.0 + off(87.0)) / 2.0,
+            ((-1.0f32 / 0.05).exp() + 1.0) / 2.0,
+        );
         near(
-            &votes.flatten_all().unwrap().to_vec1().unwrap(),
-            &[0.5, 0.25, 0.25],
+            &likeness(&standing, &keys, &[set]).unwrap(),
+            &[first, second, second],
         );
     }
 }

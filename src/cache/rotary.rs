@@ -1,4 +1,4 @@
-//! The rotary table. In a bounded cache a key's position is its rank among the kept keys, so the table ends at the budget.
+//! The rotary table: angles by a key's rank in time among the kept keys, so that the table ends at the budget.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -15,16 +15,17 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// The table for positions `0..positions`; angles are computed in f64, whatever `dtype` is.
+    /// The table whose row `i` turns to the `i`-th of `positions`; angles are computed in f64, whatever `dtype` is.
     pub fn new(
         head_dim: usize,
         theta: f64,
-        positions: usize,
+        positions: impl ExactSizeIterator<Item = usize>,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
         let half = head_dim / 2;
-        let angles = (0..positions)
+        let rows = positions.len();
+        let angles = positions
             .flat_map(|position| {
                 (0..half)
                     .map(move |i| position as f64 / theta.powf(2.0 * i as f64 / head_dim as f64))
@@ -33,7 +34,7 @@ impl RotaryTable {
         let values = |f: fn(f64) -> f64| angles.iter().map(|&a| f(a) as f32).collect::<Vec<_>>();
         let (host_cos, host_sin) = (values(f64::cos), values(f64::sin));
         let table =
-            |values: &[f32]| Tensor::from_slice(values, (positions, half), device)?.to_dtype(dtype);
+            |values: &[f32]| Tensor::from_slice(values, (rows, half), device)?.to_dtype(dtype);
         Ok(Self {
             cos: table(&host_cos)?,
             sin: table(&host_sin)?,

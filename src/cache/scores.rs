@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::bounded::Shared;
 use super::layer::LayerCache;
-use super::likeness::{directions, votes};
+use super::likeness::{directions, likeness};
 use super::policy::Evidence;
 
 /// What is known of the slots of a layer: for each kept set a list by slot, empty where the policy does not ask for it.
@@ -66,7 +66,8 @@ impl LayerCache {
                 if novelty || self.standing.is_some() {
                     let keys = directions(&self.keys.narrow(1, 0, self.len())?)?;
                     if let Some(standing) = &self.standing {
-                        findings.standing = self.per_set(&flat(&votes(standing, &keys)?)?)?;
+                        findings.standing =
+                            self.per_set(&likeness(standing, &keys, &self.sets)?)?;
                     }
                     if novelty {
                         self.mean.update(&keys, &self.sets, shared.plan.budget)?;

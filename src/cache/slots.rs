@@ -87,6 +87,22 @@ impl SlotMap {
         }
     }
 
+    /// By slot, which unit its token belongs to, counted from 0 in the order of time.
+    pub fn units(&self) -> Vec<usize> {
+        let mut order = Vec::new();
+        self.order(&mut order);
+        let mut units = vec![0; self.len()];
+        let mut count = 0;
+        for pair in order.windows(2) {
+            let [before, slot] = [pair[0] as usize, pair[1] as usize];
+            if self.tokens[slot].unit != self.tokens[before].unit {
+                count += 1;
+            }
+            units[slot] = count;
+        }
+        units
+    }
+
     /// The tokens in the order of time.
     pub fn by_time(&self) -> Vec<Token> {
         let mut order = Vec::new();

@@ -50,6 +50,7 @@ fn set(config: &mut CacheConfig, name: &str, value: &str) -> Result<(), EvalErro
         "standing_weight" => config.plus.standing_weight = number(name, value)?,
         "standing_bias" => config.plus.standing_bias = number(name, value)?,
         "novelty_weight" => config.plus.novelty_weight = number(name, value)?,
+        "position_gap" => config.plus.position_gap = number(name, value)?,
         "novelty_bias" => config.plus.novelty_bias = number(name, value)?,
         "protect_boundaries" => config.protect_boundaries = number(name, value)?,
         "kv_storage" => config.storage = value.parse()?,
@@ -91,6 +92,7 @@ pub fn describe(config: &CacheConfig) -> Value {
         "standing_bias": config.plus.standing_bias,
         "novelty_weight": config.plus.novelty_weight,
         "novelty_bias": config.plus.novelty_bias,
+        "position_gap": config.plus.position_gap,
         "protect_boundaries": config.protect_boundaries,
         "kv_storage": config.storage.name(),
     });
@@ -112,7 +114,7 @@ fn reads(policy: PolicyKind, name: &str) -> bool {
         "bias_form" => policy == InfMllm,
         "h2o_decay" => policy == H2o,
         "units" | "pool" | "value_norms" | "standing_weight" | "standing_bias"
-        | "novelty_weight" | "novelty_bias" => policy == InfMllmPlus,
+        | "novelty_weight" | "novelty_bias" | "position_gap" => policy == InfMllmPlus,
         _ => true,
     }
 }

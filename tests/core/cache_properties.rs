@@ -145,16 +145,20 @@ fn any_plus() -> impl Strategy<Value = PlusConfig> {
         any::<bool>(),
         prop::sample::select(vec![0.0, 0.4, 1.0]),
         0.0..=1.0,
+        prop::sample::select(vec![0.0, 0.3, 1.0]),
     )
         .prop_map(
-            |(units, pool, value_norms, novelty_weight, standing_weight)| PlusConfig {
-                units,
-                pool,
-                value_norms,
-                novelty_weight,
-                novelty_bias: 0.001,
-                standing_weight,
-                standing_bias: 0.001,
+            |(units, pool, value_norms, novelty_weight, standing_weight, position_gap)| {
+                PlusConfig {
+                    units,
+                    pool,
+                    value_norms,
+                    novelty_weight,
+                    novelty_bias: 0.001,
+                    standing_weight,
+                    standing_bias: 0.001,
+                    position_gap,
+                }
             },
         )
 }
@@ -366,5 +370,13 @@ fn impossible_parameters_are_refused_with_name_value_and_range() {
         },
         "novelty_bias",
         "inf",
+    );
+    refused(
+        |c| {
+            c.policy = PolicyKind::InfMllmPlus;
+            c.plus.position_gap = -0.1;
+        },
+        "position_gap",
+        "-0.1",
     );
 }

@@ -123,6 +123,7 @@ fn config(params: &Value) -> CacheConfig {
             novelty_bias: params["novelty_bias"].as_f64().unwrap_or(0.0),
             standing_weight: params["standing_weight"].as_f64().unwrap_or(0.5),
             standing_bias: params["standing_bias"].as_f64().unwrap_or(0.0002),
+            position_gap: params["position_gap"].as_f64().unwrap_or(0.0),
         },
         ..CacheConfig::default()
     }

@@ -74,6 +74,7 @@ ALL = {
     "units": True,
     "novelty_weight": 0.5,
     "protect_boundaries": 5,
+    "position_gap": 0.125,
 }
 
 
@@ -111,6 +112,7 @@ CASES = {
         **plus("boundaries", protect_boundaries=5),
         **plus("novelty", novelty_weight=1.0, novelty_bias=0.002),
         **plus("novelty_units", "layer", "kv_head", "model", novelty_weight=0.6, units=True),
+        **plus("position_gap", "layer", "model", position_gap=0.3),
         **plus("all", "layer", "kv_head", "model", **ALL),
         **with_scope("inf_mllm", scopes=("model",)),
     },
@@ -125,6 +127,7 @@ OFF = {
     "standing": ("no_standing", False),
     "units": ("no_units", False),
     "novelty_weight": ("no_novelty", 0.0),
+    "position_gap": ("no_position_gap", 0.0),
 }
 
 

@@ -39,6 +39,7 @@ class CacheParams:
     units: bool = False  # whole units instead of single tokens
     novelty_weight: float = 0.0  # share of novelty in what the standing instruction leaves
     novelty_bias: float = 0.0  # age bias of that share
+    position_gap: float = 0.0  # positions left out before the recent tokens, share of the model's longest input
 
     @property
     def keep(self) -> int:
@@ -90,6 +91,10 @@ class Annotations:
     boundaries: list[int] = field(default_factory=list)  # stream indices
     unit_starts: list[int] = field(default_factory=list)  # stream index of each unit's first token, in time order
     standing: torch.Tensor | None = None  # keys before rotation [layers, kv_heads, n, head_dim]
+
+    def units(self, index: torch.Tensor) -> torch.Tensor:
+        """Which unit each of the stream indices belongs to."""
+        return torch.searchsorted(torch.tensor(self.unit_starts), index.contiguous(), right=True)
 
 
 def age_term(params: CacheParams, index: torch.Tensor, newest: int, bias: float, dtype: torch.dtype) -> torch.Tensor:
@@ -168,8 +173,8 @@ def choose_units(
     chosen = newest_boundaries(params, index, notes)
     left = params.relevant - len(chosen)
     members: dict[int, list[int]] = {}
-    for j, i in enumerate(index.tolist()):
-        members.setdefault(max(start for start in notes.unit_starts if start <= i), []).append(j)
+    for j, unit in enumerate(notes.units(index).tolist()):
+        members.setdefault(unit, []).append(j)
     units, values = [], []
     for places in members.values():
         if free := [j for j in places if j not in chosen]:

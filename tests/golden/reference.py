@@ -17,7 +17,7 @@ from policies import (
     max_pooled,
 )
 from safetensors import safe_open
-from scoring import Evidence, StreamMean, relevance, standing_votes
+from scoring import Evidence, StreamMean, relevance, standing_likeness
 
 MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
     "mask_off_by_one",
@@ -40,6 +40,7 @@ class TextConfig:
     head_dim: int
     rms_norm_eps: float
     rope_theta: float
+    max_positions: int
 
     @classmethod
     def read(cls, model_dir: Path) -> "TextConfig":
@@ -53,6 +54,7 @@ class TextConfig:
             head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
             rms_norm_eps=text["rms_norm_eps"],
             rope_theta=rope["rope_theta"],
+            max_positions=text["max_position_embeddings"],
         )
 
 
@@ -206,7 +208,10 @@ class BoundedDecoder:
         """Attention [heads, queries, slots] over every cached key of queries at the newest slots, one slot each."""
         tokens, length = len(query), layer.keys.shape[1]
         slots = torch.arange(length)
-        key_position = layer.index if POSITIONS in self.perturb else slots.expand_as(layer.index)
+        border = self.params.prefix + self.params.relevant
+        gap = int(self.params.position_gap * self.config.max_positions) if self.compactions else 0
+        ranks = slots + torch.where(slots < border, 0, min(gap, self.config.max_positions - self.params.budget))
+        key_position = layer.index if POSITIONS in self.perturb else ranks.expand_as(layer.index)
         own = slots[length - tokens :]
         q = self.rotate(query.transpose(0, 1), key_position[0, own])
         k = torch.stack([self.rotate(keys, position) for keys, position in zip(layer.keys, key_position, strict=True)])
@@ -286,7 +291,7 @@ class BoundedDecoder:
             found.norms = self.per_set(layer.values.norm(dim=-1))
         if plus and p.standing:
             standing = self.notes.standing[layer.number].to(self.model.dtype)
-            found.standing = self.per_set(standing_votes(standing, layer.keys))
+            found.standing = self.per_set(standing_likeness(standing, layer.keys, self.notes.units(layer.index)))
         if plus and p.novelty_weight > 0:
             layer.mean.add(layer.keys[:, self.length - (self.seen - layer.mean.seen) :], p.budget)
             found.novelty = self.per_set(layer.mean.novelty(layer.keys))

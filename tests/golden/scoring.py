@@ -14,10 +14,15 @@ def directions(x: torch.Tensor) -> torch.Tensor:
     return x / (x.norm(dim=-1, keepdim=True) + 1e-12)
 
 
-def standing_votes(standing: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """T [kv_heads, slots]: mean of the votes of keys [kv_heads, n, head_dim], each shared by cached keys like it."""
-    likeness = torch.nn.functional.cosine_similarity(standing[:, :, None], keys[:, None], dim=-1)
-    return (likeness / LIKENESS).softmax(-1).mean(1)
+def standing_likeness(standing: torch.Tensor, keys: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+    """T [kv_heads, slots]: how near the instruction's keys [kv_heads, n, head_dim] find their best match in each slot's unit.
+
+    Of keys [kv_heads, slots, head_dim] and the units [kv_heads, slots] they belong to.
+    """
+    cosine = torch.nn.functional.cosine_similarity(standing[:, :, None], keys[:, None], dim=-1)
+    together = units[:, :, None] == units[:, None, :]
+    in_unit = torch.where(together[:, None], cosine[:, :, None, :], -2.0).amax(-1)
+    return ((in_unit - cosine.amax(-1, keepdim=True)) / LIKENESS).exp().mean(1)
 
 
 @dataclass
@@ -63,17 +68,20 @@ class Evidence:
 
 def share(params: CacheParams, scores: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
     """Scores [sets, candidates] times value norms, pooled, as multiples of their mean."""
-    scores = mean_pooled(scores if norms is None else scores * norms, params.pool)
+    return relative(mean_pooled(scores if norms is None else scores * norms, params.pool))
+
+
+def relative(scores: torch.Tensor) -> torch.Tensor:
+    """Scores [sets, candidates] as multiples of their mean."""
     return scores / scores.mean(-1, keepdim=True)
 
 
 def relevance(params: CacheParams, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention's and novelty's part of R [sets, candidates], whose sum has mean 1; evidence of the candidates."""
+    """Attention's and likeness's, and novelty's part of R [sets, candidates], whose sum has mean 1; evidence of the candidates."""
     standing, new = params.standing_share, params.novelty_weight
     attention = (1 - standing) * (1 - new) * share(params, evidence.scores, evidence.norms)
     if evidence.standing is not None:
-        attention = attention + standing * share(params, evidence.standing, evidence.norms)
+        attention = attention + standing * relative(evidence.standing)
     if evidence.novelty is None:
         return attention, torch.zeros_like(attention)
-    novelty = evidence.novelty / evidence.novelty.mean(-1, keepdim=True)
-    return attention, (1 - standing) * new * novelty
+    return attention, (1 - standing) * new * relative(evidence.novelty)

@@ -62,6 +62,9 @@ pub struct CacheArgs {
     /// Age bias of the standing instruction's share of the scores, per token.
     #[arg(long)]
     pub standing_bias: Option<f64>,
+    /// Positions that inf_mllm_plus leaves out between relevant and recent tokens, share of the model's longest input, 0 to 1.
+    #[arg(long)]
+    pub position_gap: Option<f64>,
     /// Newest borders of turns that no policy evicts, tokens.
     #[arg(long)]
     pub protect_boundaries: Option<usize>,
@@ -99,6 +102,7 @@ impl CacheArgs {
                 novelty_bias: self.novelty_bias.unwrap_or(base.plus.novelty_bias),
                 standing_weight: self.standing_weight.unwrap_or(base.plus.standing_weight),
                 standing_bias: self.standing_bias.unwrap_or(base.plus.standing_bias),
+                position_gap: self.position_gap.unwrap_or(base.plus.position_gap),
             },
             protect_boundaries: self.protect_boundaries.unwrap_or(base.protect_boundaries),
             withdraw_layer: self.withdraw_layer.unwrap_or(base.withdraw_layer),

@@ -4,21 +4,21 @@
 //! scattered half of a fact is no fact. So this policy differs from `inf_mllm`, each ingredient with its own parameter:
 //!
 //! - novelty: what is unlike the mean of the stream stays (`N`, [`crate::cache`]'s likeness of keys);
-//! - standing instruction: what is like an instruction known beforehand stays (`T`). Likeness is that of keys before rotation, token
-//!   by token: an instruction in the form of what is to be kept, an example of it, works best;
+//! - standing instruction: units that are like an instruction known beforehand stay (`T`, likewise). Likeness is that of keys before
+//!   rotation, token by token: an instruction in the form of what is to be kept, an example of it, works best;
 //! - whole units: a frame, a turn or a sentence is kept or evicted as a whole;
 //! - one kept set for all layers: a unit that half the layers have forgotten cannot be read back;
+//! - a gap: the recent tokens' positions begin farther on, so that what is long past does not stand where a moment ago should;
 //! - value norms: a key's score is weighted by the length of its value vector, which is what attention to it would add
 //!   (VATP, arXiv 2406.12335);
 //! - pooled votes: scores are averaged over neighbours (SnapKV's idea).
 //!
 //! ```text
-//! W[j]     = mean over j's neighbours of S[j] * |v_j|        S, N and T relative to their mean over candidates
-//! T[j]     = the same of the likeness to the standing instruction
-//! a[j]     = (1 - w) * (1 - n) * W[j] + w * T[j]              w: standing_weight, 0 without such an instruction
-//! c[j]     = (1 - w) * n * N[j]                               n: novelty_weight
+//! W[j]     = mean over j's neighbours of S[j] * |v_j|        W, N and T relative to their mean over candidates
+//! a[u]     = (1 - w) * (1 - n) * max over u of W              w: standing_weight, 0 without such an instruction
+//! c[u]     = (1 - w) * n * mean over u of N                   n: novelty_weight
 //! b        = (1 - w) * ((1 - n) * bias + n * novelty_bias) + w * standing_bias
-//! value[u] = max over u of a + mean over u of c - b * (age of the newest candidate of u)
+//! value[u] = a[u] + c[u] + w * T[u] - b * (age of the newest candidate of u)
 //! ```
 //!
 //! Attention is sharp, so a unit counts by its best token; novelty is not, so it counts by all of them. The other way round, one
@@ -48,6 +48,8 @@ pub struct PlusConfig {
     pub standing_weight: f64,
     /// Age bias of that share, per token of age, in units of the mean likeness.
     pub standing_bias: f64,
+    /// Positions between relevant and recent tokens that are left out, as a share of the model's longest input, 0 to 1.
+    pub position_gap: f64,
 }
 
 impl Default for PlusConfig {
@@ -60,6 +62,7 @@ impl Default for PlusConfig {
             novelty_bias: 0.0001,
             standing_weight: 0.6,
             standing_bias: 0.0001,
+            position_gap: 0.125,
         }
     }
 }
@@ -89,6 +92,7 @@ impl InfMllmPlus {
         for (name, weight) in [
             ("novelty_weight", plus.novelty_weight),
             ("standing_weight", plus.standing_weight),
+            ("position_gap", plus.position_gap),
         ] {
             let fine = (0.0..=1.0).contains(&weight);
             check(fine, name, weight.to_string(), "0 to 1")?;
@@ -109,11 +113,11 @@ impl InfMllmPlus {
         })
     }
 
-    /// Scores weighted, pooled and relative to their mean; `count` zeros where there are none.
-    fn votes(&self, scores: &[f32], value_norms: &[f32], count: usize) -> Vec<f32> {
-        let mut votes = scores.to_vec();
-        votes.resize(count, 0.0);
-        for (vote, norm) in votes.iter_mut().zip(value_norms) {
+    /// Scores of attention weighted, pooled and relative to their mean; zeros where there are none.
+    fn votes(&self, candidates: &Candidates<'_>) -> Vec<f32> {
+        let mut votes = candidates.scores.to_vec();
+        votes.resize(candidates.tokens.len(), 0.0);
+        for (vote, norm) in votes.iter_mut().zip(candidates.value_norms) {
             *vote *= norm;
         }
         if self.plus.pool > 1 {
@@ -154,6 +158,10 @@ impl Policy for InfMllmPlus {
         }
     }
 
+    fn gap(&self) -> f64 {
+        self.plus.position_gap
+    }
+
     fn recent(&self, kept: usize) -> usize {
         match self.n_recent {
             0 => (kept * 5 / 8).max(1),
@@ -162,12 +170,7 @@ impl Policy for InfMllmPlus {
     }
 
     fn values(&self, candidates: &Candidates<'_>, values: &mut [f32]) {
-        let Candidates {
-            tokens,
-            value_norms,
-            ..
-        } = *candidates;
-        let count = tokens.len();
+        let tokens = candidates.tokens;
         let standing_weight = match candidates.standing.is_empty() {
             true => 0.0,
             false => self.plus.standing_weight as f32,
@@ -179,25 +182,29 @@ impl Policy for InfMllmPlus {
             + novelty_weight * self.plus.novelty_bias as f32
             + standing_weight * self.plus.standing_bias as f32;
 
-        let attention = self.votes(candidates.scores, value_norms, count);
-        let standing = self.votes(candidates.standing, value_norms, count);
-        let mut novelty = candidates.novelty.to_vec();
-        novelty.resize(count, 0.0);
-        relative(&mut novelty);
+        let attention = self.votes(candidates);
+        let [standing, novelty] = [candidates.standing, candidates.novelty].map(|found| {
+            let mut found = found.to_vec();
+            found.resize(tokens.len(), 0.0);
+            relative(&mut found);
+            found
+        });
 
         let same = |a: &Token, b: &Token| self.plus.units && a.unit == b.unit;
         let mut units = Vec::new();
         let mut start = 0;
         for unit in tokens.chunk_by(same) {
             let range = start..start + unit.len();
-            let best = range
-                .clone()
-                .map(|j| attention_weight * attention[j] + standing_weight * standing[j])
-                .fold(f32::NEG_INFINITY, f32::max);
+            start = range.end;
+            let best = attention[range.clone()].iter().copied();
+            let best = best.fold(f32::NEG_INFINITY, f32::max);
             let mean = novelty[range.clone()].iter().sum::<f32>() / unit.len() as f32;
             let age = (candidates.newest - tokens[range.end - 1].index) as f32;
-            start = range.end;
-            units.push((best + novelty_weight * mean - bias * age, range));
+            let value = attention_weight * best
+                + novelty_weight * mean
+                + standing_weight * standing[range.start]
+                - bias * age;
+            units.push((value, range));
         }
         rank(units, candidates, values);
     }
@@ -241,6 +248,7 @@ mod tests {
         novelty_bias: 0.0,
         standing_weight: 0.0,
         standing_bias: 0.0,
+        position_gap: 0.0,
     };
 
     fn tokens(units: &[u64]) -> Vec<Token> {

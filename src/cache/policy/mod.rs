@@ -41,7 +41,7 @@ pub struct Candidates<'a> {
     /// Attention that each candidate got, `[candidates]`: from the query window per query that sees it, or from all queries so
     /// far in sum.
     pub scores: &'a [f32],
-    /// How much each candidate is like the standing instruction, `[candidates]`; empty when there is none.
+    /// How much each candidate's unit is like the standing instruction, 0 to 1, `[candidates]`; empty when there is none.
     pub standing: &'a [f32],
     /// How unlike the mean of the stream each candidate's key is, 0 to 2, `[candidates]`.
     pub novelty: &'a [f32],
@@ -95,6 +95,12 @@ pub trait Policy: Send + Sync + fmt::Debug {
 
     fn evidence(&self) -> Evidence {
         Evidence::Age
+    }
+
+    /// Positions between the relevant and the recent tokens that are left out, as a share of the model's longest input; what the
+    /// budget leaves of that at most.
+    fn gap(&self) -> f64 {
+        0.0
     }
 
     /// How many of `kept` slots above the prefix belong to the newest tokens.

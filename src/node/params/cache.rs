@@ -44,6 +44,8 @@ pub struct CacheParameters {
     pub standing_weight: f64,
     /// Age bias of that share, per token.
     pub standing_bias: f64,
+    /// Positions between relevant and recent tokens that are left out, as a share of the model's longest input.
+    pub position_gap: f64,
     /// Newest borders of turns that no policy evicts, tokens.
     pub protect_boundaries: i64,
     /// Layer from which on visual tokens are left out; 0: none.
@@ -76,6 +78,7 @@ impl Default for CacheParameters {
             novelty_bias: cache.plus.novelty_bias,
             standing_weight: cache.plus.standing_weight,
             standing_bias: cache.plus.standing_bias,
+            position_gap: cache.plus.position_gap,
             protect_boundaries: cache.protect_boundaries as i64,
             withdraw_layer: cache.withdraw_layer as i64,
             last_frames: cache.last_frames as i64,
@@ -189,6 +192,11 @@ impl CacheParameters {
                 Real(&mut self.standing_bias, 0.0..=1e6),
             ),
             field(
+                "position_gap",
+                "positions left out before the recent tokens by inf_mllm_plus, share of the model's longest input",
+                Real(&mut self.position_gap, 0.0..=1.0),
+            ),
+            field(
                 "protect_boundaries",
                 "newest borders of turns that are never evicted, tokens",
                 Integer(&mut self.protect_boundaries, 0..=TOKENS),
@@ -239,6 +247,7 @@ impl CacheParameters {
                 novelty_bias: self.novelty_bias,
                 standing_weight: self.standing_weight,
                 standing_bias: self.standing_bias,
+                position_gap: self.position_gap,
             },
             protect_boundaries: count(self.protect_boundaries),
             withdraw_layer: count(self.withdraw_layer),
