@@ -234,11 +234,15 @@ impl<'a> Bench<'a> {
 
 /// Feeds the next `count` tokens and computes the last one's logits.
 fn feed(model: &Llama, cache: &mut BoundedCache, next: &mut u32, count: usize) -> Result<()> {
-    let ids = (*next..*next + count as u32)
-        .map(|id| id * 31 % 49152)
-        .collect::<Vec<_>>();
-    *next += count as u32;
-    let hidden = model.append(&model.embed(&ids)?, &vec![Mark::default(); count], cache)?;
+    let new = *next..*next + count as u32;
+    let ids = new.clone().map(|id| id * 31 % 49152).collect::<Vec<_>>();
+    // Sentences of sixteen tokens.
+    let marks = new.clone().map(|id| Mark {
+        starts_unit: id % 16 == 0,
+        ..Mark::default()
+    });
+    *next = new.end;
+    let hidden = model.append(&model.embed(&ids)?, &marks.collect::<Vec<_>>(), cache)?;
     model.logits(&hidden.narrow(0, count - 1, 1)?)?;
     Ok(())
 }
@@ -248,7 +252,12 @@ fn upkeep(model: &Llama) -> Result<()> {
     println!("Scoring and eviction at budget {BUDGET}, switched on and off in turn:\n");
     println!("| policy | chunk | ms per token without | added |");
     println!("|---|---:|---:|---:|");
-    for policy in [PolicyKind::InfMllm, PolicyKind::SnapKv, PolicyKind::Tova] {
+    for policy in [
+        PolicyKind::InfMllm,
+        PolicyKind::InfMllmPlus,
+        PolicyKind::SnapKv,
+        PolicyKind::Tova,
+    ] {
         let mut bench = Bench::new(model, policy)?;
         let total = bench.cache.plan().slack;
         for chunk in [1, 64] {
