@@ -13,11 +13,13 @@ fn ids(model: &SmolVlm, count: usize) -> Vec<u32> {
         .collect()
 }
 
+/// The logits of every token, fed in chunks; after each, `reserve` slots are made free.
 fn run_model(
     model: &SmolVlm,
     config: &CacheConfig,
     ids: &[u32],
     chunk: usize,
+    reserve: usize,
 ) -> (Tensor, BoundedCache) {
     let shape = model.config.text_config.cache_shape();
     let mut cache = BoundedCache::new(shape, config, 3, DType::F32, model.device()).unwrap();
@@ -26,7 +28,7 @@ fn run_model(
         let x = model.embed(part, None).unwrap();
         let marks = vec![Mark::default(); part.len()];
         hidden.push(model.decoder.append(&x, &marks, &mut cache).unwrap());
-        cache.reserve(chunk).unwrap();
+        cache.reserve(reserve).unwrap();
     }
     let logits = model
         .decoder
@@ -44,10 +46,10 @@ fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
         budget: 120,
         ..CacheConfig::default()
     };
-    let (full, _) = run_model(&model, &config(PolicyKind::Full), &ids, 90);
+    let (full, _) = run_model(&model, &config(PolicyKind::Full), &ids, 90, 90);
     for policy in PolicyKind::ALL {
         for chunk in [1, 7, 64] {
-            let (logits, cache) = run_model(&model, &config(policy), &ids, chunk);
+            let (logits, cache) = run_model(&model, &config(policy), &ids, chunk, chunk);
             assert_eq!(cache.usage().compactions, 0);
             let off = deviation(&logits, &full);
             assert!(off <= 1e-4, "{policy}, chunks of {chunk}: off by {off}");
@@ -68,19 +70,10 @@ fn a_chunk_longer_than_the_free_slots_keeps_what_single_tokens_keep() {
             budget: 64,
             ..CacheConfig::default()
         };
-        let shape = model.config.text_config.cache_shape();
         let run = |chunk: usize| {
-            let mut cache =
-                BoundedCache::new(shape, &config, 3, DType::F32, model.device()).unwrap();
-            let hidden = ids.chunks(chunk).map(|part| {
-                let x = model.embed(part, None).unwrap();
-                let marks = vec![Mark::default(); part.len()];
-                model.decoder.append(&x, &marks, &mut cache).unwrap()
-            });
-            let hidden = hidden.collect::<Vec<_>>();
+            let (logits, cache) = run_model(&model, &config, &ids, chunk, 0);
             let kept = cache.layers().iter().map(|layer| layer.sets().collect());
-            let kept = kept.collect::<Vec<Vec<_>>>();
-            (Tensor::cat(&hidden, 0).unwrap(), kept)
+            (logits, kept.collect::<Vec<Vec<_>>>())
         };
         let (whole, kept) = run(230);
         let (single, kept_one_by_one) = run(1);
@@ -102,7 +95,7 @@ fn kept_keys_of_the_first_layer_equal_a_fresh_prefill_of_the_kept_tokens() {
         budget: 72,
         ..CacheConfig::default()
     };
-    let (_, cache) = run_model(&model, &config, &ids, 11);
+    let (_, cache) = run_model(&model, &config, &ids, 11, 11);
     assert!(cache.usage().compactions >= 3);
     let first = &cache.layers()[0];
     let left = first
@@ -117,7 +110,7 @@ fn kept_keys_of_the_first_layer_equal_a_fresh_prefill_of_the_kept_tokens() {
         budget: 120,
         ..CacheConfig::default()
     };
-    let (_, fresh) = run_model(&model, &whole, &left, left.len());
+    let (_, fresh) = run_model(&model, &whole, &left, left.len(), 0);
     let keys = |cache: &BoundedCache| cache.layers()[0].raw_keys().unwrap();
     assert!(deviation(&keys(&cache), &keys(&fresh)) <= 1e-5);
 }
