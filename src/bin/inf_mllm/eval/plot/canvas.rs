@@ -78,20 +78,18 @@ pub fn colour(i: usize) -> RGBColor {
     COLOURS[i % COLOURS.len()]
 }
 
-/// Numbers on an axis: 20k, 4M, 0.25.
+/// Numbers on an axis: 20k, 4M, 21.5, 0.25.
 pub fn short(value: f64) -> String {
-    let of = |unit: f64, name: &str| {
-        let text = format!("{:.1}", value / unit);
-        format!("{}{name}", text.trim_end_matches(".0"))
+    let of = |unit: f64, digits: usize, name: &str| {
+        let text = format!("{:.digits$}", value / unit);
+        format!("{}{name}", text.trim_end_matches('0').trim_end_matches('.'))
     };
     match value.abs() {
-        big if big >= 1e9 => of(1e9, "G"),
-        big if big >= 1e6 => of(1e6, "M"),
-        big if big >= 1e3 => of(1e3, "k"),
-        small if small == 0.0 || small >= 10.0 => format!("{value:.0}"),
-        _ => {
-            let text = format!("{value:.3}");
-            text.trim_end_matches('0').trim_end_matches('.').to_string()
-        }
+        big if big >= 1e9 => of(1e9, 1, "G"),
+        big if big >= 1e6 => of(1e6, 1, "M"),
+        big if big >= 1e3 => of(1e3, 1, "k"),
+        number if number >= 100.0 => of(1.0, 1, ""),
+        number if number >= 10.0 => of(1.0, 2, ""),
+        _ => of(1.0, 3, ""),
     }
 }

@@ -91,6 +91,8 @@ fn perplexity(records: &Records) -> Result<Vec<(String, Lines)>> {
             ];
             // So far off, without sinks, that beside it the others would be one line.
             panels[1].lines.retain(|line| line.name != "window");
+            // Only every so many blocks are recomputed: a line between them would pass by what is harder or easier between.
+            panels[0].lines.retain(|line| line.name != "recomputation");
             panels[2].lines.retain(|line| !line.points.is_empty());
             let title = format!("Perplexity by position: {name}, budget {budget}");
             let file = file_name(&format!("ppl {name} budget {budget}"));
