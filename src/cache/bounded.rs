@@ -305,12 +305,18 @@ impl BoundedCache {
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].
     pub fn reset(&mut self, system_tokens: usize) -> Result<(), CacheError> {
-        self.shared.plan = Plan::new(
+        let plan = Plan::new(
             &self.config,
             self.shared.policy.as_ref(),
             system_tokens,
             self.shape.max_positions,
         )?;
+        if plan != self.shared.plan {
+            // The relevant tokens end elsewhere.
+            let (dtype, device) = self.shared.rotary.kind();
+            self.shared.apart = self.shape.apart(&plan, dtype, device)?;
+            self.shared.plan = plan;
+        }
         for layer in &mut self.layers {
             layer.clear(&self.shared)?;
         }

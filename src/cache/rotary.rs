@@ -43,6 +43,11 @@ impl RotaryTable {
         })
     }
 
+    /// What the table is made of, and where it lies.
+    pub fn kind(&self) -> (DType, &Device) {
+        (self.cos.dtype(), self.cos.device())
+    }
+
     /// Cosines and sines, `[positions, head_dim / 2]` each.
     pub fn host(&self) -> (&[f32], &[f32]) {
         (&self.host_cos, &self.host_sin)

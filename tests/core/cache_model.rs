@@ -23,18 +23,26 @@ fn run_model(
 ) -> (Tensor, BoundedCache) {
     let shape = model.config.text_config.cache_shape();
     let mut cache = BoundedCache::new(shape, config, 3, DType::F32, model.device()).unwrap();
+    let logits = feed(model, &mut cache, ids, chunk, reserve);
+    (logits, cache)
+}
+
+fn feed(
+    model: &SmolVlm,
+    cache: &mut BoundedCache,
+    ids: &[u32],
+    chunk: usize,
+    reserve: usize,
+) -> Tensor {
     let mut hidden = Vec::new();
     for part in ids.chunks(chunk) {
         let x = model.embed(part, None).unwrap();
         let marks = vec![Mark::default(); part.len()];
-        hidden.push(model.decoder.append(&x, &marks, &mut cache).unwrap());
+        hidden.push(model.decoder.append(&x, &marks, cache).unwrap());
         cache.reserve(reserve).unwrap();
     }
-    let logits = model
-        .decoder
-        .logits(&Tensor::cat(&hidden, 0).unwrap())
-        .unwrap();
-    (logits, cache)
+    let hidden = Tensor::cat(&hidden, 0).unwrap();
+    model.decoder.logits(&hidden).unwrap()
 }
 
 #[test]
@@ -84,6 +92,28 @@ fn a_chunk_longer_than_the_free_slots_keeps_what_single_tokens_keep() {
             let together = kept.iter().all(|sets| *sets == kept[0]);
             assert!(together, "one kept set for all layers");
         }
+    }
+}
+
+#[test]
+fn a_cache_that_was_reset_to_another_prompt_computes_as_a_new_one() {
+    let model = load(&tiny_dir());
+    let ids = ids(&model, 200);
+    for policy in [PolicyKind::InfMllm, PolicyKind::InfMllmPlus] {
+        let config = CacheConfig {
+            policy,
+            budget: 64,
+            ..CacheConfig::default()
+        };
+        let shape = model.config.text_config.cache_shape();
+        let new =
+            |prompt| BoundedCache::new(shape, &config, prompt, DType::F32, model.device()).unwrap();
+        let stream = |cache: &mut BoundedCache| feed(&model, cache, &ids, 16, 16);
+        let mut cache = new(3);
+        stream(&mut cache);
+        cache.reset(19).unwrap();
+        let off = deviation(&stream(&mut cache), &stream(&mut new(19)));
+        assert!(off == 0.0, "{policy}: off by {off}");
     }
 }
 
