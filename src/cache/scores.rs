@@ -58,14 +58,16 @@ impl LayerCache {
             Evidence::Age => {}
             Evidence::History { .. } => findings.scores = self.slot_scores(shared)?,
             Evidence::Window {
+                standing,
                 novelty,
                 value_norms,
                 ..
             } => {
                 findings.scores = self.slot_scores(shared)?;
-                if novelty || self.standing.is_some() {
+                let standing = self.standing.as_ref().filter(|_| standing);
+                if novelty || standing.is_some() {
                     let keys = directions(&self.keys.narrow(1, 0, self.len())?)?;
-                    if let Some(standing) = &self.standing {
+                    if let Some(standing) = standing {
                         findings.standing =
                             self.per_set(&likeness(standing, &keys, &self.sets)?)?;
                     }

@@ -104,6 +104,7 @@ impl Policy for InfMllm {
         Evidence::Window {
             queries: self.query_window,
             source: self.source,
+            standing: false,
             novelty: false,
             value_norms: false,
         }

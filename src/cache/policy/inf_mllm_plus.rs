@@ -151,6 +151,7 @@ impl Policy for InfMllmPlus {
                     0
                 },
                 source,
+                standing: self.plus.standing_weight > 0.0,
                 novelty: self.plus.novelty_weight > 0.0,
                 value_norms: self.plus.value_norms,
             },

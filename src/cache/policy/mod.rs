@@ -64,6 +64,7 @@ pub enum Evidence {
     Window {
         queries: usize,
         source: QuerySource,
+        standing: bool,
         novelty: bool,
         value_norms: bool,
     },

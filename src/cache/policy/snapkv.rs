@@ -24,6 +24,7 @@ impl Policy for SnapKv {
         Evidence::Window {
             queries: WINDOW,
             source: QuerySource::Stream,
+            standing: false,
             novelty: false,
             value_norms: false,
         }

@@ -14,6 +14,7 @@ impl Policy for Tova {
         Evidence::Window {
             queries: 1,
             source: QuerySource::Stream,
+            standing: false,
             novelty: false,
             value_norms: false,
         }
