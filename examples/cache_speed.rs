@@ -9,9 +9,9 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use inf_mllm::cache::{
-    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Snapshot,
+    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, Snapshot,
 };
-use inf_mllm::model::llama::{Config, Llama};
+use inf_mllm::model::decoder::{Config, Decoder};
 use rayon::prelude::*;
 
 const SHAPE: CacheShape = CacheShape {
@@ -19,7 +19,7 @@ const SHAPE: CacheShape = CacheShape {
     heads: 9,
     kv_heads: 3,
     head_dim: 64,
-    rope_theta: 1e5,
+    rope: Rope::new(1e5),
     max_positions: 1 << 16,
 };
 const BLOCKS: usize = 5;
@@ -176,7 +176,7 @@ fn attention(bandwidth: f64) -> Result<()> {
 }
 
 /// A decoder of SmolLM2-135M's shape.
-fn random_model() -> Result<Llama> {
+fn random_model() -> Result<Decoder> {
     let config: Config = serde_json::from_value(serde_json::json!({
         "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": SHAPE.layers,
         "num_attention_heads": SHAPE.heads, "num_key_value_heads": SHAPE.kv_heads,
@@ -189,7 +189,7 @@ fn random_model() -> Result<Llama> {
 
 /// A full cache under `policy`, just after a compaction.
 struct Bench<'a> {
-    model: &'a Llama,
+    model: &'a Decoder,
     cache: BoundedCache,
     saved: Snapshot,
 }
@@ -197,7 +197,7 @@ struct Bench<'a> {
 const BUDGET: usize = 2048;
 
 impl<'a> Bench<'a> {
-    fn new(model: &'a Llama, policy: PolicyKind) -> Result<Self> {
+    fn new(model: &'a Decoder, policy: PolicyKind) -> Result<Self> {
         let config = CacheConfig {
             policy,
             budget: BUDGET,
@@ -233,7 +233,7 @@ impl<'a> Bench<'a> {
 }
 
 /// Feeds the next `count` tokens and computes the last one's logits.
-fn feed(model: &Llama, cache: &mut BoundedCache, next: &mut u32, count: usize) -> Result<()> {
+fn feed(model: &Decoder, cache: &mut BoundedCache, next: &mut u32, count: usize) -> Result<()> {
     let new = *next..*next + count as u32;
     let ids = new.clone().map(|id| id * 31 % 49152).collect::<Vec<_>>();
     // Sentences of sixteen tokens.
@@ -248,7 +248,7 @@ fn feed(model: &Llama, cache: &mut BoundedCache, next: &mut u32, count: usize) -
 }
 
 /// What scoring and eviction add to a decode step and to a chunk.
-fn upkeep(model: &Llama) -> Result<()> {
+fn upkeep(model: &Decoder) -> Result<()> {
     println!("Scoring and eviction at budget {BUDGET}, switched on and off in turn:\n");
     println!("| policy | chunk | ms per token without | added |");
     println!("|---|---:|---:|---:|");
@@ -282,7 +282,7 @@ fn upkeep(model: &Llama) -> Result<()> {
 
 /// inf_mllm against h2o, which evicts with every token: as here, the new token in the evicted one's slot, and as implementations
 /// that gather every kept key and value after each token do it.
-fn against_h2o(model: &Llama) -> Result<()> {
+fn against_h2o(model: &Decoder) -> Result<()> {
     println!("Time of h2o over time of inf_mllm at budget {BUDGET}:\n");
     println!("| chunk | h2o, slot overwritten | h2o, every token gathers the whole cache |");
     println!("|---:|---:|---:|");

@@ -9,6 +9,7 @@ use super::config::{CacheConfig, CacheError, Plan, Scope};
 use super::evict::{compact_together, Workspace};
 use super::layer::{LayerCache, LayerSlots, LayerSnapshot};
 use super::policy::Policy;
+use super::rope::Rope;
 use super::rotary::RotaryTable;
 use super::slots::{FrameId, Mark, SlotMap, Token};
 
@@ -19,8 +20,7 @@ pub struct CacheShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Base of the rotary embedding.
-    pub rope_theta: f64,
+    pub rope: Rope,
     /// Longest input the model was made for, tokens.
     pub max_positions: usize,
 }
@@ -32,7 +32,7 @@ impl CacheShape {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<RotaryTable> {
-        RotaryTable::new(self.head_dim, self.rope_theta, positions, dtype, device)
+        RotaryTable::new(&self.rope, self.head_dim, positions, dtype, device)
     }
 
     /// The table with the plan's gap between the relevant and the recent tokens, if there is one.
@@ -374,10 +374,10 @@ impl BoundedCache {
         }
     }
 
-    /// For each frame still in the cache, the share of its `frame_tokens` slots over all kept sets that is kept, 0 to 1.
+    /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.
     ///
     /// Layers that visual tokens do not reach are not counted.
-    pub fn retained_frames(&self, frame_tokens: usize) -> BTreeMap<FrameId, f64> {
+    pub fn retained_frames(&self) -> BTreeMap<FrameId, f64> {
         let layers = match self.config.withdraw_layer {
             0 => &self.layers[..],
             reached => &self.layers[..reached],
@@ -388,10 +388,10 @@ impl BoundedCache {
             set.count_frames(&mut counts);
             sets += 1;
         }
-        let whole = (sets * frame_tokens).max(1) as f64;
+        let sets = sets.max(1) as f64;
         counts
             .into_iter()
-            .map(|(frame, count)| (frame, count as f64 / whole))
+            .map(|(frame, count)| (frame, count as f64 / sets))
             .collect()
     }
 }

@@ -10,6 +10,7 @@
 //! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `queries`: the ring of the last raw queries that scores are computed from
 //! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
+//! - `rope`: what a decoder's rotary embedding is
 //! - `rotary`: the rotary table; a key's position is its rank in time among the kept
 //! - `attention`: attention over the cached keys, fused or eager
 //! - `kernel`: the loops of the fused attention on the CPU
@@ -24,6 +25,7 @@ mod layer;
 mod likeness;
 pub mod policy;
 mod queries;
+mod rope;
 mod rotary;
 mod scores;
 mod slots;
@@ -34,4 +36,5 @@ pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
 pub use layer::{LayerCache, LayerSlots};
 pub use policy::PolicyKind;
 pub use queries::QuerySource;
-pub use slots::{FrameId, Mark, Token};
+pub use rope::{Rope, RopeAxes, RopeScaling};
+pub use slots::{FrameId, Mark, Place, Token};

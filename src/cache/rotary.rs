@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::rope::Rope;
+
 /// Cosines and sines of the rotary embedding (RoFormer, arXiv 2104.09864), halves layout as in Llama checkpoints.
 #[derive(Debug, Clone)]
 pub struct RotaryTable {
@@ -17,20 +19,18 @@ pub struct RotaryTable {
 impl RotaryTable {
     /// The table whose row `i` turns to the `i`-th of `positions`; angles are computed in f64, whatever `dtype` is.
     pub fn new(
+        rope: &Rope,
         head_dim: usize,
-        theta: f64,
         positions: impl ExactSizeIterator<Item = usize>,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let half = head_dim / 2;
-        let rows = positions.len();
-        let angles = positions
-            .flat_map(|position| {
-                (0..half)
-                    .map(move |i| position as f64 / theta.powf(2.0 * i as f64 / head_dim as f64))
-            })
-            .collect::<Vec<_>>();
+        let frequencies = rope.frequencies(head_dim);
+        let (rows, half) = (positions.len(), frequencies.len());
+        let mut angles = Vec::with_capacity(rows * half);
+        for position in positions {
+            angles.extend(frequencies.iter().map(|f| position as f64 * f));
+        }
         let values = |f: fn(f64) -> f64| angles.iter().map(|&a| f(a) as f32).collect::<Vec<_>>();
         let (host_cos, host_sin) = (values(f64::cos), values(f64::sin));
         let table =

@@ -16,6 +16,17 @@ pub struct Mark {
     pub boundary: bool,
     /// Belongs to an instruction.
     pub instruction: bool,
+    /// Where an image token stands in its image, for decoders whose positions have three axes.
+    pub place: Place,
+}
+
+/// A token's place in its image, in tokens after merging. The default is that of text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Time, height, width: offsets from the image's first token.
+    pub offset: [u16; 3],
+    /// The largest extent of the whole image on any axis, which is the room that it takes in the stream; 0: no image token.
+    pub extent: u16,
 }
 
 impl Mark {

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::EvalError;
-use crate::model::llama::Llama;
+use crate::model::decoder::Decoder;
 
 /// Rows whose logits exist at a time: enough for a product over the whole vocabulary to run at full speed.
 pub const ROWS: usize = 64;
@@ -14,7 +14,7 @@ const LANES: usize = 16;
 
 /// The negative log-likelihood, in nats, of `targets[i]` after `hidden[i]`; `hidden` is `[at least targets, hidden]`.
 pub fn token_losses(
-    decoder: &Llama,
+    decoder: &Decoder,
     hidden: &Tensor,
     targets: &[u32],
 ) -> Result<Vec<f32>, EvalError> {
@@ -25,7 +25,7 @@ pub fn token_losses(
 
 /// Whether `targets[i]` is what the model itself would have said after `hidden[i]`.
 pub fn are_first_choices(
-    decoder: &Llama,
+    decoder: &Decoder,
     hidden: &Tensor,
     targets: &[u32],
 ) -> Result<Vec<bool>, EvalError> {
@@ -37,7 +37,7 @@ pub fn are_first_choices(
 
 /// `value(logits of row i, targets[i])` for every target, `[targets]`.
 fn per_row<T: Send>(
-    decoder: &Llama,
+    decoder: &Decoder,
     hidden: &Tensor,
     targets: &[u32],
     value: impl Fn(&[f32], &u32) -> T + Sync,

@@ -7,15 +7,16 @@ use rayon::ThreadPool;
 
 use super::{parameter, EvalError};
 use crate::cache::{BoundedCache, CacheConfig, CacheShape, Mark};
-use crate::model::llama::Llama;
+use crate::model::decoder::Decoder;
 use crate::model::template::{ChatTemplate, TextMessage};
 use crate::model::text::{TextModel, TextTokenizer};
 use crate::model::threads::thread_pool_for;
+use crate::model::weights::Quantization;
 use crate::model::ModelError;
 
 /// A text decoder that streams can be run through.
 pub struct EvalModel {
-    pub decoder: Llama,
+    pub decoder: Decoder,
     pub shape: CacheShape,
     /// Name of the checkpoint's directory or file.
     pub name: String,
@@ -32,19 +33,20 @@ impl EvalModel {
     /// Loads what [`TextModel::load`] reads. `threads`: 0 for as many as suit the model's size.
     pub fn load(
         path: &Path,
+        quantization: Quantization,
         dtype: DType,
         device: &Device,
         threads: usize,
     ) -> Result<Self, EvalError> {
         let name = path.file_name().unwrap_or(path.as_os_str());
-        let model = TextModel::load(path, dtype, device)?;
-        let ends_sentence = (0..model.config.vocab_size as u32)
+        let model = TextModel::load(path, quantization, dtype, device)?;
+        let ends_sentence = (0..model.config.vocab_size() as u32)
             .map(|id| model.tokenizer.decode(&[id]))
             .map(|text| Ok(text?.ends_with(['.', '!', '?', '\n'])))
             .collect::<Result<_, ModelError>>()?;
         Ok(Self {
             ends_sentence,
-            shape: model.config.cache_shape(),
+            shape: model.shape,
             name: name.to_string_lossy().into_owned(),
             dtype: model.dtype(),
             device: device.clone(),

@@ -1,15 +1,19 @@
 //! The files of a model directory. Safetensors and JSON only; nothing in them is ever executed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::Deserialize;
 
+use super::weights::{Names, Quantization, SafetensorsFiles, Weights};
 use super::ModelError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 
 /// A directory with a checkpoint as a model hub publishes it.
 #[derive(Debug, Clone)]
@@ -69,22 +73,40 @@ impl Checkpoint {
         })
     }
 
-    /// The weights: `model.safetensors`, or the shards that `model.safetensors.index.json` names, as `dtype`.
-    ///
-    /// The CPU has no bf16 products in candle: there, bf16 weights are rounded to bf16 and come back as f32.
-    pub fn weights<'a>(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'a>, ModelError> {
+    /// The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names, under the hub's names.
+    pub fn tensors(
+        &self,
+        names: Names,
+        quantization: Quantization,
+    ) -> Result<SafetensorsFiles, ModelError> {
         let files = self.weight_files()?;
-        for file in &files {
-            check_safetensors(file)?;
+        let tensors = SafetensorsFiles::open(&files, names, quantization)?;
+        if !self.has(SINGLE) {
+            let stored = tensors.stored_names().collect::<HashSet<_>>();
+            let index = self.index()?;
+            if let Some((name, shard)) = index
+                .iter()
+                .find(|(name, _)| !stored.contains(name.as_str()))
+            {
+                return Err(ModelError::File {
+                    file: self.path(INDEX),
+                    what: format!("it names the tensor {name} in {shard}, which does not hold it"),
+                });
+            }
         }
-        if dtype == DType::BF16 && device.is_cpu() {
-            tracing::warn!("no bf16 arithmetic on the CPU: weights are rounded to bf16, products are computed in f32");
-            return self.rounded_weights(&files, dtype, device);
-        }
-        // SAFETY: the files are mapped for reading; they must not be changed while the model runs, as with every mapped
-        // checkpoint. Their headers have been checked against their lengths above.
-        let weights = unsafe { VarBuilder::from_mmaped_safetensors(&files, dtype, device) };
-        weights.map_err(|e| self.error(e.to_string()))
+        Ok(tensors)
+    }
+
+    /// The weights for arithmetic in `dtype` on `device`.
+    pub fn weights(
+        &self,
+        names: Names,
+        quantization: Quantization,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Weights, ModelError> {
+        let tensors = self.tensors(names, quantization)?;
+        Ok(Weights::new(Arc::new(tensors), dtype, device))
     }
 
     /// Size of the weights' files, bytes.
@@ -101,46 +123,22 @@ impl Checkpoint {
             .sum()
     }
 
-    /// All weights rounded to `dtype` and widened to f32.
-    fn rounded_weights<'a>(
-        &self,
-        files: &[PathBuf],
-        dtype: DType,
-        device: &Device,
-    ) -> Result<VarBuilder<'a>, ModelError> {
-        let mut weights = HashMap::new();
-        for file in files {
-            for (name, tensor) in candle_core::safetensors::load(file, device)? {
-                weights.insert(name, tensor.to_dtype(dtype)?.to_dtype(DType::F32)?);
-            }
-        }
-        Ok(VarBuilder::from_tensors(weights, DType::F32, device))
-    }
-
     fn weight_files(&self) -> Result<Vec<PathBuf>, ModelError> {
-        const SINGLE: &str = "model.safetensors";
-        const INDEX: &str = "model.safetensors.index.json";
         if self.has(SINGLE) {
             return Ok(vec![self.path(SINGLE)]);
         }
         if !self.has(INDEX) {
             return Err(self.error(format!("{SINGLE} is missing (and there is no {INDEX})")));
         }
-        let index: Value = self.json(INDEX)?;
-        let Some(map) = index["weight_map"].as_object() else {
-            return Err(ModelError::File {
-                file: self.path(INDEX),
-                what: "weight_map is missing".to_string(),
-            });
-        };
-        let mut shards = map
-            .values()
-            .filter_map(Value::as_str)
-            .map(str::to_string)
-            .collect::<Vec<_>>();
+        let mut shards = self.index()?.into_values().collect::<Vec<_>>();
         shards.sort();
         shards.dedup();
         for shard in &shards {
+            if Path::new(shard).file_name() != Some(shard.as_ref()) {
+                return Err(self.error(format!(
+                    "{INDEX} names the shard {shard}, expected a file's name"
+                )));
+            }
             if !self.has(shard) {
                 return Err(self.error(format!("{shard} is missing, which {INDEX} names")));
             }
@@ -148,27 +146,17 @@ impl Checkpoint {
         Ok(shards.iter().map(|shard| self.path(shard)).collect())
     }
 
+    /// The shard of each tensor, as the index has it.
+    fn index(&self) -> Result<BTreeMap<String, String>, ModelError> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        Ok(self.json::<Index>(INDEX)?.weight_map)
+    }
+
     /// Says which file and tensor an error of the tensor library is about.
     pub fn weight_error(&self, error: candle_core::Error) -> ModelError {
         self.error(format!("weights do not fit config.json: {error}"))
     }
-}
-
-/// Refuses a safetensors file whose header does not fit its length.
-fn check_safetensors(file: &Path) -> Result<(), ModelError> {
-    let fail = |what: String| ModelError::File {
-        file: file.to_path_buf(),
-        what,
-    };
-    let length = fs::metadata(file).map_err(|e| fail(e.to_string()))?.len();
-    // SAFETY: mapped for reading the header only; see `weights`.
-    let bytes =
-        unsafe { memmap2::Mmap::map(&fs::File::open(file).map_err(|e| fail(e.to_string()))?) }
-            .map_err(|e| fail(e.to_string()))?;
-    safetensors::SafeTensors::deserialize(&bytes).map_err(|e| {
-        fail(format!(
-            "not a whole safetensors file ({length} bytes): {e}"
-        ))
-    })?;
-    Ok(())
 }

@@ -1,13 +1,15 @@
-//! Linear layers without bias, with products of their own for a few rows on the CPU.
+//! Linear layers, with products of their own for a few rows on the CPU.
 //!
 //! Decoding multiplies every weight with one row, so its time is that of reading the weights. candle's product reads them with
 //! one thread when there is one row; here several threads do, with one hand-over for all layers that take the same input.
 
+use candle_core::quantized::QTensor;
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::Module;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::weights::{Matrix, Weights};
 use crate::simd::{self, dot_products};
 
 /// The most rows that the own product takes. `examples/decode_speed.rs` times both: for 576 -> 1536 candle's is faster from 32 rows on
@@ -23,49 +25,99 @@ const SMALL_BYTES: usize = 64 << 10;
 /// Parts per thread, so that a thread which starts late or is held up leaves some of its share to the others.
 const PARTS: usize = 2;
 
-/// `y = x W^T` with `W` of `[out, in]`.
+/// `y = x W^T + b` with `W` of `[out, in]` and `b`, if there is one, of `[out]`.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Matrix,
+    bias: Option<Tensor>,
 }
 
 impl Linear {
-    /// `weight` is `[out, in]`.
+    /// `weight` is `[out, in]`; there is no bias.
     pub fn new(weight: Tensor) -> Self {
-        Self { weight }
+        Self::of(Matrix::Dense(weight), None)
     }
 
-    /// Takes the tensor `weight` of `vb`, `[outputs, inputs]`.
-    pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self::new(vb.get((outputs, inputs), "weight")?))
+    /// `weight` is `[out, in]`, `bias` is `[out]`.
+    pub fn of(weight: Matrix, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
     }
 
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// Takes the tensor `weight` of `weights`, `[outputs, inputs]`.
+    pub fn load(inputs: usize, outputs: usize, weights: &Weights) -> Result<Self> {
+        Self::load_with(inputs, outputs, false, weights)
+    }
+
+    /// As [`Self::load`], and the tensor `bias`, `[outputs]`, if `bias`.
+    pub fn load_with(inputs: usize, outputs: usize, bias: bool, weights: &Weights) -> Result<Self> {
+        let bias = match bias {
+            true => Some(weights.get(outputs, "bias")?),
+            false => None,
+        };
+        Ok(Self::of(
+            weights.matrix((outputs, inputs), "weight", None)?,
+            bias,
+        ))
+    }
+
+    /// `[rows, out]` without the bias, for any kind of weight and number of rows.
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Matrix::Dense(weight) => x.matmul(&weight.t()?),
+            Matrix::Quantised(weight) => {
+                let product = x.to_dtype(DType::F32)?.apply_op1_no_bwd(weight.as_ref())?;
+                product.to_dtype(x.dtype())
+            }
+        }
+    }
+
+    fn add_bias(&self, product: Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
     }
 }
 
 impl Module for Linear {
     /// `x` is `[rows, in]`; returns `[rows, out]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match few_rows(x, &[self])? {
-            Some([out]) => Ok(out),
-            None => x.matmul(&self.weight.t()?),
-        }
+        let [out] = forward_all(x, &[self])?;
+        Ok(out)
     }
 }
 
 /// Several layers on the same input: `x` is `[rows, in]`; returns `[rows, out]` for each.
 pub fn forward_all<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<[Tensor; N]> {
-    if let Some(outs) = few_rows(x, layers)? {
-        return Ok(outs);
-    }
-    let mut outs = Vec::with_capacity(N);
-    for layer in layers {
-        outs.push(x.matmul(&layer.weight.t()?)?);
-    }
+    let products = match few_rows(x, layers)? {
+        Some(outs) => outs.to_vec(),
+        None => match quantised(x, layers)? {
+            Some(outs) => outs,
+            None => layers
+                .iter()
+                .map(|layer| layer.product(x))
+                .collect::<Result<_>>()?,
+        },
+    };
+    let outs = layers
+        .iter()
+        .zip(products)
+        .map(|(layer, product)| layer.add_bias(product))
+        .collect::<Result<Vec<_>>>()?;
     outs.try_into()
         .map_err(|_| candle_core::Error::msg("one output per layer"))
+}
+
+/// candle's joint product of quantised layers, where it has one for them: the input is quantised once.
+fn quantised<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<Vec<Tensor>>> {
+    let mut weights = Vec::with_capacity(N);
+    for layer in layers {
+        match &layer.weight {
+            Matrix::Quantised(weight) if N > 1 => weights.push(weight.as_ref()),
+            _ => return Ok(None),
+        }
+    }
+    QTensor::gemv_fused_shared_lhs(&weights, x)
 }
 
 /// The own product, or nothing where candle's is the one to use: many rows, another type than f32, or another device than the CPU.
@@ -73,15 +125,19 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<
 fn few_rows<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<[Tensor; N]>> {
     let (rows, width) = x.dims2()?;
     let fits = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous();
-    if !(1..=MAX_ROWS).contains(&rows)
-        || !fits(x)
-        || !layers.iter().all(|layer| fits(&layer.weight))
-    {
+    if !(1..=MAX_ROWS).contains(&rows) || !fits(x) {
         return Ok(None);
     }
-    let mut outs = Vec::with_capacity(N);
+    let mut dense = Vec::with_capacity(N);
     for layer in layers {
-        let (outputs, inputs) = layer.weight.dims2()?;
+        match &layer.weight {
+            Matrix::Dense(weight) if fits(weight) => dense.push(weight),
+            _ => return Ok(None),
+        }
+    }
+    let mut outs = Vec::with_capacity(N);
+    for weight in &dense {
+        let (outputs, inputs) = weight.dims2()?;
         if inputs != width || inputs == 0 || outputs == 0 {
             // candle's error names both shapes; nothing times nothing is its business too.
             return Ok(None);
@@ -89,9 +145,9 @@ fn few_rows<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<
         outs.push(vec![0.0f32; rows * outputs]);
     }
     let input = x.storage_and_layout();
-    let weights = layers
+    let weights = dense
         .iter()
-        .map(|layer| layer.weight.storage_and_layout())
+        .map(|weight| weight.storage_and_layout())
         .collect::<Vec<_>>();
     let views = weights
         .iter()
@@ -201,6 +257,13 @@ mod tests {
         Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
     }
 
+    fn dense(layer: &Linear) -> &Tensor {
+        match &layer.weight {
+            Matrix::Dense(weight) => weight,
+            Matrix::Quantised(_) => panic!("a dense layer is quantised"),
+        }
+    }
+
     fn in_pool<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         pool.unwrap().install(run)
@@ -233,7 +296,7 @@ mod tests {
                 let run = || forward_all(&x, &layers.each_ref()).unwrap();
                 let one = in_pool(1, run);
                 for (layer, got) in layers.iter().zip(&one) {
-                    let off = deviation(&x, &layer.weight, got);
+                    let off = deviation(&x, dense(layer), got);
                     assert!(off < 1e-5, "{rows} rows of {width}: off by {off}");
                     assert_eq!(bits(&layer.forward(&x).unwrap()), bits(got));
                 }
@@ -255,11 +318,11 @@ mod tests {
         let part = Linear::new(weight.narrow(0, 3, 60).unwrap());
         let row = x.narrow(0, 2, 1).unwrap();
         let got = part.forward(&row).unwrap();
-        assert!(deviation(&row, &part.weight, &got) < 1e-6);
+        assert!(deviation(&row, dense(&part), &got) < 1e-6);
         // A transposed view has no rows to read.
         let across = Linear::new(random(40, 70, 3).t().unwrap());
         let got = across.forward(&row).unwrap();
-        assert!(deviation(&row, &across.weight.contiguous().unwrap(), &got) < 1e-6);
+        assert!(deviation(&row, &dense(&across).contiguous().unwrap(), &got) < 1e-6);
     }
 
     #[test]

@@ -1,32 +1,40 @@
 //! The multimodal model: checkpoints as published, and their forward passes on a bounded cache.
 //!
 //! - `checkpoint`: the files of a model directory, with errors that name what is missing or wrong
+//! - `weights`: a checkpoint's tensors by name, whatever file format they come from
+//! - `gguf`: decoders from GGUF files
+//! - `family`: the table of families; each has a folder with its configuration, tower and connector:
+//!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
+//! - `mllm`: a loaded multimodal checkpoint
+//! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
+//! - `decoder`: the text decoders, whose attention runs on the cache
+//! - `vision`: what every family does with pictures
+//! - `preprocess`: pictures to pixel values
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
-//! - `preprocess`: a picture to pixel values, as the published image processor does it
-//! - `picture`: pictures read row by row
-//! - `resample`: resizing as the published processors do it
-//! - `gguf`: decoders from GGUF files
+//! - `ends`: the tokens that end an answer
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
-//! - `llama`: the decoder, whose attention runs on the cache
-//! - `smolvlm`: the SmolVLM / Idefics3 family: vision tower, connector, decoder
-//! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
+//! - `activation`: the activation functions that configurations name
 //! - `threads`: how many threads the products are spread over
 //! - `sample`: the next token from logits
 
+pub mod activation;
 pub mod checkpoint;
+pub mod decoder;
+pub mod ends;
+pub mod family;
 pub mod gguf;
 pub mod linear;
-pub mod llama;
-pub mod picture;
+pub mod mllm;
 pub mod preprocess;
-mod resample;
 pub mod sample;
 pub mod smolvlm;
 pub mod template;
 pub mod text;
 pub mod threads;
 pub mod tokenizer;
+pub mod vision;
+pub mod weights;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -49,6 +57,9 @@ pub enum ModelError {
         value: String,
         expected: String,
     },
+    /// Ids, pictures or tensors that do not fit together.
+    #[error("{0}")]
+    Inputs(String),
     #[error("device {name} cannot be used: {what}")]
     Device { name: &'static str, what: String },
     #[error("threads cannot be started: {0}")]

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::checkpoint::Checkpoint;
+use super::decoder::Unsupported;
 use super::ModelError;
 
 /// A Unicode noncharacter, put inside a control token that a user typed and taken out again before tokenising.
@@ -19,8 +20,12 @@ const GUARD: char = '\u{FDD0}';
 pub struct ChatTokenizer {
     /// As published, for decoding.
     full: Tokenizer,
-    /// Without added tokens: it cannot produce one, whatever the text.
+    /// Without added tokens: it cannot produce one, whatever the text. For a run at the start of a text.
     plain: Tokenizer,
+    /// The same for a run behind an added token, where some tokenizers put no space in front.
+    inner: Tokenizer,
+    /// Ids that the tokenizer puts in front of every text, and the text that they stand for.
+    opening: (Vec<u32>, String),
     /// Added tokens, longest first.
     added: Vec<(String, u32)>,
     file: PathBuf,
@@ -71,6 +76,15 @@ impl ChatTokenizer {
         }
         json["added_tokens"] = Value::Array(Vec::new());
         let plain = tokenizer(&json)?;
+        let inner = match space_in_front_of_first(&mut json) {
+            true => tokenizer(&json)?,
+            false => plain.clone(),
+        };
+        let opening = full.encode("", true).map_err(|e| fail(e.to_string()))?;
+        let opening = opening.get_ids().to_vec();
+        let text = full
+            .decode(&opening, false)
+            .map_err(|e| fail(e.to_string()))?;
         let mut added = added
             .into_iter()
             .map(|token| (token.content, token.id))
@@ -80,6 +94,8 @@ impl ChatTokenizer {
         Ok(Self {
             full,
             plain,
+            inner,
+            opening: (opening, text),
             added,
             file,
         })
@@ -95,6 +111,43 @@ impl ChatTokenizer {
                 file: self.file.clone(),
                 what: format!("the control token {content} is missing"),
             })
+    }
+
+    /// Checks that the control token `content` has this id.
+    pub fn check_control(&self, content: &str, expected: u32) -> Result<(), ModelError> {
+        match self.control(content)? {
+            id if id == expected => Ok(()),
+            id => Err(Unsupported::new(
+                format!("id of {content}"),
+                id,
+                format!("{expected}, as config.json says"),
+            )
+            .of(self.file.clone())),
+        }
+    }
+
+    /// Checks that no id is beyond the decoder's vocabulary.
+    pub fn check_vocabulary(&self, decoder: usize) -> Result<(), ModelError> {
+        match self.vocab_size() {
+            size if size <= decoder => Ok(()),
+            size => Err(Unsupported::new(
+                "vocabulary",
+                size,
+                format!("at most vocab_size ({decoder})"),
+            )
+            .of(self.file.clone())),
+        }
+    }
+
+    /// Ids of a whole prompt: what the tokenizer puts in front of every text (unless `text` begins with it), then `text`.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let (ids, opening) = &self.opening;
+        let mut prompt = match !opening.is_empty() && text.starts_with(opening.as_str()) {
+            true => Vec::new(),
+            false => ids.clone(),
+        };
+        prompt.extend(self.encode(text)?);
+        Ok(prompt)
     }
 
     /// Makes control tokens in a user's text inert, so that [`Self::encode`] takes them as the characters they are.
@@ -121,39 +174,56 @@ impl ChatTokenizer {
 
     /// Ids of text in the chat format. User text inside it must have passed [`Self::guard`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.encode_runs(text, &self.plain)
+    }
+
+    /// As [`Self::encode`], for text that follows other text of the stream.
+    pub fn encode_inner(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.encode_runs(text, &self.inner)
+    }
+
+    /// `first` is for the run in front of the first control token.
+    fn encode_runs(&self, text: &str, first: &Tokenizer) -> Result<Vec<u32>, ModelError> {
         let mut ids = Vec::new();
         let mut run = 0;
         let mut at = 0;
-        while let Some(first) = text[at..].chars().next() {
+        let mut plain = first;
+        while let Some(next) = text[at..].chars().next() {
             if let Some((content, id)) = self.starts_with_added(&text[at..]) {
-                self.encode_plain(&text[run..at].replace(GUARD, ""), &mut ids)?;
+                self.encode_plain(&text[run..at].replace(GUARD, ""), plain, &mut ids)?;
+                plain = &self.inner;
                 ids.push(*id);
                 at += content.len();
                 run = at;
             } else {
-                at += first.len_utf8();
+                at += next.len_utf8();
             }
         }
-        self.encode_plain(&text[run..].replace(GUARD, ""), &mut ids)?;
+        self.encode_plain(&text[run..].replace(GUARD, ""), plain, &mut ids)?;
         Ok(ids)
     }
 
     /// Ids of text that is not in the chat format: every character is what it is.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let mut ids = Vec::new();
-        self.encode_plain(text, &mut ids)?;
+        self.encode_plain(text, &self.plain, &mut ids)?;
         Ok(ids)
     }
 
-    fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), ModelError> {
+    fn encode_plain(
+        &self,
+        text: &str,
+        plain: &Tokenizer,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), ModelError> {
+        if text.is_empty() {
+            return Ok(());
+        }
         let fail = |what: String| ModelError::File {
             file: self.file.clone(),
             what,
         };
-        let encoding = self
-            .plain
-            .encode(text, false)
-            .map_err(|e| fail(e.to_string()))?;
+        let encoding = plain.encode(text, false).map_err(|e| fail(e.to_string()))?;
         let is_control = |id: &&u32| self.added.iter().any(|(_, control)| control == *id);
         if let Some(id) = encoding.get_ids().iter().find(is_control) {
             return Err(fail(format!("plain text yields the control token {id}")));
@@ -175,4 +245,21 @@ impl ChatTokenizer {
         let vocab: HashMap<String, u32> = self.full.get_vocab(true);
         vocab.values().max().map_or(0, |&id| id as usize + 1)
     }
+}
+
+/// Takes away the space that a tokenizer puts in front of the first run of a text only (`prepend_scheme` first); whether there was one.
+fn space_in_front_of_first(json: &mut Value) -> bool {
+    let mut changed = false;
+    let pre_tokenizer = &mut json["pre_tokenizer"];
+    let several = match pre_tokenizer["pretokenizers"].as_array_mut() {
+        Some(several) => several.iter_mut().collect(),
+        None => vec![pre_tokenizer],
+    };
+    for one in several {
+        if one["prepend_scheme"] == "first" {
+            one["prepend_scheme"] = "never".into();
+            changed = true;
+        }
+    }
+    changed
 }

@@ -4,6 +4,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::model::vision::Prepared;
+
 /// What [`GateConfig::frame_rate`] may be.
 pub const FRAME_RATES: RangeInclusive<f64> = 0.0..=1000.0;
 /// What [`GateConfig::min_change`] may be.
@@ -67,7 +69,7 @@ pub struct FrameGate {
     /// When the next frame may be used.
     due_ns: Option<i64>,
     /// The last frame used, at the model's input size.
-    used: Option<Vec<u8>>,
+    used: Option<Prepared>,
 }
 
 impl FrameGate {
@@ -127,29 +129,33 @@ impl FrameGate {
     }
 
     /// Whether a picture at the model's input size (packed bytes) shows nothing new.
-    pub fn unchanged(&self, square: &[u8]) -> bool {
+    pub fn unchanged(&self, picture: &Prepared) -> bool {
         if self.config.min_change <= 0.0 {
             return false;
         }
-        self.used.as_ref().is_some_and(|used| {
-            let differences = used
-                .iter()
-                .zip(square)
-                .map(|(a, b)| u64::from(a.abs_diff(*b)));
-            let mean = differences.sum::<u64>() as f64 / square.len().max(1) as f64;
-            mean / 255.0 < self.config.min_change
-        })
+        let used = self.used.as_ref();
+        used.filter(|used| used.layout == picture.layout)
+            .is_some_and(|used| {
+                let values = used.bytes().zip(picture.bytes());
+                let (mut sum, mut count) = (0, 0u64);
+                for (a, b) in values {
+                    sum += u64::from(a.abs_diff(b));
+                    count += 1;
+                }
+                sum as f64 / count.max(1) as f64 / 255.0 < self.config.min_change
+            })
     }
 
     /// Takes note of the picture that was used.
-    pub fn took(&mut self, square: Vec<u8>) {
-        self.used = (self.config.min_change > 0.0).then_some(square);
+    pub fn took(&mut self, picture: Prepared) {
+        self.used = (self.config.min_change > 0.0).then_some(picture);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::vision::{Layout, Tile, View};
 
     const MS: i64 = 1_000_000;
 
@@ -259,10 +265,22 @@ mod tests {
             min_change: 0.02,
             ..GateConfig::default()
         });
-        assert!(!gate.unchanged(&[100; 300]));
-        gate.took(vec![100; 300]);
-        assert!(gate.unchanged(&[103; 300]));
+        let grey = |level| Prepared {
+            layout: Layout {
+                picture: (10, 10),
+                view: View::Frame,
+                grid: [1, 0, 0],
+            },
+            tiles: vec![Tile {
+                width: 10,
+                height: 10,
+                rgb: vec![level; 300],
+            }],
+        };
+        assert!(!gate.unchanged(&grey(100)));
+        gate.took(grey(100));
+        assert!(gate.unchanged(&grey(103)));
         // Slow drift adds up, since the comparison is with the frame in the memory.
-        assert!(!gate.unchanged(&[106; 300]));
+        assert!(!gate.unchanged(&grey(106)));
     }
 }

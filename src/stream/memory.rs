@@ -11,6 +11,8 @@ use crate::cache::{BoundedCache, FrameId};
 #[derive(Debug, Clone, Copy)]
 struct Held {
     stamp_ns: i64,
+    /// Its image tokens.
+    tokens: usize,
     /// Its time on a clock that goes on from epoch to epoch, nanoseconds.
     stream_ns: i64,
 }
@@ -75,14 +77,15 @@ impl FrameMemory {
         self.epoch_ns = None;
     }
 
-    /// A frame has entered the cache.
-    pub fn remember(&mut self, image: &CameraImage) {
+    /// A frame of so many image tokens has entered the cache.
+    pub fn remember(&mut self, image: &CameraImage, tokens: usize) {
         let within_epoch = self.epoch_ns != Some(image.stamp_ns);
         if let Some(newest) = self.newest.as_ref().filter(|_| within_epoch) {
             self.stream_ns += image.stamp_ns.saturating_sub(newest.stamp_ns).max(0);
         }
         let held = Held {
             stamp_ns: image.stamp_ns,
+            tokens,
             stream_ns: self.stream_ns,
         };
         self.held.insert(self.next_id(), held);
@@ -100,15 +103,17 @@ impl FrameMemory {
         }
     }
 
-    /// Forgets the frames of which compactions have left less than half; a frame has `frame_tokens` image tokens.
-    pub fn follow(&mut self, cache: &BoundedCache, frame_tokens: usize) {
+    /// Forgets the frames of which compactions have left less than half.
+    pub fn follow(&mut self, cache: &BoundedCache) {
         let compactions = cache.usage().compactions;
         if compactions == self.compactions {
             return;
         }
         self.compactions = compactions;
-        let retained = cache.retained_frames(frame_tokens);
-        self.held
-            .retain(|frame, _| retained.get(frame).is_some_and(|&share| share >= 0.5));
+        let retained = cache.retained_frames();
+        self.held.retain(|frame, held| {
+            let kept = retained.get(frame).copied().unwrap_or_default();
+            kept >= 0.5 * held.tokens as f64
+        });
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{
-    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Scope,
+    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, Scope,
 };
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ fn shape(kv_heads: usize, group: usize, head_dim: usize) -> CacheShape {
         heads: kv_heads * group,
         kv_heads,
         head_dim,
-        rope_theta: 1e4,
+        rope: Rope::new(1e4),
         max_positions: 1 << 20,
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::{BiasForm, PlusConfig};
 use inf_mllm::cache::{
-    BoundedCache, CacheConfig, CacheError, CacheShape, Mark, PolicyKind, QuerySource, Scope,
+    BoundedCache, CacheConfig, CacheError, CacheShape, Mark, PolicyKind, QuerySource, Rope, Scope,
 };
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ const SHAPE: CacheShape = CacheShape {
     heads: 6,
     kv_heads: 2,
     head_dim: 8,
-    rope_theta: 1e4,
+    rope: Rope::new(1e4),
     max_positions: 4096,
 };
 

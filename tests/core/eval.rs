@@ -13,6 +13,7 @@ use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::ppl::{perplexity, recomputation, PplOptions, PplResult};
 use inf_mllm::eval::recall::{kept, outcomes, recall, RecallOptions};
 use inf_mllm::eval::variant;
+use inf_mllm::model::weights::Quantization;
 use serde_json::Value;
 
 use crate::support::demo_dir;
@@ -21,7 +22,7 @@ const TEXT: &str = "The robot sees a red ball on the left and a blue box behind 
     then drives along the wall until the green lamp is in view. What did it see first? The ball was red. ";
 
 fn model() -> EvalModel {
-    EvalModel::load(&demo_dir(), DType::F32, &Device::Cpu, 1).unwrap()
+    EvalModel::load(&demo_dir(), Quantization::None, DType::F32, &Device::Cpu, 1).unwrap()
 }
 
 fn ids(model: &EvalModel, count: usize) -> Vec<u32> {

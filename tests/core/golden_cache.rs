@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::PlusConfig;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind};
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::llama::{Config, Llama};
+use inf_mllm::model::decoder::{Config, Decoder};
 use serde_json::Value;
 
 use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir};
@@ -19,7 +19,7 @@ const DEEP_SCORE_TOLERANCE: f32 = 3e-5;
 
 /// A decoder and the stream that a folder of goldens feeds it.
 struct Stream {
-    decoder: Llama,
+    decoder: Decoder,
     shape: CacheShape,
     /// `[tokens, hidden]`
     embeds: Tensor,
@@ -30,7 +30,7 @@ struct Stream {
 
 impl Stream {
     fn new(
-        (decoder, shape): (Llama, CacheShape),
+        (decoder, shape): (Decoder, CacheShape),
         about: &Value,
         tensors: &HashMap<String, Tensor>,
     ) -> Self {
@@ -298,14 +298,14 @@ fn check_scores(name: &str, c: usize, got: &[Vec<Vec<f32>>], want: &Tensor) {
 }
 
 /// The decoder of a multimodal checkpoint.
-fn multimodal(dir: &Path) -> (Llama, CacheShape) {
+fn multimodal(dir: &Path) -> (Decoder, CacheShape) {
     let model = load(dir);
     let shape = model.config.text_config.cache_shape();
     (model.decoder, shape)
 }
 
 /// A published Llama directory without a tokenizer.
-fn text_only(dir: &Path) -> (Llama, CacheShape) {
+fn text_only(dir: &Path) -> (Decoder, CacheShape) {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let config: Config = checkpoint.json("config.json").unwrap();
     let vb = checkpoint.weights(DType::F32, &Device::Cpu).unwrap();
@@ -313,7 +313,7 @@ fn text_only(dir: &Path) -> (Llama, CacheShape) {
     (decoder, config.cache_shape())
 }
 
-fn check_all(decoder: (Llama, CacheShape), golden_name: &str, needed: &[&str]) {
+fn check_all(decoder: (Decoder, CacheShape), golden_name: &str, needed: &[&str]) {
     let dir = golden(golden_name);
     let about = json(&dir.join("cases.json"));
     let stream = tensors(&dir.join("stream.safetensors"));

@@ -8,7 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::smolvlm::SmolVlm;
+use inf_mllm::model::family::{model_type, Family};
+use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::text::TextModel;
+use inf_mllm::model::vision::{ImageFeatures, View};
+use inf_mllm::model::weights::Quantization;
 
 use crate::args::DeviceArgs;
 
@@ -17,15 +21,22 @@ pub struct Args {
     /// Model directory.
     #[arg(long)]
     model: PathBuf,
-    /// Safetensors file with `input_ids` [1, tokens] and, with images, `pixel_values` [1, images, 3, size, size].
+    /// Safetensors file with `input_ids` [1, tokens] and, with images, what the family's published processor gives:
+    /// `pixel_values`, and `image_sizes` or `image_grid_thw` where it has them.
     #[arg(long)]
     inputs: PathBuf,
-    /// Where to write `image_features` [images, tokens, hidden] and `logits` [1, tokens, vocab], both f32.
+    /// Where to write `vision_features` [rows, width], `image_features` [tokens, hidden] and `logits` [1, tokens, vocab], all f32.
     #[arg(long)]
     out: PathBuf,
+    /// The images are frames of a video.
+    #[arg(long)]
+    frames: bool,
     /// Precision of the arithmetic.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
+    /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
+    #[arg(long, default_value_t)]
+    quantization: Quantization,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -50,32 +61,33 @@ impl Precision {
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let model = SmolVlm::load(&checkpoint, args.dtype.dtype(), &device)?;
     let inputs = candle_core::safetensors::load(&args.inputs, &Device::Cpu)
         .with_context(|| format!("inputs {}", args.inputs.display()))?;
     let ids = input_ids(&inputs)?;
-    let features = match inputs.get("pixel_values") {
-        Some(pixels) => Some(model.image_features(&real_images(pixels)?)?),
-        None => None,
+    let dtype = args.dtype.dtype();
+    let mut outputs = HashMap::new();
+    let (decoder, shape, input, marks) = if Family::of(&model_type(&checkpoint)?).is_some() {
+        let model = Mllm::load(&checkpoint, args.quantization, dtype, &device)?;
+        let images = images(&model, &inputs, args.frames, &mut outputs)?;
+        let chunk = model.embed(&ids, &images)?;
+        let marks = chunk.marks();
+        (model.decoder, model.shape, chunk.embedded, marks)
+    } else {
+        let model = TextModel::load(&args.model, args.quantization, dtype, &device)?;
+        let x = model.decoder.embed(&ids)?;
+        let marks = vec![Mark::default(); ids.len()];
+        (model.decoder, model.shape, x.into(), marks)
     };
 
-    let shape = model.config.text_config.cache_shape();
     let config = CacheConfig {
         policy: PolicyKind::Full,
         budget: ids.len().max(MIN_BUDGET),
         ..CacheConfig::default()
     };
-    let mut cache = BoundedCache::new(shape, &config, 0, model.dtype(), &device)?;
-    let x = model.embed(&ids, features.as_ref())?;
-    let hidden = model
-        .decoder
-        .append(&x, &vec![Mark::default(); ids.len()], &mut cache)?;
-    let logits = model.decoder.logits(&hidden)?.unsqueeze(0)?;
-
-    let mut outputs = HashMap::from([("logits", logits.to_dtype(DType::F32)?)]);
-    if let Some(features) = features {
-        outputs.insert("image_features", features.to_dtype(DType::F32)?);
-    }
+    let mut cache = BoundedCache::new(shape, &config, 0, decoder.dtype(), &device)?;
+    let hidden = decoder.append_embedded(&input, &marks, &mut cache)?;
+    let logits = decoder.logits(&hidden)?.unsqueeze(0)?;
+    outputs.insert("logits", logits.to_dtype(DType::F32)?);
     candle_core::safetensors::save(&outputs, &args.out)
         .with_context(|| format!("writing {}", args.out.display()))?;
     Ok(())
@@ -93,21 +105,32 @@ fn input_ids(inputs: &HashMap<String, Tensor>) -> Result<Vec<u32>> {
     Ok(ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1()?)
 }
 
-/// The images of `pixel_values`, `[images, 3, size, size]`; all-zero ones are padding of the processor and left out.
-fn real_images(pixels: &Tensor) -> Result<Tensor> {
-    ensure!(
-        pixels.rank() == 5 && pixels.dim(0)? == 1,
-        "pixel_values has the shape {:?}, expected [1, images, 3, size, size]",
-        pixels.dims()
-    );
-    let pixels = pixels.squeeze(0)?.to_dtype(DType::F32)?;
-    let mut real = Vec::new();
-    for i in 0..pixels.dim(0)? as u32 {
-        let image = pixels.get(i as usize)?;
-        if image.abs()?.max_all()?.to_scalar::<f32>()? > 0.0 {
-            real.push(i);
-        }
+/// The features of the inputs' images; what the tower made of them goes to `outputs` beside them.
+fn images(
+    model: &Mllm,
+    inputs: &HashMap<String, Tensor>,
+    frames: bool,
+    outputs: &mut HashMap<&str, Tensor>,
+) -> Result<Vec<ImageFeatures>> {
+    if !inputs.contains_key("pixel_values") && !inputs.contains_key("pixel_values_videos") {
+        return Ok(Vec::new());
     }
-    let index = Tensor::from_slice(&real, real.len(), &Device::Cpu)?;
-    Ok(pixels.index_select(&index, 0)?)
+    let view = match frames {
+        true => View::Frame,
+        false => View::Image { of: 0 },
+    };
+    let (mut towers, mut images) = (Vec::new(), Vec::new());
+    for pixels in model.vision.split(inputs, view)? {
+        let tower = model.vision.tower(&pixels)?;
+        images.push(model.vision.connect(&tower, &pixels.layout)?);
+        let width = tower.features.dim(candle_core::D::Minus1)?;
+        towers.push(tower.features.reshape(((), width))?.to_dtype(DType::F32)?);
+    }
+    let rows = images
+        .iter()
+        .map(|image| image.rows.to_dtype(DType::F32))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    outputs.insert("vision_features", Tensor::cat(&towers, 0)?);
+    outputs.insert("image_features", Tensor::cat(&rows, 0)?);
+    Ok(images)
 }

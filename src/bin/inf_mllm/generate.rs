@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use anyhow::{bail, ensure, Context, Result};
-use candle_core::{DType, Tensor};
+use anyhow::{bail, Context, Result};
+use candle_core::DType;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::sample::Sampler;
-use inf_mllm::model::smolvlm::{control, SmolVlm};
 use inf_mllm::model::template::{Content, Message};
+use inf_mllm::model::vision::{ImageFeatures, View};
+use inf_mllm::model::weights::Quantization;
 use serde_json::json;
 
 use crate::args::{CacheArgs, DeviceArgs};
@@ -37,6 +39,9 @@ pub struct Args {
     /// Print prompt_ids, generated_ids and text as JSON.
     #[arg(long)]
     json: bool,
+    /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
+    #[arg(long, default_value_t)]
+    quantization: Quantization,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -46,19 +51,24 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
-    let ids = prompt_ids(&model, args)?;
-    let features = image_features(&model, &args.image)?;
+    let model = Mllm::load(&checkpoint, args.quantization, DType::F32, &device)?;
+    let (ids, images) = prompt(&model, args)?;
     let system_tokens = match &args.system {
         Some(_) => system_length(&model, &ids)?,
         None => 1,
     };
-    let shape = model.config.text_config.cache_shape();
+    let shape = model.shape;
     let config = args.cache.over(default_cache(args, &shape, ids.len()));
     let mut cache = BoundedCache::new(shape, &config, system_tokens, model.dtype(), &device)?;
 
-    let x = model.embed(&ids, features.as_ref())?;
-    let hidden = model.decoder.append(&x, &marks(&model, &ids), &mut cache)?;
+    let chunk = model.embed(&ids, &images)?;
+    let mut marks = chunk.marks();
+    for (mark, &id) in marks.iter_mut().zip(&ids) {
+        mark.boundary = model.ends.contains(id);
+    }
+    let hidden = model
+        .decoder
+        .append_embedded(&chunk.embedded, &marks, &mut cache)?;
     cache.reserve(args.max_new_tokens)?;
     let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
     if let Some(file) = &args.logits_out {
@@ -73,10 +83,10 @@ pub fn run(args: &Args) -> Result<()> {
     while generated.len() < args.max_new_tokens {
         let (token, _) = sampler.next(&last);
         generated.push(token);
-        if token == model.end_of_utterance || generated.len() == args.max_new_tokens {
+        if model.ends.contains(token) || generated.len() == args.max_new_tokens {
             break;
         }
-        let x = model.embed(&[token], None)?;
+        let x = model.decoder.embed(&[token])?;
         let hidden = model.decoder.append(&x, &[Mark::default()], &mut cache)?;
         last = model
             .decoder
@@ -113,8 +123,8 @@ fn default_cache(args: &Args, shape: &CacheShape, prompt: usize) -> CacheConfig 
     }
 }
 
-/// The rendered prompt's ids, with each image's placeholder expanded to its tokens.
-fn prompt_ids(model: &SmolVlm, args: &Args) -> Result<Vec<u32>> {
+/// The rendered prompt's ids, with each image's placeholder expanded to its tokens, and the images' features.
+fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
     let guarded = |text: &str| Content::Text {
         text: model.tokenizer.guard(text),
     };
@@ -131,56 +141,25 @@ fn prompt_ids(model: &SmolVlm, args: &Args) -> Result<Vec<u32>> {
         role: "user",
         content,
     });
+    let view = View::Image {
+        of: args.image.len(),
+    };
+    let (mut layouts, mut features) = (Vec::new(), Vec::new());
+    for file in &args.image {
+        let picture = image::open(file).with_context(|| format!("image {}", file.display()))?;
+        let prepared = model.vision.prepare(&picture.to_rgb8(), view);
+        layouts.push(prepared.layout);
+        features.push(model.vision.encode(&model.vision.pixels(&prepared)?)?);
+    }
     let rendered = model.template.render(&messages)?;
-    let expanded = rendered.replace(control::IMAGE, &model.image_text());
-    let ids = model.tokenizer.encode(&expanded)?;
-    let wanted = args.image.len() * model.config.tokens_per_image();
-    let placed = marks(model, &ids)
-        .iter()
-        .filter(|mark| mark.frame.is_some())
-        .count();
-    ensure!(
-        placed == wanted,
-        "the chat template placed {placed} image tokens, expected {wanted} for {} images",
-        args.image.len()
-    );
-    Ok(ids)
+    let expanded = model.expand(&rendered, &layouts)?;
+    Ok((model.tokenizer.encode_prompt(&expanded)?, features))
 }
 
 /// Length of the system turn at the start of the prompt: up to and with its end and the line break.
-fn system_length(model: &SmolVlm, ids: &[u32]) -> Result<usize> {
-    match ids.iter().position(|&id| id == model.end_of_utterance) {
+fn system_length(model: &Mllm, ids: &[u32]) -> Result<usize> {
+    match ids.iter().position(|&id| model.ends.contains(id)) {
         Some(end) => Ok((end + 2).min(ids.len())),
         None => bail!("the chat template does not end the system turn"),
     }
-}
-
-/// What each token is: the images are counted from 0, and the ends of turns are borders.
-fn marks(model: &SmolVlm, ids: &[u32]) -> Vec<Mark> {
-    let per_image = model.config.tokens_per_image() as u32;
-    let mut seen = 0;
-    ids.iter()
-        .map(|&id| {
-            if id == model.config.image_token_id {
-                seen += 1;
-                return Mark::image((seen - 1) / per_image);
-            }
-            Mark {
-                boundary: id == model.end_of_utterance,
-                ..Mark::default()
-            }
-        })
-        .collect()
-}
-
-fn image_features(model: &SmolVlm, files: &[PathBuf]) -> Result<Option<Tensor>> {
-    let mut pixels = Vec::new();
-    for file in files {
-        let picture = image::open(file).with_context(|| format!("image {}", file.display()))?;
-        pixels.push(model.processor.pixel_values(&picture.to_rgb8())?);
-    }
-    if pixels.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(model.image_features(&Tensor::cat(&pixels, 0)?)?))
 }

@@ -9,13 +9,15 @@ mod vocabulary;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use memmap2::Mmap;
 
-use super::{llama, ModelError};
+use super::decoder::llama;
+use super::weights::{Quantization, TensorMap, Weights};
+use super::ModelError;
 use header::{Header, TensorInfo};
 use value::Value;
 
@@ -126,9 +128,9 @@ impl<'a> Contents<'a> {
             tie_word_embeddings: Some(!self.header.tensors.contains_key("output.weight")),
             ..llama::Config::default()
         };
-        match config.unsupported() {
-            Some((field, value, expected)) => Err(self.unsupported(field, value, expected)),
-            None => Ok(config),
+        match config.cache_shape() {
+            Err(unsupported) => Err(unsupported.of(self.file.to_path_buf())),
+            Ok(_) => Ok(config),
         }
     }
 
@@ -141,13 +143,12 @@ impl<'a> Contents<'a> {
     pub fn weights(
         &self,
         config: &llama::Config,
+        _: Quantization,
         dtype: DType,
         device: &Device,
-    ) -> Result<VarBuilder<'static>, ModelError> {
-        let rounded = dtype == DType::BF16 && device.is_cpu();
-        let kept = if rounded { DType::F32 } else { dtype };
+    ) -> Result<Weights, ModelError> {
         let mut left: HashSet<&str> = self.header.tensors.keys().copied().collect();
-        let mut weights = HashMap::new();
+        let mut tensors = HashMap::new();
         for wanted in Wanted::all(config) {
             let (name, info) = self
                 .header
@@ -155,11 +156,8 @@ impl<'a> Contents<'a> {
                 .get_key_value(wanted.stored.as_str())
                 .ok_or_else(|| self.missing(&wanted.stored))?;
             left.remove(name);
-            let mut tensor = self.tensor(&wanted, info)?;
-            if rounded {
-                tensor = tensor.to_dtype(DType::BF16)?;
-            }
-            weights.insert(wanted.name, tensor.to_dtype(kept)?.to_device(device)?);
+            let tensor = self.tensor(&wanted, info)?;
+            tensors.insert(wanted.name, tensor);
         }
         if let Some(name) = left.into_iter().min() {
             return Err(ModelError::File {
@@ -169,7 +167,9 @@ impl<'a> Contents<'a> {
                 ),
             });
         }
-        Ok(VarBuilder::from_tensors(weights, kept, device))
+        let place = self.file.display().to_string();
+        let source = Arc::new(TensorMap { tensors, place });
+        Ok(Weights::new(source, dtype, device))
     }
 
     /// One tensor as f32 on the CPU, with the rows of queries and keys in the order of published checkpoints.

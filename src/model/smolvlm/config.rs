@@ -1,23 +1,22 @@
-//! `config.json` and `preprocessor_config.json` of the SmolVLM / Idefics3 family.
+//! `config.json` of the SmolVLM / Idefics3 family.
+
+use std::fmt::Display;
 
 use candle_nn::Activation;
 use candle_transformers::models::siglip;
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::model::checkpoint::Checkpoint;
-use crate::model::{llama, ModelError};
-
-const CONFIG: &str = "config.json";
+use crate::model::decoder::Unsupported;
 
 /// Mirrors `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    pub model_type: String,
     pub image_token_id: u32,
     /// Side of the square of patches that the connector joins into one token.
     pub scale_factor: usize,
     pub tie_word_embeddings: Option<bool>,
-    pub text_config: llama::Config,
+    pub text_config: Value,
     pub vision_config: VisionConfig,
 }
 
@@ -53,97 +52,51 @@ impl Default for VisionConfig {
 }
 
 impl Config {
-    /// Reads and checks `config.json`.
-    pub fn load(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
-        let config: Self = checkpoint.json(CONFIG)?;
-        let unsupported = |field: &str, value: String, expected: String| {
-            Err(ModelError::Unsupported {
-                file: checkpoint.path(CONFIG),
-                field: field.to_string(),
-                value,
-                expected,
-            })
+    /// Checks the vision part.
+    pub fn check(&self) -> Result<(), Unsupported> {
+        let vision = &self.vision_config;
+        let fail = |field: &str, value: &dyn Display, expected: String| {
+            Err(Unsupported::new(field, value, expected))
         };
-        if !["smolvlm", "idefics3"].contains(&config.model_type.as_str()) {
-            return unsupported(
-                "model_type",
-                config.model_type,
-                "smolvlm or idefics3".to_string(),
-            );
-        }
-        if let Some((field, value, expected)) = config.text_config.unsupported() {
-            return unsupported(&format!("text_config.{field}"), value, expected);
-        }
-        let vision = &config.vision_config;
+        Unsupported::too_large(&[
+            ("vision_config.hidden_size", vision.hidden_size),
+            ("vision_config.intermediate_size", vision.intermediate_size),
+            ("vision_config.image_size", vision.image_size),
+        ])?;
         if vision.hidden_act != "gelu_pytorch_tanh" {
-            return unsupported(
-                "vision_config.hidden_act",
-                vision.hidden_act.clone(),
-                "gelu_pytorch_tanh".to_string(),
-            );
+            let expected = "gelu_pytorch_tanh".to_string();
+            return fail("vision_config.hidden_act", &vision.hidden_act, expected);
         }
         if vision.num_channels != 3 {
-            return unsupported(
-                "vision_config.num_channels",
-                vision.num_channels.to_string(),
-                "3".to_string(),
-            );
+            let expected = "3".to_string();
+            return fail("vision_config.num_channels", &vision.num_channels, expected);
         }
         if vision.patch_size == 0 || vision.image_size < vision.patch_size {
-            return unsupported(
-                "vision_config.patch_size",
-                vision.patch_size.to_string(),
-                format!("1 to image_size ({})", vision.image_size),
-            );
+            let expected = format!("1 to image_size ({})", vision.image_size);
+            return fail("vision_config.patch_size", &vision.patch_size, expected);
         }
-        if UNEVEN_GRIDS.contains(&vision.patches_per_side()) {
-            return unsupported(
-                "vision_config.image_size",
-                vision.image_size.to_string(),
-                format!(
-                    "another grid than {0} x {0} patches, whose published position ids are not consecutive",
-                    vision.patches_per_side()
-                ),
+        let side = vision.patches_per_side();
+        if UNEVEN_GRIDS.contains(&side) {
+            let expected = format!(
+                "another grid than {side} x {side} patches, whose published position ids are not consecutive"
             );
+            return fail("vision_config.image_size", &vision.image_size, expected);
         }
-        if vision.num_attention_heads == 0
-            || !vision
-                .hidden_size
-                .is_multiple_of(vision.num_attention_heads)
-        {
-            return unsupported(
-                "vision_config.num_attention_heads",
-                vision.num_attention_heads.to_string(),
-                format!("a divisor of hidden_size ({})", vision.hidden_size),
-            );
+        let heads = vision.num_attention_heads;
+        if heads == 0 || !vision.hidden_size.is_multiple_of(heads) {
+            let expected = format!("a divisor of hidden_size ({})", vision.hidden_size);
+            return fail("vision_config.num_attention_heads", &heads, expected);
         }
-        if config.scale_factor == 0
-            || !vision
-                .patches_per_side()
-                .is_multiple_of(config.scale_factor)
-        {
-            return unsupported(
-                "scale_factor",
-                config.scale_factor.to_string(),
-                format!(
-                    "a divisor of the patches per side ({})",
-                    vision.patches_per_side()
-                ),
-            );
+        if self.scale_factor == 0 || !side.is_multiple_of(self.scale_factor) {
+            let expected = format!("a divisor of the patches per side ({side})");
+            return fail("scale_factor", &self.scale_factor, expected);
         }
-        Ok(config)
+        Ok(())
     }
 
-    /// Tokens that one image becomes.
-    pub fn tokens_per_image(&self) -> usize {
+    /// Tokens that one tile becomes.
+    pub fn tokens_per_tile(&self) -> usize {
         (self.vision_config.patches_per_side() / self.scale_factor).pow(2)
-    }
-
-    /// Whether the output layer is the input embedding. Either level may say so; the top level wins.
-    pub fn tied(&self) -> bool {
-        self.tie_word_embeddings
-            .or(self.text_config.tie_word_embeddings)
-            .unwrap_or(false)
     }
 }
 

@@ -13,11 +13,12 @@ pub struct Connector {
 }
 
 impl Connector {
-    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+    /// `hidden` is the decoder's width.
+    pub fn new(cfg: &Config, hidden: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             proj: linear_no_bias(
                 cfg.vision_config.hidden_size * cfg.scale_factor.pow(2),
-                cfg.text_config.hidden_size,
+                hidden,
                 vb.pp("modality_projection").pp("proj"),
             )?,
             scale: cfg.scale_factor,

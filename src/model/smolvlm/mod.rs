@@ -1,171 +1,186 @@
 //! SmolVLM / SmolVLM2 / Idefics3: SigLIP tower, pixel-shuffle connector, Llama decoder.
 //!
 //! Names follow the published tensors: `model.vision_model`, `model.connector`, `model.text_model`, `lm_head`.
+//!
+//! - `config`: the checkpoint's configuration
+//! - `processor`: pictures to tiles
+//! - `connector`: from patches to tokens
 
 mod config;
 mod connector;
+mod processor;
 
-use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Module;
 use candle_transformers::models::siglip;
 
-pub use config::Config;
-use connector::Connector;
-
 use super::checkpoint::Checkpoint;
-use super::llama::Llama;
-use super::preprocess::ImageProcessor;
-use super::template::ChatTemplate;
-use super::tokenizer::ChatTokenizer;
+use super::decoder;
+use super::family::{text_config, FamilyConfig, CONFIG};
+use super::preprocess::picture::Picture;
+use super::vision::{
+    processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
+};
+use super::weights::Weights;
 use super::ModelError;
+use config::Config;
+use connector::Connector;
+use processor::ImageProcessor;
 
-/// The family's control tokens.
-pub mod control {
-    pub const BOS: &str = "<|im_start|>";
-    pub const END_OF_UTTERANCE: &str = "<end_of_utterance>";
-    pub const FAKE_IMAGE: &str = "<fake_token_around_image>";
-    pub const GLOBAL_IMAGE: &str = "<global-img>";
-    pub const IMAGE: &str = "<image>";
+const FAKE_IMAGE: &str = "<fake_token_around_image>";
+const GLOBAL_IMAGE: &str = "<global-img>";
+const IMAGE: &str = "<image>";
+
+/// A checkpoint's configuration, read and checked.
+struct SmolVlm {
+    config: Config,
+    text: decoder::Config,
 }
 
-/// A loaded checkpoint: everything from pictures and text to logits.
-pub struct SmolVlm {
-    pub config: Config,
-    pub tokenizer: ChatTokenizer,
-    pub template: ChatTemplate,
-    pub processor: ImageProcessor,
-    pub decoder: Llama,
-    vision: siglip::VisionModel,
+/// Reads and checks `config.json`.
+pub fn open(checkpoint: &Checkpoint) -> std::result::Result<Box<dyn FamilyConfig>, ModelError> {
+    let config: Config = checkpoint.json(CONFIG)?;
+    config
+        .check()
+        .map_err(|unsupported| unsupported.of(checkpoint.path(CONFIG)))?;
+    let tied = config.tie_word_embeddings;
+    let text = text_config(checkpoint, config.text_config.clone(), "llama", tied)?;
+    Ok(Box::new(SmolVlm { config, text }))
+}
+
+impl FamilyConfig for SmolVlm {
+    fn text(&self) -> &decoder::Config {
+        &self.text
+    }
+
+    fn text_path(&self) -> &str {
+        "model.text_model"
+    }
+
+    fn head_path(&self) -> &str {
+        "lm_head"
+    }
+
+    fn image_token(&self) -> (u32, &str) {
+        (self.config.image_token_id, IMAGE)
+    }
+
+    fn markup_tokens(&self) -> &[&str] {
+        &[FAKE_IMAGE, GLOBAL_IMAGE]
+    }
+
+    fn vision(
+        &self,
+        checkpoint: &Checkpoint,
+        weights: &Weights,
+    ) -> std::result::Result<Box<dyn Vision>, ModelError> {
+        let config = &self.config;
+        let processor = ImageProcessor::load(checkpoint, config.vision_config.image_size)?;
+        let load = || -> Result<SmolVlmVision> {
+            let model = weights.pp("model");
+            Ok(SmolVlmVision {
+                processor,
+                tower: siglip::VisionModel::new(
+                    &config.vision_config.to_siglip(),
+                    false,
+                    model.pp("vision_model").var_builder(),
+                )?,
+                connector: Connector::new(
+                    config,
+                    self.text.hidden_size(),
+                    model.pp("connector").var_builder(),
+                )?,
+                tokens_per_tile: config.tokens_per_tile(),
+                dtype: weights.dtype(),
+                device: weights.device().clone(),
+            })
+        };
+        Ok(Box::new(load().map_err(|e| checkpoint.weight_error(e))?))
+    }
+}
+
+struct SmolVlmVision {
+    processor: ImageProcessor,
+    tower: siglip::VisionModel,
     connector: Connector,
+    tokens_per_tile: usize,
     dtype: DType,
     device: Device,
-    /// Ends an answer.
-    pub end_of_utterance: u32,
 }
 
-impl SmolVlm {
-    /// Loads a published directory; the weights may have any precision, the arithmetic is done in `dtype`.
-    pub fn load(
-        checkpoint: &Checkpoint,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let config = Config::load(checkpoint)?;
-        let tokenizer = ChatTokenizer::load(checkpoint)?;
-        for name in [control::BOS, control::FAKE_IMAGE, control::GLOBAL_IMAGE] {
-            tokenizer.control(name)?;
+impl Vision for SmolVlmVision {
+    fn layout(&self, picture: (usize, usize), view: View) -> Layout {
+        Layout {
+            picture,
+            view,
+            grid: [1, 0, 0],
         }
-        let end_of_utterance = tokenizer.control(control::END_OF_UTTERANCE)?;
-        let image = tokenizer.control(control::IMAGE)?;
-        if image != config.image_token_id {
-            return Err(ModelError::Unsupported {
-                file: checkpoint.path("tokenizer.json"),
-                field: format!("id of {}", control::IMAGE),
-                value: image.to_string(),
-                expected: format!("{}, as config.json says", config.image_token_id),
-            });
-        }
-        if tokenizer.vocab_size() > config.text_config.vocab_size {
-            return Err(ModelError::Unsupported {
-                file: checkpoint.path("tokenizer.json"),
-                field: "vocabulary".to_string(),
-                value: tokenizer.vocab_size().to_string(),
-                expected: format!(
-                    "at most text_config.vocab_size ({})",
-                    config.text_config.vocab_size
-                ),
-            });
-        }
-        let template = ChatTemplate::load(checkpoint)?;
-        let processor = ImageProcessor::load(checkpoint, config.vision_config.image_size)?;
+    }
 
-        let vb = checkpoint.weights(dtype, device)?;
-        let fail = |error| checkpoint.weight_error(error);
-        let model = vb.pp("model");
-        let vision = siglip::VisionModel::new(
-            &config.vision_config.to_siglip(),
-            false,
-            model.pp("vision_model"),
-        )
-        .map_err(fail)?;
-        let connector = Connector::new(&config, model.pp("connector")).map_err(fail)?;
-        let head = (!config.tied()).then(|| vb.clone());
-        let decoder =
-            Llama::new(&config.text_config, model.pp("text_model"), head).map_err(fail)?;
-        Ok(Self {
-            config,
-            tokenizer,
-            template,
-            processor,
-            decoder,
-            vision,
-            connector,
-            dtype: vb.dtype(),
-            device: device.clone(),
-            end_of_utterance,
+    fn tokens(&self, _: &Layout) -> usize {
+        self.tokens_per_tile
+    }
+
+    fn markup(&self, _: &Layout) -> String {
+        let image = IMAGE.repeat(self.tokens_per_tile);
+        format!("{FAKE_IMAGE}{GLOBAL_IMAGE}{image}{FAKE_IMAGE}")
+    }
+
+    fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {
+        Prepared {
+            layout: self.layout(picture.size(), view),
+            tiles: vec![self.processor.square(picture)],
+        }
+    }
+
+    fn pixels(&self, prepared: &Prepared) -> Result<Pixels> {
+        Ok(Pixels {
+            layout: prepared.layout,
+            values: self.processor.normalisation.values(&prepared.tiles)?,
         })
     }
 
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Vision tower and connector: pixel values `[images, 3, size, size]` -> `[images, tokens, hidden]`.
-    pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
-        let pixels = pixels.to_device(&self.device)?.to_dtype(self.dtype)?;
-        Ok(self.connector.forward(&self.vision.forward(&pixels)?)?)
-    }
-
-    /// The text that stands for one unsplit image in a prompt.
-    pub fn image_text(&self) -> String {
-        let tokens = self.config.tokens_per_image();
-        let mut text = format!("{}{}", control::FAKE_IMAGE, control::GLOBAL_IMAGE);
-        text.push_str(&control::IMAGE.repeat(tokens));
-        text.push_str(control::FAKE_IMAGE);
-        text
-    }
-
-    /// Input embeddings `[tokens, hidden]`: those of `ids`, with the rows of image tokens taken from `features`
-    /// (`[images, tokens, hidden]`) in order.
-    pub fn embed(&self, ids: &[u32], features: Option<&Tensor>) -> Result<Tensor, ModelError> {
-        let text = self.decoder.embed(ids)?;
-        let image = self.config.image_token_id;
-        let wanted = ids.iter().filter(|&&id| id == image).count();
-        let rows = match features {
-            Some(features) => features.flatten_to(1)?,
-            None => text.narrow(0, 0, 0)?,
-        };
-        if rows.dim(0)? != wanted {
-            return Err(candle_core::Error::Msg(format!(
-                "{wanted} image tokens in the input, but features for {}",
-                rows.dim(0)?
-            ))
-            .into());
+    /// `pixel_values` is `[1, tiles, 3, size, size]`; all-zero tiles are padding and left out.
+    fn split(
+        &self,
+        tensors: &HashMap<String, Tensor>,
+        view: View,
+    ) -> std::result::Result<Vec<Pixels>, ModelError> {
+        let pixels = processor_tensor(tensors, "pixel_values")?;
+        if pixels.rank() != 5 || pixels.dim(0)? != 1 {
+            return Err(ModelError::Inputs(format!(
+                "pixel_values has the shape {:?}, expected [1, tiles, 3, size, size]",
+                pixels.dims()
+            )));
         }
-        if wanted == 0 {
-            return Ok(text);
-        }
-        // Runs of text and of image tokens, in order.
-        let mut pieces = Vec::new();
-        let (mut at, mut used) = (0, 0);
-        while at < ids.len() {
-            let is_image = ids[at] == image;
-            let run = ids[at..]
-                .iter()
-                .take_while(|&&id| (id == image) == is_image)
-                .count();
-            if is_image {
-                pieces.push(rows.narrow(0, used, run)?);
-                used += run;
-            } else {
-                pieces.push(text.narrow(0, at, run)?);
+        let pixels = pixels.squeeze(0)?.to_dtype(DType::F32)?;
+        let (tiles, _, height, width) = pixels.dims4()?;
+        let mut images = Vec::new();
+        for i in 0..tiles {
+            let values = pixels.narrow(0, i, 1)?;
+            if values.abs()?.max_all()?.to_scalar::<f32>()? > 0.0 {
+                let layout = self.layout((width, height), view);
+                images.push(Pixels { layout, values });
             }
-            at += run;
         }
-        Ok(Tensor::cat(&pieces, 0)?)
+        Ok(images)
+    }
+
+    fn tower(&self, pixels: &Pixels) -> Result<TowerOutput> {
+        let values = pixels.values.to_device(&self.device)?;
+        Ok(TowerOutput {
+            features: self.tower.forward(&values.to_dtype(self.dtype)?)?,
+            deep: Vec::new(),
+        })
+    }
+
+    fn connect(&self, features: &TowerOutput, _: &Layout) -> Result<ImageFeatures> {
+        Ok(ImageFeatures {
+            rows: self.connector.forward(&features.features)?.flatten_to(1)?,
+            deep: Vec::new(),
+            grid: None,
+        })
     }
 }

@@ -11,7 +11,7 @@ use image::RgbImage;
 pub use raw::layout;
 use raw::{RawPicture, ENCODINGS};
 
-use crate::model::picture::{Picture, PlanarRow};
+use crate::model::preprocess::picture::{Picture, PlanarRow};
 
 /// The largest picture that is accepted, pixels: an 8K camera's (7680 x 4320) and a little more.
 pub const MAX_PIXELS: u64 = 36_000_000;
@@ -164,7 +164,7 @@ mod tests {
     use image::ImageFormat;
 
     use super::*;
-    use crate::model::picture::to_rgb_image;
+    use crate::model::preprocess::picture::to_rgb_image;
 
     fn rgb(image: &CameraImage) -> Vec<u8> {
         to_rgb_image(&image.picture().unwrap()).into_raw()

@@ -3,7 +3,7 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use super::{FrameError, MAX_PIXELS};
-use crate::model::picture::{Picture, PlanarRow};
+use crate::model::preprocess::picture::{Picture, PlanarRow};
 
 /// The pixel formats that are understood, all of 8 bits a channel, so that the byte order of a message has no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -108,7 +108,7 @@ impl Session {
         }
         let mut grammar = self.grammar.clone();
         let text = grammar.instruction(&instruction.text, &self.model.tokenizer);
-        let ids = self.model.tokenizer.encode(&text)?;
+        let ids = self.model.tokenizer.encode_inner(&text)?;
         run.answer.prompt_tokens = ids.len();
         if ids.len() > self.cache.longest_turn() {
             return Err(AskError::TooLong {
@@ -121,7 +121,7 @@ impl Session {
             // A compaction in the middle of the instruction could evict its beginning.
             self.cache.reserve(ids.len()).map_err(ModelError::from)?;
         }
-        let mut hidden = self.append(&ids, None, Chunk::Instruction, longest)?;
+        let mut hidden = self.append(&ids, &[], Chunk::Instruction, longest)?;
         self.grammar = grammar;
         self.times.prefill = started.elapsed();
 
@@ -132,11 +132,11 @@ impl Session {
             }
             let (token, logprob) = self.sampler.next(&self.logits(&hidden)?);
             run.chose(token, logprob);
-            if token == self.model.end_of_utterance {
+            if self.model.ends.contains(token) {
                 break FinishReason::Stop;
             }
             run.emit(self.model.tokenizer.decode(run.text_ids())?, on_delta);
-            match self.append(&[token], None, Chunk::Answer, 1) {
+            match self.append(&[token], &[], Chunk::Answer, 1) {
                 Ok(next) => hidden = next,
                 Err(error) => {
                     self.grammar.answered();

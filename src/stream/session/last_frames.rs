@@ -4,21 +4,19 @@
 
 use std::collections::VecDeque;
 
-use candle_core::Tensor;
-
 use super::{prefix_ids, Chunk, Session};
 use crate::cache::FrameId;
+use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
-use crate::stream::grammar::Grammar;
 
 /// A frame that can be fed again.
 #[derive(Debug, Clone)]
-struct Frame {
-    id: FrameId,
+pub struct Frame {
+    pub id: FrameId,
     /// Time since the epoch began.
-    elapsed_ns: i64,
-    /// `[1, tokens, hidden]`
-    features: Tensor,
+    pub elapsed_ns: i64,
+    pub layout: Layout,
+    pub features: ImageFeatures,
 }
 
 /// The newest frames, oldest first.
@@ -29,12 +27,8 @@ pub struct LastFrames {
 
 impl LastFrames {
     /// Takes the newest frame and lets go of those beyond `limit`.
-    pub fn push(&mut self, id: FrameId, elapsed_ns: i64, features: Tensor, limit: usize) {
-        self.frames.push_back(Frame {
-            id,
-            elapsed_ns,
-            features,
-        });
+    pub fn push(&mut self, frame: Frame, limit: usize) {
+        self.frames.push_back(frame);
         while self.frames.len() > limit {
             self.frames.pop_front();
         }
@@ -44,12 +38,14 @@ impl LastFrames {
 impl Session {
     /// Begins the stream anew with the prefix and the last frames.
     pub(super) fn feed_last_frames(&mut self) -> Result<(), ModelError> {
-        let prefix = prefix_ids(&self.model, &self.config)?;
+        let mut grammar = self.grammar.fresh();
+        let prefix = prefix_ids(&self.model, &grammar, &self.config)?;
         self.cache.reset(prefix.len())?;
-        self.append(&prefix, None, Chunk::Prefix, 1)?;
-        let mut grammar = Grammar::default();
+        self.append(&prefix, &[], Chunk::Prefix, 1)?;
         for frame in self.last.clone().frames {
-            self.append_frame(&mut grammar, frame.id, frame.elapsed_ns, &frame.features)?;
+            let markup = self.model.vision.markup(&frame.layout);
+            let text = grammar.frame(&markup, frame.elapsed_ns);
+            self.append_frame(&text, frame.id, frame.features)?;
         }
         self.grammar = grammar;
         Ok(())

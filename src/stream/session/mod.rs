@@ -16,22 +16,26 @@ use rayon::ThreadPool;
 
 use super::frame::{CameraImage, FrameError};
 use super::gate::{Arrival, FrameGate, GateConfig, Skip};
-use super::grammar::Grammar;
+use super::grammar::{ChatFormat, Grammar};
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
 use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::mllm::{self, Mllm};
 use crate::model::sample::Sampler;
-use crate::model::smolvlm::{control, SmolVlm};
 use crate::model::threads::thread_pool;
+use crate::model::vision::{ImageFeatures, View};
+use crate::model::weights::Quantization;
 use crate::model::{device_name, DeviceKind, ModelError};
-use last_frames::LastFrames;
+use last_frames::{Frame, LastFrames};
 
 /// Everything that shapes a session.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     pub model_dir: PathBuf,
     pub device: DeviceKind,
+    /// What becomes of the decoder's matrices.
+    pub quantization: Quantization,
     pub cache: CacheConfig,
     /// The protected beginning of the stream; may be empty.
     pub system_prompt: String,
@@ -55,6 +59,7 @@ impl Default for SessionConfig {
         Self {
             model_dir: PathBuf::from("models/demo"),
             device: DeviceKind::Auto,
+            quantization: Quantization::Auto,
             cache: CacheConfig::default(),
             system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
             standing_instruction: String::new(),
@@ -96,7 +101,7 @@ pub enum Taken {
 
 /// The model at work on one stream.
 pub struct Session {
-    model: SmolVlm,
+    model: Mllm,
     cache: BoundedCache,
     grammar: Grammar,
     config: SessionConfig,
@@ -109,7 +114,7 @@ pub struct Session {
     /// The frames that policy last_frames encodes again.
     last: LastFrames,
     /// Ids of the control tokens that stand between turns.
-    borders: [u32; 2],
+    borders: Vec<u32>,
 }
 
 /// What a chunk of tokens is.
@@ -127,28 +132,29 @@ impl Session {
         let device = config.device.open()?;
         let checkpoint = Checkpoint::open(&config.model_dir)?;
         let pool = thread_pool(config.threads, &checkpoint)?;
-        let model = SmolVlm::load(&checkpoint, DType::F32, &device)?;
-        let prefix = prefix_ids(&model, &config)?;
-        check_room(&model, &config, prefix.len())?;
+        let model = Mllm::load(&checkpoint, config.quantization, DType::F32, &device)?;
+        let grammar = Grammar::new(ChatFormat::of(&model)?);
+        let prefix = prefix_ids(&model, &grammar, &config)?;
+        check_room(&model, &grammar, &config, prefix.len())?;
         let cache = BoundedCache::new(
-            model.config.text_config.cache_shape(),
+            model.shape,
             &config.cache,
             prefix.len(),
             model.dtype(),
             &device,
         )?;
         let gate = FrameGate::new(config.gate);
-        let borders = [
-            model.tokenizer.control(control::BOS)?,
-            model.end_of_utterance,
-        ];
+        let borders = grammar.format().borders.iter();
+        let borders = borders
+            .map(|name| model.tokenizer.control(name))
+            .collect::<Result<_, _>>()?;
         let mut session = Self {
             last: LastFrames::default(),
             borders,
             sampler: Sampler::new(config.temperature, config.seed),
             model,
             cache,
-            grammar: Grammar::default(),
+            grammar,
             config,
             memory: FrameMemory::default(),
             gate,
@@ -162,10 +168,11 @@ impl Session {
 
     /// Forgets everything but the prefix and starts a new epoch.
     pub fn reset(&mut self) -> Result<(), ModelError> {
-        let prefix = prefix_ids(&self.model, &self.config)?;
-        check_room(&self.model, &self.config, prefix.len())?;
+        let grammar = self.grammar.fresh();
+        let prefix = prefix_ids(&self.model, &grammar, &self.config)?;
+        check_room(&self.model, &grammar, &self.config, prefix.len())?;
         self.cache.reset(prefix.len())?;
-        self.grammar = Grammar::default();
+        self.grammar = grammar;
         self.sampler = Sampler::new(self.config.temperature, self.config.seed);
         self.memory = FrameMemory::default();
         self.gate = FrameGate::new(self.config.gate);
@@ -175,13 +182,14 @@ impl Session {
 
     /// Feeds the protected beginning of the stream, and learns what the standing instruction looks like.
     fn begin(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
-        self.append(prefix, None, Chunk::Prefix, 1)?;
+        self.append(prefix, &[], Chunk::Prefix, 1)?;
         let standing = self.config.standing_instruction.trim();
         if standing.is_empty() {
             return Ok(());
         }
-        let text = Grammar::default().instruction(standing, &self.model.tokenizer);
-        let ids = self.model.tokenizer.encode(&text)?;
+        let mut grammar = self.grammar.fresh();
+        let text = grammar.instruction(standing, &self.model.tokenizer);
+        let ids = self.model.tokenizer.encode_inner(&text)?;
         let longest = self.cache.plan().recent;
         if ids.len() > longest {
             return Err(CacheError::Parameter {
@@ -192,7 +200,7 @@ impl Session {
             .into());
         }
         let saved = self.cache.snapshot()?;
-        self.append(&ids, None, Chunk::Instruction, 1)?;
+        self.append(&ids, &[], Chunk::Instruction, 1)?;
         self.cache.capture_standing(ids.len())?;
         self.cache.restore(&saved)?;
         Ok(())
@@ -213,7 +221,7 @@ impl Session {
         }
     }
 
-    pub fn model(&self) -> &SmolVlm {
+    pub fn model(&self) -> &Mllm {
         &self.model
     }
 
@@ -254,32 +262,39 @@ impl Session {
         }
         let picture = image.picture()?;
         self.gate.spend(image.stamp_ns);
-        let square = self.model.processor.square(&picture);
-        if self.gate.unchanged(&square) {
+        let vision = &self.model.vision;
+        let prepared = vision.prepare(&picture, View::Frame);
+        if self.gate.unchanged(&prepared) {
             return Ok(Taken::Skipped(Skip::Unchanged));
         }
-        let pixels = self.model.processor.normalised(&square)?;
+        let pixels = vision.pixels(&prepared).map_err(ModelError::from)?;
         self.times.conversion = started.elapsed();
 
         let started = Instant::now();
-        let features = self.model.image_features(&pixels)?;
+        let features = vision.encode(&pixels).map_err(ModelError::from)?;
+        let tokens = features.rows.dim(0).map_err(ModelError::from)?;
         self.times.vision = started.elapsed();
 
         let started = Instant::now();
         let elapsed_ns = self.memory.since_epoch(image.stamp_ns);
         if self.config.cache.policy == PolicyKind::LastFrames {
-            let limit = self.config.cache.last_frames;
-            self.last
-                .push(self.memory.next_id(), elapsed_ns, features, limit);
+            let frame = Frame {
+                id: self.memory.next_id(),
+                elapsed_ns,
+                layout: prepared.layout,
+                features,
+            };
+            self.last.push(frame, self.config.cache.last_frames);
         } else {
             let mut grammar = self.grammar.clone();
-            self.append_frame(&mut grammar, self.memory.next_id(), elapsed_ns, &features)?;
+            let text = grammar.frame(&vision.markup(&prepared.layout), elapsed_ns);
+            self.append_frame(&text, self.memory.next_id(), features)?;
             self.grammar = grammar;
         }
         self.times.prefill = started.elapsed();
 
-        self.gate.took(square);
-        self.memory.remember(image);
+        self.gate.took(prepared);
+        self.memory.remember(image, tokens);
         self.follow_cache();
         Ok(Taken::Used)
     }
@@ -314,18 +329,16 @@ impl Session {
         Ok(())
     }
 
-    /// Feeds one frame, `features` being its image tokens.
+    /// Feeds one frame: `text` with its markup, `features` in the place of its image tokens.
     fn append_frame(
         &mut self,
-        grammar: &mut Grammar,
+        text: &str,
         frame: FrameId,
-        elapsed_ns: i64,
-        features: &Tensor,
+        features: ImageFeatures,
     ) -> Result<(), ModelError> {
-        let text = grammar.frame(&self.model.image_text(), elapsed_ns);
-        let ids = self.model.tokenizer.encode(&text)?;
+        let ids = self.model.tokenizer.encode_inner(text)?;
         // The next frame needs about as much room as this one.
-        self.append(&ids, Some(features), Chunk::Frame(frame), ids.len())?;
+        self.append(&ids, &[features], Chunk::Frame(frame), ids.len())?;
         Ok(())
     }
 
@@ -333,26 +346,27 @@ impl Session {
     fn append(
         &mut self,
         ids: &[u32],
-        features: Option<&Tensor>,
+        images: &[ImageFeatures],
         chunk: Chunk,
         next: usize,
     ) -> Result<Tensor, ModelError> {
-        let x = self.model.embed(ids, features)?;
-        let marks = self.marks(ids, chunk);
-        let hidden = self.model.decoder.append(&x, &marks, &mut self.cache)?;
+        let embedded = self.model.embed(ids, images)?;
+        let marks = self.marks(ids, &embedded, chunk);
+        let decoder = &self.model.decoder;
+        let hidden = decoder.append_embedded(&embedded.embedded, &marks, &mut self.cache)?;
         self.cache.reserve(next)?;
         Ok(hidden.narrow(0, hidden.dim(0)? - 1, 1)?)
     }
 
-    fn marks(&self, ids: &[u32], chunk: Chunk) -> Vec<Mark> {
-        let image = self.model.config.image_token_id;
+    fn marks(&self, ids: &[u32], input: &mllm::Chunk, chunk: Chunk) -> Vec<Mark> {
         ids.iter()
             .enumerate()
             .map(|(i, id)| Mark {
                 frame: match chunk {
-                    Chunk::Frame(frame) if *id == image => Some(frame),
+                    Chunk::Frame(frame) => input.images[i].map(|_| frame),
                     _ => None,
                 },
+                place: input.places[i],
                 // An answer belongs to what it answers.
                 starts_unit: i == 0 && chunk != Chunk::Answer,
                 boundary: self.borders.contains(id),
@@ -366,21 +380,33 @@ impl Session {
             self.memory.keep_last(self.config.cache.last_frames);
             return;
         }
-        let frame_tokens = self.model.config.tokens_per_image();
-        self.memory.follow(&self.cache, frame_tokens);
+        self.memory.follow(&self.cache);
     }
 }
 
 /// The protected beginning of the stream.
-fn prefix_ids(model: &SmolVlm, config: &SessionConfig) -> Result<Vec<u32>, ModelError> {
-    let text = Grammar::prefix(&config.system_prompt, &model.tokenizer);
-    model.tokenizer.encode(&text)
+fn prefix_ids(
+    model: &Mllm,
+    grammar: &Grammar,
+    config: &SessionConfig,
+) -> Result<Vec<u32>, ModelError> {
+    let text = grammar.prefix(&config.system_prompt, &model.tokenizer);
+    model.tokenizer.encode_prompt(&text)
 }
 
+/// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
+const USUAL_PICTURE: (usize, usize) = (640, 480);
+
 /// A budget holds at least the prefix and one frame.
-fn check_room(model: &SmolVlm, config: &SessionConfig, prefix: usize) -> Result<(), ModelError> {
-    let text = Grammar::default().frame(&model.image_text(), 0);
-    let frame = model.tokenizer.encode(&text)?.len();
+fn check_room(
+    model: &Mllm,
+    grammar: &Grammar,
+    config: &SessionConfig,
+    prefix: usize,
+) -> Result<(), ModelError> {
+    let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
+    let text = grammar.fresh().frame(&model.vision.markup(&layout), 0);
+    let frame = model.tokenizer.encode_inner(&text)?.len();
     let budget = config.cache.budget;
     if budget < prefix + frame {
         return Err(CacheError::Parameter {

@@ -11,6 +11,7 @@ use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::store::Store;
 use inf_mllm::eval::text::{fingerprint, Text};
 use inf_mllm::eval::variant;
+use inf_mllm::model::weights::Quantization;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use serde_json::{json, Value};
@@ -101,7 +102,13 @@ pub struct Bench {
 impl Bench {
     pub fn open(common: &Common) -> Result<Self> {
         let device = common.device.device.open()?;
-        let model = EvalModel::load(&common.model, common.dtype, &device, common.threads)?;
+        let model = EvalModel::load(
+            &common.model,
+            Quantization::None,
+            common.dtype,
+            &device,
+            common.threads,
+        )?;
         let bar = ProgressBar::new(0).with_style(
             ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec}, {eta} left  {msg}")
                 .context("progress bar")?,

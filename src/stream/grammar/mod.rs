@@ -1,6 +1,13 @@
 //! The layout of the stream as one conversation in the checkpoint's chat format. docs/stream.md is the description.
+//!
+//! - this file: what is written when
+//! - `formats`: the texts of each family, in one table
 
-use crate::model::smolvlm::control;
+mod formats;
+
+pub use formats::ChatFormat;
+use formats::TimeLabel;
+
 use crate::model::tokenizer::ChatTokenizer;
 
 /// Where the conversation stands.
@@ -17,83 +24,102 @@ enum Turn {
 /// Writes the stream's text; it never looks at tokens.
 #[derive(Debug, Clone)]
 pub struct Grammar {
+    format: &'static ChatFormat,
     turn: Turn,
     /// What the last answer still owes the conversation; goes in front of the next turn.
     owed: String,
 }
 
-impl Default for Grammar {
-    fn default() -> Self {
+impl Grammar {
+    pub fn new(format: &'static ChatFormat) -> Self {
         Self {
+            format,
             turn: Turn::Between,
             owed: String::new(),
         }
     }
-}
 
-impl Grammar {
+    /// At the start of a conversation in the same format.
+    pub fn fresh(&self) -> Self {
+        Self::new(self.format)
+    }
+
+    pub fn format(&self) -> &'static ChatFormat {
+        self.format
+    }
+
     /// The protected beginning of the stream.
-    pub fn prefix(system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
-        let mut text = control::BOS.to_string();
-        if !system_prompt.is_empty() {
-            text.push_str(&format!(
-                "System: {}{}\n",
-                tokenizer.guard(system_prompt),
-                control::END_OF_UTTERANCE
-            ));
+    pub fn prefix(&self, system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
+        let ChatFormat {
+            open,
+            system: (before, after),
+            no_system,
+            ..
+        } = self.format;
+        match system_prompt {
+            "" => format!("{open}{no_system}"),
+            prompt => format!("{open}{before}{}{after}", tokenizer.guard(prompt)),
         }
-        text
     }
 
     /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began.
     pub fn frame(&mut self, image_text: &str, elapsed_ns: i64) -> String {
         let mut text = std::mem::take(&mut self.owed);
         if self.turn != Turn::Frames {
-            text.push_str("User:");
+            text.push_str(self.format.user);
         }
         self.turn = Turn::Frames;
-        text.push_str(&format!(
-            "\nFrame from {}:{image_text}",
-            time_label(elapsed_ns)
-        ));
+        text.push_str(&time_label(self.format.time, elapsed_ns));
+        text.push_str(image_text);
+        text.push_str(self.format.after_frame);
         text
     }
 
     /// An instruction, which closes the user turn and opens the answer.
     pub fn instruction(&mut self, text: &str, tokenizer: &ChatTokenizer) -> String {
+        let format = self.format;
         let opening = match self.turn {
-            Turn::Frames => "\n\n".to_string(),
-            Turn::Between | Turn::Assistant => format!("{}User: ", self.owed),
+            Turn::Frames => format.text_after_frames.to_string(),
+            Turn::Between | Turn::Assistant => {
+                format!("{}{}{}", self.owed, format.user, format.text_alone)
+            }
         };
         self.owed.clear();
         self.turn = Turn::Assistant;
-        format!(
-            "{opening}{}{}\nAssistant:",
-            tokenizer.guard(text),
-            control::END_OF_UTTERANCE
-        )
+        format!("{opening}{}{}", tokenizer.guard(text), format.answer)
     }
 
     /// The answer is over: all its text tokens have been fed to the model, its end token has not.
     pub fn answered(&mut self) {
         self.turn = Turn::Between;
-        self.owed = format!("{}\n", control::END_OF_UTTERANCE);
+        self.owed = format!("{}{}", self.format.end, self.format.after_answer);
+    }
+}
+
+fn time_label(label: TimeLabel, elapsed_ns: i64) -> String {
+    match label {
+        TimeLabel::None => String::new(),
+        TimeLabel::MinutesSeconds(text) => text.replace("{}", &minutes_seconds(elapsed_ns)),
+        TimeLabel::Seconds(text) => {
+            let seconds = elapsed_ns.max(0) as f64 * 1e-9;
+            text.replace("{}", &format!("{seconds:.1}"))
+        }
     }
 }
 
 /// `MM:SS` in whole seconds, wrapping after 59:59 because no checkpoint has seen a larger label.
-fn time_label(elapsed_ns: i64) -> String {
+fn minutes_seconds(elapsed_ns: i64) -> String {
     let seconds = elapsed_ns.max(0) / 1_000_000_000;
     format!("{:02}:{:02}", seconds / 60 % 60, seconds % 60)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::time_label;
+    use super::minutes_seconds;
 
     #[test]
     fn the_time_label_counts_whole_seconds_and_wraps_after_an_hour() {
-        let at = |seconds: f64| time_label((seconds * 1e9) as i64);
+        let at = |seconds: f64| minutes_seconds((seconds * 1e9) as i64);
         assert_eq!(at(0.0), "00:00");
         assert_eq!(at(61.999), "01:01");
         assert_eq!(at(3599.0), "59:59");

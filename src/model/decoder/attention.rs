@@ -1,0 +1,56 @@
+//! What the attention of every decoder layer does between its projections: streams apart, heads apart, each on its cache.
+
+use candle_core::{Result, Tensor};
+
+use crate::cache::{LayerSlots, Token};
+
+/// How many heads a layer has, and how wide they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+/// Queries, keys and values before rotation, `[streams * tokens, heads * head_dim]` (keys and values: `kv_heads`).
+pub struct Projected {
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+}
+
+impl Heads {
+    /// The attention of each stream on its own cache: `[streams * tokens, heads * head_dim]`.
+    pub fn attend(
+        &self,
+        projected: &Projected,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
+        let mut attended = Vec::with_capacity(tokens.len());
+        for (i, (mut cache, tokens)) in caches.into_iter().zip(tokens).enumerate() {
+            let split = |x: &Tensor, heads: usize| {
+                // [tokens, heads * head_dim] of one stream -> [heads, tokens, head_dim]
+                x.narrow(0, i * tokens.len(), tokens.len())?
+                    .reshape((tokens.len(), heads, self.head_dim))?
+                    .transpose(0, 1)?
+                    .contiguous()
+            };
+            attended.push(cache.attend(
+                &split(&projected.q, self.heads)?,
+                &split(&projected.k, self.kv_heads)?,
+                &split(&projected.v, self.kv_heads)?,
+                tokens,
+            )?);
+        }
+        match attended.as_slice() {
+            [one] => Ok(one.clone()),
+            several => Tensor::cat(several, 0),
+        }
+    }
+
+    /// `change` on every head of `x` (`[rows, heads * head_dim]`), which it gets as `[rows * heads, head_dim]`.
+    pub fn each(&self, x: &Tensor, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        change(&x.reshape(((), self.head_dim))?)?.reshape(x.shape())
+    }
+}

@@ -1,0 +1,165 @@
+//! A layer of GPT-NeoX decoders (Pythia): layer norms, one fused projection, and attention beside the MLP.
+//!
+//! - `config`: the checkpoint's configuration, and what of it can be computed
+
+mod config;
+
+use candle_core::{Result, Tensor};
+use candle_nn::{layer_norm, LayerNorm, Module};
+
+use super::attention::{Heads, Projected};
+use super::Block;
+use crate::cache::{LayerSlots, Token};
+use crate::model::activation::Activation;
+use crate::model::linear::{forward_all, Linear};
+use crate::model::weights::Weights;
+
+pub use config::Config;
+
+#[derive(Debug)]
+struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    dense: Linear,
+    heads: Heads,
+}
+
+impl Attention {
+    fn new(cfg: &Config, rotary_dim: usize, w: &Weights) -> Result<Self> {
+        let heads = Heads {
+            heads: cfg.num_attention_heads,
+            kv_heads: cfg.num_attention_heads,
+            head_dim: cfg.head_dim(),
+        };
+        let hidden = cfg.hidden_size;
+        let fused = w.pp("query_key_value");
+        let part = |part: usize, order: &[usize]| -> Result<Linear> {
+            let rows = rows_of_part(&heads, part, order);
+            let weight = fused.matrix((3 * hidden, hidden), "weight", Some(&rows))?;
+            let bias = match cfg.attention_bias {
+                true => Some(fused.get_rows(3 * hidden, "bias", &rows)?),
+                false => None,
+            };
+            Ok(Linear::of(weight, bias))
+        };
+        let rotary = rotary_order(heads.head_dim, rotary_dim);
+        let plain = (0..heads.head_dim).collect::<Vec<_>>();
+        Ok(Self {
+            query: part(0, &rotary)?,
+            key: part(1, &rotary)?,
+            value: part(2, &plain)?,
+            dense: Linear::load_with(hidden, hidden, cfg.attention_bias, &w.pp("dense"))?,
+            heads,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
+        let [q, k, v] = forward_all(x, &[&self.query, &self.key, &self.value])?;
+        let attended = self.heads.attend(&Projected { q, k, v }, tokens, caches)?;
+        self.dense.forward(&attended)
+    }
+}
+
+/// Rows of the fused projection that make queries (0), keys (1) or values (2): each head has its three parts together. `order` is that of
+/// a head's dimensions.
+fn rows_of_part(heads: &Heads, part: usize, order: &[usize]) -> Vec<u32> {
+    (0..heads.heads)
+        .flat_map(|head| {
+            let start = (head * 3 + part) * heads.head_dim;
+            order.iter().map(move |&d| (start + d) as u32)
+        })
+        .collect()
+}
+
+/// A head's dimensions such that those which rotate, the first `rotary_dim`, lie in pairs `(i, i + head_dim / 2)`, as the cache has
+/// them. Products of queries and keys are the same in any order.
+fn rotary_order(head_dim: usize, rotary_dim: usize) -> Vec<usize> {
+    let (half, turning) = (head_dim / 2, rotary_dim / 2);
+    let first = (0..turning).chain(rotary_dim..rotary_dim + half - turning);
+    let second = (turning..rotary_dim).chain(rotary_dim + half - turning..head_dim);
+    first.chain(second).collect()
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    input_layernorm: LayerNorm,
+    attention: Attention,
+    post_attention_layernorm: LayerNorm,
+    dense_h_to_4h: Linear,
+    dense_4h_to_h: Linear,
+    activation: Activation,
+    parallel: bool,
+}
+
+impl Layer {
+    /// `rotary_dim` is that of the configuration's [`crate::cache::Rope`].
+    pub fn new(
+        cfg: &Config,
+        (activation, rotary_dim): (Activation, usize),
+        w: &Weights,
+    ) -> Result<Self> {
+        let (hidden, inner) = (cfg.hidden_size, cfg.intermediate_size);
+        let norm = |name| layer_norm(hidden, cfg.layer_norm_eps, w.pp(name).var_builder());
+        let mlp = w.pp("mlp");
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            attention: Attention::new(cfg, rotary_dim, &w.pp("attention"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            dense_h_to_4h: Linear::load_with(hidden, inner, true, &mlp.pp("dense_h_to_4h"))?,
+            dense_4h_to_h: Linear::load_with(inner, hidden, true, &mlp.pp("dense_4h_to_h"))?,
+            activation,
+            parallel: cfg.use_parallel_residual,
+        })
+    }
+
+    fn mlp(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.post_attention_layernorm.forward(x)?;
+        let x = self.activation.forward(&self.dense_h_to_4h.forward(&x)?)?;
+        self.dense_4h_to_h.forward(&x)
+    }
+}
+
+impl Block for Layer {
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
+        let attended = self
+            .attention
+            .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
+        let sum = (x + attended)?;
+        let expanded = self.mlp(if self.parallel { x } else { &sum })?;
+        sum + expanded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotating_dimensions_come_to_lie_half_a_head_apart() {
+        assert_eq!(rotary_order(8, 4), [0, 1, 4, 5, 2, 3, 6, 7]);
+        assert_eq!(rotary_order(8, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(rotary_order(10, 2), [0, 2, 3, 4, 5, 1, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn the_fused_projection_has_the_parts_of_a_head_together() {
+        let heads = Heads {
+            heads: 2,
+            kv_heads: 2,
+            head_dim: 2,
+        };
+        assert_eq!(rows_of_part(&heads, 1, &[1, 0]), [3, 2, 9, 8]);
+    }
+}

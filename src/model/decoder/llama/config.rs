@@ -1,0 +1,212 @@
+//! The configuration of the decoders that are built like Llama: Llama, Mistral, Qwen2, Qwen3.
+
+use serde::Deserialize;
+use serde_json::{json, Value};
+
+use crate::cache::CacheShape;
+use crate::model::activation::Activation;
+use crate::model::decoder::rope::RopeParameters;
+use crate::model::decoder::Unsupported;
+
+/// Mirrors the `text_config` of a checkpoint, or its whole `config.json` if it is a decoder alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub model_type: String,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub max_position_embeddings: usize,
+    pub rms_norm_eps: f64,
+    pub hidden_act: String,
+    pub attention_bias: bool,
+    pub mlp_bias: bool,
+    pub tie_word_embeddings: Option<bool>,
+    /// Farthest key that a query sees, tokens.
+    pub sliding_window: Option<usize>,
+    pub use_sliding_window: Option<bool>,
+    /// Top-level form, as older checkpoints carry it.
+    pub rope_theta: Option<f64>,
+    /// Older form of scaled rotary embeddings.
+    pub rope_scaling: Option<RopeParameters>,
+    /// The form that transformers 5 writes.
+    pub rope_parameters: Option<RopeParameters>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model_type: "llama".to_string(),
+            vocab_size: 32000,
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            hidden_act: "silu".to_string(),
+            attention_bias: false,
+            mlp_bias: false,
+            tie_word_embeddings: None,
+            sliding_window: None,
+            use_sliding_window: None,
+            rope_theta: None,
+            rope_scaling: None,
+            rope_parameters: None,
+        }
+    }
+}
+
+/// The values that a configuration of `model_type` leaves out, where they are not Llama's: the defaults of transformers' classes.
+fn class_defaults(model_type: &str) -> Value {
+    let qwen = json!({
+        "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+        "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096,
+    });
+    let with = |mut base: Value, changes: Value| {
+        merge(&mut base, changes);
+        base
+    };
+    match model_type {
+        "mistral" => json!({
+            "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "sliding_window": 4096,
+        }),
+        "qwen2" => qwen,
+        "qwen3" => with(qwen, json!({ "head_dim": 128 })),
+        QWEN2_5_VL | QWEN2_VL => json!({
+            "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568,
+            "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+            "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+            "use_sliding_window": false, "sliding_window": 4096,
+        }),
+        QWEN3_VL => with(
+            qwen,
+            json!({ "head_dim": 128, "max_position_embeddings": 128000, "rope_theta": 5e5, "sliding_window": null }),
+        ),
+        _ => json!({}),
+    }
+}
+
+/// Text parts of the Qwen-VL families, which flat hub files do not name.
+pub const QWEN2_VL: &str = "qwen2_vl_text";
+pub const QWEN2_5_VL: &str = "qwen2_5_vl_text";
+pub const QWEN3_VL: &str = "qwen3_vl_text";
+
+/// The kinds that are read.
+pub const KINDS: [&str; 7] = [
+    "llama", "mistral", "qwen2", "qwen3", QWEN2_VL, QWEN2_5_VL, QWEN3_VL,
+];
+
+/// Puts the fields of `changes` over those of `base`.
+fn merge(base: &mut Value, changes: Value) {
+    if let (Value::Object(base), Value::Object(changes)) = (base, changes) {
+        base.extend(changes);
+    }
+}
+
+impl Config {
+    /// Of a configuration in JSON, with what it leaves out; `kind` is what it is if it does not say so.
+    pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
+        let kind = json["model_type"].as_str().unwrap_or(kind).to_string();
+        let mut whole = class_defaults(&kind);
+        merge(&mut whole, json);
+        merge(&mut whole, json!({ "model_type": kind }));
+        serde_json::from_value(whole)
+    }
+
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+            .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    pub fn tied(&self) -> bool {
+        self.tie_word_embeddings.unwrap_or(false)
+    }
+
+    /// Queries, keys and values have biases.
+    pub fn qkv_bias(&self) -> bool {
+        self.attention_bias || ["qwen2", QWEN2_VL, QWEN2_5_VL].contains(&self.model_type.as_str())
+    }
+
+    /// Queries and keys are normalised head by head.
+    pub fn qk_norm(&self) -> bool {
+        ["qwen3", QWEN3_VL].contains(&self.model_type.as_str())
+    }
+
+    /// Longest input, tokens. Within its window a sliding one is no different from full attention, so that a cache that is not
+    /// larger computes what the checkpoint was made for.
+    pub fn max_positions(&self) -> usize {
+        match self.sliding_window {
+            Some(window) if self.use_sliding_window != Some(false) => {
+                window.min(self.max_position_embeddings)
+            }
+            _ => self.max_position_embeddings,
+        }
+    }
+
+    /// Checks that this decoder can compute what is configured; returns what the cache must know of it.
+    pub fn cache_shape(&self) -> Result<CacheShape, Unsupported> {
+        if !KINDS.contains(&self.model_type.as_str()) {
+            return Err(Unsupported::new(
+                "model_type",
+                &self.model_type,
+                KINDS.join(", "),
+            ));
+        }
+        if Activation::parse(&self.hidden_act) != Some(Activation::Silu) {
+            return Err(Unsupported::new("hidden_act", &self.hidden_act, "silu"));
+        }
+        let (heads, kv_heads, head_dim) =
+            (self.num_attention_heads, self.kv_heads(), self.head_dim());
+        Unsupported::zeros(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", head_dim),
+            ("sliding_window", self.sliding_window.unwrap_or(1)),
+        ])?;
+        Unsupported::too_large(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            (
+                "num_attention_heads * head_dim",
+                heads.saturating_mul(head_dim),
+            ),
+        ])?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(Unsupported::new(
+                "num_key_value_heads",
+                kv_heads,
+                format!("a divisor of num_attention_heads ({heads})"),
+            ));
+        }
+        if !head_dim.is_multiple_of(2) {
+            return Err(Unsupported::new("head_dim", head_dim, "an even number"));
+        }
+        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let rope = rope.cloned().unwrap_or_default();
+        Ok(CacheShape {
+            layers: self.num_hidden_layers,
+            heads,
+            kv_heads,
+            head_dim,
+            rope: rope.rope(head_dim, self.rope_theta.unwrap_or(10_000.0), 1.0)?,
+            max_positions: self.max_positions(),
+        })
+    }
+}

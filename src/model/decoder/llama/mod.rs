@@ -1,0 +1,140 @@
+//! A layer of the decoders that are built like Llama: Llama, Mistral, Qwen2 (biases), Qwen3 (normalised queries and keys).
+//!
+//! - `config`: the checkpoint's configuration, and what of it can be computed
+
+mod config;
+
+use candle_core::{Result, Tensor};
+use candle_nn::{rms_norm, Module, RmsNorm};
+
+use super::attention::{Heads, Projected};
+use super::Block;
+use crate::cache::{LayerSlots, Token};
+use crate::model::linear::{forward_all, Linear};
+use crate::model::weights::Weights;
+
+pub use config::{Config, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
+
+#[derive(Debug)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    /// Of queries and of keys.
+    norms: Option<[RmsNorm; 2]>,
+    heads: Heads,
+}
+
+impl Attention {
+    fn new(cfg: &Config, w: &Weights) -> Result<Self> {
+        let heads = Heads {
+            heads: cfg.num_attention_heads,
+            kv_heads: cfg.kv_heads(),
+            head_dim: cfg.head_dim(),
+        };
+        let (hidden, bias) = (cfg.hidden_size, cfg.qkv_bias());
+        let (queries, keys) = (
+            heads.heads * heads.head_dim,
+            heads.kv_heads * heads.head_dim,
+        );
+        let norm = |name| {
+            let w = w.pp(name).var_builder();
+            rms_norm(heads.head_dim, cfg.rms_norm_eps, w)
+        };
+        Ok(Self {
+            q_proj: Linear::load_with(hidden, queries, bias, &w.pp("q_proj"))?,
+            k_proj: Linear::load_with(hidden, keys, bias, &w.pp("k_proj"))?,
+            v_proj: Linear::load_with(hidden, keys, bias, &w.pp("v_proj"))?,
+            o_proj: Linear::load_with(queries, hidden, cfg.attention_bias, &w.pp("o_proj"))?,
+            norms: match cfg.qk_norm() {
+                true => Some([norm("q_norm")?, norm("k_norm")?]),
+                false => None,
+            },
+            heads,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
+        let [q, k, v] = forward_all(x, &[&self.q_proj, &self.k_proj, &self.v_proj])?;
+        let (q, k) = match &self.norms {
+            None => (q, k),
+            Some([q_norm, k_norm]) => (
+                self.heads.each(&q, |head| q_norm.forward(head))?,
+                self.heads.each(&k, |head| k_norm.forward(head))?,
+            ),
+        };
+        let attended = self.heads.attend(&Projected { q, k, v }, tokens, caches)?;
+        self.o_proj.forward(&attended)
+    }
+}
+
+#[derive(Debug)]
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn new(cfg: &Config, w: &Weights) -> Result<Self> {
+        let (hidden, inner) = (cfg.hidden_size, cfg.intermediate_size);
+        let load = |from, to, name| Linear::load_with(from, to, cfg.mlp_bias, &w.pp(name));
+        Ok(Self {
+            gate_proj: load(hidden, inner, "gate_proj")?,
+            up_proj: load(hidden, inner, "up_proj")?,
+            down_proj: load(inner, hidden, "down_proj")?,
+        })
+    }
+}
+
+impl Module for Mlp {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let [gate, up] = forward_all(x, &[&self.gate_proj, &self.up_proj])?;
+        self.down_proj.forward(&(gate.silu()? * up)?)
+    }
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Layer {
+    pub fn new(cfg: &Config, w: &Weights) -> Result<Self> {
+        let norm = |name| rms_norm(cfg.hidden_size, cfg.rms_norm_eps, w.pp(name).var_builder());
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::new(cfg, &w.pp("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::new(cfg, &w.pp("mlp"))?,
+        })
+    }
+}
+
+impl Block for Layer {
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor> {
+        let attended = self
+            .self_attn
+            .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
+        let x = (x + attended)?;
+        let expanded = self
+            .mlp
+            .forward(&self.post_attention_layernorm.forward(&x)?)?;
+        x + expanded
+    }
+}

@@ -1,0 +1,305 @@
+//! The text decoders, with attention on the bounded cache.
+//!
+//! - this file: embedding, layers, output, and how a chunk goes through them
+//! - `config`: which decoder a checkpoint has
+//! - `attention`: what the attention of every layer does between its projections
+//! - `rope`: the rotary embedding as configurations describe it
+//! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
+//! - `gpt_neox`: layers of GPT-NeoX (Pythia)
+
+mod attention;
+mod config;
+pub mod gpt_neox;
+pub mod llama;
+mod rope;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm};
+
+use super::linear::Linear;
+use super::weights::{Matrix, Weights};
+use super::ModelError;
+use crate::cache::{BoundedCache, LayerSlots, Mark, Token};
+
+pub use config::{Config, Unsupported};
+pub use rope::RopeParameters;
+
+/// A layer of a decoder.
+trait Block: Debug + Send + Sync {
+    /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, the attention of each on its own cache.
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> Result<Tensor>;
+}
+
+/// Input embeddings, `[vocab, hidden]`.
+#[derive(Debug, Clone)]
+enum Table {
+    Dense(Tensor),
+    Quantised(Arc<QTensor>),
+}
+
+/// The norm in front of the output layer.
+#[derive(Debug, Clone)]
+enum Norm {
+    Rms(RmsNorm),
+    Layer(LayerNorm),
+}
+
+/// A chunk of a decoder's input.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// `[tokens, hidden]`
+    pub x: Tensor,
+    /// What is added to the hidden states after each of the first layers, `[tokens, hidden]` each and zero at text (DeepStack,
+    /// arXiv 2406.04334); empty for most decoders.
+    pub deep: Vec<Tensor>,
+}
+
+impl From<Tensor> for Embedded {
+    fn from(x: Tensor) -> Self {
+        Self {
+            x,
+            deep: Vec::new(),
+        }
+    }
+}
+
+impl Embedded {
+    /// Tokens `at..at + count` of each of `streams`.
+    fn narrow(&self, streams: usize, at: usize, count: usize) -> Result<Self> {
+        let piece = |x: &Tensor| {
+            let tokens = x.dim(0)? / streams;
+            if count == tokens {
+                return Ok(x.clone());
+            }
+            x.reshape((streams, tokens, ()))?
+                .narrow(1, at, count)?
+                .flatten_to(1)
+        };
+        Ok(Self {
+            x: piece(&self.x)?,
+            deep: self.deep.iter().map(piece).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// The decoder without its cache, which the caller owns.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    embed_tokens: Table,
+    layers: Vec<Arc<dyn Block>>,
+    norm: Norm,
+    lm_head: Linear,
+    dtype: DType,
+    device: Device,
+    weight_bytes: usize,
+}
+
+impl Decoder {
+    /// `text` stands at the decoder (`embed_tokens`, `layers`, `norm`; for GPT-NeoX `embed_in`, `layers`, `final_layer_norm`),
+    /// `head` at the output layer (`lm_head`, `embed_out`); no `head` means that it is the input embedding.
+    pub fn new(config: &Config, text: &Weights, head: Option<Weights>) -> Result<Self> {
+        let (vocab, hidden) = (config.vocab_size(), config.hidden_size());
+        let before = text.taken();
+        let (embed, norm, layers): (_, _, Vec<Arc<dyn Block>>) = match config {
+            Config::Llama(cfg) => {
+                let layer = |i| -> Result<Arc<dyn Block>> {
+                    Ok(Arc::new(llama::Layer::new(cfg, &text.pp("layers").pp(i))?))
+                };
+                let norm = text.pp("norm").var_builder();
+                (
+                    "embed_tokens",
+                    Norm::Rms(rms_norm(hidden, cfg.rms_norm_eps, norm)?),
+                    (0..cfg.num_hidden_layers)
+                        .map(layer)
+                        .collect::<Result<_>>()?,
+                )
+            }
+            Config::GptNeoX(cfg) => {
+                let shape = cfg.cache_shape().map_err(candle_core::Error::wrap)?;
+                let activation = cfg.activation().map_err(candle_core::Error::wrap)?;
+                let about = (activation, shape.rope.rotary_dim);
+                let layer = |i| -> Result<Arc<dyn Block>> {
+                    let w = text.pp("layers").pp(i);
+                    Ok(Arc::new(gpt_neox::Layer::new(cfg, about, &w)?))
+                };
+                let norm = text.pp("final_layer_norm").var_builder();
+                (
+                    "embed_in",
+                    Norm::Layer(layer_norm(hidden, cfg.layer_norm_eps, norm)?),
+                    (0..cfg.num_hidden_layers)
+                        .map(layer)
+                        .collect::<Result<_>>()?,
+                )
+            }
+        };
+        let table = text.pp(embed).matrix((vocab, hidden), "weight", None)?;
+        let lm_head = match head {
+            Some(head) => Linear::load(hidden, vocab, &head)?,
+            None => Linear::of(table.clone(), None),
+        };
+        Ok(Self {
+            embed_tokens: match table {
+                Matrix::Dense(table) => Table::Dense(table),
+                Matrix::Quantised(table) => Table::Quantised(table),
+            },
+            layers,
+            norm,
+            lm_head,
+            dtype: text.dtype(),
+            device: text.device().clone(),
+            weight_bytes: text.taken() - before,
+        })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of the arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Memory of embedding, layers and output layer, bytes; what they share is counted once.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// `[tokens, hidden]` for token ids.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let ids = Tensor::from_slice(ids, ids.len(), &self.device)?;
+        match &self.embed_tokens {
+            Table::Dense(table) => table.index_select(&ids, 0),
+            Table::Quantised(table) => table.embedding(&ids)?.to_dtype(self.dtype),
+        }
+    }
+
+    /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `marks` says what each token is.
+    ///
+    /// Returns the last hidden states, normalised, `[tokens, hidden]`; of text tokens only where the cache withdraws visual tokens
+    /// (arXiv 2405.05803). The caller then asks the cache to reserve what the next step needs.
+    pub fn append(
+        &self,
+        x: &Tensor,
+        marks: &[Mark],
+        cache: &mut BoundedCache,
+    ) -> std::result::Result<Tensor, ModelError> {
+        self.append_embedded(&x.clone().into(), marks, cache)
+    }
+
+    /// [`Self::append`] for a chunk whose images reach deeper layers as well.
+    pub fn append_embedded(
+        &self,
+        chunk: &Embedded,
+        marks: &[Mark],
+        cache: &mut BoundedCache,
+    ) -> std::result::Result<Tensor, ModelError> {
+        self.append_all(chunk, marks, std::slice::from_mut(cache))
+    }
+
+    /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
+    ///
+    /// `x` is `[streams * tokens, hidden]`, one stream after the other; `marks` (`[tokens]`) holds for each of them, and they
+    /// withdraw visual tokens at the same layer, if at all. Returns `[streams * tokens, hidden]`, as [`Self::append`] does.
+    pub fn append_many(
+        &self,
+        x: &Tensor,
+        marks: &[Mark],
+        caches: &mut [BoundedCache],
+    ) -> std::result::Result<Tensor, ModelError> {
+        self.append_all(&x.clone().into(), marks, caches)
+    }
+
+    fn append_all(
+        &self,
+        chunk: &Embedded,
+        marks: &[Mark],
+        caches: &mut [BoundedCache],
+    ) -> std::result::Result<Tensor, ModelError> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < marks.len() {
+            let mut count = marks.len() - at;
+            for cache in caches.iter_mut() {
+                count = cache.admissible(count)?;
+            }
+            let piece = chunk.narrow(caches.len(), at, count)?;
+            pieces.push(self.append_piece(piece, &marks[at..at + count], caches)?);
+            at += count;
+        }
+        match pieces.len() {
+            0 => Ok(chunk.x.clone()),
+            1 => Ok(pieces.remove(0)),
+            _ => {
+                let by_stream = pieces.iter().map(|piece| {
+                    let (rows, hidden) = piece.dims2()?;
+                    piece.reshape((caches.len(), rows / caches.len(), hidden))
+                });
+                let by_stream = by_stream.collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&by_stream, 1)?.flatten_to(1)?)
+            }
+        }
+    }
+
+    /// The same for tokens that every cache takes at once.
+    fn append_piece(
+        &self,
+        piece: Embedded,
+        marks: &[Mark],
+        caches: &mut [BoundedCache],
+    ) -> std::result::Result<Tensor, ModelError> {
+        let Embedded { mut x, mut deep } = piece;
+        let mut tokens = caches
+            .iter_mut()
+            .map(|cache| cache.admit(marks))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            if caches.iter().any(|cache| cache.withdraws_at(i)) {
+                (x, tokens) = text_only(&x, &tokens)?;
+                deep.clear();
+            }
+            if tokens.iter().all(Vec::is_empty) {
+                return Ok(x);
+            }
+            let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
+            x = layer.forward(&x, &tokens, caches)?;
+            if let Some(added) = deep.get(i) {
+                x = (x + added)?;
+            }
+        }
+        Ok(match &self.norm {
+            Norm::Rms(norm) => norm.forward(&x)?,
+            Norm::Layer(norm) => norm.forward(&x)?,
+        })
+    }
+
+    /// `[tokens, vocab]` for hidden states `[tokens, hidden]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.lm_head.forward(hidden)
+    }
+}
+
+/// The rows of `x` (`[streams * tokens, hidden]`) and the tokens of each stream that show no frame.
+fn text_only(x: &Tensor, tokens: &[Vec<Token>]) -> Result<(Tensor, Vec<Vec<Token>>)> {
+    let is_text = |token: &Token| token.mark.frame.is_none();
+    let rows = (0u32..)
+        .zip(tokens.iter().flatten())
+        .filter(|(_, token)| is_text(token))
+        .map(|(row, _)| row)
+        .collect::<Vec<_>>();
+    let index = Tensor::from_slice(&rows, rows.len(), x.device())?;
+    let of_stream = |tokens: &Vec<Token>| tokens.iter().copied().filter(is_text).collect();
+    Ok((
+        x.index_select(&index, 0)?,
+        tokens.iter().map(of_stream).collect(),
+    ))
+}

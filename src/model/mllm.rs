@@ -1,0 +1,242 @@
+//! A loaded multimodal checkpoint: everything from pictures and text to logits.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::checkpoint::Checkpoint;
+use super::decoder::{self, Decoder, Embedded};
+use super::ends::Ends;
+use super::family::Family;
+use super::template::ChatTemplate;
+use super::tokenizer::ChatTokenizer;
+use super::vision::{ImageFeatures, Layout, Vision};
+use super::weights::{Quantization, Source, Weights};
+use super::ModelError;
+use crate::cache::{CacheShape, FrameId, Mark, Place};
+
+/// A multimodal model.
+pub struct Mllm {
+    pub family: &'static Family,
+    pub config: decoder::Config,
+    pub shape: CacheShape,
+    pub tokenizer: ChatTokenizer,
+    pub template: ChatTemplate,
+    pub decoder: Decoder,
+    pub vision: Box<dyn Vision>,
+    /// Tokens that end an answer.
+    pub ends: Ends,
+    image_token: u32,
+    placeholder: String,
+    device: Device,
+}
+
+/// A chunk of text and images as the decoder takes it.
+pub struct Chunk {
+    pub embedded: Embedded,
+    /// Of each token, the image that it belongs to, counted within the chunk.
+    pub images: Vec<Option<usize>>,
+    /// Of each token, its place in its image.
+    pub places: Vec<Place>,
+}
+
+impl Chunk {
+    /// What each token is to the cache, if the images are counted from 0.
+    pub fn marks(&self) -> Vec<Mark> {
+        let tokens = self.images.iter().zip(&self.places);
+        tokens
+            .map(|(image, &place)| Mark {
+                frame: image.map(|i| i as FrameId),
+                place,
+                ..Mark::default()
+            })
+            .collect()
+    }
+}
+
+impl Mllm {
+    /// Loads a published directory; the weights may have any precision, the arithmetic is done in `dtype`.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        quantization: Quantization,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let family = Family::find(checkpoint)?;
+        let tensors = Arc::new(checkpoint.tensors(family.names, quantization)?);
+        Self::build(checkpoint, family, tensors, (dtype, device))
+    }
+
+    /// The model of a directory with the weights of `source`.
+    pub fn build(
+        checkpoint: &Checkpoint,
+        family: &'static Family,
+        source: Arc<dyn Source>,
+        (dtype, device): (DType, &Device),
+    ) -> Result<Self, ModelError> {
+        let family_config = (family.open)(checkpoint)?;
+        let config = family_config.text().clone();
+        let shape = config
+            .cache_shape()
+            .map_err(|unsupported| unsupported.of(checkpoint.path(super::family::CONFIG)))?;
+        let tokenizer = ChatTokenizer::load(checkpoint)?;
+        for name in family_config.markup_tokens() {
+            tokenizer.control(name)?;
+        }
+        let (image_token, placeholder) = family_config.image_token();
+        tokenizer.check_control(placeholder, image_token)?;
+        tokenizer.check_vocabulary(config.vocab_size())?;
+        let template = ChatTemplate::load(checkpoint)?;
+        let ends = Ends::load(checkpoint, &tokenizer)?;
+
+        let weights = Weights::new(source, dtype, device);
+        let vision = family_config.vision(checkpoint, &weights)?;
+        let head = (!config.tied()).then(|| weights.pp(family_config.head_path()));
+        let decoder = Decoder::new(&config, &weights.pp(family_config.text_path()), head)
+            .map_err(|error| checkpoint.weight_error(error))?;
+        Ok(Self {
+            family,
+            placeholder: placeholder.to_string(),
+            config,
+            shape,
+            tokenizer,
+            template,
+            decoder,
+            vision,
+            ends,
+            image_token,
+            device: device.clone(),
+        })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of the arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.decoder.dtype()
+    }
+
+    /// The text that a template puts where an image is.
+    pub fn placeholder(&self) -> &str {
+        &self.placeholder
+    }
+
+    /// A rendered prompt with the markup of each image in the place of its placeholder.
+    pub fn expand(&self, rendered: &str, images: &[Layout]) -> Result<String, ModelError> {
+        let pieces = rendered.split(&self.placeholder).collect::<Vec<_>>();
+        if pieces.len() != images.len() + 1 {
+            return Err(ModelError::Inputs(format!(
+                "the chat template placed {} images, expected {}",
+                pieces.len() - 1,
+                images.len()
+            )));
+        }
+        let mut expanded = String::new();
+        for (piece, image) in pieces.iter().zip(images) {
+            expanded.push_str(piece);
+            expanded.push_str(&self.vision.markup(image));
+        }
+        expanded.push_str(pieces.last().copied().unwrap_or_default());
+        Ok(expanded)
+    }
+
+    /// A chunk's input embeddings: those of `ids`, with the rows of image tokens taken from `images` in order.
+    pub fn embed(&self, ids: &[u32], images: &[ImageFeatures]) -> Result<Chunk, ModelError> {
+        let wanted = ids.iter().filter(|&&id| id == self.image_token).count();
+        let mut given = 0;
+        for image in images {
+            given += image.rows.dim(0)?;
+        }
+        if given != wanted {
+            return Err(ModelError::Inputs(format!(
+                "{wanted} image tokens in the input, but features for {given}"
+            )));
+        }
+        let text = self.decoder.embed(ids)?;
+        if wanted == 0 {
+            return Ok(Chunk {
+                embedded: text.into(),
+                images: vec![None; ids.len()],
+                places: vec![Place::default(); ids.len()],
+            });
+        }
+        let merged = |text: &Tensor, rows: &[&Tensor]| -> candle_core::Result<Tensor> {
+            self.merge(ids, text, &Tensor::cat(rows, 0)?)
+        };
+        let rows = images.iter().map(|image| &image.rows).collect::<Vec<_>>();
+        let mut embedded = Embedded::from(merged(&text, &rows)?);
+        let zeros = text.zeros_like()?;
+        for layer in 0..images[0].deep.len() {
+            let rows = images
+                .iter()
+                .map(|image| &image.deep[layer])
+                .collect::<Vec<_>>();
+            embedded.deep.push(merged(&zeros, &rows)?);
+        }
+        let (images, places) = self.image_places(ids, images)?;
+        Ok(Chunk {
+            embedded,
+            images,
+            places,
+        })
+    }
+
+    /// `text` (`[tokens, hidden]`) with the rows of image tokens replaced by `rows`, in order.
+    fn merge(&self, ids: &[u32], text: &Tensor, rows: &Tensor) -> candle_core::Result<Tensor> {
+        let rows = rows.to_dtype(text.dtype())?;
+        let mut pieces = Vec::new();
+        let (mut at, mut used) = (0, 0);
+        for run in ids.chunk_by(|a, b| (*a == self.image_token) == (*b == self.image_token)) {
+            if run[0] == self.image_token {
+                pieces.push(rows.narrow(0, used, run.len())?);
+                used += run.len();
+            } else {
+                pieces.push(text.narrow(0, at, run.len())?);
+            }
+            at += run.len();
+        }
+        Tensor::cat(&pieces, 0)
+    }
+
+    /// Which image each token belongs to, and where in it it stands.
+    fn image_places(
+        &self,
+        ids: &[u32],
+        images: &[ImageFeatures],
+    ) -> Result<(Vec<Option<usize>>, Vec<Place>), ModelError> {
+        let mut of_tokens = Vec::new();
+        for (i, image) in images.iter().enumerate() {
+            let [_, height, width] = image.grid.unwrap_or_default();
+            let small = |size: usize| {
+                u16::try_from(size).map_err(|_| {
+                    ModelError::Inputs(format!(
+                        "an image of {height} x {width} tokens, expected at most {}",
+                        u16::MAX
+                    ))
+                })
+            };
+            for token in 0..image.rows.dim(0)? {
+                let place = match image.grid {
+                    None => Place::default(),
+                    Some([time, ..]) => Place {
+                        offset: [
+                            small(token / (height * width))?,
+                            small(token / width % height)?,
+                            small(token % width)?,
+                        ],
+                        extent: small(time.max(height).max(width))?,
+                    },
+                };
+                of_tokens.push((i, place));
+            }
+        }
+        let mut of_tokens = of_tokens.into_iter();
+        let tokens = ids.iter().map(|&id| match id == self.image_token {
+            true => of_tokens.next().map(|(i, place)| (Some(i), place)),
+            false => Some((None, Place::default())),
+        });
+        Ok(tokens.map(Option::unwrap_or_default).unzip())
+    }
+}

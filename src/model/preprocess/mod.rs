@@ -1,0 +1,123 @@
+//! Pictures to pixel values, as the published image processors do it: what families share.
+//!
+//! - this file: a processor's configuration, and values normalised
+//! - `picture`: pictures read row by row
+//! - `resample`: resizing as the published processors do it
+
+pub mod picture;
+pub mod resample;
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::checkpoint::Checkpoint;
+use super::decoder::Unsupported;
+use super::vision::Tile;
+use super::ModelError;
+use resample::Filter;
+
+const PREPROCESSOR: &str = "preprocessor_config.json";
+const PROCESSOR: &str = "processor_config.json";
+
+/// An image processor's configuration, and the file that it stands in.
+pub fn processor_config<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+) -> Result<(PathBuf, T), ModelError> {
+    let nested = match checkpoint.has(PROCESSOR) {
+        true => checkpoint.json::<Value>(PROCESSOR)?["image_processor"].take(),
+        false => Value::Null,
+    };
+    if checkpoint.has(PREPROCESSOR) || nested.is_null() {
+        let file = checkpoint.path(PREPROCESSOR);
+        return Ok((file, checkpoint.json(PREPROCESSOR)?));
+    }
+    let file = checkpoint.path(PROCESSOR);
+    let config = serde_json::from_value(nested).map_err(|e| ModelError::File {
+        file: file.clone(),
+        what: format!("image_processor: {e}"),
+    })?;
+    Ok((file, config))
+}
+
+/// The fields of every image processor that say how values are normalised; missing ones have `defaults`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NormalisationConfig {
+    rescale_factor: Option<f64>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+}
+
+/// Values of bytes: `(byte * scale - mean) / std`.
+#[derive(Debug, Clone, Copy)]
+pub struct Normalisation {
+    scale: f32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl Normalisation {
+    /// `mean` and `std` are those of the processor's class.
+    pub fn new(
+        config: &NormalisationConfig,
+        mean: [f32; 3],
+        std: [f32; 3],
+    ) -> Result<Self, Unsupported> {
+        let std = config.image_std.unwrap_or(std);
+        if std.contains(&0.0) {
+            return Err(Unsupported::new(
+                "image_std",
+                format!("{std:?}"),
+                "no zeros",
+            ));
+        }
+        Ok(Self {
+            scale: config.rescale_factor.unwrap_or(1.0 / 255.0) as f32,
+            mean: config.image_mean.unwrap_or(mean),
+            std,
+        })
+    }
+
+    /// One byte of channel `c`.
+    pub fn value(&self, byte: u8, c: usize) -> f32 {
+        (f32::from(byte) * self.scale - self.mean[c]) / self.std[c]
+    }
+
+    /// `[tiles, 3, height, width]`, f32, of tiles of one size.
+    pub fn values(&self, tiles: &[Tile]) -> candle_core::Result<Tensor> {
+        let (width, height) = tiles
+            .first()
+            .map_or((0, 0), |tile| (tile.width, tile.height));
+        let plane = width * height;
+        let mut values = vec![0f32; tiles.len() * 3 * plane];
+        for (tile, values) in tiles
+            .iter()
+            .zip(values.chunks_exact_mut((3 * plane).max(1)))
+        {
+            for (i, pixel) in tile.rgb.as_chunks::<3>().0.iter().enumerate() {
+                for c in 0..3 {
+                    values[c * plane + i] = self.value(pixel[c], c);
+                }
+            }
+        }
+        Tensor::from_vec(values, (tiles.len(), 3, height, width), &Device::Cpu)
+    }
+}
+
+/// The filter of PIL's number.
+pub fn filter(number: u8) -> Result<Filter, Unsupported> {
+    match number {
+        1 => Ok(Filter::Lanczos),
+        2 => Ok(Filter::Bilinear),
+        3 => Ok(Filter::Bicubic),
+        other => Err(Unsupported::new(
+            "resample",
+            other,
+            "1 (lanczos), 2 (bilinear) or 3 (bicubic)",
+        )),
+    }
+}

@@ -1,0 +1,123 @@
+//! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
+
+use std::collections::HashMap;
+
+use candle_core::{Result, Tensor};
+
+use super::preprocess::picture::Picture;
+use super::ModelError;
+
+/// What a picture is for the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// One of so many images of a prompt, as the published processor sees it.
+    Image { of: usize },
+    /// A frame of the stream, as the published processor sees a video's.
+    Frame,
+}
+
+/// How a picture is laid out in tiles or patches; its markup and the number of its tokens follow from this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Width and height of the picture, pixels.
+    pub picture: (usize, usize),
+    pub view: View,
+    /// Time, height and width: in patches where the tower takes any size, else in tiles beside the one of the whole picture.
+    pub grid: [usize; 3],
+}
+
+/// A part of a picture at a size that the tower takes, packed RGB bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tile {
+    pub width: usize,
+    pub height: usize,
+    pub rgb: Vec<u8>,
+}
+
+/// A picture in tiles.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    pub layout: Layout,
+    pub tiles: Vec<Tile>,
+}
+
+impl Prepared {
+    /// All tiles' bytes: what a later picture is compared with.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        self.tiles.iter().flat_map(|tile| tile.rgb.iter().copied())
+    }
+}
+
+/// A picture's normalised values, in the order that the family's processor gives them.
+#[derive(Debug, Clone)]
+pub struct Pixels {
+    pub layout: Layout,
+    /// `[tiles, 3, height, width]`, or `[patches, values]` where the tower takes any size.
+    pub values: Tensor,
+}
+
+/// What the tower makes of a picture.
+#[derive(Debug, Clone)]
+pub struct TowerOutput {
+    /// What the connector takes, `[rows, width]` or `[tiles, rows, width]`.
+    pub features: Tensor,
+    /// Features of earlier layers, for deeper layers of the decoder.
+    pub deep: Vec<Tensor>,
+}
+
+/// A picture as rows of the decoder's input.
+#[derive(Debug, Clone)]
+pub struct ImageFeatures {
+    /// `[tokens, hidden]`
+    pub rows: Tensor,
+    /// What is added after each of the decoder's first layers, `[tokens, hidden]` each.
+    pub deep: Vec<Tensor>,
+    /// Time, height and width in tokens, for decoders whose positions have three axes.
+    pub grid: Option<[usize; 3]>,
+}
+
+/// A family's way from pictures to rows of the decoder's input.
+pub trait Vision: Send + Sync {
+    /// How a picture of `size` (width, height) is laid out.
+    fn layout(&self, size: (usize, usize), view: View) -> Layout;
+
+    /// The tokens that such a picture becomes.
+    fn tokens(&self, layout: &Layout) -> usize;
+
+    /// The text that takes the place of a picture's placeholder in a prompt.
+    fn markup(&self, layout: &Layout) -> String;
+
+    /// The picture at the sizes that the tower takes.
+    fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared;
+
+    /// The values of a prepared picture.
+    fn pixels(&self, prepared: &Prepared) -> Result<Pixels>;
+
+    /// The pictures in a published processor's tensors, by their names there.
+    fn split(
+        &self,
+        tensors: &HashMap<String, Tensor>,
+        view: View,
+    ) -> std::result::Result<Vec<Pixels>, ModelError>;
+
+    /// The tower.
+    fn tower(&self, pixels: &Pixels) -> Result<TowerOutput>;
+
+    /// The connector.
+    fn connect(&self, features: &TowerOutput, layout: &Layout) -> Result<ImageFeatures>;
+
+    /// Tower and connector.
+    fn encode(&self, pixels: &Pixels) -> Result<ImageFeatures> {
+        self.connect(&self.tower(pixels)?, &pixels.layout)
+    }
+}
+
+/// A processor's tensor that must be there.
+pub fn processor_tensor<'a>(
+    tensors: &'a HashMap<String, Tensor>,
+    name: &str,
+) -> std::result::Result<&'a Tensor, ModelError> {
+    tensors
+        .get(name)
+        .ok_or_else(|| ModelError::Inputs(format!("the inputs hold no tensor {name}")))
+}

@@ -1,0 +1,53 @@
+//! Tensors that are in memory already, by name.
+
+use std::collections::HashMap;
+
+use candle_core::{bail, DType, Device, Result, Tensor};
+
+use super::{Matrix, Source};
+
+/// Tensors by name, and what errors call the place that they come from.
+pub struct TensorMap {
+    pub tensors: HashMap<String, Tensor>,
+    pub place: String,
+}
+
+impl Source for TensorMap {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|tensor| tensor.dims().to_vec())
+    }
+
+    fn tensor(
+        &self,
+        name: &str,
+        rows: Option<&[u32]>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let Some(tensor) = self.tensors.get(name) else {
+            bail!("the tensor {} is missing", self.describe(name));
+        };
+        let tensor = match rows {
+            None => tensor.clone(),
+            Some(rows) => {
+                let index = Tensor::from_slice(rows, rows.len(), tensor.device())?;
+                tensor.index_select(&index, 0)?
+            }
+        };
+        tensor.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn matrix(
+        &self,
+        name: &str,
+        rows: Option<&[u32]>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Matrix> {
+        Ok(Matrix::Dense(self.tensor(name, rows, dtype, device)?))
+    }
+
+    fn describe(&self, name: &str) -> String {
+        format!("{name} in {}", self.place)
+    }
+}

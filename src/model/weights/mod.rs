@@ -1,0 +1,204 @@
+//! The tensors of a checkpoint by name, whatever file format they come from.
+//!
+//! - this file: [`Weights`], which model code walks as it walks candle's `VarBuilder`
+//! - `mapped`: safetensors files, mapped into memory
+//! - `memory`: tensors that are in memory already
+//! - `names`: the spellings of published tensor names
+//! - `hollow`: shapes without numbers, to check a checkpoint without reading it
+//! - `quantization`: weights as blocks of small integers
+
+mod hollow;
+mod mapped;
+mod memory;
+mod names;
+mod quantization;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use candle_core::{bail, DType, Device, Result, Shape, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+pub use hollow::{Hollow, Seen};
+pub use mapped::SafetensorsFiles;
+pub use memory::TensorMap;
+pub use names::Names;
+pub use quantization::{Matrix, Quantization};
+
+/// Where tensors come from.
+pub trait Source: Send + Sync {
+    /// A tensor's shape, if it is there.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// A tensor as `dtype` on `device`; its first dimension in the order of `rows`, if they are given.
+    fn tensor(
+        &self,
+        name: &str,
+        rows: Option<&[u32]>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor>;
+
+    /// A matrix `[out, in]` to multiply with: quantised where the file or the user has it so.
+    fn matrix(
+        &self,
+        name: &str,
+        rows: Option<&[u32]>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Matrix>;
+
+    /// What errors call a tensor: its name in the file, and the file.
+    fn describe(&self, name: &str) -> String;
+}
+
+/// A place in the tree of a checkpoint's tensors.
+#[derive(Clone)]
+pub struct Weights {
+    source: Arc<dyn Source>,
+    prefix: String,
+    /// Type of the arithmetic.
+    dtype: DType,
+    /// Numbers are rounded to bf16 though the arithmetic is wider.
+    rounded: bool,
+    device: Device,
+    /// Memory of all that has been taken, bytes.
+    taken: Arc<AtomicUsize>,
+}
+
+impl Weights {
+    /// All of `source`, for arithmetic in `dtype` on `device`.
+    ///
+    /// The CPU has no bf16 products in candle: there, bf16 weights are rounded to bf16 and come as f32.
+    pub fn new(source: Arc<dyn Source>, dtype: DType, device: &Device) -> Self {
+        let rounded = dtype == DType::BF16 && device.is_cpu();
+        if rounded {
+            tracing::warn!("no bf16 arithmetic on the CPU: weights are rounded to bf16, products are computed in f32");
+        }
+        Self {
+            source,
+            prefix: String::new(),
+            dtype: if rounded { DType::F32 } else { dtype },
+            rounded,
+            device: device.clone(),
+            taken: Arc::default(),
+        }
+    }
+
+    /// Memory of all tensors that have been taken from anywhere in this tree, bytes.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// The branch `name`.
+    pub fn pp(&self, name: impl ToString) -> Self {
+        Self {
+            prefix: self.path(&name.to_string()),
+            ..self.clone()
+        }
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.source.shape(&self.path(name)).is_some()
+    }
+
+    /// A tensor of exactly this shape.
+    pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let name = self.checked(name, &shape.into())?;
+        self.taking(self.source.tensor(&name, None, self.dtype, &self.device)?)
+    }
+
+    /// As [`Self::get`], with the first dimension in the order of `rows`.
+    pub fn get_rows(&self, shape: impl Into<Shape>, name: &str, rows: &[u32]) -> Result<Tensor> {
+        let name = self.checked(name, &shape.into())?;
+        let tensor = self
+            .source
+            .tensor(&name, Some(rows), self.dtype, &self.device)?;
+        self.taking(tensor)
+    }
+
+    /// The tensor `name`, `[outputs, inputs]`, to multiply with; its rows in the order of `rows`, if they are given.
+    pub fn matrix(
+        &self,
+        (outputs, inputs): (usize, usize),
+        name: &str,
+        rows: Option<&[u32]>,
+    ) -> Result<Matrix> {
+        let name = self.checked(name, &Shape::from((outputs, inputs)))?;
+        match self.source.matrix(&name, rows, self.dtype, &self.device)? {
+            Matrix::Dense(tensor) => Ok(Matrix::Dense(self.taking(tensor)?)),
+            quantised => {
+                self.taken.fetch_add(quantised.bytes(), Ordering::Relaxed);
+                Ok(quantised)
+            }
+        }
+    }
+
+    /// The same place for model code of candle.
+    pub fn var_builder(&self) -> VarBuilder<'static> {
+        let root = Self {
+            prefix: String::new(),
+            ..self.clone()
+        };
+        let builder = VarBuilder::from_backend(Box::new(root), self.dtype, self.device.clone());
+        match self.prefix.is_empty() {
+            true => builder,
+            false => builder.pp(&self.prefix),
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        match self.prefix.as_str() {
+            "" => name.to_string(),
+            prefix => format!("{prefix}.{name}"),
+        }
+    }
+
+    /// The whole name of a tensor that is there and has this shape.
+    fn checked(&self, name: &str, expected: &Shape) -> Result<String> {
+        let name = self.path(name);
+        match self.source.shape(&name) {
+            None => bail!("the tensor {} is missing", self.source.describe(&name)),
+            Some(dims) if dims != expected.dims() => bail!(
+                "the tensor {} has the shape {dims:?}, expected {:?}",
+                self.source.describe(&name),
+                expected.dims()
+            ),
+            Some(_) => Ok(name),
+        }
+    }
+
+    fn taking(&self, tensor: Tensor) -> Result<Tensor> {
+        let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        match self.rounded {
+            true => tensor.to_dtype(DType::BF16)?.to_dtype(self.dtype),
+            false => Ok(tensor),
+        }
+    }
+}
+
+impl candle_nn::var_builder::SimpleBackend for Weights {
+    fn get(&self, shape: Shape, name: &str, _: Init, _: DType, _: &Device) -> Result<Tensor> {
+        Self::get(self, shape, name)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        match self.source.shape(&self.path(name)) {
+            Some(dims) => Self::get(self, dims, name),
+            None => bail!("the tensor {} is missing", self.source.describe(name)),
+        }
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+}

@@ -1,0 +1,115 @@
+//! Weights as blocks of small integers with a scale, in the block formats of ggml.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Device, Result, Tensor};
+
+/// A matrix `[out, in]` to multiply with.
+#[derive(Debug, Clone)]
+pub enum Matrix {
+    Dense(Tensor),
+    /// Its products are those of ggml: a row of the input is rounded to 8-bit blocks, sums are f32.
+    Quantised(Arc<QTensor>),
+}
+
+impl Matrix {
+    /// `[out, in]`
+    pub fn dims2(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(tensor) => tensor.dims2(),
+            Self::Quantised(tensor) => tensor.shape().dims2(),
+        }
+    }
+
+    /// Memory, bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+            Self::Quantised(tensor) => tensor.storage_size_in_bytes(),
+        }
+    }
+
+    /// As candle multiplies with it.
+    pub fn to_matmul(&self) -> Result<QMatMul> {
+        match self {
+            Self::Dense(tensor) => Ok(QMatMul::Tensor(tensor.clone())),
+            Self::Quantised(tensor) => QMatMul::from_arc(tensor.clone()),
+        }
+    }
+}
+
+/// What becomes of a decoder's matrices when they are loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Quantization {
+    /// As stored: blocks stay blocks, floats stay floats.
+    #[default]
+    Auto,
+    /// Floats, whatever is stored.
+    None,
+    /// Floats become blocks of 32 8-bit integers.
+    Q8_0,
+    /// Floats become blocks of 256 4-bit integers.
+    Q4K,
+}
+
+impl Quantization {
+    pub const ALL: [Self; 4] = [Self::Auto, Self::None, Self::Q8_0, Self::Q4K];
+
+    /// As parameters name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+        }
+    }
+
+    /// The blocks that a matrix of floats with rows of `width` becomes; none: it stays as it is.
+    ///
+    /// Where rows do not fill blocks of 256, the 32-wide blocks with the next larger size take their place, as in llama.cpp.
+    pub fn blocks(self, width: usize) -> Option<GgmlDType> {
+        let wanted = match self {
+            Self::Auto | Self::None => return None,
+            Self::Q8_0 => [GgmlDType::Q8_0, GgmlDType::Q8_0],
+            Self::Q4K => [GgmlDType::Q4K, GgmlDType::Q5_0],
+        };
+        wanted
+            .into_iter()
+            .find(|blocks| width > 0 && width.is_multiple_of(blocks.block_size()))
+    }
+
+    /// `matrix` (`[out, in]`, on the CPU) in the blocks that fit its rows, on `device`.
+    pub fn apply(self, matrix: Tensor, device: &Device) -> Result<Matrix> {
+        match self.blocks(matrix.dims2()?.1) {
+            None => Ok(Matrix::Dense(matrix.to_device(device)?)),
+            Some(blocks) => Ok(Matrix::Quantised(Arc::new(QTensor::quantize_onto(
+                &matrix, blocks, device,
+            )?))),
+        }
+    }
+}
+
+impl std::fmt::Display for Quantization {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Quantization {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == s)
+            .ok_or_else(|| {
+                format!(
+                    "{s} is unknown as quantization, expected one of {}",
+                    Self::ALL.map(Self::name).join(", ")
+                )
+            })
+    }
+}

@@ -1,0 +1,209 @@
+//! The chat formats of the families as the stream uses them, in one table. docs/stream.md describes the layout.
+//!
+//! Which row belongs to a checkpoint is seen from its own chat template: the row must write a conversation as the template does.
+
+use crate::model::mllm::Mllm;
+use crate::model::template::{Content, Message};
+use crate::model::ModelError;
+
+/// How a frame's time is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLabel {
+    None,
+    /// `MM:SS` in whole seconds, in the place of the braces.
+    MinutesSeconds(&'static str),
+    /// Seconds with one decimal, in the place of the braces.
+    Seconds(&'static str),
+}
+
+/// The texts around the pieces of a conversation.
+#[derive(Debug, Clone, Copy)]
+pub struct ChatFormat {
+    pub name: &'static str,
+    /// Families ([`crate::model::family::Family::name`]) that use it.
+    families: &'static [&'static str],
+    /// Begins the stream.
+    pub open: &'static str,
+    /// Around the system prompt.
+    pub system: (&'static str, &'static str),
+    /// In the place of the system turn when there is no system prompt.
+    pub no_system: &'static str,
+    /// Begins a user turn.
+    pub user: &'static str,
+    /// Between the beginning of a user turn and a text without frames in front.
+    pub text_alone: &'static str,
+    /// In front of a frame.
+    pub time: TimeLabel,
+    /// Behind a frame.
+    pub after_frame: &'static str,
+    /// Between frames and the text that follows them.
+    pub text_after_frames: &'static str,
+    /// Ends a user turn and begins the answer.
+    pub answer: &'static str,
+    /// Between the beginning of the answer and its text, in a conversation that has been had.
+    answer_space: &'static str,
+    /// Ends an answer: what the model was trained to say.
+    pub end: &'static str,
+    /// What the chat template writes instead of `end`, where that is something else.
+    template_end: &'static str,
+    /// Between the end of an answer and the next turn.
+    pub after_answer: &'static str,
+    /// Control tokens at the borders of turns.
+    pub borders: &'static [&'static str],
+}
+
+const CHATML: ChatFormat = ChatFormat {
+    name: "ChatML",
+    families: &["LLaVA-OneVision"],
+    open: "",
+    system: ("<|im_start|>system\n", "<|im_end|>\n"),
+    no_system: "",
+    user: "<|im_start|>user\n",
+    text_alone: "",
+    time: TimeLabel::None,
+    after_frame: "\n",
+    text_after_frames: "",
+    answer: "<|im_end|>\n<|im_start|>assistant\n",
+    answer_space: "",
+    end: "<|im_end|>",
+    template_end: "<|im_end|>",
+    after_answer: "\n",
+    borders: &["<|im_start|>", "<|im_end|>"],
+};
+
+pub const FORMATS: [ChatFormat; 6] = [
+    ChatFormat {
+        name: "SmolVLM",
+        families: &["SmolVLM"],
+        open: "<|im_start|>",
+        system: ("System: ", "<end_of_utterance>\n"),
+        no_system: "",
+        user: "User:",
+        text_alone: " ",
+        time: TimeLabel::MinutesSeconds("\nFrame from {}:"),
+        after_frame: "",
+        text_after_frames: "\n\n",
+        answer: "<end_of_utterance>\nAssistant:",
+        answer_space: " ",
+        end: "<end_of_utterance>",
+        template_end: "<end_of_utterance>",
+        after_answer: "\n",
+        borders: &["<|im_start|>", "<end_of_utterance>"],
+    },
+    ChatFormat {
+        name: "Vicuna",
+        families: &["LLaVA-1.5", "LLaVA-NeXT"],
+        open: "",
+        system: ("", " "),
+        no_system: "",
+        user: "USER: ",
+        text_alone: "",
+        time: TimeLabel::None,
+        after_frame: "\n",
+        text_after_frames: "",
+        answer: " ASSISTANT:",
+        answer_space: " ",
+        end: "</s>",
+        template_end: " ",
+        after_answer: "",
+        borders: &["</s>"],
+    },
+    ChatFormat {
+        name: "Mistral",
+        families: &["LLaVA-NeXT"],
+        open: "",
+        system: ("", "\n"),
+        no_system: "",
+        user: "[INST] ",
+        text_alone: "",
+        time: TimeLabel::None,
+        after_frame: "\n",
+        text_after_frames: "",
+        answer: " [/INST]",
+        answer_space: " ",
+        end: "</s>",
+        template_end: "</s>",
+        after_answer: " ",
+        borders: &["</s>"],
+    },
+    ChatFormat {
+        name: "ChatML, a space behind the role of the user",
+        user: "<|im_start|>user ",
+        ..CHATML
+    },
+    CHATML,
+    ChatFormat {
+        name: "Qwen-VL",
+        families: &["Qwen2.5-VL", "Qwen3-VL"],
+        no_system: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+        after_frame: "",
+        ..CHATML
+    },
+];
+
+impl ChatFormat {
+    /// The format of a model: of its family's rows the first that writes a conversation as the checkpoint's template does. If none
+    /// does, the family's first, with a warning.
+    pub fn of(model: &Mllm) -> Result<&'static Self, ModelError> {
+        let family = model.family.name;
+        let mut rows = FORMATS
+            .iter()
+            .filter(|format| format.families.contains(&family));
+        let first = rows
+            .clone()
+            .next()
+            .ok_or_else(|| ModelError::Inputs(format!("the family {family} has no chat format")))?;
+        // A template may refuse system turns.
+        let whole = probe();
+        let rendered = match model.template.render(&whole) {
+            Ok(rendered) => (true, rendered),
+            Err(_) => (false, model.template.render(&whole[1..])?),
+        };
+        let found = rows.find(|format| format.probe_text(rendered.0) == rendered.1);
+        Ok(found.unwrap_or_else(|| {
+            tracing::warn!(
+                "the checkpoint's chat template is none that is known of {family}: the stream is written as {}",
+                first.name
+            );
+            first
+        }))
+    }
+
+    /// What the template should make of [`probe`], with its system turn or without.
+    fn probe_text(&self, with_system: bool) -> String {
+        let Self {
+            open,
+            system: (before, after),
+            no_system,
+            user,
+            text_alone,
+            answer,
+            answer_space,
+            template_end,
+            after_answer,
+            ..
+        } = self;
+        let [system, first, said, second] = PROBE;
+        let system = match with_system {
+            true => format!("{before}{system}{after}"),
+            false => no_system.to_string(),
+        };
+        format!(
+            "{open}{system}{user}{text_alone}{first}{answer}{answer_space}{said}{template_end}{after_answer}{user}{text_alone}{second}{answer}"
+        )
+    }
+}
+
+/// The texts of a conversation: system, user, assistant, user.
+const PROBE: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+
+fn probe() -> Vec<Message> {
+    let roles = ["system", "user", "assistant", "user"];
+    let turn = |(role, text): (&'static str, &str)| Message {
+        role,
+        content: vec![Content::Text {
+            text: text.to_string(),
+        }],
+    };
+    roles.into_iter().zip(PROBE).map(turn).collect()
+}
