@@ -13,7 +13,7 @@ from golden_io import HERE, check_sensitive, max_diff, sha256, write_json, write
 from reference import GROUPS, MASK, REVERSED, ROPE, BoundedDecoder, CacheParams
 from safetensors.torch import load_file, save_file
 from text_families import FAMILIES, SYSTEM, TURNS, Family
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 TOLERANCE, NEW_TOKENS, SMALLEST_MARGIN, LARGEST_ROUNDING = 1e-4, 32, 1e-3, 3e-5
 LEAST_DISTINCT = 8  # tokens of a greedy answer that does not end
