@@ -1,0 +1,126 @@
+"""Deliberate mistakes, made by editing a loaded model: how far each moves the logits tells what a golden can catch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+Edit = Callable[[PreTrainedModel], None]
+
+
+def rms_epsilon(value: float) -> Edit:
+    def edit(model: PreTrainedModel) -> None:
+        for module in model.modules():
+            if hasattr(module, "variance_epsilon"):
+                module.variance_epsilon = value
+
+    return edit
+
+
+def layer_norm_epsilon(value: float) -> Edit:
+    def edit(model: PreTrainedModel) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = value
+
+    return edit
+
+
+def tower_activation(name: str) -> Edit:
+    def edit(model: PreTrainedModel) -> None:
+        for module in model.modules():
+            if hasattr(module, "activation_fn"):
+                module.activation_fn = ACT2FN[name]
+
+    return edit
+
+
+def projector_activation(name: str) -> Edit:
+    def edit(model: PreTrainedModel) -> None:
+        model.get_submodule("model.multi_modal_projector").act = ACT2FN[name]
+
+    return edit
+
+
+def rope_theta(value: float) -> Edit:
+    def edit(model: PreTrainedModel) -> None:
+        rope = model.get_decoder().rotary_emb
+        rope.inv_freq = value ** (-torch.arange(0, rope.inv_freq.shape[0]) / rope.inv_freq.shape[0])
+
+    return edit
+
+
+def interleaved_rope(model: PreTrainedModel) -> None:
+    """Neighbours form the rotary pairs: the same as sorting each head's even rows of q and k before its odd ones."""
+    for layer in model.get_decoder().layers:
+        attention = layer.self_attn
+        order = torch.arange(attention.head_dim).view(-1, 2).T.flatten()
+        for projection in (attention.q_proj, attention.k_proj):
+            for parameter in projection.parameters():
+                rows = parameter.data.view(-1, attention.head_dim, *parameter.shape[1:])
+                parameter.data = rows[:, order].reshape(parameter.shape).clone()
+
+
+def swapped_groups(model: PreTrainedModel) -> None:
+    """Query head h uses KV head h % kv_heads: the same as reordering the query heads in and out of attention."""
+    config = model.config.text_config
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    order = torch.tensor(sorted(range(heads), key=lambda head: (head % kv_heads, head)))
+    for layer in model.get_decoder().layers:
+        attention = layer.self_attn
+        for parameter in attention.q_proj.parameters():
+            rows = parameter.data.view(heads, attention.head_dim, *parameter.shape[1:])
+            parameter.data = rows[order].reshape(parameter.shape).clone()
+        out = attention.o_proj.weight
+        columns = out.data.view(out.shape[0], heads, attention.head_dim)
+        out.data = columns[:, order].reshape(out.shape).clone()
+
+
+def transposed_positions(class_token: bool) -> Edit:
+    """The vision position table read column by column."""
+
+    def edit(model: PreTrainedModel) -> None:
+        for module in model.modules():
+            table = getattr(module, "position_embedding", None)
+            if isinstance(table, nn.Embedding):
+                start = int(class_token)
+                patches = table.weight.data[start:]
+                side = round(len(patches) ** 0.5)
+                square = patches.view(side, side, -1).transpose(0, 1).reshape(patches.shape)
+                table.weight.data = torch.cat([table.weight.data[:start], square])
+
+    return edit
+
+
+def feature_layer(value: int) -> Edit:
+    def edit(model: PreTrainedModel) -> None:
+        model.config.vision_feature_layer = value
+
+    return edit
+
+
+def post_layernorm(model: PreTrainedModel) -> None:
+    """The norm behind the tower applied to the features."""
+    norm = model.model.vision_tower.post_layernorm
+    model.model.multi_modal_projector.register_forward_pre_hook(lambda _, args: (norm(args[0]),))
+
+
+def no_pre_layernorm(model: PreTrainedModel) -> None:
+    model.model.vision_tower.pre_layrnorm = nn.Identity()
+
+
+def zero_bias(pattern: str) -> Edit:
+    """Biases of the modules whose name holds `pattern` left out."""
+
+    def edit(model: PreTrainedModel) -> None:
+        for name, parameter in model.named_parameters():
+            if pattern in name and name.endswith("bias"):
+                parameter.data.zero_()
+
+    return edit
+
+
+def zero_newline(model: PreTrainedModel) -> None:
+    model.model.image_newline.data.zero_()
