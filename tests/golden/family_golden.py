@@ -46,10 +46,10 @@ class Family:
     placeholders: list[str]
     mistakes: dict[str, Callable[[PreTrainedModel], None]]
 
-    def load(self, attention: str = "eager") -> PreTrainedModel:
-        """The checkpoint in f32, whatever precision it is stored in; an error if a tensor is missing or left over."""
+    def load(self, attention: str = "eager", dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+        """The checkpoint, in f32 whatever precision it is stored in; an error if a tensor is missing or left over."""
         model, info = self.model_class.from_pretrained(
-            self.directory, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+            self.directory, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
         odd = {kind: names for kind, names in info.items() if names}
         if odd:
@@ -82,7 +82,7 @@ def make_golden(family: Family, scenes: dict[str, Scene], conversations: list[li
         {"tolerance": TOLERANCE, "model_sha256": weights_sha256(family.directory), "scenes": entries},
     )
     write_json(golden / "templates.json", [case for messages in conversations for case in rendered(family, messages)])
-    write_fresh(family.directory, family.load(), family.processor)
+    write_fresh(family.directory, family.load(dtype="auto"), family.processor)
 
 
 def rendered(family: Family, messages: list[dict]) -> list[dict]:

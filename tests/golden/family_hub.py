@@ -107,11 +107,11 @@ def write_fresh(directory: Path, model: PreTrainedModel, processor: ProcessorMix
     names = {}
     for path in sorted(directory.glob("model*.safetensors")):
         for name, tensor in load_file(path).items():
-            names[name] = by_content[content(tensor.float())]
+            names[name] = by_content[content(tensor)]
     if len(set(names.values())) != len(new):
         raise SystemExit(f"{directory.name}: hub and fresh tensors do not match one to one")
     write_json(fresh / "names.json", dict(sorted(names.items())))
 
 
 def content(tensor: torch.Tensor) -> tuple:
-    return tuple(tensor.shape), tensor.contiguous().numpy().tobytes()
+    return tuple(tensor.shape), tensor.float().contiguous().numpy().tobytes()

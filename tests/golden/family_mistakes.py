@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.image_processing_utils import select_best_resolution
 
 Edit = Callable[[PreTrainedModel], None]
 
@@ -124,3 +125,32 @@ def zero_bias(pattern: str) -> Edit:
 
 def zero_newline(model: PreTrainedModel) -> None:
     model.model.image_newline.data.zero_()
+
+
+def overview_last(model: PreTrainedModel) -> None:
+    """The rows of the whole image behind those of the tiles instead of before them."""
+    pack = model.model.pack_image_features
+
+    def wrong(image_features: list[torch.Tensor], *args: object, **kwargs: object) -> tuple:
+        packed, lengths = pack(image_features, *args, **kwargs)
+        overview = image_features[0].shape[1]
+        return [torch.cat([rows[overview:], rows[:overview]]) for rows in packed], lengths
+
+    model.model.pack_image_features = wrong
+
+
+def tiles_column_by_column(model: PreTrainedModel) -> None:
+    """The grid of tiles filled column by column."""
+    pack = model.model.pack_image_features
+
+    def wrong(image_features: list[torch.Tensor], image_sizes: torch.Tensor, **kwargs: object) -> tuple:
+        config = model.config
+        side = config.vision_config.image_size
+        mixed = []
+        for tiles, size in zip(image_features, image_sizes, strict=True):
+            height, width = select_best_resolution(size.tolist(), config.image_grid_pinpoints)
+            order = torch.arange(len(tiles) - 1).view(width // side, height // side).T.flatten()
+            mixed.append(torch.cat([tiles[:1], tiles[1:][order]]))
+        return pack(mixed, image_sizes, **kwargs)
+
+    model.model.pack_image_features = wrong
