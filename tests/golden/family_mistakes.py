@@ -1,6 +1,7 @@
 """Deliberate mistakes, made by editing a loaded model: how far each moves the logits tells what a golden can catch."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -154,3 +155,37 @@ def tiles_column_by_column(model: PreTrainedModel) -> None:
         return pack(mixed, image_sizes, **kwargs)
 
     model.model.pack_image_features = wrong
+
+
+def aligned_corners(model: PreTrainedModel) -> None:
+    """Features interpolated with the corners of both grids on each other."""
+
+    def wrap(right: Callable) -> Callable:
+        def wrong(*args: object, **kwargs: object) -> object:
+            interpolate = nn.functional.interpolate
+            nn.functional.interpolate = partial(interpolate, align_corners=True)
+            try:
+                return right(*args, **kwargs)
+            finally:
+                nn.functional.interpolate = interpolate
+
+        return wrong
+
+    model.model.pack_image_features = wrap(model.model.pack_image_features)
+    model.model.apply_pooling = wrap(model.model.apply_pooling)
+
+
+def no_post_layernorm(model: PreTrainedModel) -> None:
+    model.model.vision_model.post_layernorm = nn.Identity()
+
+
+def transposed_pixel_shuffle(model: PreTrainedModel) -> None:
+    """The patches of a block put one behind the other column by column."""
+    connector = model.model.connector
+    shuffle, scale = connector.pixel_shuffle, connector.scale_factor
+
+    def wrong(features: torch.Tensor, scale_factor: int) -> torch.Tensor:
+        blocks = shuffle(features, scale_factor)
+        return blocks.view(*blocks.shape[:2], scale, scale, -1).transpose(2, 3).reshape(blocks.shape)
+
+    connector.pixel_shuffle = wrong

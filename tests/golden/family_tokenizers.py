@@ -2,7 +2,17 @@
 
 import json
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 CORPUS = [
     "USER: ASSISTANT: User: Assistant: System: You are a mobile robot. Answer briefly.",
@@ -11,18 +21,35 @@ CORPUS = [
     "[INST] [/INST] <<SYS>> <</SYS>> system\n user\n assistant\n\n Frame from 00:00: Frame from 00:01:",
 ]
 BYTES = 256
+SMOLLM_SPLIT = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+QWEN2_SPLIT = [
+    pre_tokenizers.Split(
+        Regex(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            r"|\s+(?!\S)|\s+"
+        ),
+        behavior="isolated",
+    ),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+]
 
 
 def special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
 
 
-def byte_level(first: list[str], markup: list[str], merges: int) -> Tokenizer:
-    """Byte-level BPE (GPT-2, Qwen2, SmolLM2): `first` opens the vocabulary, `markup` is added behind the merges."""
+def byte_level(
+    first: list[str],
+    markup: list[str],
+    merges: int,
+    split: list[pre_tokenizers.PreTokenizer],
+    normalizer: normalizers.Normalizer | None = None,
+) -> Tokenizer:
+    """Byte-level BPE (SmolLM2, Qwen2): `first` opens the vocabulary, `markup` is added behind the merges."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=len(first) + BYTES + merges,
