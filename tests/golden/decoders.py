@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoConfig
 
 
@@ -89,13 +89,14 @@ class TextModel:
     def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
         self.config = TextConfig.read(model_dir)
         self.dtype = dtype
-        with safe_open(model_dir / "model.safetensors", "pt") as file:
-            names = set(file.keys())
-            embedding = f".{self.EMBEDDING}.weight"
-            self.root = next(n.removesuffix(embedding) for n in sorted(names) if n.endswith(embedding))
-            self.weights = {n: file.get_tensor(n).to(dtype) for n in names if n.startswith(f"{self.root}.")}
-            heads = [n for n in sorted(names) if n.removesuffix(".weight").rpartition(".")[2] in self.HEADS]
-            self.lm_head = file.get_tensor(heads[0] if heads else f"{self.root}{embedding}").to(dtype)
+        tensors: dict[str, torch.Tensor] = {}
+        for path in sorted(model_dir.glob("model*.safetensors")):  # one, or shards
+            tensors |= load_file(path)
+        embedding = f".{self.EMBEDDING}.weight"
+        self.root = next(n.removesuffix(embedding) for n in sorted(tensors) if n.endswith(embedding))
+        self.weights = {n: t.to(dtype) for n, t in tensors.items() if n.startswith(f"{self.root}.")}
+        heads = [n for n in sorted(tensors) if n.removesuffix(".weight").rpartition(".")[2] in self.HEADS]
+        self.lm_head = tensors[heads[0] if heads else f"{self.root}{embedding}"].to(dtype)
 
     def get(self, name: str) -> torch.Tensor:
         return self.weights[f"{self.root}.{name}.weight"]
