@@ -143,7 +143,9 @@ def process(family: Family, text: str, pictures: list[Image.Image], scene: Scene
     """The processor's tensors; its ids must be those of tokenizer.json alone, all that a loader outside Python has."""
     media = {"videos": [pictures]} if scene.video else {"images": [pictures]}
     batch = family.processor(text=[text], **media, **scene.images_kwargs, return_tensors="pt")
-    inputs = {key: value for key, value in batch.items() if key not in ("attention_mask", "mm_token_type_ids")}
+    inputs = {key: value for key, value in batch.items() if key != "mm_token_type_ids" and "attention_mask" not in key}
+    if any((value == 0).any() for key, value in batch.items() if "attention_mask" in key):
+        raise SystemExit(f"{family.directory.name}: a mask leaves something out")
     tokenizer = Tokenizer.from_file(str(family.directory / "tokenizer.json"))
     for given in (text, *(part for message in scene.messages for part in texts(message))):
         if family.processor.tokenizer(given)["input_ids"] != tokenizer.encode(given).ids:

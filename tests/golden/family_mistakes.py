@@ -176,7 +176,7 @@ def aligned_corners(model: PreTrainedModel) -> None:
 
 
 def no_post_layernorm(model: PreTrainedModel) -> None:
-    model.model.vision_model.post_layernorm = nn.Identity()
+    model.model.vision_model.post_layernorm.forward = torch.Tensor.contiguous
 
 
 def transposed_pixel_shuffle(model: PreTrainedModel) -> None:

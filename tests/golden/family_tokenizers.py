@@ -44,8 +44,12 @@ def byte_level(
     merges: int,
     split: list[pre_tokenizers.PreTokenizer],
     normalizer: normalizers.Normalizer | None = None,
+    more: tuple[str, ...] = (),
 ) -> Tokenizer:
-    """Byte-level BPE (SmolLM2, Qwen2): `first` opens the vocabulary, `markup` is added behind the merges."""
+    """Byte-level BPE (SmolLM2, Qwen2): `first` opens the vocabulary, `markup` is added behind the merges.
+
+    It learns from the sentences of all, and from `more`.
+    """
     tokenizer = Tokenizer(models.BPE())
     if normalizer:
         tokenizer.normalizer = normalizer
@@ -57,7 +61,7 @@ def byte_level(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator([*CORPUS, *more], trainer)
     tokenizer.add_special_tokens([special(token) for token in markup])
     return tokenizer
 
