@@ -47,6 +47,12 @@ impl Walk {
     }
 }
 
+/// Time, height and width of `tokens`, which are all that is kept, in the order of time.
+pub fn positions(tokens: &[Token]) -> impl Iterator<Item = [usize; 3]> + '_ {
+    let mut walk = Walk::default();
+    tokens.iter().map(move |token| walk.step(token))
+}
+
 /// Cosines and sines of all frequencies at positions from `first` on, made when they are first needed.
 #[derive(Debug)]
 struct Angles {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
-use super::axes::Axes;
+use super::axes::{self, Axes};
 use super::config::{CacheConfig, CacheError, Plan, Scope};
 use super::evict::{compact_together, Workspace};
 use super::layer::{LayerCache, LayerSlots, LayerSnapshot};
@@ -309,6 +309,30 @@ impl BoundedCache {
         let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
         let tables = self.layers[layer].rotary(&self.shared);
         Ok(rotate(&tables, &keys, &[&positions])?)
+    }
+
+    /// Where the tokens of each kept set of a layer stand, in the order of time: time, height and width, which are one and the same
+    /// where positions have one axis.
+    pub fn positions(&self, layer: usize) -> Vec<Vec<[usize; 3]>> {
+        let plan = &self.shared.plan;
+        let three = self.shape.rope.axes != RopeAxes::One;
+        let positions = |set: &SlotMap| {
+            let places: Vec<_> = match three {
+                true => axes::positions(&set.by_time()).collect(),
+                false => (0..set.len()).map(|rank| [rank; 3]).collect(),
+            };
+            let border = plan.border().filter(|_| set.relevant() > 0);
+            let gap = |rank| match border {
+                Some(border) if rank >= border => plan.gap,
+                _ => 0,
+            };
+            let places = places.into_iter().enumerate();
+            places
+                .map(|(rank, place)| place.map(|position| position + gap(rank)))
+                .collect()
+        };
+        let sets = self.layers[layer].slot_maps();
+        sets.iter().map(positions).collect()
     }
 
     /// Takes the newest `tokens` keys as those of a standing instruction, which policies that know of one look for. They stay

@@ -12,6 +12,7 @@ use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
+use super::{qwen2_5_vl, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
 
@@ -51,12 +52,31 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 1] = [Family {
-    name: "SmolVLM",
-    model_types: &["smolvlm", "idefics3"],
-    names: Names(&[]),
-    open: smolvlm::open,
-}];
+pub const FAMILIES: [Family; 3] = [
+    Family {
+        name: "SmolVLM",
+        model_types: &["smolvlm", "idefics3"],
+        names: Names(&[]),
+        open: smolvlm::open,
+    },
+    Family {
+        name: "Qwen2.5-VL",
+        model_types: &["qwen2_5_vl"],
+        // The hub's are `model.*` and `visual.*`; the names of today's model are what transformers 5.23 makes of them
+        // (`Qwen2VLForConditionalGeneration` in its conversion_mapping.py).
+        names: Names(&[
+            ("model.language_model.", "model."),
+            ("model.visual.", "visual."),
+        ]),
+        open: qwen2_5_vl::open,
+    },
+    Family {
+        name: "Qwen3-VL",
+        model_types: &["qwen3_vl"],
+        names: Names(&[]),
+        open: qwen3_vl::open,
+    },
+];
 
 /// What every `config.json` says.
 #[derive(Deserialize)]
