@@ -240,6 +240,11 @@ impl ChatTokenizer {
         })
     }
 
+    /// Whether there is a token with this id.
+    pub fn has(&self, id: u32) -> bool {
+        self.full.id_to_token(id).is_some()
+    }
+
     /// Number of ids that the tokenizer can produce: the largest id plus one.
     pub fn vocab_size(&self) -> usize {
         let vocab: HashMap<String, u32> = self.full.get_vocab(true);

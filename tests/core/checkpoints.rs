@@ -170,10 +170,13 @@ fn a_tokenizer_of_another_model_is_refused() {
         let added = tokenizer["added_tokens"].as_array_mut().unwrap();
         added.retain(|token| token["content"] != "<end_of_utterance>");
     });
-    refused(
-        dir.path(),
-        &["tokenizer.json", "<end_of_utterance>", "missing"],
-    );
+    refused(dir.path(), &["eos_token_id", "301", "tokenizer.json"]);
+    let dir = copy();
+    edit(dir.path(), "tokenizer.json", |tokenizer| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        added.retain(|token| token["content"] != "<image>");
+    });
+    refused(dir.path(), &["tokenizer.json", "<image>", "missing"]);
     let dir = copy();
     edit(dir.path(), "config.json", |c| {
         c["text_config"]["vocab_size"] = 100.into()
