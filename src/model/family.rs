@@ -108,8 +108,10 @@ pub fn text_config(
     if let Some(tied) = tied {
         config.set_tied(tied);
     }
-    config
-        .cache_shape()
-        .map_err(|unsupported| unsupported.within("text_config").of(file()))?;
-    Ok(config)
+    let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
+    match config.cache_shape() {
+        Ok(_) => Ok(config),
+        Err(unsupported) if nested => Err(unsupported.within("text_config").of(file())),
+        Err(unsupported) => Err(unsupported.of(file())),
+    }
 }

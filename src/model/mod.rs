@@ -10,6 +10,7 @@
 //! - `decoder`: the text decoders, whose attention runs on the cache
 //! - `vision`: what every family does with pictures
 //! - `preprocess`: pictures to pixel values
+//! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
 //! - `ends`: the tokens that end an answer
@@ -24,6 +25,7 @@ pub mod decoder;
 pub mod ends;
 pub mod family;
 pub mod gguf;
+pub mod inspect;
 pub mod linear;
 pub mod mllm;
 pub mod preprocess;

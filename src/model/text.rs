@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
@@ -12,7 +13,7 @@ use super::family::{self, Family, CONFIG};
 use super::gguf::Gguf;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
-use super::weights::{Names, Quantization};
+use super::weights::{Names, Quantization, Source, Weights};
 use super::ModelError;
 use crate::cache::CacheShape;
 
@@ -32,6 +33,16 @@ pub struct TextModel {
 pub struct TextTokenizer {
     chat: ChatTokenizer,
     ends: Ends,
+}
+
+/// What a directory's `config.json` says of its decoder.
+pub struct About {
+    pub config: decoder::Config,
+    /// Spellings of tensor names.
+    pub names: Names,
+    /// Where the decoder and its output layer stand in the tree of tensors.
+    text: String,
+    head: String,
 }
 
 impl TextTokenizer {
@@ -131,29 +142,51 @@ impl TextModel {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
+        let about = Self::about(checkpoint)?;
+        let tensors = Arc::new(checkpoint.tensors(about.names, quantization)?);
+        Self::build(checkpoint, about, tensors, dtype, device)
+    }
+
+    /// What `config.json` says of the decoder.
+    pub fn about(checkpoint: &Checkpoint) -> Result<About, ModelError> {
         let model_type = family::model_type(checkpoint)?;
-        let (config, names, text, head) = match Family::of(&model_type) {
-            Some(family) => {
-                let opened = (family.open)(checkpoint)?;
-                let (text, head) = (opened.text_path(), opened.head_path());
-                let paths = (text.to_string(), head.to_string());
-                (opened.text().clone(), family.names, paths.0, paths.1)
-            }
-            None => {
-                let json = checkpoint.json(CONFIG)?;
-                let config = family::text_config(checkpoint, json, &model_type, None)?;
-                let (text, head) = match config {
-                    decoder::Config::Llama(_) => ("model", "lm_head"),
-                    decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
-                };
-                (config, Names::default(), text.to_string(), head.to_string())
-            }
+        if let Some(family) = Family::of(&model_type) {
+            let opened = (family.open)(checkpoint)?;
+            return Ok(About {
+                config: opened.text().clone(),
+                names: family.names,
+                text: opened.text_path().to_string(),
+                head: opened.head_path().to_string(),
+            });
+        }
+        let json = checkpoint.json(CONFIG)?;
+        let config = family::text_config(checkpoint, json, &model_type, None)?;
+        let (text, head) = match config {
+            decoder::Config::Llama(_) => ("model", "lm_head"),
+            decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
         };
+        Ok(About {
+            config,
+            names: Names::default(),
+            text: text.to_string(),
+            head: head.to_string(),
+        })
+    }
+
+    /// The model of a directory with the weights of `source`.
+    pub fn build(
+        checkpoint: &Checkpoint,
+        about: About,
+        source: Arc<dyn Source>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let config = about.config;
         let chat = ChatTokenizer::load(checkpoint)?;
         chat.check_vocabulary(config.vocab_size())?;
-        let weights = checkpoint.weights(names, quantization, dtype, device)?;
-        let head = (!config.tied()).then(|| weights.pp(head));
-        let decoder = Decoder::new(&config, &weights.pp(text), head)
+        let weights = Weights::new(source, dtype, device);
+        let head = (!config.tied()).then(|| weights.pp(about.head));
+        let decoder = Decoder::new(&config, &weights.pp(about.text), head)
             .map_err(|error| checkpoint.weight_error(error))?;
         Ok(Self {
             shape: shape(&config, &checkpoint.path(CONFIG))?,

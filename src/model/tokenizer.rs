@@ -73,6 +73,15 @@ impl ChatTokenizer {
                     expected: "none of these".to_string(),
                 });
             }
+            // The library numbers added tokens anew where some are missing.
+            if full.token_to_id(&token.content) != Some(token.id) {
+                return Err(fail(format!(
+                    "the added token {} has the id {}, but the tokens before it leave it {:?}",
+                    token.content,
+                    token.id,
+                    full.token_to_id(&token.content)
+                )));
+            }
         }
         json["added_tokens"] = Value::Array(Vec::new());
         let plain = tokenizer(&json)?;
