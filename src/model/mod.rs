@@ -16,6 +16,7 @@
 //! - `ends`: the tokens that end an answer
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `activation`: the activation functions that configurations name
+//! - `precision`: the type that a model computes in
 //! - `threads`: how many threads the products are spread over
 //! - `sample`: the next token from logits
 
@@ -28,6 +29,7 @@ pub mod gguf;
 pub mod inspect;
 pub mod linear;
 pub mod mllm;
+pub mod precision;
 pub mod preprocess;
 pub mod sample;
 pub mod smolvlm;

@@ -11,6 +11,7 @@ use super::decoder::{self, Decoder};
 use super::ends::Ends;
 use super::family::{self, Family, CONFIG};
 use super::gguf::Gguf;
+use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
 use super::weights::{Names, Quantization, Source, Weights};
@@ -73,22 +74,27 @@ impl TextModel {
     /// Loads a `.gguf` file, a directory with exactly one, or a published directory (`config.json`, `model.safetensors`,
     /// `tokenizer.json`) of a decoder or of a multimodal family, of which the decoder is taken.
     ///
-    /// The weights may have any precision; the arithmetic is done in `dtype`. Errors name file, field, value and expectation.
+    /// The weights may have any type; the arithmetic is done in that of `precision`. Errors name file, field, value and expectation.
     pub fn load(
         path: &Path,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
         if path.is_file() {
-            return Self::from_gguf(path, quantization, dtype, device);
+            return Self::from_gguf(path, quantization, precision, device);
         }
         if path.join(CONFIG).is_file() {
-            return Self::from_checkpoint(&Checkpoint::open(path)?, quantization, dtype, device);
+            return Self::from_checkpoint(
+                &Checkpoint::open(path)?,
+                quantization,
+                precision,
+                device,
+            );
         }
         let files = gguf_files(path)?;
         match files.as_slice() {
-            [file] => Self::from_gguf(file, quantization, dtype, device),
+            [file] => Self::from_gguf(file, quantization, precision, device),
             _ => Err(ModelError::Directory {
                 dir: path.to_path_buf(),
                 what: format!(
@@ -106,7 +112,7 @@ impl TextModel {
     fn from_gguf(
         file: &Path,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let gguf = Gguf::open(file)?;
@@ -121,6 +127,11 @@ impl TextModel {
         let tokenizer = TextTokenizer {
             ends: Ends::new(ends, &chat),
             chat,
+        };
+        let dtype = match precision {
+            Precision::F16 => DType::F16,
+            Precision::Bf16 => DType::BF16,
+            Precision::Auto | Precision::F32 => DType::F32,
         };
         let weights = contents.weights(&config, quantization, dtype, device)?;
         let config = decoder::Config::Llama(config);
@@ -139,11 +150,12 @@ impl TextModel {
     fn from_checkpoint(
         checkpoint: &Checkpoint,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let about = Self::about(checkpoint)?;
         let tensors = Arc::new(checkpoint.tensors(about.names, quantization)?);
+        let dtype = precision.dtype(tensors.as_ref(), device);
         Self::build(checkpoint, about, tensors, dtype, device)
     }
 
