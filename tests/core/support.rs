@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
 use inf_mllm::model::ModelError;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
@@ -33,7 +34,12 @@ pub fn load(dir: &Path) -> Mllm {
 
 pub fn try_load(dir: &Path) -> Result<Mllm, ModelError> {
     let checkpoint = Checkpoint::open(dir)?;
-    Mllm::load(&checkpoint, Quantization::Auto, DType::F32, &Device::Cpu)
+    Mllm::load(
+        &checkpoint,
+        Quantization::Auto,
+        Precision::F32,
+        &Device::Cpu,
+    )
 }
 
 pub fn json(file: &Path) -> Value {

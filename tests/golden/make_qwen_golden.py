@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 TOLERANCE = 1e-4
+LOUD = 10 * TOLERANCE  # what every mistake must change the logits by
 IMAGE = {"type": "image"}
 # sizes (width, height): one rounds at a half and stays within the limits, one is too large, one too small
 PICTURES = {
@@ -158,6 +159,11 @@ def make_scene(family: str, name: str, pictures: list[str], messages: list[dict]
     require(margin > 1e-3, f"{what}: greedy margin {margin:.1e}; choose another seed")
     require(without_cache < 3e-5, f"{what}: decoding is {without_cache:.1e} from one pass with positions from {first}")
     check_ids(new_ids, scene, what)
+    perturbed = scene.perturbed(family, logits) | {"no_rope_delta": max_diff(without_delta, step_logits)}
+    if len(pictures) == 1:
+        del perturbed["images_attend_to_each_other"]
+    quiet = [name for name, change in perturbed.items() if change < LOUD]
+    require(not quiet, f"{what}: insensitive to {quiet}")
     by_file = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(scene.expanded(), add_special_tokens=False)
     require(by_file.ids == scene.batch["input_ids"][0].tolist(), f"{what}: tokenizer.json gives other ids")
     inputs = ("input_ids", "pixel_values", "image_grid_thw")
@@ -185,7 +191,7 @@ def make_scene(family: str, name: str, pictures: list[str], messages: list[dict]
         "smallest_greedy_margin": margin,
         "sdpa_against_eager": max_diff(sdpa, logits),
         "pil_against_torchvision": scene.pil_difference,
-        "perturbed": scene.perturbed(family, logits) | {"no_rope_delta": max_diff(without_delta, step_logits)},
+        "perturbed": perturbed,
     }
 
 
