@@ -13,6 +13,7 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod qwen_vl;
 mod smollm2;
 mod support;
 mod untrusted;
