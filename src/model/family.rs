@@ -80,15 +80,24 @@ impl Family {
     /// The family of a checkpoint that must be multimodal.
     pub fn find(checkpoint: &Checkpoint) -> Result<&'static Self, ModelError> {
         let found = model_type(checkpoint)?;
-        Self::of(&found).ok_or_else(|| {
-            let known = FAMILIES.iter().flat_map(|family| family.model_types);
-            decoder::Unsupported::new(
-                "model_type",
-                found,
-                known.copied().collect::<Vec<_>>().join(", "),
-            )
-            .of(checkpoint.path(CONFIG))
-        })
+        Self::of(&found).ok_or_else(|| unknown(checkpoint, &found, &[]))
+    }
+}
+
+/// A `model_type` that is no multimodal family's and none of `others`.
+fn unknown(checkpoint: &Checkpoint, found: &str, others: &[&str]) -> ModelError {
+    let families = FAMILIES.iter().flat_map(|family| family.model_types);
+    let known = families.chain(others).copied().collect::<Vec<_>>();
+    decoder::Unsupported::new("model_type", found, known.join(", ")).of(checkpoint.path(CONFIG))
+}
+
+/// The configuration of a checkpoint that is a decoder alone, checked.
+pub fn decoder_config(checkpoint: &Checkpoint) -> Result<decoder::Config, ModelError> {
+    let kind = model_type(checkpoint)?;
+    let kinds = decoder::Config::KINDS;
+    match kinds.contains(&kind.as_str()) {
+        true => text_config(checkpoint, checkpoint.json(CONFIG)?, &kind, None),
+        false => Err(unknown(checkpoint, &kind, &kinds)),
     }
 }
 
@@ -108,8 +117,10 @@ pub fn text_config(
     if let Some(tied) = tied {
         config.set_tied(tied);
     }
-    config
-        .cache_shape()
-        .map_err(|unsupported| unsupported.within("text_config").of(file()))?;
-    Ok(config)
+    let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
+    match config.cache_shape() {
+        Ok(_) => Ok(config),
+        Err(unsupported) if nested => Err(unsupported.within("text_config").of(file())),
+        Err(unsupported) => Err(unsupported.of(file())),
+    }
 }

@@ -10,11 +10,13 @@
 //! - `decoder`: the text decoders, whose attention runs on the cache
 //! - `vision`: what every family does with pictures
 //! - `preprocess`: pictures to pixel values
+//! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
 //! - `ends`: the tokens that end an answer
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `activation`: the activation functions that configurations name
+//! - `precision`: the type that a model computes in
 //! - `threads`: how many threads the products are spread over
 //! - `sample`: the next token from logits
 
@@ -24,8 +26,10 @@ pub mod decoder;
 pub mod ends;
 pub mod family;
 pub mod gguf;
+pub mod inspect;
 pub mod linear;
 pub mod mllm;
+pub mod precision;
 pub mod preprocess;
 pub mod sample;
 pub mod smolvlm;

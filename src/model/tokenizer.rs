@@ -73,6 +73,15 @@ impl ChatTokenizer {
                     expected: "none of these".to_string(),
                 });
             }
+            // The library numbers added tokens anew where some are missing.
+            if full.token_to_id(&token.content) != Some(token.id) {
+                return Err(fail(format!(
+                    "the added token {} has the id {}, but the tokens before it leave it {:?}",
+                    token.content,
+                    token.id,
+                    full.token_to_id(&token.content)
+                )));
+            }
         }
         json["added_tokens"] = Value::Array(Vec::new());
         let plain = tokenizer(&json)?;
@@ -238,6 +247,11 @@ impl ChatTokenizer {
             file: self.file.clone(),
             what: e.to_string(),
         })
+    }
+
+    /// Whether there is a token with this id.
+    pub fn has(&self, id: u32) -> bool {
+        self.full.id_to_token(id).is_some()
     }
 
     /// Number of ids that the tokenizer can produce: the largest id plus one.

@@ -9,6 +9,7 @@ use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::{Config, Decoder};
 use inf_mllm::model::family::model_type;
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
@@ -36,7 +37,12 @@ pub fn load(dir: &Path) -> Mllm {
 
 pub fn try_load(dir: &Path) -> Result<Mllm, ModelError> {
     let checkpoint = Checkpoint::open(dir)?;
-    Mllm::load(&checkpoint, Quantization::Auto, DType::F32, &Device::Cpu)
+    Mllm::load(
+        &checkpoint,
+        Quantization::Auto,
+        Precision::F32,
+        &Device::Cpu,
+    )
 }
 
 /// The decoder of a directory without a tokenizer.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use inf_mllm::cache::CacheShape;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::Decoder;
 use inf_mllm::model::family::{model_type, Family};
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::template::ChatTemplate;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::tokenizer::ChatTokenizer;
@@ -33,7 +34,7 @@ impl Model {
             return Self::Decoder(decoder, shape);
         }
         let quantization = Quantization::default();
-        let text = TextModel::load(dir, quantization, DType::F32, &Device::Cpu).unwrap();
+        let text = TextModel::load(dir, quantization, Precision::F32, &Device::Cpu).unwrap();
         Self::Text(Box::new(text))
     }
 
