@@ -4,6 +4,7 @@ The tensors are those of transformers' model for the published configuration, bu
 names that the published files have.
 """
 
+import copy
 import json
 import math
 import re
@@ -25,12 +26,13 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def tensors(model: Published) -> dict[str, list[int]]:
     """Shapes of the parameters by their published names."""
-    config = CONFIG_MAPPING[model.config["model_type"]].from_dict(model.config)
+    # transformers writes into what it is given
+    config = CONFIG_MAPPING[model.config["model_type"]].from_dict(copy.deepcopy(model.config))
     factory = AutoModelForCausalLM if model.preprocessor is None else AutoModelForImageTextToText
     with torch.device("meta"):
         built = factory.from_config(config)
     shapes = {renamed(name, model): list(parameter.shape) for name, parameter in built.named_parameters()}
-    return shapes | {copy: shapes[original] for copy, original in model.duplicates.items()}
+    return shapes | {double: shapes[original] for double, original in model.duplicates.items()}
 
 
 def renamed(name: str, model: Published) -> str:

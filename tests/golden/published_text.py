@@ -206,6 +206,7 @@ MODELS = {
         hub="EleutherAI/pythia-2.8b",
         family="gpt_neox",
         dtype="F16",
+        renamed=(("lm_head.", "embed_out."),),
         config={
             "architectures": ["GPTNeoXForCausalLM"],
             "bos_token_id": 0,
@@ -235,7 +236,7 @@ MODELS = {
         },
         read={
             "config": "the spelling read in the quoted file of pythia-410m, the sizes in tables of public repositories",
-            "names": "transformers; the buffers from memory",
+            "names": "transformers, with the output layer as in families/gpt_neox/fresh/names.json; the buffers from memory",
             "parameters": "2,775,208,960, read in several public repositories",
         },
     ),
