@@ -171,8 +171,7 @@ impl TextModel {
                 head: opened.head_path().to_string(),
             });
         }
-        let json = checkpoint.json(CONFIG)?;
-        let config = family::text_config(checkpoint, json, &model_type, None)?;
+        let config = family::decoder_config(checkpoint)?;
         let (text, head) = match config {
             decoder::Config::Llama(_) => ("model", "lm_head"),
             decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),

@@ -1,6 +1,7 @@
 //! Tests of everything below the ROS edge, on the library's public interface.
 
 mod cache_attention;
+mod cache_axes;
 mod cache_model;
 mod cache_properties;
 mod checkpoints;
