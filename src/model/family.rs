@@ -12,6 +12,7 @@ use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
+use super::{llava, llava_next, llava_onevision};
 
 pub const CONFIG: &str = "config.json";
 
@@ -51,12 +52,32 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 1] = [Family {
-    name: "SmolVLM",
-    model_types: &["smolvlm", "idefics3"],
-    names: Names(&[]),
-    open: smolvlm::open,
-}];
+pub const FAMILIES: [Family; 4] = [
+    Family {
+        name: "SmolVLM",
+        model_types: &["smolvlm", "idefics3"],
+        names: Names(&[]),
+        open: smolvlm::open,
+    },
+    Family {
+        name: "LLaVA-1.5",
+        model_types: &["llava"],
+        names: llava::NAMES,
+        open: llava::open,
+    },
+    Family {
+        name: "LLaVA-NeXT",
+        model_types: &["llava_next"],
+        names: llava::NAMES,
+        open: llava_next::open,
+    },
+    Family {
+        name: "LLaVA-OneVision",
+        model_types: &["llava_onevision"],
+        names: llava::NAMES,
+        open: llava_onevision::open,
+    },
+];
 
 /// What every `config.json` says.
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@
 //! - `gguf`: decoders from GGUF files
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
+//!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
 //! - `mllm`: a loaded multimodal checkpoint
 //! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
 //! - `decoder`: the text decoders, whose attention runs on the cache
@@ -25,6 +26,9 @@ pub mod ends;
 pub mod family;
 pub mod gguf;
 pub mod linear;
+pub mod llava;
+pub mod llava_next;
+pub mod llava_onevision;
 pub mod mllm;
 pub mod preprocess;
 pub mod sample;
