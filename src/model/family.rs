@@ -12,6 +12,7 @@ use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
+use super::{llava, llava_next, llava_onevision};
 use super::{qwen2_5_vl, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
@@ -52,12 +53,30 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 3] = [
+pub const FAMILIES: [Family; 6] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
         names: Names(&[]),
         open: smolvlm::open,
+    },
+    Family {
+        name: "LLaVA-1.5",
+        model_types: &["llava"],
+        names: llava::NAMES,
+        open: llava::open,
+    },
+    Family {
+        name: "LLaVA-NeXT",
+        model_types: &["llava_next"],
+        names: llava::NAMES,
+        open: llava_next::open,
+    },
+    Family {
+        name: "LLaVA-OneVision",
+        model_types: &["llava_onevision"],
+        names: llava::NAMES,
+        open: llava_onevision::open,
     },
     Family {
         name: "Qwen2.5-VL",

@@ -5,6 +5,7 @@
 //! - `gguf`: decoders from GGUF files
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
+//!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
 //! - `qwen_vl`: what the Qwen-VL families share
@@ -31,6 +32,9 @@ pub mod family;
 pub mod gguf;
 pub mod inspect;
 pub mod linear;
+pub mod llava;
+pub mod llava_next;
+pub mod llava_onevision;
 pub mod mllm;
 pub mod precision;
 pub mod preprocess;
