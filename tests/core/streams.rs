@@ -5,8 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::PlusConfig;
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind};
-use inf_mllm::model::decoder::Decoder;
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, Place, PolicyKind};
+use inf_mllm::model::decoder::{Decoder, Embedded};
 use serde_json::Value;
 
 use crate::support::{deviation, json, tensors};
@@ -22,6 +22,8 @@ struct Stream {
     shape: CacheShape,
     /// `[tokens, hidden]`
     embeds: Tensor,
+    /// What is added after the first layers, `[tokens, hidden]` each.
+    deep: Vec<Tensor>,
     marks: Vec<Mark>,
     /// Ids of the standing instruction and the tokens of the stream that it is fed after.
     standing: Option<(Vec<u32>, usize)>,
@@ -40,15 +42,19 @@ impl Stream {
         let instructions: Vec<(u64, u64)> =
             serde_json::from_value(about["instruction"].clone()).unwrap_or_default();
         let (boundaries, starts) = (places("boundaries"), places("unit_starts"));
+        let images = image_marks(tensors);
         let marks = (0..embeds.dim(0).unwrap() as u64)
             .map(|i| Mark {
-                frame: None,
                 starts_unit: starts.contains(&i),
                 boundary: boundaries.contains(&i),
                 instruction: instructions.iter().any(|&(from, to)| from <= i && i < to),
-                ..Mark::default()
+                ..images.get(i as usize).copied().unwrap_or_default()
             })
             .collect();
+        let deep = tensors.get("deepstack").map(|all| {
+            let layers = 0..all.dim(0).unwrap();
+            layers.map(|layer| all.get(layer).unwrap()).collect()
+        });
         let standing = about["standing_after"].as_u64().map(|after| {
             let ids = tensors["standing_ids"].to_vec1::<i64>().unwrap();
             (ids.iter().map(|&id| id as u32).collect(), after as usize)
@@ -57,15 +63,20 @@ impl Stream {
             decoder,
             shape,
             embeds,
+            deep: deep.unwrap_or_default(),
             marks,
             standing,
         }
     }
 
     fn feed(&self, from: usize, count: usize, cache: &mut BoundedCache) -> Tensor {
-        let x = self.embeds.narrow(0, from, count).unwrap();
+        let piece = |x: &Tensor| x.narrow(0, from, count).unwrap();
+        let chunk = Embedded {
+            x: piece(&self.embeds),
+            deep: self.deep.iter().map(piece).collect(),
+        };
         let marks = &self.marks[from..from + count];
-        self.decoder.append(&x, marks, cache).unwrap()
+        self.decoder.append_embedded(&chunk, marks, cache).unwrap()
     }
 
     /// Feeds the standing instruction after the beginning of the stream, and forgets both.
@@ -83,6 +94,29 @@ impl Stream {
     }
 }
 
+/// Where tokens stand in their images, for decoders whose positions have three axes; otherwise nothing.
+fn image_marks(tensors: &HashMap<String, Tensor>) -> Vec<Mark> {
+    let Some(frames) = tensors.get("frames") else {
+        return Vec::new();
+    };
+    let frames = frames.to_vec1::<i64>().unwrap();
+    let offsets = tensors["offsets"].to_vec2::<i64>().unwrap();
+    let extents = tensors["extents"].to_vec1::<i64>().unwrap();
+    let tokens = frames.iter().zip(offsets).zip(extents);
+    tokens
+        .map(|((&frame, offset), extent)| match frame {
+            -1 => Mark::default(),
+            frame => Mark {
+                place: Place {
+                    offset: [0, 1, 2].map(|axis| offset[axis] as u16),
+                    extent: extent as u16,
+                },
+                ..Mark::image(frame as u32)
+            },
+        })
+        .collect()
+}
+
 /// What a run through the stream has seen.
 #[derive(Default)]
 struct Trace {
@@ -96,6 +130,8 @@ struct Compaction {
     scores: Vec<Vec<Vec<f32>>>,
     /// `[layers][sets]`, the stream indices kept.
     kept: Vec<Vec<Vec<u64>>>,
+    /// `[layers][sets]`, where these stand.
+    positions: Vec<Vec<Vec<[usize; 3]>>>,
 }
 
 fn config(params: &Value) -> CacheConfig {
@@ -164,6 +200,9 @@ fn reserve(cache: &mut BoundedCache, next: usize, trace: &mut Trace) {
         tokens_seen: cache.usage().tokens_seen,
         scores,
         kept: kept.collect(),
+        positions: (0..cache.layers().len())
+            .map(|layer| cache.positions(layer))
+            .collect(),
     });
 }
 
@@ -208,6 +247,9 @@ fn check_case(stream: &Stream, name: &str, case: &Value, about: &Value, dir: &Pa
             "{name}: when compaction {c} is"
         );
         check_kept(name, c, &compaction.kept, &expected[&format!("kept.{c}")]);
+        if let Some(positions) = expected.get(&format!("positions.{c}")) {
+            check_positions(name, c, &compaction.positions, positions);
+        }
         // What inf_mllm_plus makes of its scores shows in what it keeps.
         let scores = expected.get(&format!("scores.{c}"));
         if let Some(scores) = scores.filter(|_| config.policy != PolicyKind::InfMllmPlus) {
@@ -259,6 +301,22 @@ fn check_kept(name: &str, c: usize, kept: &[Vec<Vec<u64>>], want: &Tensor) {
             assert_eq!(
                 &got, want,
                 "{name}: compaction {c}, layer {layer}, set {set}"
+            );
+        }
+    }
+}
+
+/// `want` is `[layers, sets, 3, kept]`.
+fn check_positions(name: &str, c: usize, got: &[Vec<Vec<[usize; 3]>>], want: &Tensor) {
+    for (layer, sets) in got.iter().enumerate() {
+        for (set, got) in sets.iter().enumerate() {
+            let want = want.get(layer).unwrap().get(set).unwrap();
+            let want = want.t().unwrap().to_vec2::<i64>().unwrap();
+            let got = got.iter().map(|place| place.map(|axis| axis as i64));
+            assert_eq!(
+                got.map(Vec::from).collect::<Vec<_>>(),
+                want,
+                "{name}: positions after compaction {c}, layer {layer}, set {set}"
             );
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{prefix_ids, Chunk, Session};
+use super::{prefix_ids, Session};
 use crate::cache::FrameId;
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
@@ -41,7 +41,7 @@ impl Session {
         let mut grammar = self.grammar.fresh();
         let prefix = prefix_ids(&self.model, &grammar, &self.config)?;
         self.cache.reset(prefix.len())?;
-        self.append(&prefix, &[], Chunk::Prefix, 1)?;
+        self.append_prefix(&prefix)?;
         for frame in self.last.clone().frames {
             let markup = self.model.vision.markup(&frame.layout);
             let text = grammar.frame(&markup, frame.elapsed_ns);

@@ -186,7 +186,7 @@ impl Session {
 
     /// Feeds the protected beginning of the stream, and learns what the standing instruction looks like.
     fn begin(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
-        self.append(prefix, &[], Chunk::Prefix, 1)?;
+        self.append_prefix(prefix)?;
         let standing = self.config.standing_instruction.trim();
         if standing.is_empty() {
             return Ok(());
@@ -329,6 +329,14 @@ impl Session {
                 }
                 self.memory.end_epoch();
             }
+        }
+        Ok(())
+    }
+
+    /// Feeds the protected beginning, which some formats leave empty where there is no system prompt.
+    fn append_prefix(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
+        if !prefix.is_empty() {
+            self.append(prefix, &[], Chunk::Prefix, 1)?;
         }
         Ok(())
     }

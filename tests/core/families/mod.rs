@@ -51,6 +51,8 @@ families! {
     llava: forward, prompt, pixels, fresh_save, templates, bounded_cache;
     llava_next: forward, prompt, pixels, fresh_save, templates, bounded_cache;
     llava_onevision: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+    qwen3_vl: forward, prompt, pixels, fresh_save, templates, bounded_cache;
 }
 
 #[test]

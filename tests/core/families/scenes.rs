@@ -129,6 +129,7 @@ impl Scene {
         let count = wanted.dim(0).unwrap() - self.about.newline_rows;
         let of_images = wanted.narrow(0, 0, count).unwrap();
         self.check("image features", &rows, &of_images);
+        self.check_deep(&images);
         if self.about.newline_rows > 0 {
             let newline = wanted.narrow(0, count, self.about.newline_rows);
             images.push(ImageFeatures {
@@ -138,6 +139,30 @@ impl Scene {
             });
         }
         images
+    }
+
+    /// What deeper layers of the decoder get.
+    fn check_deep(&self, images: &[ImageFeatures]) {
+        let wanted = self.expected.keys();
+        let wanted = wanted.filter(|name| name.starts_with("deepstack."));
+        assert_eq!(images[0].deep.len(), wanted.count(), "{}", self.name);
+        for layer in 0..images[0].deep.len() {
+            let rows = images.iter().map(|image| &image.deep[layer]);
+            let rows = Tensor::cat(&rows.collect::<Vec<_>>(), 0).unwrap();
+            let name = format!("deepstack.{layer}");
+            self.check(&name, &rows, &self.expected[&name]);
+        }
+    }
+
+    /// Where the tokens of the prompt stand, `[3, tokens]`, where the published library says so.
+    fn check_positions(&self, cache: &BoundedCache) {
+        let Some(wanted) = self.expected.get("position_ids") else {
+            return;
+        };
+        let wanted = wanted.t().unwrap().to_vec2::<i64>().unwrap();
+        let got = cache.positions(0).remove(0).into_iter();
+        let got = got.map(|place| place.map(|axis| axis as i64).to_vec());
+        assert_eq!(got.collect::<Vec<_>>(), wanted, "{}: positions", self.name);
     }
 
     /// The decoder's input.
@@ -174,6 +199,7 @@ pub fn check_forward(model: &Model, dir: &Path) {
         let decoder = model.decoder();
         let mut cache = full_cache(model, marks.len() + NEW_TOKENS);
         let mut hidden = decoder.append_embedded(&input, &marks, &mut cache).unwrap();
+        scene.check_positions(&cache);
         let logits = decoder.logits(&hidden).unwrap().unsqueeze(0).unwrap();
         scene.check("logits", &logits, &scene.expected["logits"]);
 
