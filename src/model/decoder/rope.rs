@@ -10,9 +10,9 @@ use crate::cache::{Rope, RopeAxes, RopeScaling};
 #[serde(default)]
 pub struct RopeParameters {
     pub rope_theta: Option<f64>,
-    /// In older files `type`.
-    #[serde(alias = "type")]
     pub rope_type: Option<String>,
+    /// The older name of `rope_type`; newer files may have both.
+    pub r#type: Option<String>,
     pub factor: Option<f64>,
     pub low_freq_factor: Option<f64>,
     pub high_freq_factor: Option<f64>,
@@ -58,7 +58,8 @@ impl RopeParameters {
                 .filter(|x| x.is_finite() && *x > 0.0)
                 .ok_or_else(|| Unsupported::new(name, format!("{value:?}"), "a positive number"))
         };
-        match self.rope_type.as_deref().unwrap_or("default") {
+        let named = self.rope_type.as_deref().or(self.r#type.as_deref());
+        match named.unwrap_or("default") {
             // M-RoPE is told by its sections.
             "default" | "mrope" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear {
