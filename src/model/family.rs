@@ -12,6 +12,8 @@ use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
+use super::{llava, llava_next, llava_onevision};
+use super::{qwen2_5_vl, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
 
@@ -51,12 +53,49 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 1] = [Family {
-    name: "SmolVLM",
-    model_types: &["smolvlm", "idefics3"],
-    names: Names(&[]),
-    open: smolvlm::open,
-}];
+pub const FAMILIES: [Family; 6] = [
+    Family {
+        name: "SmolVLM",
+        model_types: &["smolvlm", "idefics3"],
+        names: Names(&[]),
+        open: smolvlm::open,
+    },
+    Family {
+        name: "LLaVA-1.5",
+        model_types: &["llava"],
+        names: llava::NAMES,
+        open: llava::open,
+    },
+    Family {
+        name: "LLaVA-NeXT",
+        model_types: &["llava_next"],
+        names: llava::NAMES,
+        open: llava_next::open,
+    },
+    Family {
+        name: "LLaVA-OneVision",
+        model_types: &["llava_onevision"],
+        names: llava::NAMES,
+        open: llava_onevision::open,
+    },
+    Family {
+        name: "Qwen2.5-VL",
+        model_types: &["qwen2_5_vl"],
+        // The hub's are `model.*` and `visual.*`; the names of today's model are what transformers 5.23 makes of them
+        // (`Qwen2VLForConditionalGeneration` in its conversion_mapping.py).
+        names: Names(&[
+            ("model.language_model.", "model."),
+            ("model.visual.", "visual."),
+        ]),
+        open: qwen2_5_vl::open,
+    },
+    Family {
+        name: "Qwen3-VL",
+        model_types: &["qwen3_vl"],
+        names: Names(&[]),
+        open: qwen3_vl::open,
+    },
+];
 
 /// What every `config.json` says.
 #[derive(Deserialize)]

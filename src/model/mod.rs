@@ -5,6 +5,10 @@
 //! - `gguf`: decoders from GGUF files
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
+//!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
+//!   - `qwen2_5_vl`: Qwen2.5-VL
+//!   - `qwen3_vl`: Qwen3-VL
+//! - `qwen_vl`: what the Qwen-VL families share
 //! - `mllm`: a loaded multimodal checkpoint
 //! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
 //! - `decoder`: the text decoders, whose attention runs on the cache
@@ -28,9 +32,15 @@ pub mod family;
 pub mod gguf;
 pub mod inspect;
 pub mod linear;
+pub mod llava;
+pub mod llava_next;
+pub mod llava_onevision;
 pub mod mllm;
 pub mod precision;
 pub mod preprocess;
+pub mod qwen2_5_vl;
+pub mod qwen3_vl;
+mod qwen_vl;
 pub mod sample;
 pub mod smolvlm;
 pub mod template;

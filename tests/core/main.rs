@@ -1,6 +1,7 @@
 //! Tests of everything below the ROS edge, on the library's public interface.
 
 mod cache_attention;
+mod cache_axes;
 mod cache_model;
 mod cache_properties;
 mod checkpoints;
@@ -13,6 +14,7 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod published;
 mod smollm2;
 mod streams;
 mod support;

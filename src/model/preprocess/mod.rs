@@ -47,6 +47,8 @@ pub fn processor_config<T: DeserializeOwned>(
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct NormalisationConfig {
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
     rescale_factor: Option<f64>,
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
@@ -67,6 +69,14 @@ impl Normalisation {
         mean: [f32; 3],
         std: [f32; 3],
     ) -> Result<Self, Unsupported> {
+        for (field, given) in [
+            ("do_rescale", config.do_rescale),
+            ("do_normalize", config.do_normalize),
+        ] {
+            if given == Some(false) {
+                return Err(Unsupported::new(field, "false", "true"));
+            }
+        }
         let std = config.image_std.unwrap_or(std);
         if std.contains(&0.0) {
             return Err(Unsupported::new(
@@ -80,6 +90,11 @@ impl Normalisation {
             mean: config.image_mean.unwrap_or(mean),
             std,
         })
+    }
+
+    /// Of each channel, in values from 0 to 1.
+    pub fn mean(&self) -> [f32; 3] {
+        self.mean
     }
 
     /// One byte of channel `c`.

@@ -4,6 +4,7 @@
 //! Pillow's results to the bit where it runs the passes in this order (Pillow 13 swaps them for some sizes), else within one grey
 //! level. The byte resizers of the Rust libraries that were tried are up to three grey levels off.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, NullaryFnOnce};
@@ -83,31 +84,31 @@ impl Taps {
     }
 }
 
-fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
+/// Of the pixels `part` of `to`.
+fn taps(from: usize, to: usize, part: Range<usize>, filter: Filter) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
-    (0..to)
-        .map(|i| {
-            let centre = (i as f64 + 0.5) * scale;
-            let start = (centre - support + 0.5).max(0.0) as usize;
-            let end = ((centre + support + 0.5) as usize).min(from);
-            let weights = (start..end)
-                .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
-                .collect::<Vec<_>>();
-            // Multiplied by reciprocals, as Pillow does: the last bit decides some roundings.
-            let norm = 1.0 / weights.iter().sum::<f64>();
-            let fill = weights.len().next_multiple_of(LANES) - weights.len();
-            let fixed = weights
-                .iter()
-                .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32);
-            Taps {
-                start,
-                count: weights.len(),
-                weights: fixed.chain(std::iter::repeat_n(0, fill)).collect(),
-            }
-        })
-        .collect()
+    part.map(|i| {
+        let centre = (i as f64 + 0.5) * scale;
+        let start = (centre - support + 0.5).max(0.0) as usize;
+        let end = ((centre + support + 0.5) as usize).min(from);
+        let weights = (start..end)
+            .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
+            .collect::<Vec<_>>();
+        // Multiplied by reciprocals, as Pillow does: the last bit decides some roundings.
+        let norm = 1.0 / weights.iter().sum::<f64>();
+        let fill = weights.len().next_multiple_of(LANES) - weights.len();
+        let fixed = weights
+            .iter()
+            .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32);
+        Taps {
+            start,
+            count: weights.len(),
+            weights: fixed.chain(std::iter::repeat_n(0, fill)).collect(),
+        }
+    })
+    .collect()
 }
 
 #[inline(always)]
@@ -115,11 +116,19 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
+/// The part of a resized picture that is wanted, pixels from the left and from the top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    pub across: Range<usize>,
+    pub down: Range<usize>,
+}
+
 /// The weights between two sizes.
 #[derive(Debug)]
 struct Plan {
     from: (usize, usize),
     to: (usize, usize),
+    part: Window,
     across: Vec<Taps>,
     down: Vec<Taps>,
 }
@@ -144,26 +153,37 @@ impl Resizer {
 
     /// `picture` at the size `to` (width, height) as packed RGB bytes.
     pub fn resize(&self, picture: &dyn Picture, to: (usize, usize)) -> Vec<u8> {
-        let plan = self.plan(picture.size(), to);
+        let part = Window {
+            across: 0..to.0,
+            down: 0..to.1,
+        };
+        self.resize_part(picture, to, part)
+    }
+
+    /// The part of [`Self::resize`]'s result that lies in `part`, which alone is computed.
+    pub fn resize_part(&self, picture: &dyn Picture, to: (usize, usize), part: Window) -> Vec<u8> {
+        let plan = self.plan(picture.size(), to, part);
         let across = across(picture, &plan);
-        if plan.from.1 == to.1 {
+        if plan.down.len() == plan.from.1 && plan.from.1 == to.1 {
             across
         } else {
             down(&across, &plan)
         }
     }
 
-    fn plan(&self, from: (usize, usize), to: (usize, usize)) -> Arc<Plan> {
+    fn plan(&self, from: (usize, usize), to: (usize, usize), part: Window) -> Arc<Plan> {
         // Weights stay usable whatever happened to another thread.
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.iter().find(|plan| (plan.from, plan.to) == (from, to)) {
+        let wanted = |plan: &&Arc<Plan>| (plan.from, plan.to) == (from, to) && plan.part == part;
+        if let Some(plan) = plans.iter().find(wanted) {
             return plan.clone();
         }
         let plan = Arc::new(Plan {
             from,
             to,
-            across: taps(from.0, to.0, self.filter),
-            down: taps(from.1, to.1, self.filter),
+            across: taps(from.0, to.0, part.across.clone(), self.filter),
+            down: taps(from.1, to.1, part.down.clone(), self.filter),
+            part,
         });
         if plans.len() == PLANS {
             plans.remove(0);
@@ -176,12 +196,13 @@ impl Resizer {
 /// Every row of the picture at the new width, packed.
 fn across(picture: &dyn Picture, plan: &Plan) -> Vec<u8> {
     let (width, height) = plan.from;
+    let wanted = plan.across.len();
     let arch = Arch::new();
     let mut row = PlanarRow::new(width);
-    let mut out = vec![0; height * plan.to.0 * 3];
-    for (y, out) in out.chunks_exact_mut(plan.to.0 * 3).enumerate() {
+    let mut out = vec![0; height * wanted * 3];
+    for (y, out) in out.chunks_exact_mut(wanted * 3).enumerate() {
         picture.read_row(y, &mut row);
-        if width == plan.to.0 {
+        if wanted == width && width == plan.to.0 {
             out.iter_mut()
                 .zip(row.packed(width))
                 .for_each(|(to, from)| *to = from);
@@ -213,8 +234,8 @@ impl NullaryFnOnce for ResizeRow<'_> {
 
 /// Packed rows at the new height.
 fn down(rgb: &[u8], plan: &Plan) -> Vec<u8> {
-    let width = plan.to.0 * 3;
-    let mut out = vec![0; width * plan.to.1];
+    let width = plan.across.len() * 3;
+    let mut out = vec![0; width * plan.down.len()];
     let mut sums = vec![0; width];
     for (taps, out) in plan.down.iter().zip(out.chunks_exact_mut(width)) {
         let rows = &rgb[taps.start * width..];
@@ -276,6 +297,31 @@ mod tests {
                 let out = resize(&flat, (20, 14), size, filter);
                 assert_eq!(out, [10u8, 200, 77].repeat(size.0 * size.1));
             }
+        }
+    }
+
+    #[test]
+    fn a_part_is_what_the_whole_has_there() {
+        let bytes = (0..20 * 14 * 3).map(|i| (i * 7 % 251) as u8);
+        let bytes = bytes.collect::<Vec<_>>();
+        let picture = PackedRgb {
+            width: 20,
+            height: 14,
+            bytes: &bytes,
+        };
+        let resizer = Resizer::new(Filter::Bicubic);
+        for to in [(33, 9), (20, 14), (7, 14), (20, 30)] {
+            let whole = resizer.resize(&picture, to);
+            let part = Window {
+                across: 2..to.0 - 1,
+                down: 1..to.1 - 3,
+            };
+            let rows = part.down.clone().flat_map(|y| {
+                let at = |x: usize| (y * to.0 + x) * 3;
+                whole[at(part.across.start)..at(part.across.end)].to_vec()
+            });
+            let rows = rows.collect::<Vec<_>>();
+            assert_eq!(resizer.resize_part(&picture, to, part), rows);
         }
     }
 

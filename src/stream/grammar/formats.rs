@@ -34,6 +34,8 @@ pub struct ChatFormat {
     pub text_alone: &'static str,
     /// In front of a frame.
     pub time: TimeLabel,
+    /// Between the time and a frame's image.
+    pub before_frame: &'static str,
     /// Behind a frame.
     pub after_frame: &'static str,
     /// Between frames and the text that follows them.
@@ -61,6 +63,7 @@ const CHATML: ChatFormat = ChatFormat {
     user: "<|im_start|>user\n",
     text_alone: "",
     time: TimeLabel::None,
+    before_frame: "",
     after_frame: "\n",
     text_after_frames: "",
     answer: "<|im_end|>\n<|im_start|>assistant\n",
@@ -71,7 +74,7 @@ const CHATML: ChatFormat = ChatFormat {
     borders: &["<|im_start|>", "<|im_end|>"],
 };
 
-pub const FORMATS: [ChatFormat; 6] = [
+pub const FORMATS: [ChatFormat; 7] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -81,6 +84,7 @@ pub const FORMATS: [ChatFormat; 6] = [
         user: "User:",
         text_alone: " ",
         time: TimeLabel::MinutesSeconds("\nFrame from {}:"),
+        before_frame: "",
         after_frame: "",
         text_after_frames: "\n\n",
         answer: "<end_of_utterance>\nAssistant:",
@@ -99,6 +103,7 @@ pub const FORMATS: [ChatFormat; 6] = [
         user: "USER: ",
         text_alone: "",
         time: TimeLabel::None,
+        before_frame: "",
         after_frame: "\n",
         text_after_frames: "",
         answer: " ASSISTANT:",
@@ -117,6 +122,7 @@ pub const FORMATS: [ChatFormat; 6] = [
         user: "[INST] ",
         text_alone: "",
         time: TimeLabel::None,
+        before_frame: "",
         after_frame: "\n",
         text_after_frames: "",
         answer: " [/INST]",
@@ -133,10 +139,19 @@ pub const FORMATS: [ChatFormat; 6] = [
     },
     CHATML,
     ChatFormat {
-        name: "Qwen-VL",
-        families: &["Qwen2.5-VL", "Qwen3-VL"],
+        name: "Qwen2.5-VL",
+        families: &["Qwen2.5-VL"],
         no_system: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
-        after_frame: "",
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
+        ..CHATML
+    },
+    ChatFormat {
+        name: "Qwen3-VL",
+        families: &["Qwen3-VL"],
+        time: TimeLabel::Seconds("<{} seconds>"),
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
         ..CHATML
     },
 ];
