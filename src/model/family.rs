@@ -13,6 +13,7 @@ use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
 use super::{llava, llava_next, llava_onevision};
+use super::{qwen2_5_vl, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
 
@@ -57,7 +58,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 4] = [
+pub const FAMILIES: [Family; 6] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -81,6 +82,23 @@ pub const FAMILIES: [Family; 4] = [
         model_types: &["llava_onevision"],
         names: llava::NAMES,
         open: llava_onevision::open,
+    },
+    Family {
+        name: "Qwen2.5-VL",
+        model_types: &["qwen2_5_vl"],
+        // The hub's are `model.*` and `visual.*`; the names of today's model are what transformers 5.23 makes of them
+        // (`Qwen2VLForConditionalGeneration` in its conversion_mapping.py).
+        names: Names(&[
+            ("model.language_model.", "model."),
+            ("model.visual.", "visual."),
+        ]),
+        open: qwen2_5_vl::open,
+    },
+    Family {
+        name: "Qwen3-VL",
+        model_types: &["qwen3_vl"],
+        names: Names(&[]),
+        open: qwen3_vl::open,
     },
 ];
 
@@ -106,15 +124,24 @@ impl Family {
     /// The family of a checkpoint that must be multimodal.
     pub fn find(checkpoint: &Checkpoint) -> Result<&'static Self, ModelError> {
         let found = model_type(checkpoint)?;
-        Self::of(&found).ok_or_else(|| {
-            let known = FAMILIES.iter().flat_map(|family| family.model_types);
-            decoder::Unsupported::new(
-                "model_type",
-                found,
-                known.copied().collect::<Vec<_>>().join(", "),
-            )
-            .of(checkpoint.path(CONFIG))
-        })
+        Self::of(&found).ok_or_else(|| unknown(checkpoint, &found, &[]))
+    }
+}
+
+/// A `model_type` that is no multimodal family's and none of `others`.
+fn unknown(checkpoint: &Checkpoint, found: &str, others: &[&str]) -> ModelError {
+    let families = FAMILIES.iter().flat_map(|family| family.model_types);
+    let known = families.chain(others).copied().collect::<Vec<_>>();
+    decoder::Unsupported::new("model_type", found, known.join(", ")).of(checkpoint.path(CONFIG))
+}
+
+/// The configuration of a checkpoint that is a decoder alone, checked.
+pub fn decoder_config(checkpoint: &Checkpoint) -> Result<decoder::Config, ModelError> {
+    let kind = model_type(checkpoint)?;
+    let kinds = decoder::Config::KINDS;
+    match kinds.contains(&kind.as_str()) {
+        true => text_config(checkpoint, checkpoint.json(CONFIG)?, &kind, None),
+        false => Err(unknown(checkpoint, &kind, &kinds)),
     }
 }
 
@@ -134,8 +161,10 @@ pub fn text_config(
     if let Some(tied) = tied {
         config.set_tied(tied);
     }
-    config
-        .cache_shape()
-        .map_err(|unsupported| unsupported.within("text_config").of(file()))?;
-    Ok(config)
+    let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
+    match config.cache_shape() {
+        Ok(_) => Ok(config),
+        Err(unsupported) if nested => Err(unsupported.within("text_config").of(file())),
+        Err(unsupported) => Err(unsupported.of(file())),
+    }
 }

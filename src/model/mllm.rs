@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder, Embedded};
 use super::ends::Ends;
 use super::family::Family;
+use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
 use super::vision::{ImageFeatures, Layout, Vision};
@@ -56,15 +57,16 @@ impl Chunk {
 }
 
 impl Mllm {
-    /// Loads a published directory; the weights may have any precision, the arithmetic is done in `dtype`.
+    /// Loads a published directory; the weights may have any type, the arithmetic is done in that of `precision`.
     pub fn load(
         checkpoint: &Checkpoint,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let family = Family::find(checkpoint)?;
         let tensors = Arc::new(checkpoint.tensors(family.names, quantization)?);
+        let dtype = precision.dtype(tensors.as_ref(), device);
         Self::build(checkpoint, family, tensors, (dtype, device))
     }
 

@@ -7,6 +7,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::weights::Quantization;
 use proptest::prelude::*;
@@ -141,7 +142,7 @@ fn written(bytes: &[u8]) -> (TempDir, PathBuf) {
 }
 
 fn try_load(file: &Path) -> Result<TextModel, String> {
-    TextModel::load(file, Quantization::None, DType::F32, &Device::Cpu)
+    TextModel::load(file, Quantization::None, Precision::F32, &Device::Cpu)
         .map_err(|error| error.to_string())
 }
 

@@ -8,6 +8,7 @@ use candle_core::DType;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::sample::Sampler;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
@@ -42,6 +43,9 @@ pub struct Args {
     /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
     #[arg(long, default_value_t)]
     quantization: Quantization,
+    /// Type of the arithmetic: auto, f32, f16, bf16.
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -51,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let model = Mllm::load(&checkpoint, args.quantization, DType::F32, &device)?;
+    let model = Mllm::load(&checkpoint, args.quantization, args.dtype, &device)?;
     let (ids, images) = prompt(&model, args)?;
     let system_tokens = match &args.system {
         Some(_) => system_length(&model, &ids)?,

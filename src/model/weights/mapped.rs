@@ -5,13 +5,14 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{bail, DType, Device, Result, Tensor, WithDType};
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::Metadata;
 use safetensors::SafeTensors;
 
-use super::{Matrix, Names, Quantization, Source};
+use super::{Matrix, Names, Quantization, Source, Stored};
 use crate::model::ModelError;
 
 /// Bytes that are converted at a time. What has been read is given back to the system, so that memory never holds a tensor twice.
@@ -178,6 +179,20 @@ impl Source for SafetensorsFiles {
     ) -> Result<Matrix> {
         self.quantization
             .apply(self.read(name, rows, dtype)?, device)
+    }
+
+    fn blocks(&self, name: &str) -> Option<GgmlDType> {
+        let width = self.entries.get(name)?.dims.last()?;
+        self.quantization.blocks(*width)
+    }
+
+    fn stored(&self) -> Vec<Stored> {
+        let one = |(name, entry): (&String, &Entry)| Stored {
+            name: name.clone(),
+            dtype: format!("{:?}", entry.dtype),
+            bytes: entry.bytes.len(),
+        };
+        self.entries.iter().map(one).collect()
     }
 
     fn describe(&self, name: &str) -> String {

@@ -34,6 +34,8 @@ pub struct ChatFormat {
     pub text_alone: &'static str,
     /// In front of a frame.
     pub time: TimeLabel,
+    /// Between the time and a frame's image.
+    pub before_frame: &'static str,
     /// Behind a frame.
     pub after_frame: &'static str,
     /// Between frames and the text that follows them.
@@ -61,6 +63,7 @@ const CHATML: ChatFormat = ChatFormat {
     user: "<|im_start|>user\n",
     text_alone: "",
     time: TimeLabel::None,
+    before_frame: "",
     after_frame: "\n",
     text_after_frames: "",
     answer: "<|im_end|>\n<|im_start|>assistant\n",
@@ -80,6 +83,7 @@ const MISTRAL: ChatFormat = ChatFormat {
     user: "[INST] ",
     text_alone: "",
     time: TimeLabel::None,
+    before_frame: "",
     after_frame: "\n",
     text_after_frames: "",
     answer: " [/INST]",
@@ -104,7 +108,7 @@ const ONEVISION: ChatFormat = ChatFormat {
     ..CHATML
 };
 
-pub const FORMATS: [ChatFormat; 8] = [
+pub const FORMATS: [ChatFormat; 9] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -114,6 +118,7 @@ pub const FORMATS: [ChatFormat; 8] = [
         user: "User:",
         text_alone: " ",
         time: TimeLabel::MinutesSeconds("\nFrame from {}:"),
+        before_frame: "",
         after_frame: "",
         text_after_frames: "\n\n",
         answer: "<end_of_utterance>\nAssistant:",
@@ -132,6 +137,7 @@ pub const FORMATS: [ChatFormat; 8] = [
         user: "USER: ",
         text_alone: "",
         time: TimeLabel::None,
+        before_frame: "",
         after_frame: "\n",
         text_after_frames: "",
         answer: " ASSISTANT:",
@@ -155,10 +161,19 @@ pub const FORMATS: [ChatFormat; 8] = [
     },
     CHATML,
     ChatFormat {
-        name: "Qwen-VL",
-        families: &["Qwen2.5-VL", "Qwen3-VL"],
+        name: "Qwen2.5-VL",
+        families: &["Qwen2.5-VL"],
         no_system: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
-        after_frame: "",
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
+        ..CHATML
+    },
+    ChatFormat {
+        name: "Qwen3-VL",
+        families: &["Qwen3-VL"],
+        time: TimeLabel::Seconds("<{} seconds>"),
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
         ..CHATML
     },
 ];
@@ -203,12 +218,13 @@ impl ChatFormat {
             open,
             no_system,
             user,
+            before_frame,
             after_frame,
             text_after_frames,
             answer,
             ..
         } = self;
-        let images = format!("{image}{after_frame}").repeat(2);
+        let images = format!("{before_frame}{image}{after_frame}").repeat(2);
         let [_, text, ..] = PROBE;
         format!("{open}{no_system}{user}{images}{text_after_frames}{text}{answer}")
     }

@@ -72,6 +72,7 @@ impl Grammar {
         }
         self.turn = Turn::Frames;
         text.push_str(&time_label(self.format.time, elapsed_ns));
+        text.push_str(self.format.before_frame);
         text.push_str(image_text);
         match self.format.after_frame.trim().is_empty() {
             true => self.owed.push_str(self.format.after_frame),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::ThreadPool;
 
 use super::frame::{CameraImage, FrameError};
@@ -22,6 +22,7 @@ use super::stats::StepTimes;
 use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::mllm::{self, Mllm};
+use crate::model::precision::Precision;
 use crate::model::sample::Sampler;
 use crate::model::threads::thread_pool;
 use crate::model::vision::{ImageFeatures, View};
@@ -36,6 +37,8 @@ pub struct SessionConfig {
     pub device: DeviceKind,
     /// What becomes of the decoder's matrices.
     pub quantization: Quantization,
+    /// Type of the arithmetic.
+    pub dtype: Precision,
     pub cache: CacheConfig,
     /// The protected beginning of the stream; may be empty.
     pub system_prompt: String,
@@ -60,6 +63,7 @@ impl Default for SessionConfig {
             model_dir: PathBuf::from("models/demo"),
             device: DeviceKind::Auto,
             quantization: Quantization::Auto,
+            dtype: Precision::Auto,
             cache: CacheConfig::default(),
             system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
             standing_instruction: String::new(),
@@ -134,7 +138,7 @@ impl Session {
         let device = config.device.open()?;
         let checkpoint = Checkpoint::open(&config.model_dir)?;
         let pool = thread_pool(config.threads, &checkpoint)?;
-        let model = Mllm::load(&checkpoint, config.quantization, DType::F32, &device)?;
+        let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
         let mut grammar = Grammar::new(ChatFormat::of(&model)?);
         let prefix = prefix_ids(&model, &mut grammar, &config)?;
         check_room(&model, &grammar, &config, prefix.len())?;
