@@ -4,8 +4,8 @@
     /tmp/random/bin/python scripts/random_checkpoint.py SmolVLM-256M-Instruct /tmp/smolvlm-256m [--seed 1]
 
 Configuration, names, shapes, element type and number of files are those of tests/golden/published; tokenizer and chat template
-are those of a tiny checkpoint of the same kind, so that the answers are noise in a small vocabulary. Weights are normal with a
-deviation of 1 / sqrt(inputs), norms are 1 and biases 0. A few MB are in memory at a time.
+are those of a tiny checkpoint of the same kind. So answers are noise, and most of their tokens have no text. Weights are normal
+with a deviation of 1 / sqrt(inputs), norms are 1 and biases 0. A few MB are in memory at a time.
 """
 
 import argparse
