@@ -9,7 +9,7 @@ use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{Layout, View};
 use serde_json::Value;
 
-use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir};
+use crate::support::{demo_dir, deviation, golden, ids, json, load, tensors, tiny_dir};
 
 /// One grey level in normalised values: transformers' two backends differ by that much, and Pillow 13 runs the passes of some
 /// sizes in the other order.
@@ -40,7 +40,7 @@ impl Golden {
     }
 
     fn ids(&self) -> Vec<u32> {
-        to_ids(&self.inputs["input_ids"])
+        ids(&self.inputs["input_ids"])
     }
 
     fn pixels(&self) -> Tensor {
@@ -101,9 +101,9 @@ impl Golden {
         let off = deviation(&Tensor::cat(&rows, 0).unwrap(), &wanted);
         assert!(off <= self.tolerance(), "image features differ by {off}");
 
-        let ids = self.ids();
+        let prompt = self.ids();
         let mut cache = full_cache(&self.model);
-        let chunk = self.model.embed(&ids, &images).unwrap();
+        let chunk = self.model.embed(&prompt, &images).unwrap();
         let mut hidden = self
             .model
             .decoder
@@ -113,7 +113,7 @@ impl Golden {
         let off = deviation(&logits.unsqueeze(0).unwrap(), &self.expected["logits"]);
         assert!(off <= self.tolerance(), "logits differ by {off}");
 
-        let wanted = to_ids(&self.expected["generated_ids"]);
+        let wanted = ids(&self.expected["generated_ids"]);
         let mut got = Vec::new();
         while got.len() < wanted.len() {
             let last = hidden.narrow(0, hidden.dim(0).unwrap() - 1, 1).unwrap();
@@ -140,11 +140,6 @@ impl Golden {
             );
         }
     }
-}
-
-fn to_ids(tensor: &Tensor) -> Vec<u32> {
-    let flat = tensor.flatten_all().unwrap();
-    flat.to_dtype(DType::U32).unwrap().to_vec1().unwrap()
 }
 
 fn full_cache(model: &Mllm) -> BoundedCache {

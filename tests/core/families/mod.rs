@@ -1,0 +1,108 @@
+//! Every family of checkpoints against transformers: each has a directory in tests/golden/families.
+//!
+//! - this file: the families, and a test for each thing that must be right
+//! - `model`: a checkpoint of any kind, loaded
+//! - `scenes`: conversations with pictures, from the processor's tensors to the greedy answer
+//! - `pixels`: how far pixel values may be from the published processor's
+//! - `fresh`: the same checkpoint as today's transformers saves it
+//! - `templates`: chat templates and tokenizers
+
+mod fresh;
+mod model;
+mod pixels;
+mod scenes;
+mod templates;
+
+use crate::streams;
+use crate::support::{golden, json};
+use model::Model;
+
+/// A module of tests for a family with this directory.
+macro_rules! family {
+    ($name:ident: $($test:ident),+) => {
+        mod $name {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(stringify!($name));
+                }
+            )+
+        }
+    };
+}
+
+macro_rules! families {
+    ($($name:ident: $($test:ident),+;)+) => {
+        $(family!($name: $($test),+);)+
+
+        const FAMILIES: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+families! {
+    llama: forward, prompt, fresh_save, templates, bounded_cache;
+    llama3: forward, prompt, fresh_save, templates, bounded_cache;
+    mistral: forward, prompt, fresh_save, templates, bounded_cache;
+    qwen2: forward, prompt, fresh_save, templates, bounded_cache;
+    qwen3: forward, prompt, fresh_save, templates, bounded_cache;
+    gpt_neox: forward, prompt, fresh_save, bounded_cache;
+    gpt_neox_serial: forward;
+    idefics3: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+    llava: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+    llava_next: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+    llava_onevision: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+}
+
+#[test]
+fn every_golden_directory_has_its_tests() {
+    for entry in std::fs::read_dir(golden("families")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(FAMILIES.contains(&name.as_str()), "{name} has none");
+    }
+}
+
+/// Features, logits and the greedy answer from the published processor's tensors.
+fn forward(family: &str) {
+    let dir = golden("families").join(family);
+    scenes::check_forward(&Model::load(&dir), &dir);
+}
+
+/// Conversations become the published ids.
+fn prompt(family: &str) {
+    let dir = golden("families").join(family);
+    scenes::check_prompts(&Model::load(&dir), &dir);
+}
+
+/// Pictures become the published processor's pixel values.
+fn pixels(family: &str) {
+    let dir = golden("families").join(family);
+    scenes::check_pixels(&Model::load(&dir), &dir);
+}
+
+/// The same checkpoint, in the spelling of today's transformers, does all the same.
+fn fresh_save(family: &str) {
+    let dir = golden("families").join(family);
+    let fresh = fresh::checkpoint(&dir);
+    let model = Model::load(fresh.path());
+    scenes::check_forward(&model, &dir);
+    scenes::check_prompts(&model, &dir);
+    scenes::check_pixels(&model, &dir);
+    if model.template().is_some() {
+        templates::check(&model, &dir);
+    }
+}
+
+/// The chat template writes conversations as the published library does, and the tokenizer reads what it wrote.
+fn templates(family: &str) {
+    let dir = golden("families").join(family);
+    templates::check(&Model::load(&dir), &dir);
+}
+
+/// A stream through the bounded cache.
+fn bounded_cache(family: &str) {
+    let dir = golden("families").join(family);
+    let model = Model::load(&dir);
+    let decoder = (model.decoder().clone(), model.shape());
+    let needed = ["inf_mllm", "streaming_llm"];
+    streams::check_all(decoder, &dir.join("cache"), &needed);
+}
