@@ -30,6 +30,11 @@ pub trait FamilyConfig: Send + Sync {
     /// The token that stands for image features in a prompt: its id and its text.
     fn image_token(&self) -> (u32, &str);
 
+    /// The token that stands for a video's features in prompts that the published processor wrote, if it is another.
+    fn video_token(&self) -> Option<u32> {
+        None
+    }
+
     /// Other control tokens that a picture's markup needs.
     fn markup_tokens(&self) -> &[&str] {
         &[]

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::PlusConfig;
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind};
-use inf_mllm::model::decoder::Decoder;
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, Place, PolicyKind};
+use inf_mllm::model::decoder::{Decoder, Embedded};
 use serde_json::Value;
 
 use crate::support::{deviation, json, tensors};
@@ -20,8 +20,7 @@ const DEEP_SCORE_TOLERANCE: f32 = 3e-5;
 struct Stream {
     decoder: Decoder,
     shape: CacheShape,
-    /// `[tokens, hidden]`
-    embeds: Tensor,
+    input: Embedded,
     marks: Vec<Mark>,
     /// Ids of the standing instruction and the tokens of the stream that it is fed after.
     standing: Option<(Vec<u32>, usize)>,
@@ -33,20 +32,29 @@ impl Stream {
         about: &Value,
         tensors: &HashMap<String, Tensor>,
     ) -> Self {
-        let embeds = tensors["embeds"].clone();
+        let input = Embedded {
+            x: tensors["embeds"].clone(),
+            deep: match tensors.get("deepstack") {
+                Some(deep) => (0..deep.dim(0).unwrap())
+                    .map(|layer| deep.get(layer).unwrap())
+                    .collect(),
+                None => Vec::new(),
+            },
+        };
         let places = |name: &str| -> Vec<u64> {
             serde_json::from_value(about[name].clone()).unwrap_or_default()
         };
         let instructions: Vec<(u64, u64)> =
             serde_json::from_value(about["instruction"].clone()).unwrap_or_default();
         let (boundaries, starts) = (places("boundaries"), places("unit_starts"));
-        let marks = (0..embeds.dim(0).unwrap() as u64)
-            .map(|i| Mark {
-                frame: None,
+        let images = image_marks(tensors, input.x.dim(0).unwrap());
+        let marks = (0..)
+            .zip(images)
+            .map(|(i, image)| Mark {
                 starts_unit: starts.contains(&i),
                 boundary: boundaries.contains(&i),
                 instruction: instructions.iter().any(|&(from, to)| from <= i && i < to),
-                ..Mark::default()
+                ..image
             })
             .collect();
         let standing = about["standing_after"].as_u64().map(|after| {
@@ -56,16 +64,20 @@ impl Stream {
         Self {
             decoder,
             shape,
-            embeds,
+            input,
             marks,
             standing,
         }
     }
 
     fn feed(&self, from: usize, count: usize, cache: &mut BoundedCache) -> Tensor {
-        let x = self.embeds.narrow(0, from, count).unwrap();
+        let piece = |x: &Tensor| x.narrow(0, from, count).unwrap();
+        let input = Embedded {
+            x: piece(&self.input.x),
+            deep: self.input.deep.iter().map(piece).collect(),
+        };
         let marks = &self.marks[from..from + count];
-        self.decoder.append(&x, marks, cache).unwrap()
+        self.decoder.append_embedded(&input, marks, cache).unwrap()
     }
 
     /// Feeds the standing instruction after the beginning of the stream, and forgets both.
@@ -81,6 +93,27 @@ impl Stream {
         cache.capture_standing(ids.len()).unwrap();
         cache.restore(&empty).unwrap();
     }
+}
+
+/// Which image each of the tokens belongs to and where in it it stands, in streams that say so.
+fn image_marks(tensors: &HashMap<String, Tensor>, tokens: usize) -> Vec<Mark> {
+    let Some(frames) = tensors.get("frames") else {
+        return vec![Mark::default(); tokens];
+    };
+    let frames = frames.to_vec1::<i64>().unwrap();
+    let offsets = tensors["offsets"].to_vec2::<i64>().unwrap();
+    let extents = tensors["extents"].to_vec1::<i64>().unwrap();
+    let mark = |token: usize| match u32::try_from(frames[token]) {
+        Ok(frame) => Mark {
+            place: Place {
+                offset: std::array::from_fn(|axis| offsets[token][axis] as u16),
+                extent: extents[token] as u16,
+            },
+            ..Mark::image(frame)
+        },
+        Err(_) => Mark::default(),
+    };
+    (0..tokens).map(mark).collect()
 }
 
 /// What a run through the stream has seen.

@@ -126,6 +126,12 @@ impl Scene {
         let wanted = &self.expected["image_features"];
         let rows = images.iter().map(|image| &image.rows).collect::<Vec<_>>();
         let rows = Tensor::cat(&rows, 0).unwrap();
+        for layer in 0..images.first().map_or(0, |image| image.deep.len()) {
+            let deep = images.iter().map(|image| &image.deep[layer]);
+            let deep = Tensor::cat(&deep.collect::<Vec<_>>(), 0).unwrap();
+            let wanted = &self.expected[&format!("deepstack.{layer}")];
+            self.check("features for a deeper layer", &deep, wanted);
+        }
         let count = wanted.dim(0).unwrap() - self.about.newline_rows;
         let of_images = wanted.narrow(0, 0, count).unwrap();
         self.check("image features", &rows, &of_images);
