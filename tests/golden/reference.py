@@ -1,10 +1,9 @@
 """Reference decoder with a bounded KV cache: eager attention, raw keys rotated on use, position = slot index."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from decoders import TextModel
 from policies import (
     POLICIES,
     RANKED,
@@ -16,7 +15,6 @@ from policies import (
     choose_units,
     max_pooled,
 )
-from safetensors import safe_open
 from scoring import Evidence, StreamMean, relevance, standing_likeness
 
 MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
@@ -28,34 +26,6 @@ MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
     "reversed_groups",
 )
 PERTURBATIONS = (MASK, POSITIONS, GROUPS, BIAS, ROPE)
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """What the arithmetic of the text decoder depends on."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_theta: float
-    max_positions: int
-
-    @classmethod
-    def read(cls, model_dir: Path) -> "TextConfig":
-        config = json.loads((model_dir / "config.json").read_text())
-        text = config.get("text_config", config)
-        rope = text.get("rope_parameters") or text
-        return cls(
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
-            head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
-            rms_norm_eps=text["rms_norm_eps"],
-            rope_theta=rope["rope_theta"],
-            max_positions=text["max_position_embeddings"],
-        )
 
 
 @dataclass
@@ -79,34 +49,6 @@ class Compaction:
     kept: torch.Tensor  # stream indices of the kept keys, in time order [layers, kv_heads, keep]
     scores: torch.Tensor | None  # of the candidates in cache order [layers, sets, candidates], see `stored_scores`
     margin: float  # smallest gap between a kept and a dropped candidate, 1 = their mean; inf if nothing is ranked
-
-
-class TextModel:
-    """Weights of a SmolVLM checkpoint's text decoder, or of a Llama checkpoint, in `dtype`."""
-
-    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
-        self.config = TextConfig.read(model_dir)
-        self.dtype = dtype
-        with safe_open(model_dir / "model.safetensors", "pt") as file:
-            names = set(file.keys())
-            self.root = "model" if "model.embed_tokens.weight" in names else "model.text_model"
-            self.weights = {n: file.get_tensor(n).to(dtype) for n in names if n.startswith(f"{self.root}.")}
-            head = "lm_head.weight" if "lm_head.weight" in names else f"{self.root}.embed_tokens.weight"
-            self.lm_head = file.get_tensor(head).to(dtype)
-
-    def get(self, name: str) -> torch.Tensor:
-        return self.weights[f"{self.root}.{name}.weight"]
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Token embeddings [tokens, hidden]."""
-        return self.get("embed_tokens")[ids]
-
-    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps) * self.get(name)
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [tokens, vocab] of the last layer's output."""
-        return self.norm(x, "norm") @ self.lm_head.T
 
 
 class BoundedDecoder:
@@ -137,8 +79,7 @@ class BoundedDecoder:
         self.layers = [
             LayerCache(i, empty, empty, no_index, no_query, no_sum, StreamMean(mean)) for i in range(config.layers)
         ]
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-        self.frequencies = (1.0 / config.rope_theta ** (half / config.head_dim)).to(model.dtype)
+        self.frequencies = config.frequencies().to(model.dtype)
         group = config.heads // config.kv_heads
         self.kv_of_head = torch.arange(config.heads) // group
         if GROUPS in perturb:
@@ -177,23 +118,18 @@ class BoundedDecoder:
         model, tokens = self.model, len(x)
         for i, layer in enumerate(self.layers):
             name = f"layers.{i}"
-            h = model.norm(x, f"{name}.input_layernorm")
-            x = x + self.attention(name, layer, h)
-            h = model.norm(x, f"{name}.post_attention_layernorm")
-            gate = torch.nn.functional.silu(h @ model.get(f"{name}.mlp.gate_proj").T)
-            x = x + (gate * (h @ model.get(f"{name}.mlp.up_proj").T)) @ model.get(f"{name}.mlp.down_proj").T
+            attended = x + self.attention(name, layer, model.norm(x, f"{name}.input_layernorm"))
+            before = x if self.config.parallel_residual else attended
+            x = attended + model.mlp(name, model.norm(before, f"{name}.post_attention_layernorm"))
         self.seen += tokens
         return model.logits(x)
 
     def attention(self, name: str, layer: LayerCache, h: torch.Tensor) -> torch.Tensor:
         config, tokens = self.config, len(h)
-        project = {p: h @ self.model.get(f"{name}.self_attn.{p}_proj").T for p in "qkv"}
-        query = project["q"].view(tokens, config.heads, config.head_dim)
-        key = project["k"].view(tokens, config.kv_heads, config.head_dim).transpose(0, 1)
-        value = project["v"].view(tokens, config.kv_heads, config.head_dim).transpose(0, 1)
+        query, key, value = self.model.projected(name, h)
         new = torch.arange(self.seen, self.seen + tokens).expand(config.kv_heads, tokens)
-        layer.keys = torch.cat([layer.keys, key], dim=1)
-        layer.values = torch.cat([layer.values, value], dim=1)
+        layer.keys = torch.cat([layer.keys, key.transpose(0, 1)], dim=1)
+        layer.values = torch.cat([layer.values, value.transpose(0, 1)], dim=1)
         layer.index = torch.cat([layer.index, new], dim=1)
         layer.queries = torch.cat([layer.queries, query])
         layer.sums = torch.cat([layer.sums, layer.sums.new_zeros(config.kv_heads, tokens)], dim=1)
@@ -202,7 +138,7 @@ class BoundedDecoder:
             for weights_of_query in self.per_kv_head(weights).unbind(1):
                 layer.sums = layer.sums * self.params.h2o_decay + weights_of_query
         out = torch.einsum("hqk,hkd->qhd", weights, layer.values[self.kv_of_head])
-        return out.reshape(tokens, -1) @ self.model.get(f"{name}.self_attn.o_proj").T
+        return self.model.attended(name, out.reshape(tokens, -1))
 
     def attend(self, layer: LayerCache, query: torch.Tensor) -> torch.Tensor:
         """Attention [heads, queries, slots] over every cached key of queries at the newest slots, one slot each."""
@@ -220,14 +156,20 @@ class BoundedDecoder:
         return scores.masked_fill(slots > last_visible, float("-inf")).softmax(-1)
 
     def rotate(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """Rotary embedding of x [..., tokens, head_dim] at positions [tokens]; the halves of a head form the pairs."""
+        """Rotary embedding of x [..., tokens, head_dim] at positions [tokens]; the halves of a head form the pairs.
+
+        Of its first `rotary_dim` numbers, that is; the rest stays as it is.
+        """
         angle = position[:, None] * self.frequencies
         cos, sin = angle.cos(), angle.sin()
+        x, rest = x[..., : self.config.rotary_dim], x[..., self.config.rotary_dim :]
         if ROPE in self.perturb:
             a, b = x[..., 0::2], x[..., 1::2]
-            return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+            rotated = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        else:
+            a, b = x.chunk(2, dim=-1)
+            rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        return torch.cat([rotated, rest], dim=-1)
 
     def compact(self) -> None:
         """Drops keys down to `keep` in every layer; what is kept stays in time order and is renumbered."""

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
+from decoders import open_text_model
 from golden_io import max_diff, write_tensors
 from policies import Annotations
-from reference import BIAS, PERTURBATIONS, BoundedDecoder, CacheParams, Compaction, TextModel, run_stream
+from reference import BIAS, PERTURBATIONS, BoundedDecoder, CacheParams, Compaction, run_stream
 
 SMALLEST_MARGIN = 2e-4
 
@@ -89,13 +90,13 @@ def run_checked(
 ) -> tuple[torch.Tensor, list[Compaction], torch.Tensor, list[Compaction]]:
     """Logits and compactions in f32 and in f64; NearTie if rounding could change what is kept."""
     about = (params, stream.embeds, stream.chunks)
-    logits, compactions = run_stream(TextModel(model_dir), *about, notes=stream.notes)
+    logits, compactions = run_stream(open_text_model(model_dir), *about, notes=stream.notes)
     margin = min(c.margin for c in compactions)
     if len(compactions) < 3:
         raise SystemExit(f"{name}: {len(compactions)} compactions, expected at least 3")
     if margin < smallest_margin:
         raise NearTie(f"{name}: ranking margin {margin:.1e}, expected at least {smallest_margin:.0e}")
-    exact, exact_compactions = run_stream(TextModel(model_dir, torch.float64), *about, notes=stream.notes)
+    exact, exact_compactions = run_stream(open_text_model(model_dir, torch.float64), *about, notes=stream.notes)
     if not same_kept(compactions, exact_compactions):
         raise NearTie(f"{name}: f64 keeps other keys than f32")
     return logits, compactions, exact, exact_compactions
@@ -105,7 +106,7 @@ def make_case(
     model_dir: Path, stream: Stream, params: CacheParams, path: Path, options: CaseOptions | None = None
 ) -> dict:
     """Writes one case's tensors to `path`; returns its description. Refuses a case whose ranking is a near tie."""
-    model, noted = TextModel(model_dir), options is not None
+    model, noted = open_text_model(model_dir), options is not None
     options = options or CaseOptions()
     logits, compactions, exact, exact_compactions = run_checked(
         model_dir, stream, params, path.name, options.smallest_margin

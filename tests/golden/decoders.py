@@ -1,0 +1,166 @@
+"""Weights and layers of the text decoders: Llama and its kin (Mistral, Qwen2, Qwen3, text parts of VLMs), GPT-NeoX."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How the rotary frequencies are lowered for long inputs; kinds linear and llama3."""
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    original_positions: int = 0
+
+    @classmethod
+    def read(cls, rope: dict) -> "RopeScaling | None":
+        kind = rope.get("rope_type", "default")
+        if kind == "linear":
+            return cls(kind, rope["factor"])
+        if kind == "llama3":
+            ramp = (rope["low_freq_factor"], rope["high_freq_factor"])
+            return cls(kind, rope["factor"], *ramp, rope["original_max_position_embeddings"])
+        return None
+
+    def scaled(self, frequencies: torch.Tensor) -> torch.Tensor:
+        if self.kind == "linear":
+            return frequencies / self.factor
+        # by the number of turns within the original length: many turns stay, few are slowed, between them a ramp
+        turns = self.original_positions * frequencies / (2 * math.pi)
+        stay = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return frequencies * (stay + (1 - stay) / self.factor)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What the arithmetic of the text decoder depends on."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    rope_theta: float
+    max_positions: int
+    rotary_dim: int  # width of a head that is rotated
+    rope_scaling: RopeScaling | None = None
+    parallel_residual: bool = False
+    exact_gelu: bool = True
+    ignored: frozenset[str] = field(default_factory=frozenset)  # biases and norms left out on purpose, by projection
+
+    @classmethod
+    def read(cls, model_dir: Path) -> "TextConfig":
+        text = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+        rope = text.rope_parameters
+        heads = text.num_attention_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            layers=text.num_hidden_layers,
+            heads=heads,
+            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+            head_dim=head_dim,
+            norm_eps=text.layer_norm_eps if text.model_type == "gpt_neox" else text.rms_norm_eps,
+            rope_theta=rope["rope_theta"],
+            max_positions=text.max_position_embeddings,
+            rotary_dim=int(head_dim * (rope.get("partial_rotary_factor") or 1.0)),
+            rope_scaling=RopeScaling.read(rope),
+            parallel_residual=getattr(text, "use_parallel_residual", False),
+        )
+
+    def frequencies(self) -> torch.Tensor:
+        """Rotary frequencies [rotary_dim / 2] in f32."""
+        half = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32)
+        frequencies = 1.0 / self.rope_theta ** (half / self.rotary_dim)
+        return self.rope_scaling.scaled(frequencies) if self.rope_scaling else frequencies
+
+
+class TextModel:
+    """Weights of a checkpoint's text decoder in `dtype`: names and steps of Llama; biases and head norms where it has them."""
+
+    EMBEDDING, FINAL_NORM, HEADS = "embed_tokens", "norm", ("lm_head",)
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
+        self.config = TextConfig.read(model_dir)
+        self.dtype = dtype
+        tensors: dict[str, torch.Tensor] = {}
+        for path in sorted(model_dir.glob("model*.safetensors")):  # one, or shards
+            tensors |= load_file(path)
+        embedding = f".{self.EMBEDDING}.weight"
+        self.root = next(n.removesuffix(embedding) for n in sorted(tensors) if n.endswith(embedding))
+        self.weights = {n: t.to(dtype) for n, t in tensors.items() if n.startswith(f"{self.root}.")}
+        heads = [n for n in sorted(tensors) if n.removesuffix(".weight").rpartition(".")[2] in self.HEADS]
+        self.lm_head = tensors[heads[0] if heads else f"{self.root}{embedding}"].to(dtype)
+
+    def get(self, name: str) -> torch.Tensor:
+        return self.weights[f"{self.root}.{name}.weight"]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor `name` (with .weight or .bias), and it is not left out on purpose."""
+        return f"{self.root}.{name}" in self.weights and name.split(".")[-2] not in self.config.ignored
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token embeddings [tokens, hidden]."""
+        return self.get(self.EMBEDDING)[ids]
+
+    def linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        out = x @ self.get(name).T
+        return out + self.weights[f"{self.root}.{name}.bias"] if self.has(f"{name}.bias") else out
+
+    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config.norm_eps) * self.get(name)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [tokens, vocab] of the last layer's output."""
+        return self.norm(x, self.FINAL_NORM) @ self.lm_head.T
+
+    def projected(self, name: str, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values [tokens, heads or kv_heads, head_dim] of a layer's normed input, before rotation."""
+        query, key, value = (
+            self.linear(h, f"{name}.self_attn.{p}_proj").view(len(h), -1, self.config.head_dim) for p in "qkv"
+        )
+        if self.has(f"{name}.self_attn.q_norm.weight"):
+            query, key = self.norm(query, f"{name}.self_attn.q_norm"), self.norm(key, f"{name}.self_attn.k_norm")
+        return query, key, value
+
+    def attended(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """What a layer's attention adds, of the heads' output [tokens, heads * head_dim]."""
+        return self.linear(x, f"{name}.self_attn.o_proj")
+
+    def mlp(self, name: str, h: torch.Tensor) -> torch.Tensor:
+        gate = torch.nn.functional.silu(self.linear(h, f"{name}.mlp.gate_proj"))
+        return self.linear(gate * self.linear(h, f"{name}.mlp.up_proj"), f"{name}.mlp.down_proj")
+
+
+class NeoXModel(TextModel):
+    """GPT-NeoX: layer norms, biases everywhere, one projection in which each head's query, key and value are neighbours."""
+
+    EMBEDDING, FINAL_NORM, HEADS = "embed_in", "final_layer_norm", ("embed_out", "lm_head")
+
+    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        bias = self.weights[f"{self.root}.{name}.bias"]
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], self.get(name), bias, self.config.norm_eps)
+
+    def projected(self, name: str, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        fused = self.linear(h, f"{name}.attention.query_key_value")
+        return fused.view(len(h), self.config.heads, -1).chunk(3, dim=-1)
+
+    def attended(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x, f"{name}.attention.dense")
+
+    def mlp(self, name: str, h: torch.Tensor) -> torch.Tensor:
+        approximate = "none" if self.config.exact_gelu else "tanh"
+        h = torch.nn.functional.gelu(self.linear(h, f"{name}.mlp.dense_h_to_4h"), approximate=approximate)
+        return self.linear(h, f"{name}.mlp.dense_4h_to_h")
+
+
+def open_text_model(model_dir: Path, dtype: torch.dtype = torch.float32) -> TextModel:
+    """The decoder of a checkpoint, by its config's model_type."""
+    kind = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True).model_type
+    return (NeoXModel if kind == "gpt_neox" else TextModel)(model_dir, dtype)
