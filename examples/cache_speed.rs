@@ -3,15 +3,16 @@
 //!
 //! Every figure is a ratio of two things measured in turn, block by block; the median over the blocks is printed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, Snapshot,
 };
 use inf_mllm::model::decoder::{Config, Decoder};
+use inf_mllm::model::weights::{TensorMap, Weights};
 use rayon::prelude::*;
 
 const SHAPE: CacheShape = CacheShape {
@@ -177,14 +178,50 @@ fn attention(bandwidth: f64) -> Result<()> {
 
 /// A decoder of SmolLM2-135M's shape.
 fn random_model() -> Result<Decoder> {
-    let config: Config = serde_json::from_value(serde_json::json!({
+    let json = serde_json::json!({
         "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": SHAPE.layers,
         "num_attention_heads": SHAPE.heads, "num_key_value_heads": SHAPE.kv_heads,
-        "max_position_embeddings": SHAPE.max_positions, "rope_theta": SHAPE.rope_theta, "rms_norm_eps": 1e-5
-    }))?;
-    let weights = candle_nn::VarMap::new();
-    let vb = VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu);
-    Ok(Llama::new(&config, vb, None)?)
+        "max_position_embeddings": SHAPE.max_positions, "rope_theta": SHAPE.rope.theta, "rms_norm_eps": 1e-5
+    });
+    let (hidden, inner, head) = (576, 1536, SHAPE.head_dim);
+    let (queries, keys) = (SHAPE.heads * head, SHAPE.kv_heads * head);
+    let mut shapes = vec![
+        ("embed_tokens".to_string(), vec![49152, hidden]),
+        ("norm".to_string(), vec![hidden]),
+    ];
+    for i in 0..SHAPE.layers {
+        let layer = [
+            ("input_layernorm", vec![hidden]),
+            ("self_attn.q_proj", vec![queries, hidden]),
+            ("self_attn.k_proj", vec![keys, hidden]),
+            ("self_attn.v_proj", vec![keys, hidden]),
+            ("self_attn.o_proj", vec![hidden, queries]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("mlp.gate_proj", vec![inner, hidden]),
+            ("mlp.up_proj", vec![inner, hidden]),
+            ("mlp.down_proj", vec![hidden, inner]),
+        ];
+        shapes.extend(layer.map(|(name, shape)| (format!("layers.{i}.{name}"), shape)));
+    }
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let spread = match shape.as_slice() {
+            [_] => 1.0,
+            [.., inputs] => 1.0 / (*inputs as f32).sqrt(),
+            [] => 0.0,
+        };
+        let tensor = Tensor::randn(0f32, spread, shape, &Device::Cpu)?;
+        Ok((format!("{name}.weight"), tensor))
+    });
+    let source = TensorMap {
+        tensors: tensors.collect::<candle_core::Result<_>>()?,
+        place: "a random model".to_string(),
+    };
+    let weights = Weights::new(Arc::new(source), DType::F32, &Device::Cpu);
+    Ok(Decoder::new(
+        &Config::from_json(json, "llama")?,
+        &weights,
+        None,
+    )?)
 }
 
 /// A full cache under `policy`, just after a compaction.

@@ -15,9 +15,11 @@ use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use inf_mllm::model::decoder::{llama, Config};
 use inf_mllm::model::linear::{forward_all, Linear};
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::threads::thread_pool_for;
+use inf_mllm::model::weights::Quantization;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -54,23 +56,38 @@ impl NullaryFnOnce for Sum<'_> {
     }
 }
 
+/// The configuration of a decoder that is built like Llama.
+fn llama(model: &TextModel) -> anyhow::Result<&llama::Config> {
+    match &model.config {
+        Config::Llama(config) => Ok(config),
+        other => anyhow::bail!(
+            "the decoder is {}, expected one like Llama",
+            other.model_type()
+        ),
+    }
+}
+
 /// The decoder's products alone, with weights of the same sizes.
 struct Products {
     /// Query, key, value, output, gate, up, down.
     layers: Vec<[Linear; 7]>,
-    head: Linear,
+    /// What is read for a token: the layers' weights and those of the output layer.
+    weights: Vec<Tensor>,
 }
 
 impl Products {
     fn new(model: &TextModel) -> anyhow::Result<Self> {
-        let config = &model.config;
+        let config = llama(model)?;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let queries = config.num_attention_heads * config.head_dim();
         let keys = config.kv_heads() * config.head_dim();
-        let linear = |outputs: usize, inputs: usize| {
-            Tensor::rand(-1f32, 1.0, (outputs, inputs), &Device::Cpu).map(Linear::new)
+        let mut weights = Vec::new();
+        let mut linear = |outputs: usize, inputs: usize| -> candle_core::Result<Linear> {
+            let weight = Tensor::rand(-1f32, 1.0, (outputs, inputs), &Device::Cpu)?;
+            weights.push(weight.clone());
+            Ok(Linear::new(weight))
         };
-        let layer = || -> candle_core::Result<[Linear; 7]> {
+        let mut layer = || -> candle_core::Result<[Linear; 7]> {
             Ok([
                 linear(queries, hidden)?,
                 linear(keys, hidden)?,
@@ -81,12 +98,11 @@ impl Products {
                 linear(hidden, inner)?,
             ])
         };
-        Ok(Self {
-            layers: (0..config.num_hidden_layers)
-                .map(|_| layer())
-                .collect::<candle_core::Result<_>>()?,
-            head: linear(config.vocab_size, hidden)?,
-        })
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| layer())
+            .collect::<candle_core::Result<_>>()?;
+        linear(config.vocab_size, hidden)?;
+        Ok(Self { layers, weights })
     }
 
     fn run(&self, x: &Tensor, inner: &Tensor) -> anyhow::Result<()> {
@@ -101,9 +117,8 @@ impl Products {
 
     fn read(&self) -> anyhow::Result<f32> {
         let mut sum = 0.0;
-        let weights = self.layers.iter().flatten().chain([&self.head]);
-        for linear in weights {
-            let values = linear.weight().storage_and_layout();
+        for weight in &self.weights {
+            let values = weight.storage_and_layout();
             let candle_core::Storage::Cpu(storage) = &*values.0 else {
                 anyhow::bail!("weights are not on the CPU");
             };
@@ -148,10 +163,10 @@ fn measure(model: &TextModel, context: usize, brief: bool) -> anyhow::Result<()>
         budget: context + WINDOWS * TOKENS,
         ..CacheConfig::default()
     };
-    let shape = model.config.cache_shape();
+    let shape = model.shape;
     let mut cache = BoundedCache::new(shape, &config, 0, DType::F32, &Device::Cpu)?;
     let ids = (0..context as u32)
-        .map(|i| (i * 7919) % model.config.vocab_size as u32)
+        .map(|i| (i * 7919) % model.config.vocab_size() as u32)
         .collect::<Vec<_>>();
     let started = Instant::now();
     let x = model.decoder.embed(&ids)?;
@@ -191,7 +206,7 @@ fn measure(model: &TextModel, context: usize, brief: bool) -> anyhow::Result<()>
     let inner = Tensor::rand(
         -1f32,
         1.0,
-        (1, model.config.intermediate_size),
+        (1, llama(model)?.intermediate_size),
         &Device::Cpu,
     )?;
     let layers = best(TOKENS, || {
@@ -199,7 +214,7 @@ fn measure(model: &TextModel, context: usize, brief: bool) -> anyhow::Result<()>
     })?;
     let norm = RmsNorm::new(Tensor::ones(last.dim(1)?, DType::F32, &Device::Cpu)?, 1e-5);
     let small = best(TOKENS, || {
-        for _ in 0..TOKENS * model.config.num_hidden_layers {
+        for _ in 0..TOKENS * model.shape.layers {
             let x = (norm.forward(&last)? + &last)?;
             black_box((norm.forward(&x)? + &last)?);
             black_box((inner.silu()? * &inner)?);
@@ -242,7 +257,7 @@ fn main() -> anyhow::Result<()> {
         "context is {context}, expected at least {TOKENS}"
     );
     let started = Instant::now();
-    let model = TextModel::load(&path, DType::F32, &Device::Cpu)?;
+    let model = TextModel::load(&path, Quantization::None, DType::F32, &Device::Cpu)?;
     println!("loaded in {:.2} s", started.elapsed().as_secs_f64());
     thread_pool_for(threads, model.weight_bytes)?.install(|| measure(&model, context, brief))
 }

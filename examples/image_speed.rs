@@ -4,14 +4,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use candle_core::{DType, Device};
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::preprocess::ImageProcessor;
+use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::vision::View;
+use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::frame::layout;
 use inf_mllm::stream::{CameraImage, ImageData};
 
 const RUNS: usize = 200;
-/// Input size of the demo model's tower, pixels.
-const TOWER: usize = 96;
 
 fn message(encoding: &str, width: u32, height: u32) -> anyhow::Result<CameraImage> {
     let Some((step, rows)) = layout(encoding, width, height) else {
@@ -31,7 +32,8 @@ fn message(encoding: &str, width: u32, height: u32) -> anyhow::Result<CameraImag
 
 fn main() -> anyhow::Result<()> {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-    let processor = ImageProcessor::load(&Checkpoint::open(&model)?, TOWER)?;
+    let checkpoint = Checkpoint::open(&model)?;
+    let model = Mllm::load(&checkpoint, Quantization::Auto, DType::F32, &Device::Cpu)?;
     println!(
         "{:12} {:>11} {:>9} {:>9}",
         "encoding", "size", "best ms", "median ms"
@@ -51,8 +53,8 @@ fn main() -> anyhow::Result<()> {
         let mut times = (0..RUNS)
             .map(|_| {
                 let started = Instant::now();
-                let square = processor.square(&image.picture()?);
-                std::hint::black_box(square);
+                let prepared = model.vision.prepare(&image.picture()?, View::Frame);
+                std::hint::black_box(prepared);
                 Ok(started.elapsed())
             })
             .collect::<anyhow::Result<Vec<Duration>>>()?;

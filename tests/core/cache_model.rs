@@ -2,12 +2,12 @@
 
 use candle_core::{DType, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
-use inf_mllm::model::smolvlm::SmolVlm;
+use inf_mllm::model::mllm::Mllm;
 
 use crate::support::{deviation, load, tiny_dir};
 
-fn ids(model: &SmolVlm, count: usize) -> Vec<u32> {
-    let vocab = model.config.text_config.vocab_size as u64;
+fn ids(model: &Mllm, count: usize) -> Vec<u32> {
+    let vocab = model.config.vocab_size() as u64;
     (0..count as u64)
         .map(|i| ((i * 7919 + 13) % (vocab - 20)) as u32)
         .collect()
@@ -15,20 +15,20 @@ fn ids(model: &SmolVlm, count: usize) -> Vec<u32> {
 
 /// The logits of every token, fed in chunks; after each, `reserve` slots are made free.
 fn run_model(
-    model: &SmolVlm,
+    model: &Mllm,
     config: &CacheConfig,
     ids: &[u32],
     chunk: usize,
     reserve: usize,
 ) -> (Tensor, BoundedCache) {
-    let shape = model.config.text_config.cache_shape();
+    let shape = model.shape;
     let mut cache = BoundedCache::new(shape, config, 3, DType::F32, model.device()).unwrap();
     let logits = feed(model, &mut cache, ids, chunk, reserve);
     (logits, cache)
 }
 
 fn feed(
-    model: &SmolVlm,
+    model: &Mllm,
     cache: &mut BoundedCache,
     ids: &[u32],
     chunk: usize,
@@ -36,7 +36,7 @@ fn feed(
 ) -> Tensor {
     let mut hidden = Vec::new();
     for part in ids.chunks(chunk) {
-        let x = model.embed(part, None).unwrap();
+        let x = model.decoder.embed(part).unwrap();
         let marks = vec![Mark::default(); part.len()];
         hidden.push(model.decoder.append(&x, &marks, cache).unwrap());
         cache.reserve(reserve).unwrap();
@@ -105,7 +105,7 @@ fn a_cache_that_was_reset_to_another_prompt_computes_as_a_new_one() {
             budget: 64,
             ..CacheConfig::default()
         };
-        let shape = model.config.text_config.cache_shape();
+        let shape = model.shape;
         let new =
             |prompt| BoundedCache::new(shape, &config, prompt, DType::F32, model.device()).unwrap();
         let stream = |cache: &mut BoundedCache| feed(&model, cache, &ids, 16, 16);

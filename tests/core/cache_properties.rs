@@ -59,6 +59,7 @@ fn mark(index: u64) -> Mark {
         starts_unit: index.is_multiple_of(9) || index % 5 == 3,
         boundary: index % 17 == 4,
         instruction: index % 40 < 6,
+        ..Mark::default()
     }
 }
 

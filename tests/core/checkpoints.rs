@@ -3,14 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device};
-use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::smolvlm::SmolVlm;
+use inf_mllm::model::mllm::Mllm;
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{json, tensors, tiny_dir};
+use crate::support::{self, json, tensors, tiny_dir};
 
 /// A copy of the tiny checkpoint to be damaged.
 fn copy() -> TempDir {
@@ -22,10 +20,8 @@ fn copy() -> TempDir {
     dir
 }
 
-fn try_load(dir: &Path) -> Result<SmolVlm, String> {
-    Checkpoint::open(dir)
-        .and_then(|checkpoint| SmolVlm::load(&checkpoint, DType::F32, &Device::Cpu))
-        .map_err(|error| error.to_string())
+fn try_load(dir: &Path) -> Result<Mllm, String> {
+    support::try_load(dir).map_err(|error| error.to_string())
 }
 
 fn refused(dir: &Path, words: &[&str]) {
@@ -130,25 +126,26 @@ fn unsupported_configurations_are_named_with_value_and_expectation() {
         refused(dir.path(), words);
         refused(dir.path(), &["config.json", "expected"]);
     };
-    unsupported(
-        |c| c["model_type"] = "llava".into(),
-        &["model_type", "llava"],
-    );
+    unsupported(|c| c["model_type"] = "blip".into(), &["model_type", "blip"]);
     unsupported(
         |c| c["text_config"]["hidden_act"] = "gelu".into(),
         &["text_config.hidden_act", "gelu"],
     );
     unsupported(
-        |c| c["text_config"]["rope_scaling"] = serde_json::json!({"rope_type": "llama3"}),
-        &["rope_type", "llama3"],
+        |c| c["text_config"]["rope_scaling"] = serde_json::json!({"rope_type": "yarn"}),
+        &["rope_type", "yarn"],
     );
     unsupported(
         |c| c["text_config"]["num_key_value_heads"] = 4.into(),
         &["num_key_value_heads", "4", "divisor"],
     );
     unsupported(
-        |c| c["text_config"]["attention_bias"] = true.into(),
-        &["attention_bias"],
+        |c| c["text_config"]["rope_scaling"] = serde_json::json!({"type": "linear", "factor": 0.0}),
+        &["rope factor", "0.0", "positive"],
+    );
+    unsupported(
+        |c| c["text_config"]["model_type"] = "gemma".into(),
+        &["text_config.model_type", "gemma"],
     );
     unsupported(|c| c["scale_factor"] = 4.into(), &["scale_factor", "4"]);
     unsupported(
@@ -182,6 +179,15 @@ fn a_tokenizer_of_another_model_is_refused() {
         c["text_config"]["vocab_size"] = 100.into()
     });
     refused(dir.path(), &["vocabulary", "100"]);
+}
+
+#[test]
+fn a_configuration_that_the_weights_do_not_have_is_named() {
+    let dir = copy();
+    edit(dir.path(), "config.json", |c| {
+        c["text_config"]["attention_bias"] = true.into();
+    });
+    refused(dir.path(), &["q_proj.bias", "missing"]);
 }
 
 proptest! {

@@ -8,6 +8,7 @@ use inf_mllm::cache::policy::PlusConfig;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::{Config, Decoder};
+use inf_mllm::model::weights::{Names, Quantization};
 use serde_json::Value;
 
 use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir};
@@ -47,6 +48,7 @@ impl Stream {
                 starts_unit: starts.contains(&i),
                 boundary: boundaries.contains(&i),
                 instruction: instructions.iter().any(|&(from, to)| from <= i && i < to),
+                ..Mark::default()
             })
             .collect();
         let standing = about["standing_after"].as_u64().map(|after| {
@@ -300,17 +302,26 @@ fn check_scores(name: &str, c: usize, got: &[Vec<Vec<f32>>], want: &Tensor) {
 /// The decoder of a multimodal checkpoint.
 fn multimodal(dir: &Path) -> (Decoder, CacheShape) {
     let model = load(dir);
-    let shape = model.config.text_config.cache_shape();
+    let shape = model.shape;
     (model.decoder, shape)
 }
 
 /// A published Llama directory without a tokenizer.
 fn text_only(dir: &Path) -> (Decoder, CacheShape) {
     let checkpoint = Checkpoint::open(dir).unwrap();
-    let config: Config = checkpoint.json("config.json").unwrap();
-    let vb = checkpoint.weights(DType::F32, &Device::Cpu).unwrap();
-    let decoder = Llama::new(&config, vb.pp("model"), Some(vb)).unwrap();
-    (decoder, config.cache_shape())
+    let config = checkpoint.json("config.json").unwrap();
+    let config = Config::from_json(config, "llama").unwrap();
+    let weights = checkpoint
+        .weights(
+            Names::default(),
+            Quantization::None,
+            DType::F32,
+            &Device::Cpu,
+        )
+        .unwrap();
+    let head = Some(weights.pp("lm_head"));
+    let decoder = Decoder::new(&config, &weights.pp("model"), head).unwrap();
+    (decoder, config.cache_shape().unwrap())
 }
 
 fn check_all(decoder: (Decoder, CacheShape), golden_name: &str, needed: &[&str]) {

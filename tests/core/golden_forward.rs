@@ -4,8 +4,9 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
-use inf_mllm::model::smolvlm::{control, SmolVlm};
+use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
+use inf_mllm::model::vision::{Layout, View};
 use serde_json::Value;
 
 use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir};
@@ -15,7 +16,7 @@ use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir}
 const PIXEL_TOLERANCE: f32 = 2.0 / 255.0 + 1e-6;
 
 struct Golden {
-    model: SmolVlm,
+    model: Mllm,
     about: Value,
     inputs: std::collections::HashMap<String, Tensor>,
     expected: std::collections::HashMap<String, Tensor>,
@@ -46,16 +47,18 @@ impl Golden {
         self.inputs["pixel_values"].squeeze(0).unwrap()
     }
 
+    fn layout(&self) -> Layout {
+        self.model.vision.layout((640, 480), View::Frame)
+    }
+
     /// This crate's resizing and normalisation give the processor's pixels.
     fn check_pixels(&self) {
         let wanted = self.pixels();
         for (i, name) in self.about["images"].as_array().unwrap().iter().enumerate() {
             let picture = image::open(self.dir.join(name.as_str().unwrap())).unwrap();
-            let got = self
-                .model
-                .processor
-                .pixel_values(&picture.to_rgb8())
-                .unwrap();
+            let vision = &self.model.vision;
+            let prepared = vision.prepare(&picture.to_rgb8(), View::Frame);
+            let got = vision.pixels(&prepared).unwrap().values;
             let deviation = deviation(&got, &wanted.narrow(0, i, 1).unwrap());
             assert!(
                 deviation <= PIXEL_TOLERANCE,
@@ -80,23 +83,31 @@ impl Golden {
             }])
             .unwrap();
         assert_eq!(rendered, self.about["template_text"].as_str().unwrap());
-        let expanded = rendered.replace(control::IMAGE, &self.model.image_text());
+        let layouts = vec![self.layout(); images];
+        let expanded = self.model.expand(&rendered, &layouts).unwrap();
         assert_eq!(self.model.tokenizer.encode(&expanded).unwrap(), self.ids());
     }
 
     /// Vision tower, connector, decoder and greedy answer.
     fn check_numbers(&self) {
-        let features = self.model.image_features(&self.pixels()).unwrap();
-        let off = deviation(&features, &self.expected["image_features"]);
+        let vision = &self.model.vision;
+        let images = vision.split(&self.inputs, View::Frame).unwrap();
+        let images = images
+            .iter()
+            .map(|pixels| vision.encode(pixels).unwrap())
+            .collect::<Vec<_>>();
+        let rows = images.iter().map(|image| &image.rows).collect::<Vec<_>>();
+        let wanted = self.expected["image_features"].flatten_to(1).unwrap();
+        let off = deviation(&Tensor::cat(&rows, 0).unwrap(), &wanted);
         assert!(off <= self.tolerance(), "image features differ by {off}");
 
         let ids = self.ids();
         let mut cache = full_cache(&self.model);
-        let x = self.model.embed(&ids, Some(&features)).unwrap();
+        let chunk = self.model.embed(&ids, &images).unwrap();
         let mut hidden = self
             .model
             .decoder
-            .append(&x, &vec![Mark::default(); ids.len()], &mut cache)
+            .append_embedded(&chunk.embedded, &chunk.marks(), &mut cache)
             .unwrap();
         let logits = self.model.decoder.logits(&hidden).unwrap();
         let off = deviation(&logits.unsqueeze(0).unwrap(), &self.expected["logits"]);
@@ -109,7 +120,7 @@ impl Golden {
             let logits = self.model.decoder.logits(&last).unwrap();
             let token = logits.squeeze(0).unwrap().argmax(0).unwrap();
             got.push(token.to_scalar::<u32>().unwrap());
-            let x = self.model.embed(&got[got.len() - 1..], None).unwrap();
+            let x = self.model.decoder.embed(&got[got.len() - 1..]).unwrap();
             hidden = self
                 .model
                 .decoder
@@ -136,14 +147,13 @@ fn to_ids(tensor: &Tensor) -> Vec<u32> {
     flat.to_dtype(DType::U32).unwrap().to_vec1().unwrap()
 }
 
-fn full_cache(model: &SmolVlm) -> BoundedCache {
+fn full_cache(model: &Mllm) -> BoundedCache {
     let config = CacheConfig {
         policy: PolicyKind::Full,
         budget: 256,
         ..CacheConfig::default()
     };
-    let shape = model.config.text_config.cache_shape();
-    BoundedCache::new(shape, &config, 0, DType::F32, model.device()).unwrap()
+    BoundedCache::new(model.shape, &config, 0, DType::F32, model.device()).unwrap()
 }
 
 #[test]

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::template::TextMessage;
 use inf_mllm::model::text::TextModel;
+use inf_mllm::model::weights::Quantization;
 use serde_json::Value;
 
 use crate::support::{demo_dir, deviation, golden, json, load, root, tensors};
@@ -22,8 +23,9 @@ pub fn gguf() -> PathBuf {
     file
 }
 
-static MODEL: LazyLock<TextModel> =
-    LazyLock::new(|| TextModel::load(&gguf(), DType::F32, &Device::Cpu).unwrap());
+static MODEL: LazyLock<TextModel> = LazyLock::new(|| {
+    TextModel::load(&gguf(), Quantization::None, DType::F32, &Device::Cpu).unwrap()
+});
 static ABOUT: LazyLock<Value> = LazyLock::new(|| json(&golden("smollm2").join("about.json")));
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -36,7 +38,7 @@ fn full_cache(model: &TextModel) -> BoundedCache {
         budget: 256,
         ..CacheConfig::default()
     };
-    let shape = model.config.cache_shape();
+    let shape = model.shape;
     BoundedCache::new(shape, &config, 0, DType::F32, &Device::Cpu).unwrap()
 }
 
@@ -124,7 +126,7 @@ fn greedy_answers_are_those_of_transformers() {
 fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |words: &str| {
-        let error = TextModel::load(dir.path(), DType::F32, &Device::Cpu)
+        let error = TextModel::load(dir.path(), Quantization::None, DType::F32, &Device::Cpu)
             .err()
             .expect("a directory without a model loads")
             .to_string();
@@ -134,7 +136,7 @@ fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
     std::fs::hard_link(gguf(), dir.path().join("a.gguf"))
         .or_else(|_| std::fs::copy(gguf(), dir.path().join("a.gguf")).map(|_| ()))
         .unwrap();
-    assert!(TextModel::load(dir.path(), DType::F32, &Device::Cpu).is_ok());
+    assert!(TextModel::load(dir.path(), Quantization::None, DType::F32, &Device::Cpu).is_ok());
     std::fs::write(dir.path().join("b.gguf"), "").unwrap();
     refused("2 files");
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"gpt2\"}").unwrap();
@@ -153,7 +155,7 @@ fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
             budget: 128,
             ..CacheConfig::default()
         };
-        let shape = MODEL.config.cache_shape();
+        let shape = MODEL.shape;
         let mut cache = BoundedCache::new(shape, &config, 3, DType::F32, &Device::Cpu).unwrap();
         let chunks = ids.chunks(chunk);
         let hidden = chunks.map(|ids| feed(&MODEL, ids, &mut cache));
@@ -173,10 +175,11 @@ fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
 #[test]
 fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
     let whole = load(&demo_dir());
-    let text = TextModel::load(&demo_dir(), DType::F32, &Device::Cpu).unwrap();
+    let text = TextModel::load(&demo_dir(), Quantization::None, DType::F32, &Device::Cpu).unwrap();
     let encoded = text.tokenizer.encode("What is in view?").unwrap();
     assert_eq!(encoded, whole.tokenizer.encode("What is in view?").unwrap());
-    assert!(text.tokenizer.is_end(whole.end_of_utterance));
+    let end = whole.tokenizer.control("<end_of_utterance>").unwrap();
+    assert!(text.tokenizer.is_end(end));
     let hidden = feed(&text, &encoded, &mut full_cache(&text));
     let x = whole.decoder.embed(&encoded).unwrap();
     let marks = vec![Mark::default(); encoded.len()];
@@ -185,7 +188,7 @@ fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
         .append(&x, &marks, &mut full_cache(&text))
         .unwrap();
     assert_eq!(deviation(&hidden, &wanted), 0.0);
-    let vocabulary = whole.config.text_config.vocab_size;
+    let vocabulary = whole.config.vocab_size();
     assert_eq!(text.decoder.logits(&hidden).unwrap().dims()[1], vocabulary);
 }
 
@@ -209,7 +212,9 @@ fn a_llama_directory_is_loaded() {
     write(&config);
     let tokenizer = "tokenizer.json";
     std::fs::copy(demo_dir().join(tokenizer), dir.path().join(tokenizer)).unwrap();
-    let load = |path: &std::path::Path| TextModel::load(path, DType::F32, &Device::Cpu);
+    let load = |path: &std::path::Path| {
+        TextModel::load(path, Quantization::None, DType::F32, &Device::Cpu)
+    };
     let (model, whole) = (load(dir.path()).unwrap(), load(&demo_dir()).unwrap());
     assert!(model.template.is_none());
     assert_eq!(model.weight_bytes, whole.weight_bytes);

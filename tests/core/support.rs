@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::smolvlm::SmolVlm;
+use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::weights::Quantization;
+use inf_mllm::model::ModelError;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
 
@@ -25,8 +27,13 @@ pub fn demo_dir() -> PathBuf {
     root().join("models/demo")
 }
 
-pub fn load(dir: &Path) -> SmolVlm {
-    SmolVlm::load(&Checkpoint::open(dir).unwrap(), DType::F32, &Device::Cpu).unwrap()
+pub fn load(dir: &Path) -> Mllm {
+    try_load(dir).unwrap()
+}
+
+pub fn try_load(dir: &Path) -> Result<Mllm, ModelError> {
+    let checkpoint = Checkpoint::open(dir)?;
+    Mllm::load(&checkpoint, Quantization::Auto, DType::F32, &Device::Cpu)
 }
 
 pub fn json(file: &Path) -> Value {

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use image::{ImageFormat, RgbImage};
-use inf_mllm::model::picture::to_rgb_image;
+use inf_mllm::model::preprocess::picture::to_rgb_image;
 use inf_mllm::stream::bag::Bag;
 use inf_mllm::stream::script::Script;
 use inf_mllm::stream::{CameraImage, ImageData};

@@ -2,31 +2,26 @@
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
-use inf_mllm::model::smolvlm::SmolVlm;
+use inf_mllm::model::mllm::Mllm;
 
 use crate::support::{deviation, load, tiny_dir};
 
 const LAYER: usize = 1;
 
-fn cache(
-    model: &SmolVlm,
-    policy: PolicyKind,
-    budget: usize,
-    withdraw_layer: usize,
-) -> BoundedCache {
+fn cache(model: &Mllm, policy: PolicyKind, budget: usize, withdraw_layer: usize) -> BoundedCache {
     let config = CacheConfig {
         policy,
         budget,
         withdraw_layer,
         ..CacheConfig::default()
     };
-    let shape = model.config.text_config.cache_shape();
+    let shape = model.shape;
     BoundedCache::new(shape, &config, 3, DType::F32, &Device::Cpu).unwrap()
 }
 
 /// Feeds `text` tokens, an image of `image` tokens as frame `frame`, and `text` tokens again; returns the last hidden states.
 fn feed(
-    model: &SmolVlm,
+    model: &Mllm,
     cache: &mut BoundedCache,
     frame: u32,
     (text, image): (usize, usize),
@@ -88,7 +83,7 @@ fn layers_behind_the_withdrawal_hold_text_only_and_have_a_budget_of_their_own() 
             sets.map(count).min().unwrap()
         };
         assert!(text(LAYER) > text(0), "{policy}");
-        assert!(cache.retained_frames(9).values().all(|&share| share <= 1.0));
+        assert!(cache.retained_frames().values().all(|&kept| kept <= 9.0));
     }
 }
 

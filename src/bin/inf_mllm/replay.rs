@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{ensure, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::bag::Bag;
 use inf_mllm::stream::gate::{FRAME_RATES, MIN_CHANGES};
 use inf_mllm::stream::replay::{replay, timings_file, ReplayOptions, Summary, Tally};
@@ -60,6 +61,9 @@ pub struct Args {
     /// Picture difference from the last frame used, 0 to 1, from which a frame is used; 0: any
     #[arg(long, default_value_t = 0.0)]
     min_change: f64,
+    /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
+    #[arg(long, default_value_t)]
+    quantization: Quantization,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -82,6 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut session = Session::new(SessionConfig {
         model_dir: args.model.clone(),
         device: args.device.device,
+        quantization: args.quantization,
         cache: args.cache.over(defaults.cache),
         system_prompt: args
             .system
