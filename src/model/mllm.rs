@@ -63,7 +63,7 @@ impl Mllm {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let family = Family::find(checkpoint)?;
-        let tensors = Arc::new(checkpoint.tensors(family.names, quantization)?);
+        let tensors = checkpoint.tensors(family.names, quantization)?;
         Self::build(checkpoint, family, tensors, (dtype, device))
     }
 
