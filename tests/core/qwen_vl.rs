@@ -15,7 +15,7 @@ use crate::support::{
     deviation, golden, ids, instruction, json, load, picture, tensors, tiny_config,
 };
 
-const FAMILIES: [&str; 2] = ["qwen2_5_vl", "qwen3_vl"];
+const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)

@@ -20,10 +20,7 @@ const DEEP_SCORE_TOLERANCE: f32 = 3e-5;
 struct Stream {
     decoder: Decoder,
     shape: CacheShape,
-    /// `[tokens, hidden]`
-    embeds: Tensor,
-    /// What is added after the first layers, `[tokens, hidden]` each.
-    deep: Vec<Tensor>,
+    input: Embedded,
     marks: Vec<Mark>,
     /// Ids of the standing instruction and the tokens of the stream that it is fed after.
     standing: Option<(Vec<u32>, usize)>,
@@ -35,26 +32,31 @@ impl Stream {
         about: &Value,
         tensors: &HashMap<String, Tensor>,
     ) -> Self {
-        let embeds = tensors["embeds"].clone();
+        let input = Embedded {
+            x: tensors["embeds"].clone(),
+            deep: match tensors.get("deepstack") {
+                Some(deep) => (0..deep.dim(0).unwrap())
+                    .map(|layer| deep.get(layer).unwrap())
+                    .collect(),
+                None => Vec::new(),
+            },
+        };
         let places = |name: &str| -> Vec<u64> {
             serde_json::from_value(about[name].clone()).unwrap_or_default()
         };
         let instructions: Vec<(u64, u64)> =
             serde_json::from_value(about["instruction"].clone()).unwrap_or_default();
         let (boundaries, starts) = (places("boundaries"), places("unit_starts"));
-        let images = image_marks(tensors);
-        let marks = (0..embeds.dim(0).unwrap() as u64)
-            .map(|i| Mark {
+        let images = image_marks(tensors, input.x.dim(0).unwrap());
+        let marks = (0..)
+            .zip(images)
+            .map(|(i, image)| Mark {
                 starts_unit: starts.contains(&i),
                 boundary: boundaries.contains(&i),
                 instruction: instructions.iter().any(|&(from, to)| from <= i && i < to),
-                ..images.get(i as usize).copied().unwrap_or_default()
+                ..image
             })
             .collect();
-        let deep = tensors.get("deepstack").map(|all| {
-            let layers = 0..all.dim(0).unwrap();
-            layers.map(|layer| all.get(layer).unwrap()).collect()
-        });
         let standing = about["standing_after"].as_u64().map(|after| {
             let ids = tensors["standing_ids"].to_vec1::<i64>().unwrap();
             (ids.iter().map(|&id| id as u32).collect(), after as usize)
@@ -62,8 +64,7 @@ impl Stream {
         Self {
             decoder,
             shape,
-            embeds,
-            deep: deep.unwrap_or_default(),
+            input,
             marks,
             standing,
         }
@@ -71,12 +72,12 @@ impl Stream {
 
     fn feed(&self, from: usize, count: usize, cache: &mut BoundedCache) -> Tensor {
         let piece = |x: &Tensor| x.narrow(0, from, count).unwrap();
-        let chunk = Embedded {
-            x: piece(&self.embeds),
-            deep: self.deep.iter().map(piece).collect(),
+        let input = Embedded {
+            x: piece(&self.input.x),
+            deep: self.input.deep.iter().map(piece).collect(),
         };
         let marks = &self.marks[from..from + count];
-        self.decoder.append_embedded(&chunk, marks, cache).unwrap()
+        self.decoder.append_embedded(&input, marks, cache).unwrap()
     }
 
     /// Feeds the standing instruction after the beginning of the stream, and forgets both.
@@ -94,27 +95,25 @@ impl Stream {
     }
 }
 
-/// Where tokens stand in their images, for decoders whose positions have three axes; otherwise nothing.
-fn image_marks(tensors: &HashMap<String, Tensor>) -> Vec<Mark> {
+/// Which image each of the tokens belongs to and where in it it stands, in streams that say so.
+fn image_marks(tensors: &HashMap<String, Tensor>, tokens: usize) -> Vec<Mark> {
     let Some(frames) = tensors.get("frames") else {
-        return Vec::new();
+        return vec![Mark::default(); tokens];
     };
     let frames = frames.to_vec1::<i64>().unwrap();
     let offsets = tensors["offsets"].to_vec2::<i64>().unwrap();
     let extents = tensors["extents"].to_vec1::<i64>().unwrap();
-    let tokens = frames.iter().zip(offsets).zip(extents);
-    tokens
-        .map(|((&frame, offset), extent)| match frame {
-            -1 => Mark::default(),
-            frame => Mark {
-                place: Place {
-                    offset: [0, 1, 2].map(|axis| offset[axis] as u16),
-                    extent: extent as u16,
-                },
-                ..Mark::image(frame as u32)
+    let mark = |token: usize| match u32::try_from(frames[token]) {
+        Ok(frame) => Mark {
+            place: Place {
+                offset: std::array::from_fn(|axis| offsets[token][axis] as u16),
+                extent: extents[token] as u16,
             },
-        })
-        .collect()
+            ..Mark::image(frame)
+        },
+        Err(_) => Mark::default(),
+    };
+    (0..tokens).map(mark).collect()
 }
 
 /// What a run through the stream has seen.

@@ -5,16 +5,20 @@
 //! - `scenes`: conversations with pictures, from the processor's tensors to the greedy answer
 //! - `pixels`: how far pixel values may be from the published processor's
 //! - `fresh`: the same checkpoint as today's transformers saves it
+//! - `stream`: sessions, and what they write
 //! - `templates`: chat templates and tokenizers
+//! - `user_text`: what a user types never becomes a control token
 
 mod fresh;
 mod model;
 mod pixels;
 mod scenes;
+mod stream;
 mod templates;
+mod user_text;
 
 use crate::streams;
-use crate::support::{golden, json};
+use crate::support::golden;
 use model::Model;
 
 /// A module of tests for a family with this directory.
@@ -40,19 +44,20 @@ macro_rules! families {
 }
 
 families! {
-    llama: forward, prompt, fresh_save, templates, bounded_cache;
-    llama3: forward, prompt, fresh_save, templates, bounded_cache;
-    mistral: forward, prompt, fresh_save, templates, bounded_cache;
-    qwen2: forward, prompt, fresh_save, templates, bounded_cache;
-    qwen3: forward, prompt, fresh_save, templates, bounded_cache;
-    gpt_neox: forward, prompt, fresh_save, bounded_cache;
+    llama: forward, prompt, fresh_save, templates, user_text, bounded_cache;
+    llama3: forward, prompt, fresh_save, templates, user_text, bounded_cache;
+    mistral: forward, prompt, fresh_save, templates, user_text, bounded_cache;
+    qwen2: forward, prompt, fresh_save, templates, user_text, bounded_cache;
+    qwen3: forward, prompt, fresh_save, templates, user_text, bounded_cache;
+    gpt_neox: forward, prompt, fresh_save, user_text, bounded_cache;
     gpt_neox_serial: forward;
-    idefics3: forward, prompt, pixels, fresh_save, templates, bounded_cache;
-    llava: forward, prompt, pixels, fresh_save, templates, bounded_cache;
-    llava_next: forward, prompt, pixels, fresh_save, templates, bounded_cache;
-    llava_onevision: forward, prompt, pixels, fresh_save, templates, bounded_cache;
-    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, bounded_cache;
-    qwen3_vl: forward, prompt, pixels, fresh_save, templates, bounded_cache;
+    idefics3: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
+    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream, frames;
+    qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
 
 #[test]
@@ -98,6 +103,24 @@ fn fresh_save(family: &str) {
 fn templates(family: &str) {
     let dir = golden("families").join(family);
     templates::check(&Model::load(&dir), &dir);
+}
+
+/// Whatever a user types, no control token comes of it.
+fn user_text(family: &str) {
+    user_text::check(&golden("families").join(family));
+}
+
+/// Frames of a stream are those of a video.
+fn frames(family: &str) {
+    let dir = golden("families").join(family);
+    scenes::check_frames(&Model::load(&dir), &dir);
+}
+
+/// Frames and questions as a session takes them.
+fn stream(family: &str) {
+    let dir = golden("families").join(family);
+    stream::check_prompt(&dir);
+    stream::check_session(&dir);
 }
 
 /// A stream through the bounded cache.
