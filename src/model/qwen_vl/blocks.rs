@@ -1,9 +1,7 @@
 //! The layers of a tower.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{
-    layer_norm, linear, linear_b, rms_norm, LayerNorm, Linear, Module, RmsNorm, VarBuilder,
-};
+use candle_nn::{layer_norm, linear, rms_norm, LayerNorm, Linear, Module, RmsNorm, VarBuilder};
 
 use super::{Angles, Measures};
 use crate::model::activation::Activation;
@@ -263,8 +261,8 @@ impl Merger {
         Ok(Self {
             norm,
             norms_squares,
-            fc1: linear_b(width, width, true, vb.pp(names[0]))?,
-            fc2: linear_b(width, measures.out_hidden_size, true, vb.pp(names[1]))?,
+            fc1: linear(width, width, vb.pp(names[0]))?,
+            fc2: linear(width, measures.out_hidden_size, vb.pp(names[1]))?,
             width,
         })
     }
