@@ -14,6 +14,7 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod preprocess;
 mod published;
 mod smollm2;
 mod streams;

@@ -3,14 +3,12 @@
 //! - this file: the families, and a test for each thing that must be right
 //! - `model`: a checkpoint of any kind, loaded
 //! - `scenes`: conversations with pictures, from the processor's tensors to the greedy answer
-//! - `pixels`: how far pixel values may be from the published processor's
 //! - `fresh`: the same checkpoint as today's transformers saves it
 //! - `templates`: chat templates and tokenizers
 //! - `user_text`: what a user types never becomes a control token
 
 mod fresh;
 mod model;
-mod pixels;
 mod scenes;
 mod templates;
 mod user_text;
