@@ -30,6 +30,11 @@ pub trait FamilyConfig: Send + Sync {
     /// The token that stands for image features in a prompt: its id and its text.
     fn image_token(&self) -> (u32, &str);
 
+    /// The token that stands for a video's features in prompts that the published processor wrote, if it is another.
+    fn video_token(&self) -> Option<u32> {
+        None
+    }
+
     /// Other control tokens that a picture's markup needs.
     fn markup_tokens(&self) -> &[&str] {
         &[]
@@ -118,6 +123,7 @@ impl Family {
 
     /// The family of a checkpoint that must be multimodal.
     pub fn find(checkpoint: &Checkpoint) -> Result<&'static Self, ModelError> {
+        checkpoint.check_vision()?;
         let found = model_type(checkpoint)?;
         Self::of(&found).ok_or_else(|| unknown(checkpoint, &found, &[]))
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{json, Value};
 use tokenizers::Tokenizer;
 
 use super::checkpoint::Checkpoint;
@@ -24,6 +24,8 @@ pub struct ChatTokenizer {
     plain: Tokenizer,
     /// The same for a run behind an added token, where some tokenizers put no space in front.
     inner: Tokenizer,
+    /// The same for a run behind other text, where none does.
+    continued: Tokenizer,
     /// Ids that the tokenizer puts in front of every text, and the text that they stand for.
     opening: (Vec<u32>, String),
     /// Control tokens, longest first.
@@ -109,6 +111,8 @@ impl ChatTokenizer {
             true => plain_of(&json)?,
             false => plain.clone(),
         };
+        nothing_in_front(&mut json);
+        let continued = plain_of(&json)?;
         let opening = full.encode("", true).map_err(|e| fail(e.to_string()))?;
         let opening = opening.get_ids().to_vec();
         let text = full
@@ -118,6 +122,7 @@ impl ChatTokenizer {
             full,
             plain,
             inner,
+            continued,
             opening: (opening, text),
             controls,
             file,
@@ -201,9 +206,25 @@ impl ChatTokenizer {
         self.encode_runs(text, &self.plain)
     }
 
-    /// As [`Self::encode`], for text that follows other text of the stream.
-    pub fn encode_inner(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.encode_runs(text, &self.inner)
+    /// As [`Self::encode`], for text that follows the id `before` of a stream; none: no text has come yet.
+    ///
+    /// Piece by piece a text becomes the ids of the whole, if no piece ends where a token goes on.
+    pub fn encode_after(&self, before: Option<u32>, text: &str) -> Result<Vec<u32>, ModelError> {
+        let first = match before {
+            None => &self.plain,
+            Some(id) if self.is_control(id) => &self.inner,
+            Some(_) => &self.continued,
+        };
+        self.encode_runs(text, first)
+    }
+
+    /// Whether `ids` are no more than what the tokenizer puts in front of every text.
+    pub fn is_opening(&self, ids: &[u32]) -> bool {
+        self.opening.0 == ids
+    }
+
+    fn is_control(&self, id: u32) -> bool {
+        self.controls.iter().any(|control| control.id == id)
     }
 
     /// `first` is for the run in front of the first control token.
@@ -256,8 +277,8 @@ impl ChatTokenizer {
             what,
         };
         let encoding = plain.encode(text, false).map_err(|e| fail(e.to_string()))?;
-        let is_control = |id: &&u32| self.controls.iter().any(|control| control.id == **id);
-        if let Some(id) = encoding.get_ids().iter().find(is_control) {
+        let mut ids_of_text = encoding.get_ids().iter();
+        if let Some(id) = ids_of_text.find(|id| self.is_control(**id)) {
             return Err(fail(format!("plain text yields the control token {id}")));
         }
         ids.extend_from_slice(encoding.get_ids());
@@ -287,16 +308,35 @@ impl ChatTokenizer {
 /// Takes away the space that a tokenizer puts in front of the first run of a text only (`prepend_scheme` first); whether there was one.
 fn space_in_front_of_first(json: &mut Value) -> bool {
     let mut changed = false;
-    let pre_tokenizer = &mut json["pre_tokenizer"];
-    let several = match pre_tokenizer["pretokenizers"].as_array_mut() {
-        Some(several) => several.iter_mut().collect(),
-        None => vec![pre_tokenizer],
-    };
-    for one in several {
+    for one in parts(&mut json["pre_tokenizer"], "pretokenizers") {
         if one["prepend_scheme"] == "first" {
             one["prepend_scheme"] = "never".into();
             changed = true;
         }
     }
     changed
+}
+
+/// Takes away all that a tokenizer puts in front of a run of text.
+fn nothing_in_front(json: &mut Value) {
+    for one in parts(&mut json["pre_tokenizer"], "pretokenizers") {
+        match one["type"].as_str() {
+            Some("Metaspace") => one["prepend_scheme"] = "never".into(),
+            Some("ByteLevel") => one["add_prefix_space"] = false.into(),
+            _ => {}
+        }
+    }
+    for one in parts(&mut json["normalizer"], "normalizers") {
+        if one["type"] == "Prepend" {
+            *one = json!({ "type": "Sequence", "normalizers": [] });
+        }
+    }
+}
+
+/// A step of a tokenizer, or those that it consists of.
+fn parts<'a>(step: &'a mut Value, list: &str) -> Vec<&'a mut Value> {
+    match step[list].is_array() {
+        true => step[list].as_array_mut().into_iter().flatten().collect(),
+        false => vec![step],
+    }
 }

@@ -16,6 +16,7 @@ mod golden_cache;
 mod golden_forward;
 mod preprocess;
 mod published;
+mod qwen_vl;
 mod smollm2;
 mod streams;
 mod support;

@@ -11,7 +11,7 @@ use inf_mllm::model::family::Family;
 use inf_mllm::model::vision::{View, Vision};
 use inf_mllm::model::weights::{TensorMap, Weights};
 use serde::Deserialize;
-use serde_json::{json, Value};
+use serde_json::Value;
 
 use crate::support::{golden, json, tensors};
 

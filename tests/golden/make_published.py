@@ -74,8 +74,10 @@ def described(model: Published) -> dict:
         "preprocessor_config": model.preprocessor,
         "dtype": model.dtype,
         "shards": model.shards,
+        "file_bytes": model.file_bytes,
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
         "tensors": compact(shapes),
+        "copies": model.duplicates,
         "buffers": {pattern: {"dtype": dtype, "shape": shape} for pattern, (dtype, shape) in model.buffers.items()},
     }
 

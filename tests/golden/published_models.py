@@ -22,6 +22,8 @@ class Published:
     """Where sizes, names and the number of parameters were read."""
     preprocessor: dict | None = None
     shards: int = 1
+    file_bytes: int | None = None
+    """Length of the one file as the hub lists it, read in public repositories. Every name, shape and type counts in it."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings of names in transformers and what the published files have instead; the first that fits counts."""
     duplicates: dict[str, str] = field(default_factory=dict)

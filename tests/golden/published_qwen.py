@@ -178,6 +178,7 @@ MODELS = {
         hub="Qwen/Qwen3-VL-2B-Instruct",
         family="qwen3_vl",
         dtype="BF16",
+        file_bytes=4_255_140_312,
         config=qwen3_vl(2048, 6144, 28, 16),
         preprocessor=PREPROCESSOR_3,
         read={

@@ -83,6 +83,7 @@ MODELS = {
         hub="HuggingFaceTB/SmolLM2-135M",
         family="llama3",
         dtype="BF16",
+        file_bytes=269_060_552,
         config={
             **SMOLLM2,
             "bos_token_id": 0,
@@ -108,6 +109,7 @@ MODELS = {
         hub="HuggingFaceTB/SmolLM2-1.7B",
         family="llama3",
         dtype="BF16",
+        file_bytes=3_422_777_952,
         config={
             **SMOLLM2,
             "bos_token_id": 0,
@@ -131,6 +133,7 @@ MODELS = {
         hub="Qwen/Qwen2.5-0.5B",
         family="qwen2",
         dtype="BF16",
+        file_bytes=988_097_824,
         config={
             "architectures": ["Qwen2ForCausalLM"],
             "attention_dropout": 0.0,
@@ -167,6 +170,7 @@ MODELS = {
         hub="Qwen/Qwen3-0.6B",
         family="qwen3",
         dtype="BF16",
+        file_bytes=1_503_300_328,
         config={
             "architectures": ["Qwen3ForCausalLM"],
             "attention_bias": False,
@@ -199,7 +203,7 @@ MODELS = {
         read={
             "config": "the spelling read in the quoted file of Qwen3-4B, the sizes in tests of public repositories",
             "names": "transformers; that the file holds the tied output layer too follows from its size",
-            "parameters": "751,632,384 in a file of 1,503,300,328 bytes, read in public repositories",
+            "parameters": "751,632,384, read in public repositories",
         },
     ),
     "pythia-2.8b": Published(

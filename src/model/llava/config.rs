@@ -13,6 +13,8 @@ pub struct Config {
     image_token_index: Option<u32>,
     /// The same in another spelling of transformers.
     image_token_id: Option<u32>,
+    video_token_index: Option<u32>,
+    video_token_id: Option<u32>,
     projector_hidden_act: Option<String>,
     multimodal_projector_bias: Option<bool>,
     vision_feature_layer: Option<FeatureLayers>,
@@ -37,6 +39,8 @@ enum FeatureLayers {
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
     pub image_token: u32,
+    /// Of families that know videos.
+    pub video_token: Option<u32>,
     /// `model_type` of the text part.
     pub text_type: &'static str,
     /// `model_type` of the tower.
@@ -79,6 +83,11 @@ impl Config {
         self.image_token_index
             .or(self.image_token_id)
             .unwrap_or(defaults.image_token)
+    }
+
+    pub fn video_token(&self, defaults: &Defaults) -> Option<u32> {
+        let given = self.video_token_index.or(self.video_token_id);
+        defaults.video_token.map(|token| given.unwrap_or(token))
     }
 
     /// The text part, all of whose values may be those of its class.

@@ -58,6 +58,7 @@ pub const NAMES: Names = Names(&[
 /// Of LLaVA-1.5 and of LLaVA-NeXT.
 pub const DEFAULTS: Defaults = Defaults {
     image_token: 32000,
+    video_token: None,
     text_type: "llama",
     vision_type: "clip_vision_model",
     vision: clip_large,
@@ -100,6 +101,7 @@ impl Arrangement for OneTile {
 /// A checkpoint's configuration, read and checked, of any of the LLaVA families.
 pub struct Llava {
     image_token: u32,
+    video_token: Option<u32>,
     text: decoder::Config,
     vision: VisionConfig,
     arrangement: Arc<dyn Arrangement>,
@@ -125,6 +127,7 @@ impl Llava {
         let text = text_config(checkpoint, config.text(), defaults.text_type, config.tied())?;
         Ok(Box::new(Self {
             image_token: config.image_token(defaults),
+            video_token: config.video_token(defaults),
             text,
             vision,
             arrangement,
@@ -147,6 +150,10 @@ impl FamilyConfig for Llava {
 
     fn image_token(&self) -> (u32, &str) {
         (self.image_token, IMAGE)
+    }
+
+    fn video_token(&self) -> Option<u32> {
+        self.video_token
     }
 
     fn vision(

@@ -27,6 +27,7 @@ use super::ModelError;
 
 const DEFAULTS: Defaults = Defaults {
     image_token: 151_646,
+    video_token: Some(151_647),
     text_type: "qwen2",
     vision_type: "siglip_vision_model",
     vision: siglip_so400m,

@@ -77,14 +77,14 @@ impl Scene {
         ids(&self.inputs["input_ids"])
     }
 
-    /// The pictures as the published processor prepared them; a video is one.
+    /// The pictures as the published processor prepared them; frames may be one video.
     fn published(&self, model: &Mllm) -> Vec<Pixels> {
         let pictures = model.vision.split(&self.inputs, self.view()).unwrap();
-        let expected = match self.about.has_video() {
-            true => 1,
-            false => self.about.images.len(),
+        let count = match pictures.as_slice() {
+            [video] if self.about.has_video() => video.layout.grid[0],
+            pictures => pictures.len(),
         };
-        assert_eq!(pictures.len(), expected, "{}", self.name);
+        assert_eq!(count, self.about.images.len(), "{}", self.name);
         pictures
     }
 
@@ -245,20 +245,57 @@ pub fn check_pixels(model: &Model, dir: &Path) {
         return;
     };
     for scene in scenes(dir) {
-        let published = scene.published(model);
-        for (i, picture) in scene.pictures(dir).iter().enumerate() {
+        let published = scene.published(model).into_iter();
+        let published = published.flat_map(|pixels| match scene.about.has_video() {
+            true => frames(&pixels),
+            false => vec![pixels],
+        });
+        for (i, (picture, wanted)) in scene.pictures(dir).iter().zip(published).enumerate() {
             let name = format!("{}, picture {i}", scene.name);
             let prepared = model.vision.prepare(picture, scene.view());
             let got = model.vision.pixels(&prepared).unwrap();
-            let wanted = match scene.about.has_video() {
-                true => published[0].values.narrow(0, i, 1).unwrap(),
-                false => {
-                    assert_eq!(got.layout.grid, published[i].layout.grid, "{name}");
-                    published[i].values.clone()
-                }
-            };
-            let off = deviation(&got.values, &wanted);
+            assert_eq!(got.layout.grid, wanted.layout.grid, "{name}");
+            let off = deviation(&got.values, &wanted.values);
             assert!(off <= ROUNDING, "{name}: pixel values differ by {off}");
         }
+    }
+}
+
+/// The frames of a video that came as one, each for itself.
+fn frames(video: &Pixels) -> Vec<Pixels> {
+    let [time, rows, columns] = video.layout.grid;
+    if video.values.rank() != 4 {
+        return vec![video.clone()];
+    }
+    let frame = |i| {
+        let mut frame = video.clone();
+        frame.layout.grid = [1, rows, columns];
+        frame.values = video.values.narrow(0, i, 1).unwrap();
+        frame
+    };
+    (0..time).map(frame).collect()
+}
+
+/// Each frame of a video alone has the rows that it has there, and behind them those with which the video ends.
+pub fn check_frames(model: &Model, dir: &Path) {
+    let Model::Multimodal(model) = model else {
+        return;
+    };
+    let scene = scenes(dir).into_iter().find(|s| s.about.has_video());
+    let scene = scene.expect("a scene with a video");
+    let video = scene.published(model).remove(0);
+    let wanted = &scene.expected["image_features"];
+    let count = video.layout.grid[0];
+    let (all, whole) = (wanted.dim(0).unwrap(), model.vision.tokens(&video.layout));
+    assert_eq!(all, whole);
+    for (i, frame) in frames(&video).iter().enumerate() {
+        let got = model.vision.encode(frame).unwrap().rows;
+        let end = (got.dim(0).unwrap() * count - all) / (count - 1);
+        let own = got.dim(0).unwrap() - end;
+        let wanted = [
+            wanted.narrow(0, i * own, own).unwrap(),
+            wanted.narrow(0, count * own, end).unwrap(),
+        ];
+        scene.check("a frame's rows", &got, &Tensor::cat(&wanted, 0).unwrap());
     }
 }
