@@ -50,9 +50,9 @@ families! {
     gpt_neox: forward, prompt, fresh_save, user_text, bounded_cache;
     gpt_neox_serial: forward;
     idefics3: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
-    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
-    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
-    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream, frames;
+    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
+    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
+    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream, frames;
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
@@ -86,7 +86,7 @@ fn pixels(family: &str) {
 /// The same checkpoint, in the spelling of today's transformers, does all the same.
 fn fresh_save(family: &str) {
     let dir = golden("families").join(family);
-    let fresh = fresh::checkpoint(&dir);
+    let fresh = fresh::checkpoint(&dir, str::to_string);
     let model = Model::load(fresh.path());
     scenes::check_forward(&model, &dir);
     scenes::check_prompts(&model, &dir);
@@ -94,6 +94,20 @@ fn fresh_save(family: &str) {
     if model.template().is_some() {
         templates::check(&model, &dir);
     }
+}
+
+/// The names that modules of LLaVA carry in today's transformers, as its conversion_mapping.py has them, are read as well.
+fn module_names(family: &str) {
+    let dir = golden("families").join(family);
+    let renamed = fresh::checkpoint(&dir, |saved| {
+        let text = saved.strip_prefix("language_model.model.");
+        match (text, saved.strip_prefix("language_model.")) {
+            (Some(rest), _) => format!("model.language_model.{rest}"),
+            (_, Some(head)) => head.to_string(),
+            _ => format!("model.{saved}"),
+        }
+    });
+    scenes::check_forward(&Model::load(renamed.path()), &dir);
 }
 
 /// The chat template writes conversations as the published library does, and the tokenizer reads what it wrote.
