@@ -15,6 +15,7 @@ mod gguf;
 mod golden_cache;
 mod golden_forward;
 mod published;
+mod qwen_vl;
 mod smollm2;
 mod streams;
 mod support;

@@ -5,6 +5,7 @@
 //! - `scenes`: conversations with pictures, from the processor's tensors to the greedy answer
 //! - `pixels`: how far pixel values may be from the published processor's
 //! - `fresh`: the same checkpoint as today's transformers saves it
+//! - `stream`: sessions, and what they write
 //! - `templates`: chat templates and tokenizers
 //! - `user_text`: what a user types never becomes a control token
 
@@ -12,6 +13,7 @@ mod fresh;
 mod model;
 mod pixels;
 mod scenes;
+mod stream;
 mod templates;
 mod user_text;
 
@@ -50,9 +52,9 @@ families! {
     gpt_neox: forward, prompt, fresh_save, user_text, bounded_cache;
     gpt_neox_serial: forward;
     idefics3: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
-    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
-    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
-    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
+    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream, frames;
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
@@ -105,6 +107,19 @@ fn templates(family: &str) {
 /// Whatever a user types, no control token comes of it.
 fn user_text(family: &str) {
     user_text::check(&golden("families").join(family));
+}
+
+/// Frames of a stream are those of a video.
+fn frames(family: &str) {
+    let dir = golden("families").join(family);
+    scenes::check_frames(&Model::load(&dir), &dir);
+}
+
+/// Frames and questions as a session takes them.
+fn stream(family: &str) {
+    let dir = golden("families").join(family);
+    stream::check_prompt(&dir);
+    stream::check_session(&dir);
 }
 
 /// A stream through the bounded cache.

@@ -1,14 +1,25 @@
 //! How far pixel values may be from the published processor's.
 
+use std::path::Path;
+
 use candle_core::Tensor;
 use inf_mllm::model::vision::Prepared;
 
-/// In normalised values: one grey level, by which transformers' two backends differ.
-const LEVEL: f32 = 2.0 / 255.0 + 1e-6;
+use crate::support::json;
+
+/// In grey levels: what transformers' two backends differ by.
+const LEVEL: f32 = 1.001;
 /// Where one side shrinks and the other grows: Pillow then resizes the rows and columns in the other order, and rounds between.
-const OTHER_ORDER: f32 = 11.0 / 255.0 + 1e-6;
+const OTHER_ORDER: f32 = 5.5;
 /// On average over a picture.
-const MEAN: f32 = 0.3 / 255.0;
+const MEAN: f32 = 0.15;
+
+/// The smallest of the standard deviations that values are divided by.
+pub fn smallest_std(dir: &Path) -> f32 {
+    let config = json(&dir.join("preprocessor_config.json"));
+    let std: [f32; 3] = serde_json::from_value(config["image_std"].clone()).unwrap();
+    std.into_iter().fold(1.0, f32::min)
+}
 
 /// Whether the picture shrinks one way and grows the other on its way to a tile, or to all of them together.
 fn mixed(prepared: &Prepared) -> bool {
@@ -22,16 +33,17 @@ fn mixed(prepared: &Prepared) -> bool {
         .any(|(w, h)| width.cmp(&w) == height.cmp(&h).reverse() && width != w)
 }
 
-/// Checks the values of a picture.
-pub fn check(name: &str, prepared: &Prepared, got: &Tensor, wanted: &Tensor) {
+/// Checks the values of a picture, of which a grey level is at most 1 / (255 `std`).
+pub fn check(name: &str, prepared: &Prepared, (got, wanted): (&Tensor, &Tensor), std: f32) {
     assert_eq!(got.dims(), wanted.dims(), "{name}");
-    let off = (got - wanted).unwrap().abs().unwrap();
-    let max = off.max_all().unwrap().to_scalar::<f32>().unwrap();
-    let mean = off.mean_all().unwrap().to_scalar::<f32>().unwrap();
+    let levels = (got - wanted).unwrap().abs().unwrap() * f64::from(255.0 * std);
+    let levels = levels.unwrap();
+    let max = levels.max_all().unwrap().to_scalar::<f32>().unwrap();
+    let mean = levels.mean_all().unwrap().to_scalar::<f32>().unwrap();
     let limit = if mixed(prepared) { OTHER_ORDER } else { LEVEL };
-    println!("{name}: pixel values differ by {max:.1e}, on average by {mean:.1e}");
+    println!("{name}: pixel values differ by {max:.2} grey levels, on average by {mean:.3}");
     assert!(
         max <= limit && mean <= MEAN,
-        "{name}: pixel values differ by {max}, on average by {mean}"
+        "{name}: pixel values differ by {max} grey levels, on average by {mean}"
     );
 }

@@ -27,9 +27,6 @@ struct About {
     template_text: Option<String>,
     /// In the place of a conversation, where there is no template.
     text: Option<String>,
-    /// Rows behind those of the pictures that belong to none of them.
-    #[serde(default)]
-    newline_rows: usize,
     perturbed: HashMap<String, f32>,
 }
 
@@ -81,10 +78,14 @@ impl Scene {
         ids(&self.inputs["input_ids"])
     }
 
-    /// The pictures as the published processor prepared them.
+    /// The pictures as the published processor prepared them; frames may be one video.
     fn published(&self, model: &Mllm) -> Vec<Pixels> {
         let pictures = model.vision.split(&self.inputs, self.view()).unwrap();
-        assert_eq!(pictures.len(), self.about.images.len(), "{}", self.name);
+        let count = match pictures.as_slice() {
+            [video] if self.about.has_video() => video.layout.grid[0],
+            pictures => pictures.len(),
+        };
+        assert_eq!(count, self.about.images.len(), "{}", self.name);
         pictures
     }
 
@@ -108,7 +109,7 @@ impl Scene {
         );
     }
 
-    /// Tower and connector; the pictures' rows, and those that belong to none.
+    /// Tower and connector.
     fn features(&self, model: &Mllm) -> Vec<ImageFeatures> {
         let (mut towers, mut images) = (Vec::new(), Vec::new());
         for pixels in self.published(model) {
@@ -132,17 +133,7 @@ impl Scene {
             let wanted = &self.expected[&format!("deepstack.{layer}")];
             self.check("features for a deeper layer", &deep, wanted);
         }
-        let count = wanted.dim(0).unwrap() - self.about.newline_rows;
-        let of_images = wanted.narrow(0, 0, count).unwrap();
-        self.check("image features", &rows, &of_images);
-        if self.about.newline_rows > 0 {
-            let newline = wanted.narrow(0, count, self.about.newline_rows);
-            images.push(ImageFeatures {
-                rows: newline.unwrap(),
-                deep: Vec::new(),
-                grid: None,
-            });
-        }
+        self.check("image features", &rows, wanted);
         images
     }
 
@@ -252,15 +243,58 @@ pub fn check_pixels(model: &Model, dir: &Path) {
     let Model::Multimodal(model) = model else {
         return;
     };
+    let std = pixels::smallest_std(dir);
     for scene in scenes(dir) {
-        let published = scene.published(model);
-        let pictures = scene.pictures(dir);
-        for (i, (picture, wanted)) in pictures.iter().zip(&published).enumerate() {
+        let published = scene.published(model).into_iter();
+        let published = published.flat_map(|pixels| match scene.about.has_video() {
+            true => frames(&pixels),
+            false => vec![pixels],
+        });
+        for (i, (picture, wanted)) in scene.pictures(dir).iter().zip(published).enumerate() {
             let name = format!("{}, picture {i}", scene.name);
             let prepared = model.vision.prepare(picture, scene.view());
             let got = model.vision.pixels(&prepared).unwrap();
             assert_eq!(got.layout.grid, wanted.layout.grid, "{name}");
-            pixels::check(&name, &prepared, &got.values, &wanted.values);
+            pixels::check(&name, &prepared, (&got.values, &wanted.values), std);
         }
+    }
+}
+
+/// The frames of a video that came as one, each for itself.
+fn frames(video: &Pixels) -> Vec<Pixels> {
+    let [time, rows, columns] = video.layout.grid;
+    if video.values.rank() != 4 {
+        return vec![video.clone()];
+    }
+    let frame = |i| {
+        let mut frame = video.clone();
+        frame.layout.grid = [1, rows, columns];
+        frame.values = video.values.narrow(0, i, 1).unwrap();
+        frame
+    };
+    (0..time).map(frame).collect()
+}
+
+/// Each frame of a video alone has the rows that it has there, and behind them those with which the video ends.
+pub fn check_frames(model: &Model, dir: &Path) {
+    let Model::Multimodal(model) = model else {
+        return;
+    };
+    let scene = scenes(dir).into_iter().find(|s| s.about.has_video());
+    let scene = scene.expect("a scene with a video");
+    let video = scene.published(model).remove(0);
+    let wanted = &scene.expected["image_features"];
+    let count = video.layout.grid[0];
+    let (all, whole) = (wanted.dim(0).unwrap(), model.vision.tokens(&video.layout));
+    assert_eq!(all, whole);
+    for (i, frame) in frames(&video).iter().enumerate() {
+        let got = model.vision.encode(frame).unwrap().rows;
+        let end = (got.dim(0).unwrap() * count - all) / (count - 1);
+        let own = got.dim(0).unwrap() - end;
+        let wanted = [
+            wanted.narrow(0, i * own, own).unwrap(),
+            wanted.narrow(0, count * own, end).unwrap(),
+        ];
+        scene.check("a frame's rows", &got, &Tensor::cat(&wanted, 0).unwrap());
     }
 }
