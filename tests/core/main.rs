@@ -14,6 +14,8 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod llava;
+mod preprocess;
 mod published;
 mod qwen_vl;
 mod smollm2;

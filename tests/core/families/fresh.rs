@@ -11,8 +11,9 @@ use tempfile::TempDir;
 
 use crate::support::json;
 
-/// The directory that `fresh/` describes, made of the weights and the tokenizer of the published one.
-pub fn checkpoint(published: &Path) -> TempDir {
+/// The directory that `fresh/` describes, made of the weights and the tokenizer of the published one; `rename` has the last word on the
+/// tensors' names.
+pub fn checkpoint(published: &Path, rename: fn(&str) -> String) -> TempDir {
     let dir = TempDir::new().unwrap();
     for entry in fs::read_dir(published.join("fresh")).unwrap() {
         let entry = entry.unwrap();
@@ -22,12 +23,12 @@ pub fn checkpoint(published: &Path) -> TempDir {
     }
     let tokenizer = "tokenizer.json";
     fs::copy(published.join(tokenizer), dir.path().join(tokenizer)).unwrap();
-    write_weights(published, &dir.path().join("model.safetensors"));
+    write_weights(published, rename, &dir.path().join("model.safetensors"));
     dir
 }
 
 /// All published weights in one file, under the names that `names.json` gives them; what it gives none is left out.
-fn write_weights(published: &Path, to: &Path) {
+fn write_weights(published: &Path, rename: fn(&str) -> String, to: &Path) {
     let names: HashMap<String, Value> =
         serde_json::from_value(json(&published.join("fresh/names.json"))).unwrap();
     let files = fs::read_dir(published).unwrap();
@@ -40,7 +41,7 @@ fn write_weights(published: &Path, to: &Path) {
     for shard in &shards {
         for (name, tensor) in SafeTensors::deserialize(shard).unwrap().tensors() {
             if let Some(name) = names[&name].as_str() {
-                renamed.push((name.to_string(), tensor));
+                renamed.push((rename(name), tensor));
             }
         }
     }

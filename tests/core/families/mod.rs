@@ -3,7 +3,6 @@
 //! - this file: the families, and a test for each thing that must be right
 //! - `model`: a checkpoint of any kind, loaded
 //! - `scenes`: conversations with pictures, from the processor's tensors to the greedy answer
-//! - `pixels`: how far pixel values may be from the published processor's
 //! - `fresh`: the same checkpoint as today's transformers saves it
 //! - `stream`: sessions, and what they write
 //! - `templates`: chat templates and tokenizers
@@ -11,7 +10,6 @@
 
 mod fresh;
 mod model;
-mod pixels;
 mod scenes;
 mod stream;
 mod templates;
@@ -52,9 +50,9 @@ families! {
     gpt_neox: forward, prompt, fresh_save, user_text, bounded_cache;
     gpt_neox_serial: forward;
     idefics3: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
-    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
-    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
-    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream, frames;
+    llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
+    llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
+    llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream, frames;
     qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
@@ -89,7 +87,7 @@ fn pixels(family: &str) {
 /// The same checkpoint, in the spelling of today's transformers, does all the same.
 fn fresh_save(family: &str) {
     let dir = golden("families").join(family);
-    let fresh = fresh::checkpoint(&dir);
+    let fresh = fresh::checkpoint(&dir, str::to_string);
     let model = Model::load(fresh.path());
     scenes::check_forward(&model, &dir);
     scenes::check_prompts(&model, &dir);
@@ -97,6 +95,20 @@ fn fresh_save(family: &str) {
     if model.template().is_some() {
         templates::check(&model, &dir);
     }
+}
+
+/// The names that modules of LLaVA carry in today's transformers, as its conversion_mapping.py has them, are read as well.
+fn module_names(family: &str) {
+    let dir = golden("families").join(family);
+    let renamed = fresh::checkpoint(&dir, |saved| {
+        let text = saved.strip_prefix("language_model.model.");
+        match (text, saved.strip_prefix("language_model.")) {
+            (Some(rest), _) => format!("model.language_model.{rest}"),
+            (_, Some(head)) => head.to_string(),
+            _ => format!("model.{saved}"),
+        }
+    });
+    scenes::check_forward(&Model::load(renamed.path()), &dir);
 }
 
 /// The chat template writes conversations as the published library does, and the tokenizer reads what it wrote.
