@@ -113,7 +113,7 @@ impl Attention {
                     head_dim,
                 ))
             };
-            let out = attend(&batch(&q)?, &batch(&k)?, &batch(&v)?)?;
+            let out = attend(&batch(&q)?, &batch(&k)?, &batch(&v)?, LOGITS)?;
             attended.push(out.reshape((heads, count, head_dim))?);
             start += count;
         }
@@ -124,10 +124,11 @@ impl Attention {
     }
 }
 
-/// Attention of `q` over `k` and `v`, `[batch, patches, head_dim]` each; the softmax is in f32.
-fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+/// Attention of `q` over `k` and `v`, `[batch, patches, head_dim]` each, with at most so many logits at a time (but whole rows); the
+/// softmax is in f32.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, logits: usize) -> Result<Tensor> {
     let (batch, patches, _) = q.dims3()?;
-    let rows = (LOGITS / (batch * patches)).clamp(1, patches);
+    let rows = (logits / (batch * patches)).clamp(1, patches);
     let k = k.t()?;
     let mut outs = Vec::new();
     for first in (0..patches).step_by(rows) {
@@ -277,5 +278,25 @@ impl Module for Merger {
             false => squares(&self.norm.forward(x)?)?,
         };
         self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn attention_in_strips_of_rows_is_the_same() {
+        let random = || Tensor::randn(0f32, 1., (2, 7, 4), &Device::Cpu).unwrap();
+        let (q, k, v) = (random(), random(), random());
+        let whole = attend(&q, &k, &v, LOGITS).unwrap();
+        for logits in [1, 2 * 7 * 3] {
+            let strips = attend(&q, &k, &v, logits).unwrap();
+            let off = (&strips - &whole).unwrap().abs().unwrap();
+            let off = off.max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(off < 1e-6, "{off}");
+        }
     }
 }
