@@ -1,4 +1,5 @@
-//! The files of a model directory. Safetensors and JSON only; nothing in them is ever executed.
+//! The files of a model: a directory as a model hub publishes it, or GGUF files, which are read as if they were one.
+//! Safetensors, GGUF and JSON only; nothing in them is ever executed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -9,42 +10,84 @@ use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
-use super::weights::{Names, Quantization, SafetensorsFiles, Weights};
+use super::gguf::GgufFiles;
+use super::weights::{Names, Quantization, SafetensorsFiles, Source, Weights};
 use super::ModelError;
 
+const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A directory with a checkpoint as a model hub publishes it.
+/// A checkpoint as a model hub publishes it.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     dir: PathBuf,
+    form: Form,
+}
+
+/// What the files are.
+#[derive(Debug, Clone)]
+enum Form {
+    /// JSON and safetensors files.
+    Published,
+    Gguf(GgufFiles),
 }
 
 impl Checkpoint {
-    pub fn open(dir: &Path) -> Result<Self, ModelError> {
-        let checkpoint = Self {
-            dir: dir.to_path_buf(),
+    /// Opens a directory with a `config.json`, or with the `.gguf` files of one decoder and at most one vision tower (`mmproj`), or
+    /// the `.gguf` file of a decoder.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let published = Self {
+            dir: path.to_path_buf(),
+            form: Form::Published,
         };
-        if !dir.is_dir() {
-            return Err(checkpoint.error("is not a directory"));
+        let form = if path.is_file() {
+            Form::Gguf(GgufFiles::open(path)?)
+        } else if !path.is_dir() {
+            return Err(published.error("is not a directory"));
+        } else if path.join(CONFIG).is_file() {
+            Form::Published
+        } else {
+            match GgufFiles::find(path)? {
+                Some(files) => Form::Gguf(files),
+                None => {
+                    let what = format!("{CONFIG} is missing, and no file ends in .gguf");
+                    return Err(published.error(what));
+                }
+            }
+        };
+        Ok(Self { form, ..published })
+    }
+
+    /// Fails if it is the GGUF file of a decoder alone.
+    pub fn check_vision(&self) -> Result<(), ModelError> {
+        match &self.form {
+            Form::Gguf(files) if !files.has_projector() => Err(ModelError::File {
+                file: self.path(CONFIG),
+                what: "a decoder alone: the mmproj file of its vision tower is missing in its directory"
+                    .to_string(),
+            }),
+            _ => Ok(()),
         }
-        if !dir.join("config.json").is_file() {
-            return Err(checkpoint.error("config.json is missing"));
-        }
-        Ok(checkpoint)
     }
 
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
+    /// Where the file `name` is: of GGUF files, that which holds its contents.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        match &self.form {
+            Form::Published => self.dir.join(name),
+            Form::Gguf(files) => files.path(name).to_path_buf(),
+        }
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.path(name).is_file()
+        match &self.form {
+            Form::Published => self.path(name).is_file(),
+            Form::Gguf(files) => files.has(name),
+        }
     }
 
     fn error(&self, what: impl Into<String>) -> ModelError {
@@ -67,14 +110,35 @@ impl Checkpoint {
 
     /// A JSON file that must be there.
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ModelError> {
-        serde_json::from_str(&self.text(name)?).map_err(|e| ModelError::File {
+        let read = match &self.form {
+            Form::Published => serde_json::from_str(&self.text(name)?),
+            Form::Gguf(files) => {
+                let json = files.json(name)?;
+                serde_json::from_value(
+                    json.ok_or_else(|| self.error(format!("{name} is missing")))?,
+                )
+            }
+        };
+        read.map_err(|e| ModelError::File {
             file: self.path(name),
             what: e.to_string(),
         })
     }
 
-    /// The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names, under the hub's names.
+    /// The tensors under the hub's names: those of GGUF files, or of `model.safetensors`, or of the shards that
+    /// `model.safetensors.index.json` names.
     pub fn tensors(
+        &self,
+        names: Names,
+        quantization: Quantization,
+    ) -> Result<Arc<dyn Source>, ModelError> {
+        match &self.form {
+            Form::Published => Ok(Arc::new(self.safetensors(names, quantization)?)),
+            Form::Gguf(files) => Ok(Arc::new(files.tensors(quantization)?)),
+        }
+    }
+
+    fn safetensors(
         &self,
         names: Names,
         quantization: Quantization,
@@ -106,11 +170,14 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Weights, ModelError> {
         let tensors = self.tensors(names, quantization)?;
-        Ok(Weights::new(Arc::new(tensors), dtype, device))
+        Ok(Weights::new(tensors, dtype, device))
     }
 
     /// Size of the weights' files, bytes.
     pub fn weight_bytes(&self) -> Result<u64, ModelError> {
+        if let Form::Gguf(files) = &self.form {
+            return Ok(files.bytes());
+        }
         self.weight_files()?
             .into_iter()
             .map(|file| match fs::metadata(&file) {
@@ -157,6 +224,10 @@ impl Checkpoint {
 
     /// Says which file and tensor an error of the tensor library is about.
     pub fn weight_error(&self, error: candle_core::Error) -> ModelError {
-        self.error(format!("weights do not fit config.json: {error}"))
+        let keys = match &self.form {
+            Form::Published => CONFIG,
+            Form::Gguf(_) => "the keys of the file",
+        };
+        self.error(format!("weights do not fit {keys}: {error}"))
     }
 }

@@ -123,6 +123,7 @@ impl Family {
 
     /// The family of a checkpoint that must be multimodal.
     pub fn find(checkpoint: &Checkpoint) -> Result<&'static Self, ModelError> {
+        checkpoint.check_vision()?;
         let found = model_type(checkpoint)?;
         Self::of(&found).ok_or_else(|| unknown(checkpoint, &found, &[]))
     }

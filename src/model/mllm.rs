@@ -65,7 +65,7 @@ impl Mllm {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let family = Family::find(checkpoint)?;
-        let tensors = Arc::new(checkpoint.tensors(family.names, quantization)?);
+        let tensors = checkpoint.tensors(family.names, quantization)?;
         let dtype = precision.dtype(tensors.as_ref(), device);
         Self::build(checkpoint, family, tensors, (dtype, device))
     }

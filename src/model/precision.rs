@@ -40,7 +40,7 @@ impl Precision {
             Self::Bf16 => DType::BF16,
             Self::Auto if device.is_cpu() => DType::F32,
             Self::Auto => {
-                let stored = source.stored();
+                let stored = source.list();
                 let bytes = |kind: &str| -> usize {
                     let of_kind = stored.iter().filter(|tensor| tensor.dtype == kind);
                     of_kind.map(|tensor| tensor.bytes).sum()

@@ -1,7 +1,6 @@
 //! A decoder with its tokenizer, for text alone: from a GGUF file, or from a directory of a decoder or of a multimodal family.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -10,7 +9,6 @@ use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder};
 use super::ends::Ends;
 use super::family::{self, Family, CONFIG};
-use super::gguf::Gguf;
 use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
@@ -71,8 +69,7 @@ impl TextTokenizer {
 }
 
 impl TextModel {
-    /// Loads a `.gguf` file, a directory with exactly one, or a published directory (`config.json`, `model.safetensors`,
-    /// `tokenizer.json`) of a decoder or of a multimodal family, of which the decoder is taken.
+    /// Loads what [`Checkpoint::open`] opens, of a decoder or of a multimodal family, of which the decoder is taken.
     ///
     /// The weights may have any type; the arithmetic is done in that of `precision`. Errors name file, field, value and expectation.
     pub fn load(
@@ -81,70 +78,11 @@ impl TextModel {
         precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        if path.is_file() {
-            return Self::from_gguf(path, quantization, precision, device);
-        }
-        if path.join(CONFIG).is_file() {
-            return Self::from_checkpoint(
-                &Checkpoint::open(path)?,
-                quantization,
-                precision,
-                device,
-            );
-        }
-        let files = gguf_files(path)?;
-        match files.as_slice() {
-            [file] => Self::from_gguf(file, quantization, precision, device),
-            _ => Err(ModelError::Directory {
-                dir: path.to_path_buf(),
-                what: format!(
-                    "it has no {CONFIG} and {} files that end in .gguf, expected exactly one",
-                    files.len()
-                ),
-            }),
-        }
+        Self::from_checkpoint(&Checkpoint::open(path)?, quantization, precision, device)
     }
 
     pub fn dtype(&self) -> DType {
         self.decoder.dtype()
-    }
-
-    fn from_gguf(
-        file: &Path,
-        quantization: Quantization,
-        precision: Precision,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let gguf = Gguf::open(file)?;
-        let contents = gguf.read()?;
-        let config = contents.config()?;
-        let chat = ChatTokenizer::from_json(contents.tokenizer_json()?, file.to_path_buf())?;
-        let template = contents
-            .chat_template()?
-            .map(|source| ChatTemplate::parse(source.to_string(), file.to_path_buf()))
-            .transpose()?;
-        let ends = contents.end_token()?.into_iter().collect();
-        let tokenizer = TextTokenizer {
-            ends: Ends::new(ends, &chat),
-            chat,
-        };
-        let dtype = match precision {
-            Precision::F16 => DType::F16,
-            Precision::Bf16 => DType::BF16,
-            Precision::Auto | Precision::F32 => DType::F32,
-        };
-        let weights = contents.weights(&config, quantization, dtype, device)?;
-        let config = decoder::Config::Llama(config);
-        let head = (!config.tied()).then(|| weights.pp("lm_head"));
-        let decoder = Decoder::new(&config, &weights, head)?;
-        Ok(Self {
-            shape: shape(&config, file)?,
-            weight_bytes: decoder.weight_bytes() as u64,
-            config,
-            tokenizer,
-            template,
-            decoder,
-        })
     }
 
     fn from_checkpoint(
@@ -154,7 +92,7 @@ impl TextModel {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let about = Self::about(checkpoint)?;
-        let tensors = Arc::new(checkpoint.tensors(about.names, quantization)?);
+        let tensors = checkpoint.tensors(about.names, quantization)?;
         let dtype = precision.dtype(tensors.as_ref(), device);
         Self::build(checkpoint, about, tensors, dtype, device)
     }
@@ -217,19 +155,4 @@ fn shape(config: &decoder::Config, file: &Path) -> Result<CacheShape, ModelError
     config
         .cache_shape()
         .map_err(|unsupported| unsupported.of(file.to_path_buf()))
-}
-
-fn gguf_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let fail = |error: std::io::Error| ModelError::Directory {
-        dir: dir.to_path_buf(),
-        what: error.to_string(),
-    };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if path.extension().is_some_and(|end| end == "gguf") {
-            files.push(path);
-        }
-    }
-    Ok(files)
 }

@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use crate::support::{demo_dir, deviation, golden, ids, json, load, tensors, tiny_dir};
 
-/// One grey level in normalised values: transformers' two backends differ by that much, and Pillow 13 runs the passes of some
-/// sizes in the other order.
-const PIXEL_TOLERANCE: f32 = 2.0 / 255.0 + 1e-6;
+/// Two grey levels in normalised values: these goldens are of Pillow, whose weights are finer than torchvision's.
+const PIXEL_TOLERANCE: f32 = 4.0 / 255.0 + 1e-6;
+/// On average over a picture, three tenths of a level.
+const MEAN_PIXEL_TOLERANCE: f32 = 0.6 / 255.0;
 
 struct Golden {
     model: Mllm,
@@ -59,10 +60,13 @@ impl Golden {
             let vision = &self.model.vision;
             let prepared = vision.prepare(&picture.to_rgb8(), View::Frame);
             let got = vision.pixels(&prepared).unwrap().values;
-            let deviation = deviation(&got, &wanted.narrow(0, i, 1).unwrap());
+            let wanted = wanted.narrow(0, i, 1).unwrap();
+            let largest = deviation(&got, &wanted);
+            let mean = (got - wanted).unwrap().abs().unwrap().mean_all().unwrap();
+            let mean = mean.to_scalar::<f32>().unwrap();
             assert!(
-                deviation <= PIXEL_TOLERANCE,
-                "{name}: pixel values differ by {deviation}"
+                largest <= PIXEL_TOLERANCE && mean <= MEAN_PIXEL_TOLERANCE,
+                "{name}: pixel values differ by {largest}, on average by {mean}"
             );
         }
     }

@@ -15,6 +15,7 @@ mod gguf;
 mod golden_cache;
 mod golden_forward;
 mod llava;
+mod preprocess;
 mod published;
 mod qwen_vl;
 mod smollm2;

@@ -133,13 +133,13 @@ fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
             .to_string();
         assert!(error.contains(words), "{words:?} is not in: {error}");
     };
-    refused("0 files");
+    refused("no file ends in .gguf");
     std::fs::hard_link(gguf(), dir.path().join("a.gguf"))
         .or_else(|_| std::fs::copy(gguf(), dir.path().join("a.gguf")).map(|_| ()))
         .unwrap();
     assert!(TextModel::load(dir.path(), Quantization::None, Precision::F32, &Device::Cpu).is_ok());
     std::fs::write(dir.path().join("b.gguf"), "").unwrap();
-    refused("2 files");
+    refused("b.gguf: not a GGUF file");
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"gpt2\"}").unwrap();
     refused("model_type is gpt2");
 }

@@ -4,7 +4,7 @@
 //! file could end the process or fill the memory. Here values stay in the file until they are asked for.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
@@ -28,14 +28,16 @@ pub struct TensorInfo {
 
 /// Metadata and tensors by name.
 #[derive(Debug)]
-pub struct Header<'a> {
-    metadata: HashMap<&'a str, Value<'a>>,
-    pub tensors: HashMap<&'a str, TensorInfo>,
+pub struct Header {
+    /// Where each value lies.
+    metadata: HashMap<String, (Kind, usize)>,
+    /// In the order of their names, so that of several errors it is always the same one that is told.
+    pub tensors: BTreeMap<String, TensorInfo>,
 }
 
-impl<'a> Header<'a> {
+impl Header {
     /// Parses the bytes of a whole file. An error says what is wrong and where.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor::new(bytes);
         if cursor.take(4).ok() != Some(MAGIC) {
             return Err("not a GGUF file: it does not begin with GGUF".to_string());
@@ -49,9 +51,9 @@ impl<'a> Header<'a> {
         for _ in 0..metadata_count {
             let key = cursor.text()?;
             let kind = Kind::read(&mut cursor).map_err(|e| format!("{key}: {e}"))?;
-            let value = Value::new(kind, cursor.clone());
+            let at = cursor.at();
             cursor.skip(kind, 0).map_err(|e| format!("{key}: {e}"))?;
-            if metadata.insert(key, value).is_some() {
+            if metadata.insert(key.to_string(), (kind, at)).is_some() {
                 return Err(format!("the key {key} is there twice"));
             }
         }
@@ -59,13 +61,19 @@ impl<'a> Header<'a> {
         for _ in 0..tensor_count {
             entries.push(Entry::read(&mut cursor)?);
         }
-        let alignment = alignment(metadata.get("general.alignment"))?;
-        let tensors = place(entries, cursor.at(), bytes.len(), alignment)?;
-        Ok(Self { metadata, tensors })
+        let mut header = Self {
+            metadata,
+            tensors: BTreeMap::new(),
+        };
+        let alignment = alignment(header.get(bytes, "general.alignment"))?;
+        header.tensors = place(entries, cursor.at(), bytes.len(), alignment)?;
+        Ok(header)
     }
 
-    pub fn get(&self, key: &str) -> Option<Value<'a>> {
-        self.metadata.get(key).cloned()
+    /// The value of `key` in `bytes`, which are those that were parsed.
+    pub fn get<'a>(&self, bytes: &'a [u8], key: &str) -> Option<Value<'a>> {
+        let &(kind, at) = self.metadata.get(key)?;
+        Some(Value::new(kind, Cursor::at_offset(bytes, at)?))
     }
 }
 
@@ -124,15 +132,15 @@ impl<'a> Entry<'a> {
 }
 
 /// Where each tensor lies in a file of `length` bytes whose header ends at `end`.
-fn place<'a>(
-    mut entries: Vec<Entry<'a>>,
+fn place(
+    mut entries: Vec<Entry>,
     end: usize,
     length: usize,
     alignment: u64,
-) -> Result<HashMap<&'a str, TensorInfo>, String> {
+) -> Result<BTreeMap<String, TensorInfo>, String> {
     let start = (end as u64).next_multiple_of(alignment);
     entries.sort_by_key(|entry| (entry.offset, entry.size));
-    let mut tensors = HashMap::new();
+    let mut tensors = BTreeMap::new();
     // Tensors that share bytes would make a small file need any amount of memory.
     let mut free = start;
     for entry in entries {
@@ -161,7 +169,7 @@ fn place<'a>(
             dims: entry.dims,
             bytes: from as usize..to as usize,
         };
-        if tensors.insert(name, info).is_some() {
+        if tensors.insert(name.to_string(), info).is_some() {
             return Err(format!("the tensor {name} is there twice"));
         }
     }
@@ -169,18 +177,18 @@ fn place<'a>(
 }
 
 /// A multiple of 8, as the format demands; at most 2^20, so that sums of offsets cannot overflow.
-fn alignment(value: Option<&Value>) -> Result<u64, String> {
+fn alignment(value: Option<Value>) -> Result<u64, String> {
     let Some(value) = value else {
         return Ok(DEFAULT_ALIGNMENT);
     };
+    let described = value.clone();
     value
-        .clone()
         .whole()
         .filter(|&given| given != 0 && given.is_multiple_of(8) && given <= 1 << 20)
         .ok_or_else(|| {
             format!(
                 "general.alignment is {}, expected a multiple of 8 up to 1048576",
-                value.clone().describe()
+                described.describe()
             )
         })
 }

@@ -15,6 +15,11 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0 }
     }
 
+    /// From byte `at` on, if there is one.
+    pub fn at_offset(bytes: &'a [u8], at: usize) -> Option<Self> {
+        (at <= bytes.len()).then_some(Self { bytes, at })
+    }
+
     /// Bytes read so far.
     pub fn at(&self) -> usize {
         self.at
@@ -169,6 +174,10 @@ impl<'a> Value<'a> {
             Kind::Float(8) => Some(f64::from_le_bytes(self.cursor.array().ok()?)),
             _ => None,
         }
+    }
+
+    pub fn truth(mut self) -> Option<bool> {
+        (self.kind == Kind::Bool).then(|| self.cursor.take(1).ok().map(|byte| byte[0] != 0))?
     }
 
     pub fn text(mut self) -> Option<&'a str> {

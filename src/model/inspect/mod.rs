@@ -129,7 +129,7 @@ impl Report {
         self.family = family.name.to_string();
         let config = (family.open)(checkpoint)?;
         self.fill_decoder(config.text(), options)?;
-        let tensors = Arc::new(checkpoint.tensors(family.names, options.quantization)?);
+        let tensors = checkpoint.tensors(family.names, options.quantization)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
         let device = (options.dtype, &Device::Cpu);
@@ -154,7 +154,7 @@ impl Report {
         self.family = "text".to_string();
         let about = TextModel::about(checkpoint)?;
         self.fill_decoder(&about.config, options)?;
-        let tensors = Arc::new(checkpoint.tensors(about.names, options.quantization)?);
+        let tensors = checkpoint.tensors(about.names, options.quantization)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
         TextModel::build(
@@ -184,7 +184,7 @@ impl Report {
     }
 
     fn fill_stored(&mut self, source: &dyn Source) {
-        for tensor in source.stored() {
+        for tensor in source.list() {
             let amount = self.stored.entry(tensor.dtype).or_default();
             amount.tensors += 1;
             amount.bytes += tensor.bytes as u64;
@@ -217,7 +217,7 @@ impl Report {
                 "{count} matrices as {kind}: rows of {width} do not fill blocks of 256"
             ));
         }
-        let unused = hollow.stored().into_iter().map(|tensor| tensor.name);
+        let unused = hollow.list().into_iter().map(|tensor| tensor.name);
         self.unused = unused.filter(|name| !seen.contains_key(name)).collect();
         self.unused.sort();
         self.memory_bytes = self.weight_bytes.saturating_add(self.cache_bytes);

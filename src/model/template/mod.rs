@@ -91,7 +91,7 @@ impl ChatTemplate {
     }
 
     /// From the template's source; `file` is what errors name.
-    pub fn parse(source: String, file: PathBuf) -> Result<Self, ModelError> {
+    fn parse(source: String, file: PathBuf) -> Result<Self, ModelError> {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -105,17 +105,12 @@ impl ChatTemplate {
         Ok(Self { env, file })
     }
 
-    /// Gives the template a token to name, such as `bos_token`.
-    pub fn set_token(&mut self, name: &'static str, token: &str) {
-        self.env.add_global(name, token);
-    }
-
     /// The tokens of a file that names each by its text or by an object with its `content`.
     fn set_special_tokens(&mut self, json: &Json) {
         for name in SPECIAL_TOKENS {
             let token = &json[name];
             if let Some(token) = token.as_str().or_else(|| token["content"].as_str()) {
-                self.set_token(name, token);
+                self.env.add_global(name, token.to_string());
             }
         }
     }

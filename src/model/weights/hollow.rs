@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Matrix, Source, Stored};
+use super::{Listed, Matrix, Source};
 
 /// What a tensor becomes in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Source for Hollow {
         self.source.describe(name)
     }
 
-    fn stored(&self) -> Vec<Stored> {
-        self.source.stored()
+    fn list(&self) -> Vec<Listed> {
+        self.source.list()
     }
 }

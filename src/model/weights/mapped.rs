@@ -4,19 +4,16 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{bail, DType, Device, Result, Tensor, WithDType};
-use half::{bf16, f16};
-use memmap2::{Mmap, UncheckedAdvice};
+use candle_core::{bail, DType, Device, Result, Tensor};
+use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::SafeTensors;
 
-use super::{Matrix, Names, Quantization, Source, Stored};
+use super::{Listed, Matrix, Names, Quantization, Source, Stored};
 use crate::model::ModelError;
-
-/// Bytes that are converted at a time. What has been read is given back to the system, so that memory never holds a tensor twice.
-const BAND: usize = 4 << 20;
 
 struct Shard {
     file: PathBuf,
@@ -107,46 +104,26 @@ impl SafetensorsFiles {
         self.entries.values().map(|entry| entry.stored.as_str())
     }
 
-    fn read(&self, name: &str, rows: Option<&[u32]>, dtype: DType) -> Result<Tensor> {
+    fn stored(&self, name: &str, rows: Option<&[u32]>) -> Result<Stored<'_>> {
         let Some(entry) = self.entries.get(name) else {
             bail!("the tensor {} is missing", self.describe(name));
         };
-        let tensor = match dtype {
-            DType::F32 => self.converted(entry, |x: f32| x)?,
-            DType::F16 => self.converted(entry, f16::from_f32)?,
-            DType::BF16 => self.converted(entry, bf16::from_f32)?,
-            other => bail!("weights as {other:?}, expected f32, f16 or bf16"),
+        let format = match entry.dtype {
+            safetensors::Dtype::F32 => GgmlDType::F32,
+            safetensors::Dtype::F16 => GgmlDType::F16,
+            safetensors::Dtype::BF16 => GgmlDType::BF16,
+            other => bail!(
+                "the tensor {}: element type is {other:?}, expected F32, F16 or BF16",
+                self.whence(entry)
+            ),
         };
-        match rows {
-            None => Ok(tensor),
-            Some(rows) => {
-                let index = Tensor::from_slice(rows, rows.len(), tensor.device())?;
-                tensor.index_select(&index, 0)
-            }
-        }
-    }
-
-    /// The numbers of a tensor, each by way of f32, which holds every type that is read exactly.
-    fn converted<T: WithDType>(&self, entry: &Entry, to: fn(f32) -> T) -> Result<Tensor> {
-        let bytes = &self.shards[entry.shard].bytes;
-        let mut values = Vec::<T>::with_capacity(entry.dims.iter().product());
-        let mut at = entry.bytes.start;
-        let mut wide = Vec::new();
-        while at < entry.bytes.end {
-            let end = (at + BAND).min(entry.bytes.end);
-            widen(&bytes[at..end], entry.dtype, &mut wide).map_err(|what| {
-                candle_core::Error::msg(format!("the tensor {}: {what}", self.whence(entry)))
-            })?;
-            values.extend(wide.iter().map(|&x| to(x)));
-            // SAFETY: the mapping is read-only, so that what is dropped from memory is read from the file again if need be.
-            let advised =
-                unsafe { bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, at, end - at) };
-            if let Err(error) = advised {
-                tracing::debug!("mapped pages cannot be given back: {error}");
-            }
-            at = end;
-        }
-        Tensor::from_vec(values, entry.dims.as_slice(), &Device::Cpu)
+        Ok(Stored {
+            map: &self.shards[entry.shard].bytes,
+            bytes: entry.bytes.clone(),
+            format,
+            dims: &entry.dims,
+            rows: rows.map(<[u32]>::to_vec),
+        })
     }
 
     fn whence(&self, entry: &Entry) -> String {
@@ -167,7 +144,7 @@ impl Source for SafetensorsFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.read(name, rows, dtype)?.to_device(device)
+        self.stored(name, rows)?.dense(dtype)?.to_device(device)
     }
 
     fn matrix(
@@ -177,8 +154,14 @@ impl Source for SafetensorsFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<Matrix> {
-        self.quantization
-            .apply(self.read(name, rows, dtype)?, device)
+        let stored = self.stored(name, rows)?;
+        let width = stored.dims.last().copied().unwrap_or(0);
+        match self.quantization.blocks(width) {
+            Some(blocks) => Ok(Matrix::Quantised(Arc::new(
+                stored.quantised(blocks, device)?,
+            ))),
+            None => Ok(Matrix::Dense(stored.dense(dtype)?.to_device(device)?)),
+        }
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
@@ -186,8 +169,8 @@ impl Source for SafetensorsFiles {
         self.quantization.blocks(*width)
     }
 
-    fn stored(&self) -> Vec<Stored> {
-        let one = |(name, entry): (&String, &Entry)| Stored {
+    fn list(&self) -> Vec<Listed> {
+        let one = |(name, entry): (&String, &Entry)| Listed {
             name: name.clone(),
             dtype: format!("{:?}", entry.dtype),
             bytes: entry.bytes.len(),
@@ -209,35 +192,4 @@ fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), safetensors::S
     SafeTensors::deserialize(bytes)?;
     let (length, metadata) = SafeTensors::read_metadata(bytes)?;
     Ok((length + size_of::<u64>(), metadata))
-}
-
-/// Little-endian numbers as f32, into `wide`.
-fn widen(
-    bytes: &[u8],
-    dtype: safetensors::Dtype,
-    wide: &mut Vec<f32>,
-) -> std::result::Result<(), String> {
-    wide.clear();
-    match dtype {
-        safetensors::Dtype::F32 => {
-            wide.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
-        }
-        safetensors::Dtype::BF16 => {
-            let numbers = bytes.as_chunks().0.iter();
-            wide.extend(numbers.map(|&b| bf16::from_le_bytes(b).to_f32()));
-        }
-        safetensors::Dtype::F16 => {
-            use half::slice::HalfFloatSliceExt;
-            let numbers = bytes.as_chunks().0.iter();
-            let numbers = numbers.map(|&b| f16::from_le_bytes(b)).collect::<Vec<_>>();
-            wide.resize(numbers.len(), 0.0);
-            numbers.convert_to_f32_slice(wide);
-        }
-        other => {
-            return Err(format!(
-                "element type is {other:?}, expected F32, F16 or BF16"
-            ))
-        }
-    }
-    Ok(())
 }

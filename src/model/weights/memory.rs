@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::quantized::GgmlDType;
 use candle_core::{bail, DType, Device, Result, Tensor};
 
-use super::{Matrix, Source, Stored};
+use super::{Listed, Matrix, Source};
 
 /// Tensors by name, and what errors call the place that they come from.
 pub struct TensorMap {
@@ -52,8 +52,8 @@ impl Source for TensorMap {
         None
     }
 
-    fn stored(&self) -> Vec<Stored> {
-        let one = |(name, tensor): (&String, &Tensor)| Stored {
+    fn list(&self) -> Vec<Listed> {
+        let one = |(name, tensor): (&String, &Tensor)| Listed {
             name: name.clone(),
             dtype: tensor.dtype().as_str().to_uppercase(),
             bytes: tensor.elem_count() * tensor.dtype().size_in_bytes(),

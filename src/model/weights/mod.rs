@@ -2,6 +2,7 @@
 //!
 //! - this file: [`Weights`], which model code walks as it walks candle's `VarBuilder`
 //! - `mapped`: safetensors files, mapped into memory
+//! - `stored`: what lies in a mapped file, as tensors
 //! - `memory`: tensors that are in memory already
 //! - `names`: the spellings of published tensor names
 //! - `hollow`: shapes without numbers, to check a checkpoint without reading it
@@ -12,6 +13,7 @@ mod mapped;
 mod memory;
 mod names;
 mod quantization;
+mod stored;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ pub use mapped::SafetensorsFiles;
 pub use memory::TensorMap;
 pub use names::Names;
 pub use quantization::{Matrix, Quantization};
+pub use stored::Stored;
 
 /// Where tensors come from.
 pub trait Source: Send + Sync {
@@ -56,12 +59,12 @@ pub trait Source: Send + Sync {
     fn describe(&self, name: &str) -> String;
 
     /// Every tensor as it is stored.
-    fn stored(&self) -> Vec<Stored>;
+    fn list(&self) -> Vec<Listed>;
 }
 
 /// A tensor as it is stored.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct Listed {
     /// In the hub's spelling.
     pub name: String,
     /// As the file format names it.

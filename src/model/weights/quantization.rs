@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// A matrix `[out, in]` to multiply with.
 #[derive(Debug, Clone)]
@@ -79,16 +79,6 @@ impl Quantization {
         wanted
             .into_iter()
             .find(|blocks| width > 0 && width.is_multiple_of(blocks.block_size()))
-    }
-
-    /// `matrix` (`[out, in]`, on the CPU) in the blocks that fit its rows, on `device`.
-    pub fn apply(self, matrix: Tensor, device: &Device) -> Result<Matrix> {
-        match self.blocks(matrix.dims2()?.1) {
-            None => Ok(Matrix::Dense(matrix.to_device(device)?)),
-            Some(blocks) => Ok(Matrix::Quantised(Arc::new(QTensor::quantize_onto(
-                &matrix, blocks, device,
-            )?))),
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 //! - this file: the families, and a test for each thing that must be right
 //! - `model`: a checkpoint of any kind, loaded
 //! - `scenes`: conversations with pictures, from the processor's tensors to the greedy answer
-//! - `pixels`: how far pixel values may be from the published processor's
 //! - `fresh`: the same checkpoint as today's transformers saves it
 //! - `stream`: sessions, and what they write
 //! - `templates`: chat templates and tokenizers
@@ -11,7 +10,6 @@
 
 mod fresh;
 mod model;
-mod pixels;
 mod scenes;
 mod stream;
 mod templates;

@@ -39,6 +39,12 @@ pub fn check(dir: &Path) {
             let ids = tokenizer.encode(&guarded).unwrap();
             prop_assert!(controls.iter().all(|(_, id)| !ids.contains(id)));
             prop_assert_eq!(&ids, &tokenizer.encode_text(&typed).unwrap());
+            // Behind a control token, and behind text.
+            let text = (0..).find(|id| controls.iter().all(|(_, control)| control != id));
+            for before in [Some(first.1), text] {
+                let ids = tokenizer.encode_after(before, &guarded).unwrap();
+                prop_assert!(controls.iter().all(|(_, id)| !ids.contains(id)));
+            }
 
             let turn = format!("{}{guarded}{}", first.0, first.0);
             let ids = tokenizer.encode(&turn).unwrap();

@@ -1,0 +1,177 @@
+//! The decoder of a GGUF file: its keys as a published `config.json`, its tensors under published names.
+
+use serde_json::{json, Value as Json};
+
+use super::rope::FACTORS;
+use super::spelling::{Name, Spelling};
+use super::tensors::Entry;
+use super::vocabulary::TOKENS;
+use super::Gguf;
+use crate::model::decoder::llama;
+use crate::model::ModelError;
+
+/// The architectures that are read: those that a published configuration calls the same.
+const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+
+const OUTPUT: &str = "output.weight";
+
+/// Names of a decoder alone, `model` and `lm_head` being what a multimodal family may call otherwise.
+const NAMES: Spelling = Spelling(&[
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("blk.#.attn_norm", "model.layers.#.input_layernorm"),
+    ("blk.#.attn_q", "model.layers.#.self_attn.q_proj"),
+    ("blk.#.attn_k", "model.layers.#.self_attn.k_proj"),
+    ("blk.#.attn_v", "model.layers.#.self_attn.v_proj"),
+    ("blk.#.attn_output", "model.layers.#.self_attn.o_proj"),
+    ("blk.#.attn_q_norm", "model.layers.#.self_attn.q_norm"),
+    ("blk.#.attn_k_norm", "model.layers.#.self_attn.k_norm"),
+    ("blk.#.ffn_norm", "model.layers.#.post_attention_layernorm"),
+    ("blk.#.ffn_gate", "model.layers.#.mlp.gate_proj"),
+    ("blk.#.ffn_up", "model.layers.#.mlp.up_proj"),
+    ("blk.#.ffn_down", "model.layers.#.mlp.down_proj"),
+]);
+
+/// Where a checkpoint has its decoder and its output layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Paths {
+    pub text: &'static str,
+    pub head: &'static str,
+}
+
+impl Paths {
+    pub const ALONE: Self = Self {
+        text: "model",
+        head: "lm_head",
+    };
+
+    /// `name` of a decoder alone, here.
+    fn place(&self, name: &str) -> String {
+        if let Some(rest) = name.strip_prefix(Self::ALONE.text) {
+            return format!("{}{rest}", self.text);
+        }
+        match name.strip_prefix(Self::ALONE.head) {
+            Some(rest) => format!("{}{rest}", self.head),
+            None => name.to_string(),
+        }
+    }
+
+    /// The name in the file of the published `name`.
+    pub fn stored(&self, name: &str) -> Option<String> {
+        let under = |path: &str, alone: &str| Some(format!("{alone}{}", name.strip_prefix(path)?));
+        let alone =
+            under(self.text, Self::ALONE.text).or_else(|| under(self.head, Self::ALONE.head));
+        NAMES.stored(&alone?)
+    }
+}
+
+impl Gguf {
+    /// The decoder's configuration, checked, as JSON in the published spelling and as the decoder takes it.
+    pub(super) fn decoder_config(&self) -> Result<(Json, llama::Config), ModelError> {
+        let architecture = self.architecture.as_str();
+        if !ARCHITECTURES.contains(&architecture) {
+            let expected = ARCHITECTURES.map(|name| format!("{name:?}")).join(", ");
+            let value = format!("{architecture:?}");
+            return Err(self.unsupported("general.architecture", value, expected));
+        }
+        let key = |name: &str| format!("{architecture}.{name}");
+        let heads = self.size(&key("attention.head_count"))?;
+        let hidden_size = self.size(&key("embedding_length"))?;
+        let head_dim = match self.optional_size(&key("attention.key_length"))? {
+            Some(given) => given,
+            None => hidden_size / heads.max(1),
+        };
+        // Other rotary widths, value widths and experts are models that this decoder is not.
+        for (name, expected) in [
+            ("attention.value_length", head_dim),
+            ("rope.dimension_count", head_dim),
+            ("expert_count", 0),
+        ] {
+            let given = self.optional_size(&key(name))?;
+            if let Some(given) = given.filter(|&given| given != expected) {
+                return Err(self.unsupported(&key(name), given, expected));
+            }
+        }
+        let vocab_size = self.list(TOKENS)?.len();
+        let given = self.optional_size(&key("vocab_size"))?;
+        if let Some(given) = given.filter(|&given| given != vocab_size) {
+            let expected = format!("{vocab_size}, the length of {TOKENS}");
+            return Err(self.unsupported(&key("vocab_size"), given, expected));
+        }
+        let window = self.optional_size(&key("attention.sliding_window"))?;
+        let json = json!({
+            "model_type": architecture,
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "intermediate_size": self.size(&key("feed_forward_length"))?,
+            "num_hidden_layers": self.size(&key("block_count"))?,
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.optional_size(&key("attention.head_count_kv"))?,
+            "head_dim": head_dim,
+            "max_position_embeddings": self.size(&key("context_length"))?,
+            "rms_norm_eps": self.float(&key("attention.layer_norm_rms_epsilon"))?,
+            "attention_bias": self.header.tensors.contains_key("blk.0.attn_output.bias"),
+            "tie_word_embeddings": !self.header.tensors.contains_key(OUTPUT),
+            "sliding_window": window,
+            "use_sliding_window": window.is_some(),
+            "rope_parameters": self.rope_parameters(head_dim)?,
+        });
+        let config = llama::Config::from_json(json.clone(), architecture)
+            .map_err(|error| self.fail(error.to_string()))?;
+        match config.cache_shape() {
+            Err(unsupported) => Err(unsupported.of(self.file.clone())),
+            Ok(_) => Ok((json, config)),
+        }
+    }
+
+    /// The decoder's tensors under published names. One that has no place in the decoder is an error.
+    pub(super) fn decoder_entries(
+        &self,
+        config: &llama::Config,
+        paths: Paths,
+    ) -> Result<Vec<(String, Entry)>, ModelError> {
+        let mut entries = Vec::new();
+        for (stored, info) in &self.header.tensors {
+            if stored == FACTORS {
+                continue;
+            }
+            let name = Name::parse(stored);
+            let hub = NAMES.hub(stored, config.num_hidden_layers);
+            let Some(hub) = hub.filter(|_| has_place(config, &name)) else {
+                return Err(self.fail(format!(
+                    "the tensor {stored} has no place in a decoder of architecture {} with {} layers",
+                    self.architecture, config.num_hidden_layers
+                )));
+            };
+            let entry = Entry {
+                stored: stored.clone(),
+                info: info.clone(),
+                paired: self.paired(config, &name.pattern),
+            };
+            entries.push((paths.place(&hub), entry));
+        }
+        Ok(entries)
+    }
+
+    /// Heads whose rows lie in pairs: llama.cpp rotates neighbours in this architecture, so that its converter has put row i of
+    /// a head's second half after row i of the first.
+    fn paired(&self, config: &llama::Config, pattern: &str) -> Option<usize> {
+        match (self.architecture.as_str(), pattern) {
+            ("llama", "blk.#.attn_q") => Some(config.num_attention_heads),
+            ("llama", "blk.#.attn_k") => Some(config.kv_heads()),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the decoder uses the tensor at all.
+fn has_place(config: &llama::Config, name: &Name) -> bool {
+    let pattern = name.pattern.strip_prefix("blk.#.").unwrap_or(name.stem);
+    match (pattern, name.kind) {
+        ("attn_q" | "attn_k" | "attn_v", "bias") => config.qkv_bias(),
+        ("attn_output", "bias") => config.attention_bias,
+        ("attn_q_norm" | "attn_k_norm", "weight") => config.qk_norm(),
+        (_, kind) => kind == "weight",
+    }
+}

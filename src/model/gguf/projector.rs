@@ -1,0 +1,227 @@
+//! Vision towers with their connectors, llama.cpp's `mmproj` files: keys as a published configuration, tensors under published
+//! names.
+
+use std::sync::Arc;
+
+use serde_json::{json, Value as Json};
+
+use super::decoder::Paths;
+use super::spelling::Spelling;
+use super::tensors::Entry;
+use super::value::Value;
+use super::Gguf;
+use crate::model::ModelError;
+
+pub const ARCHITECTURE: &str = "clip";
+const TYPE: &str = "clip.projector_type";
+const LAYERS: &str = "clip.vision.block_count";
+const IMAGE_SIZE: &str = "clip.vision.image_size";
+
+/// The family that a projector was made from.
+#[derive(Debug)]
+struct Kind {
+    /// What `clip.projector_type` says.
+    name: &'static str,
+    paths: Paths,
+    names: Spelling,
+    /// `config.json` but for `text_config`, of the projector and the decoder.
+    config: fn(&Gguf, &Gguf) -> Result<Json, ModelError>,
+    /// `preprocessor_config.json`.
+    processor: fn(&Gguf) -> Result<Json, ModelError>,
+}
+
+static KINDS: [Kind; 1] = [Kind {
+    name: "idefics3",
+    paths: Paths {
+        text: "model.text_model",
+        head: "lm_head",
+    },
+    names: IDEFICS3,
+    config: idefics3,
+    processor: idefics3_processor,
+}];
+
+const IDEFICS3: Spelling = Spelling(&[
+    (
+        "v.patch_embd",
+        "model.vision_model.embeddings.patch_embedding",
+    ),
+    (
+        "v.position_embd",
+        "model.vision_model.embeddings.position_embedding",
+    ),
+    (
+        "v.blk.#.ln1",
+        "model.vision_model.encoder.layers.#.layer_norm1",
+    ),
+    (
+        "v.blk.#.ln2",
+        "model.vision_model.encoder.layers.#.layer_norm2",
+    ),
+    (
+        "v.blk.#.attn_q",
+        "model.vision_model.encoder.layers.#.self_attn.q_proj",
+    ),
+    (
+        "v.blk.#.attn_k",
+        "model.vision_model.encoder.layers.#.self_attn.k_proj",
+    ),
+    (
+        "v.blk.#.attn_v",
+        "model.vision_model.encoder.layers.#.self_attn.v_proj",
+    ),
+    (
+        "v.blk.#.attn_out",
+        "model.vision_model.encoder.layers.#.self_attn.out_proj",
+    ),
+    (
+        "v.blk.#.ffn_up",
+        "model.vision_model.encoder.layers.#.mlp.fc1",
+    ),
+    (
+        "v.blk.#.ffn_down",
+        "model.vision_model.encoder.layers.#.mlp.fc2",
+    ),
+    ("v.post_ln", "model.vision_model.post_layernorm"),
+    ("mm.model.fc", "model.connector.modality_projection.proj"),
+]);
+
+/// The file of a vision tower and its connector.
+#[derive(Debug, Clone)]
+pub struct Projector {
+    pub gguf: Arc<Gguf>,
+    kind: &'static Kind,
+    /// The tower's layers are called the wrong way round, as the first converters did it.
+    swapped: bool,
+}
+
+impl Projector {
+    pub fn new(gguf: Arc<Gguf>) -> Result<Self, ModelError> {
+        let name = gguf.text(TYPE)?;
+        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
+            let known = KINDS.iter().map(|kind| format!("{:?}", kind.name));
+            let expected = known.collect::<Vec<_>>().join(" or ");
+            return Err(gguf.unsupported(TYPE, format!("{name:?}"), expected));
+        };
+        // What comes first widens: its rows are as long as the tower is wide.
+        let (width, inner) = (
+            gguf.size("clip.vision.embedding_length")?,
+            gguf.size("clip.vision.feed_forward_length")?,
+        );
+        let first = gguf.header.tensors.get("v.blk.0.ffn_down.weight");
+        let swapped = width != inner && first.is_some_and(|info| info.dims == [inner, width]);
+        Ok(Self {
+            kind,
+            swapped,
+            gguf,
+        })
+    }
+
+    /// Where the family has its decoder and its output layer.
+    pub fn paths(&self) -> Paths {
+        self.kind.paths
+    }
+
+    /// The family's `config.json`.
+    pub fn config(&self, decoder: &Gguf, text_config: &Json) -> Result<Json, ModelError> {
+        let mut config = (self.kind.config)(&self.gguf, decoder)?;
+        config["text_config"] = text_config.clone();
+        Ok(config)
+    }
+
+    /// The family's `preprocessor_config.json`.
+    pub fn processor(&self) -> Result<Json, ModelError> {
+        let mut config = (self.kind.processor)(&self.gguf)?;
+        for name in ["image_mean", "image_std"] {
+            let channels =
+                self.gguf
+                    .elements(&format!("clip.vision.{name}"), "a float", Value::float)?;
+            config[name] = channels.into();
+        }
+        Ok(config)
+    }
+
+    /// The tensors under published names. One that has no place in the family is an error.
+    pub fn entries(&self) -> Result<Vec<(String, Entry)>, ModelError> {
+        let layers = self.gguf.size(LAYERS)?;
+        let tensors = self.gguf.header.tensors.iter();
+        let entry = |(stored, info): (&String, &super::header::TensorInfo)| {
+            let name = self.kind.names.hub(&self.swap(stored), layers);
+            let name = name.ok_or_else(|| {
+                self.gguf.fail(format!(
+                    "the tensor {stored} has no place beside a projector of type {} and a tower with {layers} layers",
+                    self.kind.name
+                ))
+            })?;
+            let entry = Entry {
+                stored: stored.clone(),
+                info: info.clone(),
+                paired: None,
+            };
+            Ok((name, entry))
+        };
+        tensors.map(entry).collect()
+    }
+
+    /// The name in the file of the published `name`.
+    pub fn stored(&self, name: &str) -> Option<String> {
+        Some(self.swap(&self.kind.names.stored(name)?))
+    }
+
+    fn swap(&self, stored: &str) -> String {
+        let (up, down) = (".ffn_up.", ".ffn_down.");
+        match self.swapped {
+            true if stored.contains(up) => stored.replacen(up, down, 1),
+            true => stored.replacen(down, up, 1),
+            false => stored.to_string(),
+        }
+    }
+}
+
+/// `vision_config` as the towers of all families spell it.
+fn vision_config(projector: &Gguf) -> Result<Json, ModelError> {
+    let size = |name: &str| projector.size(&format!("clip.vision.{name}"));
+    Ok(json!({
+        "hidden_size": size("embedding_length")?,
+        "intermediate_size": size("feed_forward_length")?,
+        "num_hidden_layers": size("block_count")?,
+        "num_attention_heads": size("attention.head_count")?,
+        "image_size": size("image_size")?,
+        "patch_size": size("patch_size")?,
+        "layer_norm_eps": projector.float("clip.vision.attention.layer_norm_epsilon")?,
+        "hidden_act": activation(projector)?,
+    }))
+}
+
+/// The tower's activation: quick gelu where no key says otherwise.
+fn activation(projector: &Gguf) -> Result<&'static str, ModelError> {
+    let says = |key: &str| Ok::<_, ModelError>(projector.truth(key)?.unwrap_or(false));
+    Ok(match (says("clip.use_gelu")?, says("clip.use_silu")?) {
+        (true, _) => "gelu_pytorch_tanh",
+        (false, true) => "silu",
+        (false, false) => "quick_gelu",
+    })
+}
+
+fn idefics3(projector: &Gguf, decoder: &Gguf) -> Result<Json, ModelError> {
+    const IMAGE: &str = "<image>";
+    let Some(image) = decoder.token_id(IMAGE)? else {
+        return Err(decoder.fail(format!("the control token {IMAGE} is missing")));
+    };
+    Ok(json!({
+        "model_type": "idefics3",
+        "image_token_id": image,
+        "scale_factor": projector.size("clip.vision.projector.scale_factor")?,
+        "vision_config": vision_config(projector)?,
+    }))
+}
+
+/// Files without the size that pictures go to first are older than the key; the published checkpoints have four tiles there.
+fn idefics3_processor(projector: &Gguf) -> Result<Json, ModelError> {
+    let tile = projector.size(IMAGE_SIZE)?;
+    let longest = projector.optional_size("clip.vision.preproc_image_size")?;
+    Ok(json!({
+        "size": { "longest_edge": longest.unwrap_or(tile.saturating_mul(4)) },
+        "max_image_size": { "longest_edge": tile },
+    }))
+}

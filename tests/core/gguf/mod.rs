@@ -1,0 +1,11 @@
+//! GGUF files: damaged ones, and those whose numbers are known.
+//!
+//! - `writer`: files written for a test
+//! - `damaged`: what is refused, and how
+//! - `golden`: decoders with the numbers of transformers and the ids of their tokenizers
+//! - `projector`: a vision tower beside a decoder
+
+mod damaged;
+mod golden;
+mod projector;
+mod writer;
