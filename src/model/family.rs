@@ -13,7 +13,7 @@ use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
 use super::{llava, llava_next, llava_onevision};
-use super::{qwen2_5_vl, qwen3_vl};
+use super::{qwen2_5_vl, qwen2_vl, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
 
@@ -58,7 +58,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 6] = [
+pub const FAMILIES: [Family; 7] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -84,14 +84,15 @@ pub const FAMILIES: [Family; 6] = [
         open: llava_onevision::open,
     },
     Family {
+        name: "Qwen2-VL",
+        model_types: &["qwen2_vl"],
+        names: qwen2_vl::NAMES,
+        open: qwen2_vl::open,
+    },
+    Family {
         name: "Qwen2.5-VL",
         model_types: &["qwen2_5_vl"],
-        // The hub's are `model.*` and `visual.*`; the names of today's model are what transformers 5.23 makes of them
-        // (`Qwen2VLForConditionalGeneration` in its conversion_mapping.py).
-        names: Names(&[
-            ("model.language_model.", "model."),
-            ("model.visual.", "visual."),
-        ]),
+        names: qwen2_vl::NAMES,
         open: qwen2_5_vl::open,
     },
     Family {

@@ -6,6 +6,7 @@
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
 //!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
+//!   - `qwen2_vl`: Qwen2-VL
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
 //! - `qwen_vl`: what the Qwen-VL families share
@@ -39,6 +40,7 @@ pub mod mllm;
 pub mod precision;
 pub mod preprocess;
 pub mod qwen2_5_vl;
+pub mod qwen2_vl;
 pub mod qwen3_vl;
 mod qwen_vl;
 pub mod sample;

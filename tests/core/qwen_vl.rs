@@ -1,123 +1,24 @@
-//! The Qwen-VL families at work: sizes of pictures, and a conversation on the bounded cache.
+//! The Qwen-VL families at work: sizes of pictures, commands, and conversations on the bounded cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use candle_core::{DType, Device, Tensor};
-use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use candle_core::{Device, Tensor};
+use inf_mllm::cache::PolicyKind;
+use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::View;
+use inf_mllm::stream::grammar::{ChatFormat, Grammar};
+use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 use serde_json::Value;
 
-use crate::support::{deviation, golden, json, load, tensors};
+use crate::support::{
+    deviation, golden, ids, instruction, json, load, picture, tensors, tiny_config,
+};
 
-const FAMILIES: [&str; 2] = ["qwen2_5_vl", "qwen3_vl"];
+const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)
-}
-
-#[test]
-fn temporary_forward() {
-    for family in FAMILIES {
-        let dir = dir(family);
-        let model = load(&dir);
-        for name in ["one", "two"] {
-            let about = &json(&dir.join("golden/forward.json"))["scenes"][name];
-            let inputs = tensors(&dir.join(format!("golden/{name}.inputs.safetensors")));
-            let expected = tensors(&dir.join(format!("golden/{name}.expected.safetensors")));
-            let view = View::Image { of: 1 };
-            let (mut towers, mut images) = (Vec::new(), Vec::new());
-            for (i, pixels) in model
-                .vision
-                .split(&inputs, view)
-                .unwrap()
-                .iter()
-                .enumerate()
-            {
-                let file = about["images"][i].as_str().unwrap();
-                let picture = image::open(dir.join("golden").join(file))
-                    .unwrap()
-                    .to_rgb8();
-                let got = model
-                    .vision
-                    .pixels(&model.vision.prepare(&picture, view))
-                    .unwrap();
-                println!(
-                    "{family} {name} pixels {}",
-                    deviation(&got.values, &pixels.values)
-                );
-                let tower = model.vision.tower(pixels).unwrap();
-                images.push(model.vision.connect(&tower, &pixels.layout).unwrap());
-                towers.push(tower.features);
-            }
-            let off = deviation(
-                &Tensor::cat(&towers, 0).unwrap(),
-                &expected["vision_features"],
-            );
-            println!("{family} {name} vision {off}");
-            let rows = images.iter().map(|image| &image.rows).collect::<Vec<_>>();
-            let off = deviation(&Tensor::cat(&rows, 0).unwrap(), &expected["image_features"]);
-            println!("{family} {name} image {off}");
-            for layer in 0..images[0].deep.len() {
-                let rows = images
-                    .iter()
-                    .map(|image| &image.deep[layer])
-                    .collect::<Vec<_>>();
-                let off = deviation(
-                    &Tensor::cat(&rows, 0).unwrap(),
-                    &expected[&format!("deepstack.{layer}")],
-                );
-                println!("{family} {name} deep {layer} {off}");
-            }
-            let ids = inputs["input_ids"]
-                .to_dtype(DType::U32)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<u32>()
-                .unwrap();
-            let chunk = model.embed(&ids, &images).unwrap();
-            let config = CacheConfig {
-                policy: PolicyKind::Full,
-                budget: 200,
-                ..CacheConfig::default()
-            };
-            let mut cache =
-                BoundedCache::new(model.shape, &config, 0, DType::F32, &Device::Cpu).unwrap();
-            let mut hidden = model
-                .decoder
-                .append_embedded(&chunk.embedded, &chunk.marks(), &mut cache)
-                .unwrap();
-            let logits = model.decoder.logits(&hidden).unwrap().unsqueeze(0).unwrap();
-            println!(
-                "{family} {name} logits {}",
-                deviation(&logits, &expected["logits"])
-            );
-            let positions = expected["position_ids"].to_vec2::<i64>().unwrap();
-            for (i, place) in cache.positions(0)[0].iter().enumerate() {
-                for axis in 0..3 {
-                    assert_eq!(place[axis] as i64, positions[axis][i]);
-                }
-            }
-            let wanted = expected["generated_ids"]
-                .to_dtype(DType::U32)
-                .unwrap()
-                .to_vec1::<u32>()
-                .unwrap();
-            let mut got = Vec::new();
-            while got.len() < wanted.len() {
-                let last = hidden.narrow(0, hidden.dim(0).unwrap() - 1, 1).unwrap();
-                let logits = model.decoder.logits(&last).unwrap();
-                let token = logits.squeeze(0).unwrap().argmax(0).unwrap();
-                got.push(token.to_scalar::<u32>().unwrap());
-                let x = model.decoder.embed(&got[got.len() - 1..]).unwrap();
-                hidden = model
-                    .decoder
-                    .append(&x, &[Mark::default()], &mut cache)
-                    .unwrap();
-            }
-            assert_eq!(got, wanted);
-        }
-    }
 }
 
 #[test]
@@ -135,4 +36,174 @@ fn pictures_become_the_published_sizes() {
             assert_eq!(got, (down, across), "{family}: {height} x {width}");
         }
     }
+}
+
+#[test]
+fn the_stream_reads_as_the_chat_template_would_write_it() {
+    for family in FAMILIES {
+        let model = load(&dir(family));
+        let tokenizer = &model.tokenizer;
+        let format = ChatFormat::of(&model).unwrap();
+        for system in ["Be brief.", ""] {
+            let mut grammar = Grammar::new(format);
+            let mut stream = grammar.prefix(system, tokenizer);
+            stream.push_str(&grammar.frame(model.placeholder(), 0));
+            stream.push_str(&grammar.frame(model.placeholder(), 61_260_000_000));
+            stream.push_str(&grammar.instruction("What is in view?", tokenizer));
+            stream.push_str("a box");
+            grammar.answered();
+            stream.push_str(&grammar.instruction("And before?", tokenizer));
+
+            let text = |text: &str| Content::Text {
+                text: text.to_string(),
+            };
+            let turn = |role, content| Message { role, content };
+            let question = vec![Content::Image, Content::Image, text("What is in view?")];
+            let mut messages = vec![
+                turn("user", question),
+                turn("assistant", vec![text("a box")]),
+                turn("user", vec![text("And before?")]),
+            ];
+            if !system.is_empty() {
+                messages.insert(0, turn("system", vec![text(system)]));
+            }
+            // Only Qwen3-VL's frames say when they were.
+            let labels = ["<0.0 seconds>", "<61.3 seconds>"];
+            for label in labels {
+                let count = usize::from(family == "qwen3_vl");
+                assert_eq!(stream.matches(label).count(), count, "{family}: {stream}");
+                stream = stream.replace(label, "");
+            }
+            assert_eq!(stream, model.template.render(&messages).unwrap());
+        }
+    }
+}
+
+fn show(session: &mut Session, frames: i64) {
+    for i in 0..frames {
+        let colour = [(i * 40 % 256) as u8, 90, 200];
+        session.push_frame(&picture(i * 100, colour)).unwrap();
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_through_evictions_and_begins_anew() {
+    for family in FAMILIES {
+        let evicting = PolicyKind::ALL.into_iter();
+        for policy in evicting.filter(|&policy| policy != PolicyKind::Full) {
+            let mut config = SessionConfig {
+                model_dir: dir(family),
+                system_prompt: String::new(),
+                ..tiny_config()
+            };
+            config.cache.policy = policy;
+            config.cache.plus.position_gap = 0.1;
+            let mut session = Session::new(config).unwrap();
+            let about = format!("{family}, {}", policy.name());
+            let run = |session: &mut Session| {
+                show(session, 30);
+                let first = session.ask(&instruction("a", "What?"), &|| false, &mut |_| ());
+                assert_ne!(first.finish, FinishReason::Error, "{about}: {first:?}");
+                let mut aside = instruction("b", "And before?");
+                aside.ephemeral = true;
+                let saved = session.usage();
+                session.ask(&aside, &|| false, &mut |_| ());
+                if policy != PolicyKind::LastFrames {
+                    assert_eq!(session.usage(), saved, "{about}");
+                    assert!(
+                        saved.compactions > 0 && saved.used <= saved.budget,
+                        "{about}"
+                    );
+                }
+                let last = session.ask(&instruction("c", "Now?"), &|| false, &mut |_| ());
+                assert!(last.vision_tokens > 0, "{about}");
+                (first.token_ids, last.token_ids, last.mean_logprob)
+            };
+            let first = run(&mut session);
+            session.reset().unwrap();
+            assert_eq!(run(&mut session), first, "{about}");
+        }
+    }
+}
+
+fn command(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+        .args(args)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    assert!(!errors.contains("WARN"), "{args:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn generate_and_forward_give_the_published_numbers() {
+    let out = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let model = dir(family);
+        let golden = |name: &str| model.join("golden").join(name);
+        let inputs = golden("one.inputs.safetensors");
+        let expected = tensors(&golden("one.expected.safetensors"));
+
+        let file = out.path().join(family);
+        let args = [
+            "forward",
+            "--model",
+            path(&model),
+            "--inputs",
+            path(&inputs),
+        ];
+        command(&[&args[..], &["--out", path(&file)]].concat());
+        let got = tensors(&file);
+        for name in ["vision_features", "image_features", "logits"] {
+            let off = deviation(&got[name], &expected[name]);
+            assert!(off <= 1e-4, "{family}: {name} differ by {off}");
+        }
+
+        let picture = golden("small.png");
+        let args = [
+            "generate",
+            "--model",
+            path(&model),
+            "--image",
+            path(&picture),
+        ];
+        let texts = [
+            "--system",
+            "You are a robot.",
+            "--prompt",
+            "What is in view?",
+        ];
+        for bounded in [&[][..], &["--budget", "48", "--slack", "20"]] {
+            let args = [&args[..], &texts, &["--json"], bounded].concat();
+            let said: Value = serde_json::from_str(&command(&args)).unwrap();
+            let prompt: Vec<u32> = serde_json::from_value(said["prompt_ids"].clone()).unwrap();
+            assert_eq!(prompt, ids(&tensors(&inputs)["input_ids"]), "{family}");
+            assert!(!said["generated_ids"].as_array().unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn tensors_of_a_processor_that_do_not_fit_are_refused() {
+    let model = load(&dir("qwen2_5_vl"));
+    let inputs = tensors(&dir("qwen2_5_vl").join("golden/one.inputs.safetensors"));
+    let view = View::Image { of: 1 };
+    let refused = |grid: [u32; 3], what: &str| {
+        let mut inputs = inputs.clone();
+        let grid = Tensor::from_slice(&grid, (1, 3), &Device::Cpu).unwrap();
+        inputs.insert("image_grid_thw".to_string(), grid);
+        let error = model.vision.split(&inputs, view).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused([2, 6, 8], "expected 1 and two multiples of 2");
+    refused([1, 5, 8], "multiples of 2");
+    refused([1, 0, 8], "multiples of 2");
+    refused([1, 60, 80], "fewer than image_grid_thw says");
+    refused([1, u32::MAX - 1, u32::MAX - 1], "fewer than");
 }

@@ -129,6 +129,8 @@ struct Compaction {
     scores: Vec<Vec<Vec<f32>>>,
     /// `[layers][sets]`, the stream indices kept.
     kept: Vec<Vec<Vec<u64>>>,
+    /// `[layers][sets]`, where these stand.
+    positions: Vec<Vec<Vec<[usize; 3]>>>,
 }
 
 fn config(params: &Value) -> CacheConfig {
@@ -197,6 +199,9 @@ fn reserve(cache: &mut BoundedCache, next: usize, trace: &mut Trace) {
         tokens_seen: cache.usage().tokens_seen,
         scores,
         kept: kept.collect(),
+        positions: (0..cache.layers().len())
+            .map(|layer| cache.positions(layer))
+            .collect(),
     });
 }
 
@@ -241,6 +246,9 @@ fn check_case(stream: &Stream, name: &str, case: &Value, about: &Value, dir: &Pa
             "{name}: when compaction {c} is"
         );
         check_kept(name, c, &compaction.kept, &expected[&format!("kept.{c}")]);
+        if let Some(positions) = expected.get(&format!("positions.{c}")) {
+            check_positions(name, c, &compaction.positions, positions);
+        }
         // What inf_mllm_plus makes of its scores shows in what it keeps.
         let scores = expected.get(&format!("scores.{c}"));
         if let Some(scores) = scores.filter(|_| config.policy != PolicyKind::InfMllmPlus) {
@@ -292,6 +300,22 @@ fn check_kept(name: &str, c: usize, kept: &[Vec<Vec<u64>>], want: &Tensor) {
             assert_eq!(
                 &got, want,
                 "{name}: compaction {c}, layer {layer}, set {set}"
+            );
+        }
+    }
+}
+
+/// `want` is `[layers, sets, 3, kept]`.
+fn check_positions(name: &str, c: usize, got: &[Vec<Vec<[usize; 3]>>], want: &Tensor) {
+    for (layer, sets) in got.iter().enumerate() {
+        for (set, got) in sets.iter().enumerate() {
+            let want = want.get(layer).unwrap().get(set).unwrap();
+            let want = want.t().unwrap().to_vec2::<i64>().unwrap();
+            let got = got.iter().map(|place| place.map(|axis| axis as i64));
+            assert_eq!(
+                got.map(Vec::from).collect::<Vec<_>>(),
+                want,
+                "{name}: positions after compaction {c}, layer {layer}, set {set}"
             );
         }
     }

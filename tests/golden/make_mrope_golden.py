@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoModelForImageTextToText
 
-NAMES = ("qwen2_5_vl", "qwen3_vl")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TOLERANCE, CLOSE = 1e-3, 1e-4
 PREFIX, BUDGET, SLACK = 5, 72, 28
 TEXT_TOKENS, EVERY, LAST_CHUNKS, LAST_ROWS = 150, 30, [29, 16], 4

@@ -18,6 +18,7 @@ LOUD = 10 * TOLERANCE  # what every mistake must change the logits by
 IMAGE = {"type": "image"}
 # sizes (width, height): one rounds at a half and stays within the limits, one is too large, one too small
 PICTURES = {
+    "qwen2_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen2_5_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen3_vl": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
 }

@@ -1,4 +1,4 @@
-"""The two tiny Qwen-VL checkpoints: configs in the spelling of the published files, and their chat formats."""
+"""The tiny Qwen-VL checkpoints: configs in the spelling of the published files, and their chat formats."""
 
 from qwen_checkpoint import Family
 
@@ -55,6 +55,65 @@ GENERATION = {
     "do_sample": True,
     "eos_token_id": ["<|im_end|>", "<|endoftext|>"],
 }
+
+QWEN2_VL = Family(
+    name="qwen2_vl",
+    seed=5,
+    config={
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "attention_dropout": 0.0,
+        "bos_token_id": "<|endoftext|>",
+        "eos_token_id": "<|im_end|>",
+        **SPECIAL_IDS,
+        "vision_token_id": "<|vision_pad|>",
+        "hidden_act": "silu",
+        "hidden_size": 72,
+        "initializer_range": 0.02,
+        "intermediate_size": 44,
+        "max_position_embeddings": 1024,
+        "max_window_layers": 2,
+        "model_type": "qwen2_vl",
+        "num_attention_heads": 6,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 2500.0,
+        "sliding_window": 64,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.41.2",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vision_config": {
+            "depth": 2,
+            "embed_dim": 32,
+            "mlp_ratio": 3,
+            "num_heads": 2,
+            "in_chans": 3,
+            "hidden_size": 72,
+            "patch_size": 3,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 3,
+            "temporal_patch_size": 2,
+        },
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 3]},
+        "vocab_size": 296,
+    },
+    generation={**GENERATION, "temperature": 0.01, "top_p": 0.001, "top_k": 1},
+    preprocessor={
+        "min_pixels": 700,
+        "max_pixels": 1260,
+        "patch_size": 3,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2VLProcessor",
+    },
+    template=TEMPLATE_2_5,
+    renamed={"model.language_model.": "model.", "model.visual.": "visual."},
+)
 
 QWEN2_5_VL = Family(
     name="qwen2_5_vl",

@@ -7,6 +7,7 @@ from unittest.mock import patch
 import torch
 from transformers import vision_utils
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 Model = torch.nn.Module
@@ -36,6 +37,11 @@ def merger_tanh_gelu(model: Model, _: ExitStack) -> None:
     for module in model.model.visual.modules():
         if isinstance(module, torch.nn.GELU):
             module.approximate = "tanh"
+
+
+def block_plain_gelu(model: Model, _: ExitStack) -> None:
+    for block in model.model.visual.blocks:
+        block.mlp.act = torch.nn.GELU()
 
 
 def block_exact_gelu(model: Model, _: ExitStack) -> None:
@@ -207,6 +213,15 @@ SHARED: dict[str, Edit] = {
     "extent_of_one": own_positions(extent_of_one),
 }
 MISTAKES: dict[str, dict[str, Edit]] = {
+    "qwen2_vl": SHARED
+    | {
+        "interleaved_sections": other_layout(interleaved=True),
+        "no_attention_bias": no_attention_bias,
+        "no_vision_mlp_bias": no_vision_mlp_bias,
+        "gelu_in_blocks": block_plain_gelu,
+        "swapped_vision_axes": swapped_vision_axes(modeling_qwen2_vl),
+        "images_attend_to_each_other": images_attend_to_each_other(modeling_qwen2_vl),
+    },
     "qwen2_5_vl": SHARED
     | {
         "interleaved_sections": other_layout(interleaved=True),

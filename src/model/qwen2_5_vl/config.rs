@@ -1,36 +1,17 @@
-//! `config.json` of Qwen2.5-VL.
+//! `vision_config` of Qwen2.5-VL.
 
+use candle_core::Result;
+use candle_nn::VarBuilder;
 use serde::Deserialize;
-use serde_json::Value;
 
+use super::tower::WindowTower;
 use crate::model::decoder::Unsupported;
-use crate::model::qwen_vl::{AxialRope, Measures};
-
-/// What the decoder's part is where it does not say so.
-pub const TEXT: &str = "qwen2_5_vl_text";
-
-/// Mirrors `config.json`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    #[serde(default = "image_pad")]
-    pub image_token_id: u32,
-    pub tie_word_embeddings: Option<bool>,
-    /// Files of the hub have the decoder's fields at the top level.
-    #[serde(default)]
-    pub text_config: Value,
-    #[serde(default)]
-    pub vision_config: VisionConfig,
-}
-
-/// The published vocabulary's `<|image_pad|>`.
-fn image_pad() -> u32 {
-    151_655
-}
+use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `Qwen2_5_VLVisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-pub struct VisionConfig {
+pub struct Config {
     pub depth: usize,
     pub hidden_size: usize,
     pub hidden_act: String,
@@ -50,7 +31,7 @@ pub struct VisionConfig {
     pub rope_parameters: AxialRope,
 }
 
-impl Default for VisionConfig {
+impl Default for Config {
     fn default() -> Self {
         Self {
             depth: 32,
@@ -71,48 +52,33 @@ impl Default for VisionConfig {
     }
 }
 
-impl Config {
-    /// Of `config.json` in either form.
-    pub fn from_json(mut json: Value) -> Result<Self, serde_json::Error> {
-        if json["text_config"].is_null() {
-            let mut text = json.clone();
-            if let Some(fields) = text.as_object_mut() {
-                fields.remove("model_type");
-                fields.remove("vision_config");
-            }
-            json["text_config"] = text;
+impl VisionConfig for Config {
+    fn measures(&self) -> std::result::Result<Measures, Unsupported> {
+        let square = self.patch_size.saturating_mul(self.spatial_merge_size);
+        if self.window_size < square {
+            let expected = format!("at least {square}, the side of a token");
+            return Err(Unsupported::new("window_size", self.window_size, expected));
         }
-        serde_json::from_value(json)
+        Ok(Measures {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_heads: self.num_heads,
+            hidden_act: self.hidden_act.clone(),
+            channels: [self.in_channels, self.in_chans],
+            out_hidden_size: self.out_hidden_size,
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            spatial_merge_size: self.spatial_merge_size,
+            theta: self.rope_parameters.theta()?,
+        })
     }
 
-    /// Checks the vision part, for a decoder of `width`.
-    pub fn check(&self, width: usize) -> Result<Measures, Unsupported> {
-        let vision = &self.vision_config;
-        let measures = Measures {
-            hidden_size: vision.hidden_size,
-            intermediate_size: vision.intermediate_size,
-            num_heads: vision.num_heads,
-            hidden_act: vision.hidden_act.clone(),
-            out_hidden_size: vision.out_hidden_size,
-            patch_size: vision.patch_size,
-            temporal_patch_size: vision.temporal_patch_size,
-            spatial_merge_size: vision.spatial_merge_size,
-            theta: vision.rope_parameters.theta()?,
-        };
-        measures.check([vision.in_channels, vision.in_chans], width)?;
-        if vision.window_side() == 0 {
-            let square = vision.patch_size * vision.spatial_merge_size;
-            return Err(Unsupported::new(
-                "vision_config.window_size",
-                vision.window_size,
-                format!("at least {square}, the side of a token"),
-            ));
-        }
-        Ok(measures)
+    fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
+        Ok(Box::new(WindowTower::new(self, measures, vb)?))
     }
 }
 
-impl VisionConfig {
+impl Config {
     /// Side of a window, squares of patches.
     pub fn window_side(&self) -> usize {
         self.window_size / self.spatial_merge_size / self.patch_size

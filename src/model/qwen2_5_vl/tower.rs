@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use super::config::VisionConfig;
+use super::config::Config;
 use crate::model::qwen_vl::{Angles, Block, Feed, Grid, Measures, Merger, Norm, PatchEmbed, Tower};
 use crate::model::vision::TowerOutput;
 
@@ -19,7 +19,7 @@ pub struct WindowTower {
 }
 
 impl WindowTower {
-    pub fn new(cfg: &VisionConfig, measures: &Measures, vb: VarBuilder) -> Result<Self> {
+    pub fn new(cfg: &Config, measures: &Measures, vb: VarBuilder) -> Result<Self> {
         let act = measures.activation().map_err(candle_core::Error::wrap)?;
         let block = |i: usize| {
             let vb = vb.pp("blocks").pp(i);

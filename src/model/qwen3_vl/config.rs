@@ -1,34 +1,17 @@
-//! `config.json` of Qwen3-VL.
+//! `vision_config` of Qwen3-VL.
 
+use candle_core::Result;
+use candle_nn::VarBuilder;
 use serde::Deserialize;
-use serde_json::Value;
 
+use super::tower::DeepTower;
 use crate::model::decoder::Unsupported;
-use crate::model::qwen_vl::{AxialRope, Measures};
-
-/// What the decoder's part is where it does not say so.
-pub const TEXT: &str = "qwen3_vl_text";
-
-/// Mirrors `config.json`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    #[serde(default = "image_pad")]
-    pub image_token_id: u32,
-    pub tie_word_embeddings: Option<bool>,
-    pub text_config: Value,
-    #[serde(default)]
-    pub vision_config: VisionConfig,
-}
-
-/// The published vocabulary's `<|image_pad|>`.
-fn image_pad() -> u32 {
-    151_655
-}
+use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `Qwen3VLVisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-pub struct VisionConfig {
+pub struct Config {
     pub depth: usize,
     pub hidden_size: usize,
     pub hidden_act: String,
@@ -46,7 +29,7 @@ pub struct VisionConfig {
     pub rope_parameters: AxialRope,
 }
 
-impl Default for VisionConfig {
+impl Default for Config {
     fn default() -> Self {
         Self {
             depth: 27,
@@ -66,42 +49,49 @@ impl Default for VisionConfig {
     }
 }
 
-impl Config {
-    /// Checks the vision part, for a decoder of `width`.
-    pub fn check(&self, width: usize) -> Result<Measures, Unsupported> {
-        let vision = &self.vision_config;
-        let measures = Measures {
-            hidden_size: vision.hidden_size,
-            intermediate_size: vision.intermediate_size,
-            num_heads: vision.num_heads,
-            hidden_act: vision.hidden_act.clone(),
-            out_hidden_size: vision.out_hidden_size,
-            patch_size: vision.patch_size,
-            temporal_patch_size: vision.temporal_patch_size,
-            spatial_merge_size: vision.spatial_merge_size,
-            theta: vision.rope_parameters.theta()?,
-        };
-        measures.check([vision.in_channels, None], width)?;
-        let fail = |field: &str, value: String, expected: String| {
-            Err(Unsupported::new(field, value, expected).within("vision_config"))
-        };
-        let places = vision.num_position_embeddings;
-        Unsupported::too_large(&[("vision_config.num_position_embeddings", places)])?;
-        if places == 0 || vision.table_side().pow(2) != places {
-            let expected = "the square of a number from 1 on".to_string();
-            return fail("num_position_embeddings", places.to_string(), expected);
+impl VisionConfig for Config {
+    fn measures(&self) -> std::result::Result<Measures, Unsupported> {
+        let places = self.num_position_embeddings;
+        Unsupported::too_large(&[("num_position_embeddings", places)])?;
+        if places == 0 || self.table_side().pow(2) != places {
+            let expected = "the square of a number from 1 on";
+            return Err(Unsupported::new(
+                "num_position_embeddings",
+                places,
+                expected,
+            ));
         }
-        let indexes = &vision.deepstack_visual_indexes;
-        let ascending = indexes.windows(2).all(|pair| pair[0] < pair[1]);
-        if !ascending || indexes.last().is_some_and(|&last| last >= vision.depth) {
-            let expected = format!("ascending layers below depth ({})", vision.depth);
-            return fail("deepstack_visual_indexes", format!("{indexes:?}"), expected);
+        let layers = &self.deepstack_visual_indexes;
+        let ascending = layers.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || layers.last().is_some_and(|&last| last >= self.depth) {
+            let expected = format!("ascending layers below depth ({})", self.depth);
+            let found = format!("{layers:?}");
+            return Err(Unsupported::new(
+                "deepstack_visual_indexes",
+                found,
+                expected,
+            ));
         }
-        Ok(measures)
+        Ok(Measures {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_heads: self.num_heads,
+            hidden_act: self.hidden_act.clone(),
+            channels: [self.in_channels, None],
+            out_hidden_size: self.out_hidden_size,
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            spatial_merge_size: self.spatial_merge_size,
+            theta: self.rope_parameters.theta()?,
+        })
+    }
+
+    fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
+        Ok(Box::new(DeepTower::new(self, measures, vb)?))
     }
 }
 
-impl VisionConfig {
+impl Config {
     /// Side of the table of learned positions.
     pub fn table_side(&self) -> usize {
         self.num_position_embeddings.isqrt()

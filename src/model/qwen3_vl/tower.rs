@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use super::config::VisionConfig;
+use super::config::Config;
 use crate::model::qwen_vl::{Angles, Block, Feed, Grid, Measures, Merger, Norm, PatchEmbed, Tower};
 use crate::model::vision::TowerOutput;
 
@@ -24,7 +24,7 @@ pub struct DeepTower {
 }
 
 impl DeepTower {
-    pub fn new(cfg: &VisionConfig, measures: &Measures, vb: VarBuilder) -> Result<Self> {
+    pub fn new(cfg: &Config, measures: &Measures, vb: VarBuilder) -> Result<Self> {
         let act = measures.activation().map_err(candle_core::Error::wrap)?;
         let hidden = measures.hidden_size;
         let block = |i: usize| {

@@ -1,12 +1,14 @@
 //! What the Qwen-VL families share: pictures of any size in patches, of which squares become one token each.
 //!
-//! - this file: the measures of a tower, and what a family says of its own
+//! - this file: the measures of a tower
+//! - `family`: configurations and where things stand
 //! - `grid`: the order of a picture's patches, where each stands, and windows
 //! - `blocks`: the layers of a tower
 //! - `processor`: pictures to patches
 //! - `vision`: the way from pictures to rows of the decoder's input
 
 mod blocks;
+mod family;
 mod grid;
 mod processor;
 mod vision;
@@ -17,13 +19,14 @@ use super::activation::Activation;
 use super::decoder::Unsupported;
 
 pub use blocks::{Block, Feed, Merger, Norm, PatchEmbed};
+pub use family::{Kind, QwenVl, VisionConfig};
 pub use grid::{Angles, Grid};
-pub use vision::{QwenVision, Tower};
+pub use vision::Tower;
 
 /// The token that stands for a row of image features.
-pub const IMAGE_PAD: &str = "<|image_pad|>";
+const IMAGE_PAD: &str = "<|image_pad|>";
 /// What stands around the features of an image.
-pub const AROUND_IMAGE: [&str; 2] = ["<|vision_start|>", "<|vision_end|>"];
+const AROUND_IMAGE: [&str; 2] = ["<|vision_start|>", "<|vision_end|>"];
 
 /// Measures of a tower.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct Measures {
     pub intermediate_size: usize,
     pub num_heads: usize,
     pub hidden_act: String,
+    /// Colours, in the spellings that there are.
+    pub channels: [Option<usize>; 2],
     /// Width of the decoder, as the tower's configuration has it.
     pub out_hidden_size: usize,
     /// Side of a patch, pixels.
@@ -43,6 +48,9 @@ pub struct Measures {
     /// Base of the rotary embedding's frequencies.
     pub theta: f64,
 }
+
+/// Sides of patches and squares beyond this belong to no model, and powers of them could overflow.
+const MAX_SIDE: usize = 256;
 
 /// Mirrors `rope_parameters` of `vision_config`, as transformers 5 writes it.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,7 +77,7 @@ impl AxialRope {
     /// Base of the frequencies.
     pub fn theta(&self) -> Result<f64, Unsupported> {
         let fail = |field, value: &dyn std::fmt::Display, expected| {
-            Err(Unsupported::new(field, value, expected).within("vision_config.rope_parameters"))
+            Err(Unsupported::new(field, value, expected).within("rope_parameters"))
         };
         match self.rope_type.as_deref() {
             None | Some("axial" | "default") => {}
@@ -83,10 +91,8 @@ impl AxialRope {
 }
 
 impl Measures {
-    /// Checks what can be checked without the weights; `channels` is what the configuration says of them, in either spelling, `width`
-    /// that of the decoder.
-    pub fn check(&self, channels: [Option<usize>; 2], width: usize) -> Result<(), Unsupported> {
-        let of_part = |unsupported: Unsupported| unsupported.within("vision_config");
+    /// Checks what can be checked without the weights; `width` is that of the decoder.
+    fn check(&self, width: usize) -> Result<(), Unsupported> {
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -95,37 +101,39 @@ impl Measures {
             ("temporal_patch_size", self.temporal_patch_size),
             ("spatial_merge_size", self.spatial_merge_size),
         ];
-        Unsupported::zeros(&sizes).map_err(of_part)?;
-        Unsupported::too_large(&sizes).map_err(of_part)?;
-        let fail = |field, value: String, expected: String| {
-            Err(of_part(Unsupported::new(field, value, expected)))
-        };
-        for (name, longest) in [("patch_size", 1 << 8), ("spatial_merge_size", 1 << 4)] {
-            let value = sizes.iter().find(|(field, _)| *field == name);
-            let value = value.map_or(0, |(_, value)| *value);
-            if value > longest {
-                return fail(name, value.to_string(), format!("at most {longest}"));
+        Unsupported::zeros(&sizes)?;
+        Unsupported::too_large(&sizes)?;
+        for (field, value) in &sizes[3..] {
+            if *value > MAX_SIDE {
+                return Err(Unsupported::new(
+                    field,
+                    value,
+                    format!("at most {MAX_SIDE}"),
+                ));
             }
         }
-        if let Some(other) = channels.into_iter().flatten().find(|&count| count != 3) {
-            return fail("in_channels", other.to_string(), "3".to_string());
-        }
-        if !self.hidden_size.is_multiple_of(self.num_heads)
-            || !(self.hidden_size / self.num_heads).is_multiple_of(4)
+        if let Some(other) = self
+            .channels
+            .into_iter()
+            .flatten()
+            .find(|&count| count != 3)
         {
-            let expected = format!(
-                "a divisor of hidden_size ({}) that leaves a multiple of 4",
-                self.hidden_size
-            );
-            return fail("num_heads", self.num_heads.to_string(), expected);
+            return Err(Unsupported::new("in_channels", other, 3));
+        }
+        let head_dim = self.hidden_size / self.num_heads;
+        if !self.hidden_size.is_multiple_of(self.num_heads) || !head_dim.is_multiple_of(4) {
+            let hidden = self.hidden_size;
+            let expected =
+                format!("a divisor of hidden_size ({hidden}) that leaves a multiple of 4");
+            return Err(Unsupported::new("num_heads", self.num_heads, expected));
         }
         if self.out_hidden_size != width {
             let expected = format!("{width}, the decoder's hidden_size");
-            return fail(
-                "out_hidden_size",
-                self.out_hidden_size.to_string(),
+            return Err(Unsupported::new(
+                "width of the merger",
+                self.out_hidden_size,
                 expected,
-            );
+            ));
         }
         self.activation().map(|_| ())
     }
@@ -133,7 +141,7 @@ impl Measures {
     pub fn activation(&self) -> Result<Activation, Unsupported> {
         Activation::parse(&self.hidden_act).ok_or_else(|| {
             let expected = "silu, gelu, gelu_pytorch_tanh or quick_gelu";
-            Unsupported::new("vision_config.hidden_act", &self.hidden_act, expected)
+            Unsupported::new("hidden_act", &self.hidden_act, expected)
         })
     }
 

@@ -161,8 +161,8 @@ pub const FORMATS: [ChatFormat; 9] = [
     },
     CHATML,
     ChatFormat {
-        name: "Qwen2.5-VL",
-        families: &["Qwen2.5-VL"],
+        name: "Qwen2-VL",
+        families: &["Qwen2-VL", "Qwen2.5-VL"],
         no_system: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
         before_frame: "<|vision_start|>",
         after_frame: "<|vision_end|>",

@@ -53,7 +53,8 @@ families! {
     llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream, frames;
-    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
+    qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
 

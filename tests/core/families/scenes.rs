@@ -135,6 +135,17 @@ impl Scene {
         images
     }
 
+    /// Where the tokens of the prompt stand, where the published library says so.
+    fn check_positions(&self, cache: &BoundedCache) {
+        let Some(wanted) = self.expected.get("position_ids") else {
+            return;
+        };
+        let wanted = wanted.t().unwrap().to_vec2::<i64>().unwrap();
+        let got = cache.positions(0).remove(0).into_iter();
+        let got = got.map(|place| place.map(|axis| axis as i64).to_vec());
+        assert_eq!(got.collect::<Vec<_>>(), wanted, "{}: positions", self.name);
+    }
+
     /// The decoder's input.
     fn input(&self, model: &Model, dir: &Path) -> (Embedded, Vec<Mark>) {
         let mut ids = self.ids();
@@ -169,6 +180,7 @@ pub fn check_forward(model: &Model, dir: &Path) {
         let decoder = model.decoder();
         let mut cache = full_cache(model, marks.len() + NEW_TOKENS);
         let mut hidden = decoder.append_embedded(&input, &marks, &mut cache).unwrap();
+        scene.check_positions(&cache);
         let logits = decoder.logits(&hidden).unwrap().unsqueeze(0).unwrap();
         scene.check("logits", &logits, &scene.expected["logits"]);
 
