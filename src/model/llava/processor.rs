@@ -104,8 +104,8 @@ impl Processor {
         })
     }
 
-    /// The whole picture as the processor of CLIP or SigLIP makes it a tile.
-    pub fn whole(&self, picture: &dyn Picture) -> Tile {
+    /// A picture as the processor of CLIP or SigLIP makes it a tile.
+    pub fn image(&self, picture: &dyn Picture) -> Tile {
         let square = self.in_square(picture);
         let picture = if self.pad { &square } else { picture };
         let Some(edge) = self.shortest_edge else {
@@ -126,6 +126,14 @@ impl Processor {
             down: middle(to.1),
         };
         self.tile_of(self.resizer.resize_part(picture, to, part))
+    }
+
+    /// The same, but for the whole picture where only its middle would be taken.
+    pub fn frame(&self, picture: &dyn Picture) -> Tile {
+        match self.shortest_edge {
+            Some(_) => self.padded(picture),
+            None => self.image(picture),
+        }
     }
 
     /// The whole picture at the size of a tile, its aspect ratio given up.
