@@ -96,6 +96,24 @@ fn one_of_several_images_and_a_frame_that_would_be_cut_are_padded_with_the_mean_
     }
 }
 
+/// A line of as many pixels as a large picture has: gigabytes, if its length were taken as it is.
+#[test]
+fn pictures_longer_than_any_camera_takes_them_are_prepared_all_the_same() {
+    const LENGTH: u32 = 9_000_000;
+    for (width, height) in [(LENGTH, 1), (1, LENGTH)] {
+        let picture = RgbImage::from_pixel(width, height, image::Rgb([9, 9, 9]));
+        for name in ["llava", "llava_next", "llava_onevision"] {
+            let vision = load(&family(name)).vision;
+            for view in [View::Image { of: 1 }, View::Frame] {
+                let prepared = vision.prepare(&picture, view);
+                let pixels = vision.pixels(&prepared).unwrap();
+                let rows = vision.encode(&pixels).unwrap().rows;
+                assert_eq!(rows.dim(0).unwrap(), vision.tokens(&prepared.layout));
+            }
+        }
+    }
+}
+
 #[test]
 fn features_of_several_layers_are_those_of_each_side_by_side() {
     let dir = family("llava");

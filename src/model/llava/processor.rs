@@ -1,5 +1,6 @@
 //! Pictures to tiles, as the published image processors of CLIP, SigLIP and the LLaVA families do it.
 
+use image::RgbImage;
 use serde::Deserialize;
 
 use crate::model::checkpoint::Checkpoint;
@@ -43,6 +44,9 @@ enum Size {
 
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// The longest side of a picture that is prepared as it is, pixels.
+const LONGEST: usize = 1 << 14;
 
 /// The image processor of a checkpoint.
 #[derive(Debug)]
@@ -102,6 +106,19 @@ impl Processor {
             resizer: Resizer::new(filter(config.resample.unwrap_or(BICUBIC))?),
             normalisation: Normalisation::new(&config.normalisation, mean, std)?,
         })
+    }
+
+    /// A picture so long that no camera took it, at a length that some might: what a message asks for in memory and time depends on the
+    /// length, which its number of pixels does not bound.
+    pub fn shortened(&self, picture: &dyn Picture) -> Option<RgbImage> {
+        let (width, height) = picture.size();
+        let longest = width.max(height);
+        if longest <= LONGEST {
+            return None;
+        }
+        let side = |side: usize| (side * LONGEST / longest).max(1);
+        let to = (side(width), side(height));
+        RgbImage::from_raw(to.0 as u32, to.1 as u32, self.resizer.resize(picture, to))
     }
 
     /// A picture as the processor of CLIP or SigLIP makes it a tile.
