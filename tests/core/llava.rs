@@ -73,20 +73,44 @@ fn pictures_of_any_shape_go_through_every_family() {
     }
 }
 
-/// A picture that is made a square shows its own colour in the middle and the mean beside it.
+/// A picture that is made a square shows its own colour in the middle and the mean above it.
 #[test]
-fn one_of_several_images_is_padded_with_the_mean_colour() {
-    let vision = load(&family("llava_onevision")).vision;
-    let picture = RgbImage::from_pixel(30, 10, image::Rgb([255, 0, 60]));
-    let prepared = vision.prepare(&picture, View::Image { of: 2 });
-    let [tile] = prepared.tiles.as_slice() else {
-        panic!("{} tiles", prepared.tiles.len());
-    };
-    let pixel = |x: usize, y: usize| &tile.rgb[(y * tile.width + x) * 3..][..3];
-    let middle = tile.width / 2;
-    assert_eq!(pixel(middle, middle), [255, 0, 60]);
-    for (x, y) in [(0, 0), (middle, 0), (tile.width - 1, tile.height - 1)] {
-        assert_eq!(pixel(x, y), [127; 3]);
+fn one_of_several_images_and_a_frame_that_would_be_cut_are_padded_with_the_mean_colour() {
+    let mean_of_clip = [122, 116, 104];
+    for (name, view, mean) in [
+        ("llava_onevision", View::Image { of: 2 }, [127; 3]),
+        ("llava", View::Frame, mean_of_clip),
+    ] {
+        let vision = load(&family(name)).vision;
+        let picture = RgbImage::from_pixel(30, 10, image::Rgb([255, 0, 60]));
+        let prepared = vision.prepare(&picture, view);
+        let [tile] = prepared.tiles.as_slice() else {
+            panic!("{name}: {} tiles", prepared.tiles.len());
+        };
+        let pixel = |x: usize, y: usize| &tile.rgb[(y * tile.width + x) * 3..][..3];
+        let middle = tile.width / 2;
+        assert_eq!(pixel(middle, middle), [255, 0, 60], "{name}");
+        for (x, y) in [(0, 0), (middle, 0), (tile.width - 1, tile.height - 1)] {
+            assert_eq!(pixel(x, y), mean, "{name}");
+        }
+    }
+}
+
+/// A line of as many pixels as a large picture has: gigabytes, if its length were taken as it is.
+#[test]
+fn pictures_longer_than_any_camera_takes_them_are_prepared_all_the_same() {
+    const LENGTH: u32 = 9_000_000;
+    for (width, height) in [(LENGTH, 1), (1, LENGTH)] {
+        let picture = RgbImage::from_pixel(width, height, image::Rgb([9, 9, 9]));
+        for name in ["llava", "llava_next", "llava_onevision"] {
+            let vision = load(&family(name)).vision;
+            for view in [View::Image { of: 1 }, View::Frame] {
+                let prepared = vision.prepare(&picture, view);
+                let pixels = vision.pixels(&prepared).unwrap();
+                let rows = vision.encode(&pixels).unwrap().rows;
+                assert_eq!(rows.dim(0).unwrap(), vision.tokens(&prepared.layout));
+            }
+        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! Names follow the published tensors: `vision_tower.vision_model`, `multi_modal_projector`, `language_model.model`,
 //! `language_model.lm_head`.
 //!
+//! A frame of the stream shows all of its picture: where the image processor would cut out the middle, it is put in a square of the
+//! mean colour instead, which is how the original code prepared pictures when the checkpoints were trained.
+//!
 //! - this file: the family, in which a picture is one tile
 //! - `config`: the checkpoint's configuration
 //! - `processor`: pictures to tiles
@@ -75,7 +78,7 @@ pub fn open(checkpoint: &Checkpoint) -> std::result::Result<Box<dyn FamilyConfig
     })
 }
 
-/// Every picture is one tile: an image's or a frame's, as CLIP's processor makes it.
+/// Every picture is one tile.
 struct OneTile {
     rows: usize,
 }
@@ -89,14 +92,21 @@ impl Arrangement for OneTile {
         self.rows
     }
 
-    fn tiles(&self, processor: &Processor, picture: &dyn Picture, _: &Layout) -> Vec<Tile> {
-        vec![processor.whole(picture)]
+    fn tiles(&self, processor: &Processor, picture: &dyn Picture, layout: &Layout) -> Vec<Tile> {
+        match layout.view {
+            View::Image { .. } => vec![processor.image(picture)],
+            View::Frame => vec![processor.frame(picture)],
+        }
     }
 
     fn arranged(&self, projected: &Tensor, _: &Tensor, _: &Layout) -> Result<Tensor> {
         projected.flatten_to(1)
     }
 }
+
+/// How a family arranges tiles, from its configuration.
+pub type Arrange =
+    fn(&Config, &VisionConfig) -> std::result::Result<Arc<dyn Arrangement>, Unsupported>;
 
 /// A checkpoint's configuration, read and checked, of any of the LLaVA families.
 pub struct Llava {
@@ -112,10 +122,7 @@ impl Llava {
     pub fn open(
         checkpoint: &Checkpoint,
         defaults: &Defaults,
-        arrange: fn(
-            &Config,
-            &VisionConfig,
-        ) -> std::result::Result<Arc<dyn Arrangement>, Unsupported>,
+        arrange: Arrange,
     ) -> std::result::Result<Box<dyn FamilyConfig>, ModelError> {
         let config: Config = checkpoint.json(CONFIG)?;
         let checked = || {

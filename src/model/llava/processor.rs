@@ -1,5 +1,6 @@
 //! Pictures to tiles, as the published image processors of CLIP, SigLIP and the LLaVA families do it.
 
+use image::RgbImage;
 use serde::Deserialize;
 
 use crate::model::checkpoint::Checkpoint;
@@ -42,6 +43,9 @@ enum Size {
     /// As old files have it: the shortest edge of a size, both sides of a crop.
     Number(usize),
 }
+
+/// The longest side of a picture that is prepared as it is, pixels.
+const LONGEST: usize = 1 << 14;
 
 /// The image processor of a checkpoint.
 #[derive(Debug)]
@@ -103,8 +107,21 @@ impl Processor {
         })
     }
 
-    /// The whole picture as the processor of CLIP or SigLIP makes it a tile.
-    pub fn whole(&self, picture: &dyn Picture) -> Tile {
+    /// A picture so long that no camera took it, at a length that some might: what a message asks for in memory and time depends on the
+    /// length, which its number of pixels does not bound.
+    pub fn shortened(&self, picture: &dyn Picture) -> Option<RgbImage> {
+        let (width, height) = picture.size();
+        let longest = width.max(height);
+        if longest <= LONGEST {
+            return None;
+        }
+        let side = |side: usize| (side * LONGEST / longest).max(1);
+        let to = (side(width), side(height));
+        RgbImage::from_raw(to.0 as u32, to.1 as u32, self.resizer.resize(picture, to))
+    }
+
+    /// A picture as the processor of CLIP or SigLIP makes it a tile.
+    pub fn image(&self, picture: &dyn Picture) -> Tile {
         let square = self.in_square(picture);
         let picture = if self.pad { &square } else { picture };
         let Some(edge) = self.shortest_edge else {
@@ -125,6 +142,14 @@ impl Processor {
             down: middle(to.1),
         };
         self.tile_of(self.resizer.resize_part(picture, to, part))
+    }
+
+    /// The same, but for the whole picture where only its middle would be taken.
+    pub fn frame(&self, picture: &dyn Picture) -> Tile {
+        match self.shortest_edge {
+            Some(_) => self.padded(picture),
+            None => self.image(picture),
+        }
     }
 
     /// The whole picture at the size of a tile, its aspect ratio given up.

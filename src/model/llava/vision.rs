@@ -156,6 +156,11 @@ impl Vision for LlavaVision {
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {
         let layout = self.layout(picture.size(), view);
+        let shortened = self.processor.shortened(picture);
+        let picture = match &shortened {
+            Some(shortened) => shortened as &dyn Picture,
+            None => picture,
+        };
         Prepared {
             layout,
             tiles: self.arrangement.tiles(&self.processor, picture, &layout),

@@ -95,7 +95,7 @@ impl Axis {
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
-        let weights = (0..to).map(|i| {
+        let weights_of = |i: usize| {
             let centre = (i as f64 + 0.5) * scale;
             let start = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
@@ -105,16 +105,15 @@ impl Axis {
             let sum = weights.iter().sum::<f64>();
             let weights = weights.iter().map(|weight| weight / sum);
             (start, weights.collect::<Vec<_>>())
-        });
-        let weights = weights.collect::<Vec<_>>();
-        let largest = weights.iter().flat_map(|(_, weights)| weights);
-        let bits = fraction_bits(largest.copied().fold(0.0, f64::max));
-        let taps = weights[part].iter().map(|(start, weights)| {
+        };
+        let largest = (0..to).flat_map(|i| weights_of(i).1).fold(0.0, f64::max);
+        let bits = fraction_bits(largest);
+        let taps = part.map(weights_of).map(|(start, weights)| {
             let fixed = weights.iter();
             let fixed = fixed.map(|weight| (weight * f64::from(1 << bits)).round() as i32);
             let fill = weights.len().next_multiple_of(LANES) - weights.len();
             Taps {
-                start: *start,
+                start,
                 count: weights.len(),
                 weights: fixed.chain(std::iter::repeat_n(0, fill)).collect(),
             }
