@@ -104,6 +104,10 @@ impl Arrangement for OneTile {
     }
 }
 
+/// How a family arranges tiles, as its configuration has it.
+pub type Arrange =
+    fn(&Config, &VisionConfig) -> std::result::Result<Arc<dyn Arrangement>, Unsupported>;
+
 /// A checkpoint's configuration, read and checked, of any of the LLaVA families.
 pub struct Llava {
     image_token: u32,
@@ -118,10 +122,7 @@ impl Llava {
     pub fn open(
         checkpoint: &Checkpoint,
         defaults: &Defaults,
-        arrange: fn(
-            &Config,
-            &VisionConfig,
-        ) -> std::result::Result<Arc<dyn Arrangement>, Unsupported>,
+        arrange: Arrange,
     ) -> std::result::Result<Box<dyn FamilyConfig>, ModelError> {
         let config: Config = checkpoint.json(CONFIG)?;
         let checked = || {
