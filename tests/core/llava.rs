@@ -429,3 +429,30 @@ fn the_command_line_gives_the_numbers_of_transformers() {
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
+
+/// A bounded memory keeps the system prompt, which ends with a control token in some formats and with a blank in others.
+#[test]
+fn generate_takes_a_system_prompt_and_a_budget() {
+    for name in ["llava", "llava_next", "llava_onevision"] {
+        let dir = family(name);
+        let picture = dir.join("golden/two0.png");
+        let printed = inf_mllm(&[
+            "generate",
+            "--model",
+            path(&dir),
+            "--image",
+            path(&picture),
+            "--system",
+            "Be brief.",
+            "--prompt",
+            "What is in view?",
+            "--budget",
+            "64",
+            "--policy",
+            "inf_mllm",
+            "--json",
+        ]);
+        let answer: Value = serde_json::from_str(&printed).unwrap();
+        assert!(!answer["generated_ids"].as_array().unwrap().is_empty());
+    }
+}

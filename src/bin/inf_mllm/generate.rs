@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use candle_core::DType;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
@@ -13,6 +13,7 @@ use inf_mllm::model::sample::Sampler;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::grammar::{ChatFormat, Grammar};
 use serde_json::json;
 
 use crate::args::{CacheArgs, DeviceArgs};
@@ -58,7 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = Mllm::load(&checkpoint, args.quantization, args.dtype, &device)?;
     let (ids, images) = prompt(&model, args)?;
     let system_tokens = match &args.system {
-        Some(_) => system_length(&model, &ids)?,
+        Some(system) => system_length(&model, system)?,
         None => 1,
     };
     let shape = model.shape;
@@ -160,10 +161,9 @@ fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
     Ok((model.tokenizer.encode_prompt(&expanded)?, features))
 }
 
-/// Length of the system turn at the start of the prompt: up to and with its end and the line break.
-fn system_length(model: &Mllm, ids: &[u32]) -> Result<usize> {
-    match ids.iter().position(|&id| model.ends.contains(id)) {
-        Some(end) => Ok((end + 2).min(ids.len())),
-        None => bail!("the chat template does not end the system turn"),
-    }
+/// Length of what stands in front of the user's turn, tokens: the stream's protected beginning.
+fn system_length(model: &Mllm, system: &str) -> Result<usize> {
+    let mut grammar = Grammar::new(ChatFormat::of(model)?);
+    let prefix = grammar.prefix(system, &model.tokenizer);
+    Ok(model.tokenizer.encode_prompt(&prefix)?.len())
 }

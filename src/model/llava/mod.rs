@@ -104,7 +104,7 @@ impl Arrangement for OneTile {
     }
 }
 
-/// How a family arranges tiles, from its configuration.
+/// How a family arranges tiles, as its configuration has it.
 pub type Arrange =
     fn(&Config, &VisionConfig) -> std::result::Result<Arc<dyn Arrangement>, Unsupported>;
 

@@ -201,9 +201,10 @@ impl Vision for LlavaVision {
             .flat_map(|count| std::iter::repeat_n(count as usize, count as usize));
         let mut split = Vec::new();
         for (i, (size, of)) in sizes.iter().zip(together).enumerate().take(images) {
-            let &[height, width] = size.as_slice() else {
+            let sides = <[u32; 2]>::try_from(size.as_slice());
+            let Some([height, width]) = sides.ok().filter(|sides| !sides.contains(&0)) else {
                 return Err(ModelError::Inputs(format!(
-                    "image_sizes holds {size:?}, expected height and width"
+                    "image_sizes holds {size:?}, expected height and width, at least 1 each"
                 )));
             };
             let view = match view {
@@ -212,7 +213,7 @@ impl Vision for LlavaVision {
             };
             let layout = self.layout((width as usize, height as usize), view);
             let count = layout.grid[0] + layout.grid[1] * layout.grid[2];
-            if height == 0 || width == 0 || count > tiles {
+            if count > tiles {
                 return Err(ModelError::Inputs(format!(
                     "image {i} of {width} x {height} pixels with {tiles} tiles, expected {count}"
                 )));
