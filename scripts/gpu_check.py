@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     check = Check(args.executable.resolve(), args.device)
-    families = sorted(path.parent.parent for path in FAMILIES.glob("*/golden/forward.json"))
+    families = sorted(path.parent for path in FAMILIES.glob("*/tokenizer.json"))
     for family in families:
         scenes = json.loads((family / "golden/forward.json").read_text())["scenes"]
         for dtype in TOLERANCE:

@@ -67,7 +67,7 @@ struct Angles {
 const STEP: usize = 64;
 
 impl Angles {
-    fn from(first: usize) -> Self {
+    fn starting_at(first: usize) -> Self {
         Self {
             first,
             cos: Vec::new(),
@@ -110,8 +110,8 @@ impl Axes {
         Self {
             frequencies: rope.frequencies(head_dim),
             axis_of_pairs: rope.axis_of_pairs(head_dim),
-            plain: Angles::from(0),
-            apart: Angles::from(gap),
+            plain: Angles::starting_at(0),
+            apart: Angles::starting_at(gap),
         }
     }
 

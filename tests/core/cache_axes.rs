@@ -58,8 +58,7 @@ impl Stream {
     /// What token `index` is.
     fn mark(&self, index: u64) -> Mark {
         let mut left = index as usize;
-        let mut frame = 0;
-        for &(height, width) in self.grids.iter().cycle() {
+        for (frame, &(height, width)) in (0..).zip(self.grids.iter().cycle()) {
             if left < self.text {
                 break;
             }
@@ -74,7 +73,6 @@ impl Stream {
                 };
             }
             left -= height * width;
-            frame += 1;
         }
         Mark {
             starts_unit: index % 5 == 3,

@@ -20,12 +20,15 @@ pub struct Entry {
     pub paired: Option<usize>,
 }
 
+/// The name in a file of a published name, if it has one.
+pub type StoredName = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// A file and those of its tensors that are used, by published name.
 pub struct Part {
     pub gguf: Arc<Gguf>,
     pub entries: HashMap<String, Entry>,
     /// What errors call a published name that is not there.
-    pub stored: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub stored: StoredName,
 }
 
 /// The tensors of one file or of several.

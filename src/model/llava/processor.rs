@@ -7,7 +7,9 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::preprocess::picture::{Picture, PlanarRow};
 use crate::model::preprocess::resample::{Resizer, Window};
-use crate::model::preprocess::{filter, processor_config, Normalisation, NormalisationConfig};
+use crate::model::preprocess::{
+    filter, processor_config, Normalisation, NormalisationConfig, CLIP_MEAN, CLIP_STD,
+};
 use crate::model::vision::Tile;
 use crate::model::ModelError;
 
@@ -41,9 +43,6 @@ enum Size {
     /// As old files have it: the shortest edge of a size, both sides of a crop.
     Number(usize),
 }
-
-const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// The longest side of a picture that is prepared as it is, pixels.
 const LONGEST: usize = 1 << 14;

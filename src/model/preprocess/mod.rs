@@ -43,6 +43,10 @@ pub fn processor_config<T: DeserializeOwned>(
     Ok((file, config))
 }
 
+/// Mean and deviation of the pictures that CLIP was trained on, the defaults of several processors.
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
 /// The fields of every image processor that say how values are normalised; missing ones have `defaults`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

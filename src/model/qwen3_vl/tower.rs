@@ -1,6 +1,6 @@
 //! The tower: attention over all patches, learned positions stretched over the grid, mergers for several layers.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use super::config::Config;
@@ -59,21 +59,15 @@ impl DeepTower {
         })
     }
 
-    /// The learned positions of a grid's patches, `[patches, hidden]`.
+    /// The learned positions of a grid's patches, `[patches, hidden]`, summed in f32.
     fn positions(&self, grid: Grid) -> Result<Tensor> {
-        let taps = Taps::new(grid, self.side);
-        let device = self.pos_embed.device();
-        let mut sum: Option<Tensor> = None;
-        for (index, weights) in taps.tensors(device)? {
-            let weights = weights.to_dtype(self.pos_embed.dtype())?;
-            let rows = self.pos_embed.index_select(&index, 0)?;
-            let part = rows.broadcast_mul(&weights)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
+        let table = &self.pos_embed;
+        let mut sum = Tensor::zeros((grid.patches(), table.dim(1)?), DType::F32, table.device())?;
+        for (index, weights) in Taps::new(grid, self.side).tensors(table.device())? {
+            let rows = table.index_select(&index, 0)?.to_dtype(DType::F32)?;
+            sum = (sum + rows.broadcast_mul(&weights)?)?;
         }
-        sum.ok_or_else(|| candle_core::Error::msg("positions of no taps"))
+        sum.to_dtype(table.dtype())
     }
 }
 

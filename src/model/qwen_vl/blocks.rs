@@ -1,9 +1,7 @@
 //! The layers of a tower.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{
-    layer_norm, linear, linear_b, rms_norm, LayerNorm, Linear, Module, RmsNorm, VarBuilder,
-};
+use candle_nn::{layer_norm, linear, rms_norm, LayerNorm, Linear, Module, RmsNorm, VarBuilder};
 
 use super::{Angles, Measures};
 use crate::model::activation::Activation;
@@ -115,7 +113,7 @@ impl Attention {
                     head_dim,
                 ))
             };
-            let out = attend(&batch(&q)?, &batch(&k)?, &batch(&v)?)?;
+            let out = attend(&batch(&q)?, &batch(&k)?, &batch(&v)?, LOGITS)?;
             attended.push(out.reshape((heads, count, head_dim))?);
             start += count;
         }
@@ -126,10 +124,11 @@ impl Attention {
     }
 }
 
-/// Attention of `q` over `k` and `v`, `[batch, patches, head_dim]` each; the softmax is in f32.
-fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+/// Attention of `q` over `k` and `v`, `[batch, patches, head_dim]` each, with at most so many logits at a time (but whole rows); the
+/// softmax is in f32.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, logits: usize) -> Result<Tensor> {
     let (batch, patches, _) = q.dims3()?;
-    let rows = (LOGITS / (batch * patches)).clamp(1, patches);
+    let rows = (logits / (batch * patches)).clamp(1, patches);
     let k = k.t()?;
     let mut outs = Vec::new();
     for first in (0..patches).step_by(rows) {
@@ -263,8 +262,8 @@ impl Merger {
         Ok(Self {
             norm,
             norms_squares,
-            fc1: linear_b(width, width, true, vb.pp(names[0]))?,
-            fc2: linear_b(width, measures.out_hidden_size, true, vb.pp(names[1]))?,
+            fc1: linear(width, width, vb.pp(names[0]))?,
+            fc2: linear(width, measures.out_hidden_size, vb.pp(names[1]))?,
             width,
         })
     }
@@ -279,5 +278,25 @@ impl Module for Merger {
             false => squares(&self.norm.forward(x)?)?,
         };
         self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn attention_in_strips_of_rows_is_the_same() {
+        let random = || Tensor::randn(0f32, 1., (2, 7, 4), &Device::Cpu).unwrap();
+        let (q, k, v) = (random(), random(), random());
+        let whole = attend(&q, &k, &v, LOGITS).unwrap();
+        for logits in [1, 2 * 7 * 3] {
+            let strips = attend(&q, &k, &v, logits).unwrap();
+            let off = (&strips - &whole).unwrap().abs().unwrap();
+            let off = off.max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(off < 1e-6, "{off}");
+        }
     }
 }

@@ -8,7 +8,9 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::preprocess::picture::Picture;
 use crate::model::preprocess::resample::Resizer;
-use crate::model::preprocess::{filter, processor_config, Normalisation, NormalisationConfig};
+use crate::model::preprocess::{
+    filter, processor_config, Normalisation, NormalisationConfig, CLIP_MEAN, CLIP_STD,
+};
 use crate::model::vision::{Tile, View};
 use crate::model::ModelError;
 
@@ -74,10 +76,6 @@ impl Config {
     }
 }
 
-/// Mean and deviation of CLIP's pictures, the defaults of the processor's class.
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
-
 /// The most tokens of a video's frame (`VIDEO_MAX_TOKEN_NUM` of the families' own tools, qwen-vl-utils).
 const FRAME_TOKENS: usize = 768;
 
@@ -124,7 +122,7 @@ impl ImageProcessor {
             frames: config.temporal_patch_size,
             merge: config.merge_size,
             resizer: Resizer::new(filter(config.resample)?),
-            normalisation: Normalisation::new(&config.normalisation, MEAN, STD)?,
+            normalisation: Normalisation::new(&config.normalisation, CLIP_MEAN, CLIP_STD)?,
         })
     }
 

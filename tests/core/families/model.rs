@@ -20,7 +20,7 @@ pub enum Model {
     Multimodal(Box<Mllm>),
     Text(Box<TextModel>),
     /// A directory without a tokenizer.
-    Decoder(Decoder, CacheShape),
+    Decoder(Box<Decoder>, CacheShape),
 }
 
 impl Model {
@@ -31,7 +31,7 @@ impl Model {
         }
         if !checkpoint.has("tokenizer.json") {
             let (decoder, shape) = decoder_alone(dir);
-            return Self::Decoder(decoder, shape);
+            return Self::Decoder(Box::new(decoder), shape);
         }
         let quantization = Quantization::default();
         let text = TextModel::load(dir, quantization, Precision::F32, &Device::Cpu).unwrap();
