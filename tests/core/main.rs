@@ -12,6 +12,7 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod loading;
 mod smollm2;
 mod support;
 mod untrusted;
