@@ -17,6 +17,7 @@ use candle_nn::{Module, RmsNorm};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::decoder::{llama, Config};
 use inf_mllm::model::linear::{forward_all, Linear};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::threads::thread_pool_for;
 use inf_mllm::model::weights::Quantization;
@@ -257,7 +258,7 @@ fn main() -> anyhow::Result<()> {
         "context is {context}, expected at least {TOKENS}"
     );
     let started = Instant::now();
-    let model = TextModel::load(&path, Quantization::None, DType::F32, &Device::Cpu)?;
+    let model = TextModel::load(&path, Quantization::None, Precision::F32, &Device::Cpu)?;
     println!("loaded in {:.2} s", started.elapsed().as_secs_f64());
     thread_pool_for(threads, model.weight_bytes)?.install(|| measure(&model, context, brief))
 }

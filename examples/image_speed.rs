@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::vision::View;
 use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::frame::layout;
@@ -33,7 +34,12 @@ fn message(encoding: &str, width: u32, height: u32) -> anyhow::Result<CameraImag
 fn main() -> anyhow::Result<()> {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
     let checkpoint = Checkpoint::open(&model)?;
-    let model = Mllm::load(&checkpoint, Quantization::Auto, DType::F32, &Device::Cpu)?;
+    let model = Mllm::load(
+        &checkpoint,
+        Quantization::Auto,
+        Precision::F32,
+        &Device::Cpu,
+    )?;
     println!(
         "{:12} {:>11} {:>9} {:>9}",
         "encoding", "size", "best ms", "median ms"

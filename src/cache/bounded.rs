@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
+use super::axes::{self, Axes};
 use super::config::{CacheConfig, CacheError, Plan, Scope};
 use super::evict::{compact_together, Workspace};
 use super::layer::{LayerCache, LayerSlots, LayerSnapshot};
 use super::policy::Policy;
-use super::rope::Rope;
-use super::rotary::RotaryTable;
+use super::rope::{Rope, RopeAxes};
+use super::rotary::{rotate, RotaryTable};
 use super::slots::{FrameId, Mark, SlotMap, Token};
 
 /// What the cache must know of the decoder.
@@ -25,30 +26,45 @@ pub struct CacheShape {
     pub max_positions: usize,
 }
 
+/// What ranks turn by.
+#[derive(Debug)]
+pub enum Rotary {
+    /// Positions have one axis: the same tables for all kept sets.
+    ByRank {
+        /// While nothing has been evicted: a token's position is its rank in time.
+        plain: RotaryTable,
+        /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
+        apart: Option<RotaryTable>,
+    },
+    /// Positions have three axes: each kept set has a table of its own.
+    BySet,
+}
+
 impl CacheShape {
-    fn rotary(
-        &self,
-        positions: impl ExactSizeIterator<Item = usize>,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<RotaryTable> {
-        RotaryTable::new(&self.rope, self.head_dim, positions, dtype, device)
+    fn rotary(&self, plan: &Plan, dtype: DType, device: &Device) -> Rotary {
+        if self.rope.axes != RopeAxes::One {
+            return Rotary::BySet;
+        }
+        let table = |positions: Vec<usize>| {
+            RotaryTable::new(&self.rope, self.head_dim, &positions, dtype, device)
+        };
+        Rotary::ByRank {
+            plain: table((0..plan.budget).collect()),
+            apart: plan.border().map(|border| {
+                let apart = (border..plan.budget).map(|rank| rank + plan.gap);
+                table((0..border).chain(apart).collect())
+            }),
+        }
     }
 
-    /// The table with the plan's gap between the relevant and the recent tokens, if there is one.
-    fn apart(
-        &self,
-        plan: &Plan,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Option<RotaryTable>> {
-        if plan.gap == 0 || plan.relevant == 0 {
-            return Ok(None);
+    /// What the tables of kept sets are put together from, where they have their own.
+    fn axes(&self, plan: &Plan) -> Option<Axes> {
+        match self.rope.axes {
+            RopeAxes::One => None,
+            RopeAxes::Sections(_) | RopeAxes::Interleaved(_) => {
+                Some(Axes::new(&self.rope, self.head_dim, plan.gap))
+            }
         }
-        let border = plan.prefix + plan.relevant;
-        let position = |rank| if rank < border { rank } else { rank + plan.gap };
-        let table = self.rotary((0..plan.budget).map(position), dtype, device)?;
-        Ok(Some(table))
     }
 }
 
@@ -76,10 +92,7 @@ pub struct CacheUsage {
 pub struct Shared {
     pub(super) plan: Plan,
     pub(super) policy: Box<dyn Policy>,
-    /// While nothing has been evicted: a token's position is its rank in time.
-    pub(super) rotary: RotaryTable,
-    /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
-    pub(super) apart: Option<RotaryTable>,
+    pub(super) rotary: Rotary,
     pub(super) kernel: Kernel,
     pub(super) protect_boundaries: usize,
 }
@@ -95,6 +108,9 @@ pub struct BoundedCache {
     shared: Shared,
     layers: Vec<LayerCache>,
     workspace: Workspace,
+    /// Type of the activations, and where they are.
+    dtype: DType,
+    device: Device,
     tokens_seen: u64,
     /// Index of the first token of the newest unit.
     unit: u64,
@@ -126,8 +142,7 @@ impl BoundedCache {
             });
         }
         let shared = Shared {
-            rotary: shape.rotary(0..plan.budget, dtype, device)?,
-            apart: shape.apart(&plan, dtype, device)?,
+            rotary: shape.rotary(&plan, dtype, device),
             plan,
             policy,
             kernel: config.kernel,
@@ -142,7 +157,9 @@ impl BoundedCache {
             shape,
             shared,
             layers,
-            workspace: Workspace::default(),
+            workspace: Workspace::new(shape.axes(&plan)),
+            dtype,
+            device: device.clone(),
             tokens_seen: 0,
             unit: 0,
         })
@@ -290,8 +307,32 @@ impl BoundedCache {
     pub fn rotated_keys(&self, layer: usize) -> Result<Tensor, CacheError> {
         let keys = self.layers[layer].raw_keys()?.to_dtype(DType::F32)?;
         let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
-        let table = self.layers[layer].rotary(&self.shared);
-        Ok(table.rotate(&keys, &[&positions])?)
+        let tables = self.layers[layer].rotary(&self.shared);
+        Ok(rotate(&tables, &keys, &[&positions])?)
+    }
+
+    /// Where the tokens of each kept set of a layer stand, in the order of time: time, height and width, which are one and the same
+    /// where positions have one axis.
+    pub fn positions(&self, layer: usize) -> Vec<Vec<[usize; 3]>> {
+        let plan = &self.shared.plan;
+        let three = self.shape.rope.axes != RopeAxes::One;
+        let positions = |set: &SlotMap| {
+            let places: Vec<_> = match three {
+                true => axes::positions(&set.by_time()).collect(),
+                false => (0..set.len()).map(|rank| [rank; 3]).collect(),
+            };
+            let border = plan.border().filter(|_| set.relevant() > 0);
+            let gap = |rank| match border {
+                Some(border) if rank >= border => plan.gap,
+                _ => 0,
+            };
+            let places = places.into_iter().enumerate();
+            places
+                .map(|(rank, place)| place.map(|position| position + gap(rank)))
+                .collect()
+        };
+        let sets = self.layers[layer].slot_maps();
+        sets.iter().map(positions).collect()
     }
 
     /// Takes the newest `tokens` keys as those of a standing instruction, which policies that know of one look for. They stay
@@ -313,8 +354,8 @@ impl BoundedCache {
         )?;
         if plan != self.shared.plan {
             // The relevant tokens end elsewhere.
-            let (dtype, device) = self.shared.rotary.kind();
-            self.shared.apart = self.shape.apart(&plan, dtype, device)?;
+            self.shared.rotary = self.shape.rotary(&plan, self.dtype, &self.device);
+            self.workspace.axes = self.shape.axes(&plan);
             self.shared.plan = plan;
         }
         for layer in &mut self.layers {
@@ -341,7 +382,7 @@ impl BoundedCache {
     /// Puts a state of this cache back; the plan must not have changed in between.
     pub fn restore(&mut self, saved: &Snapshot) -> Result<(), CacheError> {
         for (layer, saved) in self.layers.iter_mut().zip(&saved.layers) {
-            layer.restore(saved)?;
+            layer.restore(saved, &self.shared, &mut self.workspace)?;
         }
         self.tokens_seen = saved.tokens_seen;
         self.unit = saved.unit;

@@ -294,6 +294,11 @@ impl Plan {
     pub fn keep(&self) -> usize {
         self.budget - self.slack
     }
+
+    /// The rank from which on tokens stand `gap` farther on once tokens have been evicted, if there are such.
+    pub fn border(&self) -> Option<usize> {
+        (self.gap > 0 && self.relevant > 0).then_some(self.prefix + self.relevant)
+    }
 }
 
 fn parameter(name: &'static str, value: impl ToString, expected: String) -> CacheError {

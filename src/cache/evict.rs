@@ -2,6 +2,7 @@
 
 use candle_core::Result;
 
+use super::axes::Axes;
 use super::bounded::Shared;
 use super::compact::move_rows;
 use super::layer::LayerCache;
@@ -9,9 +10,11 @@ use super::policy::Candidates;
 use super::scores::Findings;
 use super::slots::{Move, SlotMap, Token};
 
-/// Lists that a compaction fills, kept from one to the next.
+/// What layers use one after the other: lists that a compaction fills, and what positions on three axes turn by.
 #[derive(Debug, Default)]
 pub struct Workspace {
+    /// Where positions have three axes.
+    pub axes: Option<Axes>,
     /// The slots in the order of time.
     order: Vec<u32>,
     tokens: Vec<Token>,
@@ -25,6 +28,15 @@ pub struct Workspace {
     /// By slot.
     kept: Vec<bool>,
     moves: Vec<Move>,
+}
+
+impl Workspace {
+    pub fn new(axes: Option<Axes>) -> Self {
+        Self {
+            axes,
+            ..Self::default()
+        }
+    }
 }
 
 /// Compacts layers that share one kept set.
@@ -62,6 +74,13 @@ impl LayerCache {
     /// Drops the slots of one set that are not kept, as [`choose`] left it.
     fn drop_rows(&mut self, set: usize, shared: &Shared, work: &mut Workspace) -> Result<()> {
         let relevant = shared.plan.relevant;
+        if let (Some(table), Some(axes)) = (self.tables.get_mut(set), &mut work.axes) {
+            let kept = work.order.iter().filter(|&&slot| work.kept[slot as usize]);
+            let tokens = self.sets[set].tokens();
+            work.tokens.clear();
+            work.tokens.extend(kept.map(|&slot| tokens[slot as usize]));
+            table.restart(&work.tokens, shared.plan.border(), axes)?;
+        }
         self.sets[set].evict(&work.kept, &work.order, relevant, &mut work.moves);
         let heads = self.heads_of(set)?;
         move_rows(&self.keys, heads.clone(), &work.moves)?;

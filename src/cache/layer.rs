@@ -3,7 +3,8 @@
 use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::attention::Past;
-use super::bounded::{CacheShape, Shared};
+use super::axes::SetTable;
+use super::bounded::{CacheShape, Rotary, Shared};
 use super::config::Scope;
 use super::evict::Workspace;
 use super::likeness::{directions, KeyMean};
@@ -28,6 +29,8 @@ pub struct LayerCache {
     pub(super) history: Vec<f32>,
     /// One kept set for the layer, or one per KV head; all of one length.
     pub(super) sets: Vec<SlotMap>,
+    /// What the ranks of each set turn by; empty where positions have one axis, for which all sets share a table.
+    pub(super) tables: Vec<SetTable>,
     pub(super) compactions: u64,
     /// Keys that queries have attended to.
     pub(super) attended: u64,
@@ -68,6 +71,7 @@ impl LayerCache {
             Evidence::History { .. } => (QuerySource::Stream, shape.kv_heads * budget),
         };
         let window = (shared.plan.window, source);
+        let table = || SetTable::new(budget, shape.head_dim, dtype, device);
         Ok(Self {
             keys: buffer()?,
             values: buffer()?,
@@ -76,6 +80,10 @@ impl LayerCache {
             mean: KeyMean::default(),
             history: vec![0.0; history],
             sets: vec![SlotMap::with_capacity(budget); sets],
+            tables: match shared.rotary {
+                Rotary::ByRank { .. } => Vec::new(),
+                Rotary::BySet => std::iter::repeat_with(table).take(sets).collect(),
+            },
             compactions: 0,
             attended: 0,
             moved: 0,
@@ -131,11 +139,14 @@ impl LayerCache {
         }
     }
 
-    /// What the keys and queries of the layer are rotated by at this moment.
-    pub(super) fn rotary<'a>(&self, shared: &'a Shared) -> &'a RotaryTable {
-        match &shared.apart {
-            Some(table) if self.sets[0].relevant() > 0 => table,
-            _ => &shared.rotary,
+    /// What the keys and queries of the layer are rotated by at this moment: a table for all kept sets, or one for each.
+    pub(super) fn rotary<'a>(&'a self, shared: &'a Shared) -> Vec<&'a RotaryTable> {
+        match &shared.rotary {
+            Rotary::ByRank {
+                apart: Some(apart), ..
+            } if self.sets[0].relevant() > 0 => vec![apart],
+            Rotary::ByRank { plain, .. } => vec![plain],
+            Rotary::BySet => self.tables.iter().map(|set| &set.table).collect(),
         }
     }
 
@@ -147,6 +158,7 @@ impl LayerCache {
         v: &Tensor,
         tokens: &[Token],
         shared: &Shared,
+        work: &mut Workspace,
     ) -> Result<Tensor> {
         let start = self.len();
         self.keys
@@ -155,6 +167,11 @@ impl LayerCache {
             .slice_set(&v.to_dtype(self.values.dtype())?, 1, start)?;
         for set in &mut self.sets {
             set.append(tokens);
+        }
+        if let Some(axes) = &mut work.axes {
+            for table in &mut self.tables {
+                table.append(tokens, axes)?;
+            }
         }
         self.queries.push(q, tokens)?;
         let len = self.len();
@@ -205,6 +222,7 @@ impl LayerCache {
     /// Forgets everything; `shared` may differ from the one before in all but the budget.
     pub(super) fn clear(&mut self, shared: &Shared) -> Result<()> {
         self.sets.iter_mut().for_each(SlotMap::clear);
+        self.tables.iter_mut().for_each(SetTable::clear);
         self.queries = self.queries.emptied(shared.plan.window)?;
         self.standing = None;
         self.mean = KeyMean::default();
@@ -228,13 +246,24 @@ impl LayerCache {
     }
 
     /// Puts a state back. The snapshot can be used again.
-    pub(super) fn restore(&mut self, saved: &LayerSnapshot) -> Result<()> {
+    pub(super) fn restore(
+        &mut self,
+        saved: &LayerSnapshot,
+        shared: &Shared,
+        work: &mut Workspace,
+    ) -> Result<()> {
         self.keys.slice_set(&saved.keys, 1, 0)?;
         self.values.slice_set(&saved.values, 1, 0)?;
         self.queries = saved.queries.deep_copy()?;
         self.mean = saved.mean.clone();
         self.history.copy_from_slice(&saved.history);
         self.sets.clone_from(&saved.sets);
+        if let Some(axes) = &mut work.axes {
+            for (table, set) in self.tables.iter_mut().zip(&self.sets) {
+                let border = shared.plan.border().filter(|_| set.relevant() > 0);
+                table.restart(&set.by_time(), border, axes)?;
+            }
+        }
         (self.compactions, self.attended, self.moved) =
             (saved.compactions, saved.attended, saved.moved);
         Ok(())
@@ -289,12 +318,12 @@ impl LayerSlots<'_> {
                 _ => count,
             };
             let taken = &tokens[start..start + count];
+            let (layer, shared, work) = (&mut *self.layer, self.shared, &mut *self.workspace);
             let out = if count == tokens.len() {
-                self.layer.attend(q, k, v, taken, self.shared)?
+                layer.attend(q, k, v, taken, shared, work)?
             } else {
                 let piece = |x: &Tensor| x.narrow(1, start, count)?.contiguous();
-                self.layer
-                    .attend(&piece(q)?, &piece(k)?, &piece(v)?, taken, self.shared)?
+                layer.attend(&piece(q)?, &piece(k)?, &piece(v)?, taken, shared, work)?
             };
             pieces.push(out);
             start += count;

@@ -11,11 +11,13 @@
 //! - `queries`: the ring of the last raw queries that scores are computed from
 //! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
 //! - `rope`: what a decoder's rotary embedding is
-//! - `rotary`: the rotary table; a key's position is its rank in time among the kept
+//! - `rotary`: rotary tables; a key's position is its rank in time among the kept
+//! - `axes`: the tables of decoders whose positions have three axes
 //! - `attention`: attention over the cached keys, fused or eager
 //! - `kernel`: the loops of the fused attention on the CPU
 
 mod attention;
+mod axes;
 mod bounded;
 mod compact;
 mod config;

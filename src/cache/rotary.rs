@@ -1,72 +1,136 @@
-//! The rotary table: angles by a key's rank in time among the kept keys, so that the table ends at the budget.
+//! Rotary tables: cosines and sines by a token's rank in time among the kept tokens, so that a table ends at the budget.
+
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::rope::Rope;
 
 /// Cosines and sines of the rotary embedding (RoFormer, arXiv 2104.09864), halves layout as in Llama checkpoints.
-#[derive(Debug, Clone)]
+///
+/// They are made in f32 in the memory of the CPU, where its kernel reads them; attention by tensor operations makes itself a copy.
+#[derive(Debug)]
 pub struct RotaryTable {
-    /// `[positions, head_dim / 2]`
-    cos: Tensor,
-    /// `[positions, head_dim / 2]`
-    sin: Tensor,
-    /// The same numbers for the kernel of the CPU.
-    host_cos: Vec<f32>,
-    host_sin: Vec<f32>,
+    /// `[ranks, head_dim / 2]`
+    cos: Vec<f32>,
+    /// `[ranks, head_dim / 2]`
+    sin: Vec<f32>,
+    half: usize,
+    dtype: DType,
+    device: Device,
+    /// Cosines and sines as tensors of `dtype` on `device`, once they have been asked for.
+    tensors: OnceLock<[Tensor; 2]>,
 }
 
 impl RotaryTable {
+    /// A table of `ranks` rows that turn nothing anywhere yet.
+    pub fn empty(ranks: usize, head_dim: usize, dtype: DType, device: &Device) -> Self {
+        let half = head_dim / 2;
+        Self {
+            cos: vec![0.0; ranks * half],
+            sin: vec![0.0; ranks * half],
+            half,
+            dtype,
+            device: device.clone(),
+            tensors: OnceLock::new(),
+        }
+    }
+
     /// The table whose row `i` turns to the `i`-th of `positions`; angles are computed in f64, whatever `dtype` is.
     pub fn new(
         rope: &Rope,
         head_dim: usize,
-        positions: impl ExactSizeIterator<Item = usize>,
+        positions: &[usize],
         dtype: DType,
         device: &Device,
-    ) -> Result<Self> {
+    ) -> Self {
+        let mut table = Self::empty(positions.len(), head_dim, dtype, device);
         let frequencies = rope.frequencies(head_dim);
-        let (rows, half) = (positions.len(), frequencies.len());
-        let mut angles = Vec::with_capacity(rows * half);
-        for position in positions {
-            angles.extend(frequencies.iter().map(|f| position as f64 * f));
+        let rows = table.cos.chunks_exact_mut(table.half.max(1));
+        let rows = rows.zip(table.sin.chunks_exact_mut(table.half.max(1)));
+        for (&position, (cos, sin)) in positions.iter().zip(rows) {
+            turns(position, &frequencies, cos, sin);
         }
-        let values = |f: fn(f64) -> f64| angles.iter().map(|&a| f(a) as f32).collect::<Vec<_>>();
-        let (host_cos, host_sin) = (values(f64::cos), values(f64::sin));
-        let table =
-            |values: &[f32]| Tensor::from_slice(values, (rows, half), device)?.to_dtype(dtype);
-        Ok(Self {
-            cos: table(&host_cos)?,
-            sin: table(&host_sin)?,
-            host_cos,
-            host_sin,
-        })
+        table
     }
 
-    /// What the table is made of, and where it lies.
-    pub fn kind(&self) -> (DType, &Device) {
-        (self.cos.dtype(), self.cos.device())
-    }
-
-    /// Cosines and sines, `[positions, head_dim / 2]` each.
+    /// Cosines and sines, `[ranks, head_dim / 2]` each.
     pub fn host(&self) -> (&[f32], &[f32]) {
-        (&self.host_cos, &self.host_sin)
+        (&self.cos, &self.sin)
     }
 
-    /// Rotates `x` (`[heads, tokens, head_dim]`, contiguous) to the positions of one set (`[tokens]`) or of each head's set.
-    pub fn rotate(&self, x: &Tensor, positions: &[&[u32]]) -> Result<Tensor> {
+    /// Writes the rows of `count` ranks from `first` on: `row` fills the cosines and sines of one.
+    pub fn write(
+        &mut self,
+        first: usize,
+        count: usize,
+        mut row: impl FnMut(usize, &mut [f32], &mut [f32]),
+    ) -> Result<()> {
+        let values = first * self.half..(first + count) * self.half;
+        let width = self.half.max(1);
+        let rows = self.cos[values.clone()].chunks_exact_mut(width);
+        let rows = rows.zip(self.sin[values.clone()].chunks_exact_mut(width));
+        for (i, (cos, sin)) in rows.enumerate() {
+            row(i, cos, sin);
+        }
+        if let Some(tensors) = self.tensors.get().filter(|_| count > 0) {
+            for (tensor, host) in tensors.iter().zip([&self.cos, &self.sin]) {
+                let rows = self.tensor(&host[values.clone()])?;
+                tensor.slice_set(&rows, 0, first)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `[rows, head_dim / 2]`
+    fn tensor(&self, values: &[f32]) -> Result<Tensor> {
+        let shape = (values.len() / self.half.max(1), self.half);
+        Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
+    }
+
+    fn tensors(&self) -> Result<&[Tensor; 2]> {
+        if let Some(tensors) = self.tensors.get() {
+            return Ok(tensors);
+        }
+        let made = [self.tensor(&self.cos)?, self.tensor(&self.sin)?];
+        Ok(self.tensors.get_or_init(|| made))
+    }
+
+    /// Rotates `x` (`[heads, tokens, head_dim]`, contiguous) to the ranks of one set (`[tokens]`) or of each head's set.
+    fn rotate(&self, x: &Tensor, ranks: &[&[u32]]) -> Result<Tensor> {
         let (_, tokens, _) = x.dims3()?;
-        let index = Tensor::from_vec(positions.concat(), positions.len() * tokens, x.device())?;
-        let (cos, sin) = (
-            self.cos.index_select(&index, 0)?,
-            self.sin.index_select(&index, 0)?,
-        );
-        if positions.len() == 1 {
+        let index = Tensor::from_vec(ranks.concat(), ranks.len() * tokens, x.device())?;
+        let [cos, sin] = self.tensors()?;
+        let (cos, sin) = (cos.index_select(&index, 0)?, sin.index_select(&index, 0)?);
+        if ranks.len() == 1 {
             return candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0);
         }
         // One head is one batch entry, with its own positions.
-        let shape = (positions.len(), tokens, cos.dim(1)?);
+        let shape = (ranks.len(), tokens, self.half);
         let (cos, sin) = (cos.reshape(shape)?, sin.reshape(shape)?);
         candle_nn::rotary_emb::rope(&x.unsqueeze(1)?, &cos, &sin)?.squeeze(1)
+    }
+}
+
+/// Rotates `x` (`[heads, tokens, head_dim]`, contiguous) by one table, or by as many as `heads` can be shared among in equal groups,
+/// to the ranks of one set (`[tokens]`) or of as many sets.
+pub fn rotate(tables: &[&RotaryTable], x: &Tensor, ranks: &[&[u32]]) -> Result<Tensor> {
+    if let [table] = tables {
+        return table.rotate(x, ranks);
+    }
+    let group = x.dim(0)? / tables.len();
+    let heads = tables.iter().enumerate().map(|(i, table)| {
+        let ranks = ranks[i.min(ranks.len() - 1)];
+        table.rotate(&x.narrow(0, i * group, group)?, &[ranks])
+    });
+    Tensor::cat(&heads.collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Cosines and sines of the angles at a position, one for each frequency.
+pub fn turns(position: usize, frequencies: &[f64], cos: &mut [f32], sin: &mut [f32]) {
+    for (i, frequency) in frequencies.iter().enumerate() {
+        let angle = position as f64 * frequency;
+        cos[i] = angle.cos() as f32;
+        sin[i] = angle.sin() as f32;
     }
 }

@@ -52,7 +52,8 @@ pub struct Token {
 /// A row that an eviction moves: from one slot to another.
 pub type Move = (u32, u32);
 
-/// The tokens of one kept set. Slots are in no order; a position is a token's rank in time, which the rotary embedding uses.
+/// The tokens of one kept set. Slots are in no order; a position is a token's rank in time, from which its place in the rotary embedding
+/// follows.
 #[derive(Debug, Clone, Default)]
 pub struct SlotMap {
     /// By slot.

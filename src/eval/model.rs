@@ -8,6 +8,7 @@ use rayon::ThreadPool;
 use super::{parameter, EvalError};
 use crate::cache::{BoundedCache, CacheConfig, CacheShape, Mark};
 use crate::model::decoder::Decoder;
+use crate::model::precision::Precision;
 use crate::model::template::{ChatTemplate, TextMessage};
 use crate::model::text::{TextModel, TextTokenizer};
 use crate::model::threads::thread_pool_for;
@@ -34,12 +35,12 @@ impl EvalModel {
     pub fn load(
         path: &Path,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
         threads: usize,
     ) -> Result<Self, EvalError> {
         let name = path.file_name().unwrap_or(path.as_os_str());
-        let model = TextModel::load(path, quantization, dtype, device)?;
+        let model = TextModel::load(path, quantization, precision, device)?;
         let ends_sentence = (0..model.config.vocab_size() as u32)
             .map(|id| model.tokenizer.decode(&[id]))
             .map(|text| Ok(text?.ends_with(['.', '!', '?', '\n'])))
@@ -60,6 +61,11 @@ impl EvalModel {
     /// Runs `work` in the model's threads.
     pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
+    }
+
+    /// Type of the arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The longest input the model was made for, tokens.

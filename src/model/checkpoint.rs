@@ -30,7 +30,7 @@ pub struct Checkpoint {
 enum Form {
     /// JSON and safetensors files.
     Published,
-    Gguf(GgufFiles),
+    Gguf(Box<GgufFiles>),
 }
 
 impl Checkpoint {
@@ -42,14 +42,14 @@ impl Checkpoint {
             form: Form::Published,
         };
         let form = if path.is_file() {
-            Form::Gguf(GgufFiles::open(path)?)
+            Form::Gguf(Box::new(GgufFiles::open(path)?))
         } else if !path.is_dir() {
             return Err(published.error("is not a directory"));
         } else if path.join(CONFIG).is_file() {
             Form::Published
         } else {
             match GgufFiles::find(path)? {
-                Some(files) => Form::Gguf(files),
+                Some(files) => Form::Gguf(Box::new(files)),
                 None => {
                     let what = format!("{CONFIG} is missing, and no file ends in .gguf");
                     return Err(published.error(what));

@@ -35,8 +35,9 @@ impl Ends {
             }
             let json: Value = checkpoint.json(name)?;
             for value in [&json["eos_token_id"], &json["text_config"]["eos_token_id"]] {
-                let listed = listed(value).ok_or_else(|| {
-                    let expected = "a token's id or a list of them";
+                let known = |ids: &Vec<u32>| ids.iter().all(|&id| tokenizer.has(id));
+                let listed = listed(value).filter(known).ok_or_else(|| {
+                    let expected = "the id of a token that tokenizer.json has, or a list of them";
                     Unsupported::new("eos_token_id", value, expected).of(checkpoint.path(name))
                 })?;
                 ids.extend(listed);

@@ -12,6 +12,8 @@ use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
+use super::{llava, llava_next, llava_onevision};
+use super::{qwen2_5_vl, qwen2_vl, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
 
@@ -27,6 +29,11 @@ pub trait FamilyConfig: Send + Sync {
 
     /// The token that stands for image features in a prompt: its id and its text.
     fn image_token(&self) -> (u32, &str);
+
+    /// The token that stands for a video's features in prompts that the published processor wrote, if it is another.
+    fn video_token(&self) -> Option<u32> {
+        None
+    }
 
     /// Other control tokens that a picture's markup needs.
     fn markup_tokens(&self) -> &[&str] {
@@ -51,12 +58,50 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 1] = [Family {
-    name: "SmolVLM",
-    model_types: &["smolvlm", "idefics3"],
-    names: Names(&[]),
-    open: smolvlm::open,
-}];
+pub const FAMILIES: [Family; 7] = [
+    Family {
+        name: "SmolVLM",
+        model_types: &["smolvlm", "idefics3"],
+        names: Names(&[]),
+        open: smolvlm::open,
+    },
+    Family {
+        name: "LLaVA-1.5",
+        model_types: &["llava"],
+        names: llava::NAMES,
+        open: llava::open,
+    },
+    Family {
+        name: "LLaVA-NeXT",
+        model_types: &["llava_next"],
+        names: llava::NAMES,
+        open: llava_next::open,
+    },
+    Family {
+        name: "LLaVA-OneVision",
+        model_types: &["llava_onevision"],
+        names: llava::NAMES,
+        open: llava_onevision::open,
+    },
+    Family {
+        name: "Qwen2-VL",
+        model_types: &["qwen2_vl"],
+        names: qwen2_vl::NAMES,
+        open: qwen2_vl::open,
+    },
+    Family {
+        name: "Qwen2.5-VL",
+        model_types: &["qwen2_5_vl"],
+        names: qwen2_vl::NAMES,
+        open: qwen2_5_vl::open,
+    },
+    Family {
+        name: "Qwen3-VL",
+        model_types: &["qwen3_vl"],
+        names: Names(&[]),
+        open: qwen3_vl::open,
+    },
+];
 
 /// What every `config.json` says.
 #[derive(Deserialize)]
@@ -81,15 +126,24 @@ impl Family {
     pub fn find(checkpoint: &Checkpoint) -> Result<&'static Self, ModelError> {
         checkpoint.check_vision()?;
         let found = model_type(checkpoint)?;
-        Self::of(&found).ok_or_else(|| {
-            let known = FAMILIES.iter().flat_map(|family| family.model_types);
-            decoder::Unsupported::new(
-                "model_type",
-                found,
-                known.copied().collect::<Vec<_>>().join(", "),
-            )
-            .of(checkpoint.path(CONFIG))
-        })
+        Self::of(&found).ok_or_else(|| unknown(checkpoint, &found, &[]))
+    }
+}
+
+/// A `model_type` that is no multimodal family's and none of `others`.
+fn unknown(checkpoint: &Checkpoint, found: &str, others: &[&str]) -> ModelError {
+    let families = FAMILIES.iter().flat_map(|family| family.model_types);
+    let known = families.chain(others).copied().collect::<Vec<_>>();
+    decoder::Unsupported::new("model_type", found, known.join(", ")).of(checkpoint.path(CONFIG))
+}
+
+/// The configuration of a checkpoint that is a decoder alone, checked.
+pub fn decoder_config(checkpoint: &Checkpoint) -> Result<decoder::Config, ModelError> {
+    let kind = model_type(checkpoint)?;
+    let kinds = decoder::Config::KINDS;
+    match kinds.contains(&kind.as_str()) {
+        true => text_config(checkpoint, checkpoint.json(CONFIG)?, &kind, None),
+        false => Err(unknown(checkpoint, &kind, &kinds)),
     }
 }
 
@@ -109,8 +163,10 @@ pub fn text_config(
     if let Some(tied) = tied {
         config.set_tied(tied);
     }
-    config
-        .cache_shape()
-        .map_err(|unsupported| unsupported.within("text_config").of(file()))?;
-    Ok(config)
+    let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
+    match config.cache_shape() {
+        Ok(_) => Ok(config),
+        Err(unsupported) if nested => Err(unsupported.within("text_config").of(file())),
+        Err(unsupported) => Err(unsupported.of(file())),
+    }
 }

@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder, Embedded};
 use super::ends::Ends;
 use super::family::Family;
+use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
 use super::vision::{ImageFeatures, Layout, Vision};
@@ -27,6 +28,7 @@ pub struct Mllm {
     /// Tokens that end an answer.
     pub ends: Ends,
     image_token: u32,
+    video_token: Option<u32>,
     placeholder: String,
     device: Device,
 }
@@ -55,15 +57,16 @@ impl Chunk {
 }
 
 impl Mllm {
-    /// Loads a published directory; the weights may have any precision, the arithmetic is done in `dtype`.
+    /// Loads a published directory; the weights may have any type, the arithmetic is done in that of `precision`.
     pub fn load(
         checkpoint: &Checkpoint,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let family = Family::find(checkpoint)?;
         let tensors = checkpoint.tensors(family.names, quantization)?;
+        let dtype = precision.dtype(tensors.as_ref(), device);
         Self::build(checkpoint, family, tensors, (dtype, device))
     }
 
@@ -105,6 +108,7 @@ impl Mllm {
             vision,
             ends,
             image_token,
+            video_token: family_config.video_token(),
             device: device.clone(),
         })
     }
@@ -142,9 +146,14 @@ impl Mllm {
         Ok(expanded)
     }
 
+    /// Whether an id stands for a row of a picture.
+    fn is_image(&self, id: u32) -> bool {
+        id == self.image_token || Some(id) == self.video_token
+    }
+
     /// A chunk's input embeddings: those of `ids`, with the rows of image tokens taken from `images` in order.
     pub fn embed(&self, ids: &[u32], images: &[ImageFeatures]) -> Result<Chunk, ModelError> {
-        let wanted = ids.iter().filter(|&&id| id == self.image_token).count();
+        let wanted = ids.iter().filter(|&&id| self.is_image(id)).count();
         let mut given = 0;
         for image in images {
             given += image.rows.dim(0)?;
@@ -188,8 +197,8 @@ impl Mllm {
         let rows = rows.to_dtype(text.dtype())?;
         let mut pieces = Vec::new();
         let (mut at, mut used) = (0, 0);
-        for run in ids.chunk_by(|a, b| (*a == self.image_token) == (*b == self.image_token)) {
-            if run[0] == self.image_token {
+        for run in ids.chunk_by(|&a, &b| self.is_image(a) == self.is_image(b)) {
+            if self.is_image(run[0]) {
                 pieces.push(rows.narrow(0, used, run.len())?);
                 used += run.len();
             } else {
@@ -233,7 +242,7 @@ impl Mllm {
             }
         }
         let mut of_tokens = of_tokens.into_iter();
-        let tokens = ids.iter().map(|&id| match id == self.image_token {
+        let tokens = ids.iter().map(|&id| match self.is_image(id) {
             true => of_tokens.next().map(|(i, place)| (Some(i), place)),
             false => Some((None, Place::default())),
         });

@@ -5,16 +5,23 @@
 //! - `gguf`: decoders from GGUF files
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
+//!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
+//!   - `qwen2_vl`: Qwen2-VL
+//!   - `qwen2_5_vl`: Qwen2.5-VL
+//!   - `qwen3_vl`: Qwen3-VL
+//! - `qwen_vl`: what the Qwen-VL families share
 //! - `mllm`: a loaded multimodal checkpoint
 //! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
 //! - `decoder`: the text decoders, whose attention runs on the cache
 //! - `vision`: what every family does with pictures
 //! - `preprocess`: pictures to pixel values
+//! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
 //! - `ends`: the tokens that end an answer
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `activation`: the activation functions that configurations name
+//! - `precision`: the type that a model computes in
 //! - `threads`: how many threads the products are spread over
 //! - `sample`: the next token from logits
 
@@ -24,9 +31,18 @@ pub mod decoder;
 pub mod ends;
 pub mod family;
 pub mod gguf;
+pub mod inspect;
 pub mod linear;
+pub mod llava;
+pub mod llava_next;
+pub mod llava_onevision;
 pub mod mllm;
+pub mod precision;
 pub mod preprocess;
+pub mod qwen2_5_vl;
+pub mod qwen2_vl;
+pub mod qwen3_vl;
+mod qwen_vl;
 pub mod sample;
 pub mod smolvlm;
 pub mod template;

@@ -1,6 +1,7 @@
 //! A decoder with its tokenizer, for text alone: from a GGUF file, or from a directory of a decoder or of a multimodal family.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
@@ -8,9 +9,10 @@ use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder};
 use super::ends::Ends;
 use super::family::{self, Family, CONFIG};
+use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
-use super::weights::{Names, Quantization};
+use super::weights::{Names, Quantization, Source, Weights};
 use super::ModelError;
 use crate::cache::CacheShape;
 
@@ -30,6 +32,16 @@ pub struct TextModel {
 pub struct TextTokenizer {
     chat: ChatTokenizer,
     ends: Ends,
+}
+
+/// What a directory's `config.json` says of its decoder.
+pub struct About {
+    pub config: decoder::Config,
+    /// Spellings of tensor names.
+    pub names: Names,
+    /// Where the decoder and its output layer stand in the tree of tensors.
+    text: String,
+    head: String,
 }
 
 impl TextTokenizer {
@@ -59,14 +71,14 @@ impl TextTokenizer {
 impl TextModel {
     /// Loads what [`Checkpoint::open`] opens, of a decoder or of a multimodal family, of which the decoder is taken.
     ///
-    /// The weights may have any precision; the arithmetic is done in `dtype`. Errors name file, field, value and expectation.
+    /// The weights may have any type; the arithmetic is done in that of `precision`. Errors name file, field, value and expectation.
     pub fn load(
         path: &Path,
         quantization: Quantization,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        Self::from_checkpoint(&Checkpoint::open(path)?, quantization, dtype, device)
+        Self::from_checkpoint(&Checkpoint::open(path)?, quantization, precision, device)
     }
 
     pub fn dtype(&self) -> DType {
@@ -76,32 +88,54 @@ impl TextModel {
     fn from_checkpoint(
         checkpoint: &Checkpoint,
         quantization: Quantization,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let about = Self::about(checkpoint)?;
+        let tensors = checkpoint.tensors(about.names, quantization)?;
+        let dtype = precision.dtype(tensors.as_ref(), device);
+        Self::build(checkpoint, about, tensors, dtype, device)
+    }
+
+    /// What `config.json` says of the decoder.
+    pub fn about(checkpoint: &Checkpoint) -> Result<About, ModelError> {
+        let model_type = family::model_type(checkpoint)?;
+        if let Some(family) = Family::of(&model_type) {
+            let opened = (family.open)(checkpoint)?;
+            return Ok(About {
+                config: opened.text().clone(),
+                names: family.names,
+                text: opened.text_path().to_string(),
+                head: opened.head_path().to_string(),
+            });
+        }
+        let config = family::decoder_config(checkpoint)?;
+        let (text, head) = match config {
+            decoder::Config::Llama(_) => ("model", "lm_head"),
+            decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
+        };
+        Ok(About {
+            config,
+            names: Names::default(),
+            text: text.to_string(),
+            head: head.to_string(),
+        })
+    }
+
+    /// The model of a directory with the weights of `source`.
+    pub fn build(
+        checkpoint: &Checkpoint,
+        about: About,
+        source: Arc<dyn Source>,
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let model_type = family::model_type(checkpoint)?;
-        let (config, names, text, head) = match Family::of(&model_type) {
-            Some(family) => {
-                let opened = (family.open)(checkpoint)?;
-                let (text, head) = (opened.text_path(), opened.head_path());
-                let paths = (text.to_string(), head.to_string());
-                (opened.text().clone(), family.names, paths.0, paths.1)
-            }
-            None => {
-                let json = checkpoint.json(CONFIG)?;
-                let config = family::text_config(checkpoint, json, &model_type, None)?;
-                let (text, head) = match config {
-                    decoder::Config::Llama(_) => ("model", "lm_head"),
-                    decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
-                };
-                (config, Names::default(), text.to_string(), head.to_string())
-            }
-        };
+        let config = about.config;
         let chat = ChatTokenizer::load(checkpoint)?;
         chat.check_vocabulary(config.vocab_size())?;
-        let weights = checkpoint.weights(names, quantization, dtype, device)?;
-        let head = (!config.tied()).then(|| weights.pp(head));
-        let decoder = Decoder::new(&config, &weights.pp(text), head)
+        let weights = Weights::new(source, dtype, device);
+        let head = (!config.tied()).then(|| weights.pp(about.head));
+        let decoder = Decoder::new(&config, &weights.pp(about.text), head)
             .map_err(|error| checkpoint.weight_error(error))?;
         Ok(Self {
             shape: shape(&config, &checkpoint.path(CONFIG))?,

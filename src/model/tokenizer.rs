@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{json, Value};
 use tokenizers::Tokenizer;
 
 use super::checkpoint::Checkpoint;
@@ -20,27 +20,41 @@ const GUARD: char = '\u{FDD0}';
 pub struct ChatTokenizer {
     /// As published, for decoding.
     full: Tokenizer,
-    /// Without added tokens: it cannot produce one, whatever the text. For a run at the start of a text.
+    /// Without control tokens: it cannot produce one, whatever the text. For a run at the start of a text.
     plain: Tokenizer,
     /// The same for a run behind an added token, where some tokenizers put no space in front.
     inner: Tokenizer,
+    /// The same for a run behind other text, where none does.
+    continued: Tokenizer,
     /// Ids that the tokenizer puts in front of every text, and the text that they stand for.
     opening: (Vec<u32>, String),
-    /// Added tokens, longest first.
-    added: Vec<(String, u32)>,
+    /// Control tokens, longest first.
+    controls: Vec<AddedToken>,
     file: PathBuf,
 }
 
-#[derive(Deserialize)]
+/// Mirrors an entry of `added_tokens`.
+#[derive(Debug, Clone, Deserialize)]
 struct AddedToken {
     id: u32,
     content: String,
     #[serde(default)]
     single_word: bool,
+    /// Takes the blanks in front of it.
     #[serde(default)]
     lstrip: bool,
+    /// Takes the blanks behind it.
     #[serde(default)]
     rstrip: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl AddedToken {
+    /// Whether it means more than its characters: all but runs of blanks, which GPT-NeoX has for indented text.
+    fn is_control(&self) -> bool {
+        self.special || !self.content.trim().is_empty()
+    }
 }
 
 impl ChatTokenizer {
@@ -59,54 +73,68 @@ impl ChatTokenizer {
         let tokenizer =
             |json: &Value| Tokenizer::from_str(&json.to_string()).map_err(|e| fail(e.to_string()));
         let full = tokenizer(&json)?;
-        let listed = json["added_tokens"].take();
-        let added: Vec<AddedToken> = match listed {
-            Value::Null => Vec::new(),
-            list => serde_json::from_value(list).map_err(|e| fail(format!("added_tokens: {e}")))?,
+        let plain_of = |json: &Value| -> Result<Tokenizer, ModelError> {
+            let mut plain = tokenizer(json)?;
+            plain.set_encode_special_tokens(true);
+            Ok(plain)
         };
-        for token in &added {
-            if token.single_word || token.lstrip || token.rstrip {
+        let mut controls = Vec::new();
+        for entry in json["added_tokens"].as_array_mut().into_iter().flatten() {
+            let token: AddedToken = serde_json::from_value(entry.clone())
+                .map_err(|e| fail(format!("added_tokens: {e}")))?;
+            if token.single_word {
                 return Err(ModelError::Unsupported {
                     file: file.clone(),
-                    field: format!("added token {}", token.content),
-                    value: "single_word, lstrip or rstrip".to_string(),
-                    expected: "none of these".to_string(),
+                    field: format!("single_word of the added token {}", token.content),
+                    value: "true".to_string(),
+                    expected: "false".to_string(),
                 });
             }
+            // The library numbers added tokens anew where some are missing.
+            if full.token_to_id(&token.content) != Some(token.id) {
+                return Err(fail(format!(
+                    "the added token {} has the id {}, but the tokens before it leave it {:?}",
+                    token.content,
+                    token.id,
+                    full.token_to_id(&token.content)
+                )));
+            }
+            // What is special is taken as its characters by a tokenizer for plain text.
+            entry["special"] = token.is_control().into();
+            if token.is_control() && !token.content.is_empty() {
+                controls.push(token);
+            }
         }
-        json["added_tokens"] = Value::Array(Vec::new());
-        let plain = tokenizer(&json)?;
+        controls.sort_by_key(|token| std::cmp::Reverse(token.content.len()));
+        let plain = plain_of(&json)?;
         let inner = match space_in_front_of_first(&mut json) {
-            true => tokenizer(&json)?,
+            true => plain_of(&json)?,
             false => plain.clone(),
         };
+        nothing_in_front(&mut json);
+        let continued = plain_of(&json)?;
         let opening = full.encode("", true).map_err(|e| fail(e.to_string()))?;
         let opening = opening.get_ids().to_vec();
         let text = full
             .decode(&opening, false)
             .map_err(|e| fail(e.to_string()))?;
-        let mut added = added
-            .into_iter()
-            .map(|token| (token.content, token.id))
-            .filter(|(content, _)| !content.is_empty())
-            .collect::<Vec<_>>();
-        added.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
         Ok(Self {
             full,
             plain,
             inner,
+            continued,
             opening: (opening, text),
-            added,
+            controls,
             file,
         })
     }
 
     /// The id of a control token that the family needs.
     pub fn control(&self, content: &str) -> Result<u32, ModelError> {
-        self.added
+        self.controls
             .iter()
-            .find(|(known, _)| known == content)
-            .map(|&(_, id)| id)
+            .find(|known| known.content == content)
+            .map(|known| known.id)
             .ok_or_else(|| ModelError::File {
                 file: self.file.clone(),
                 what: format!("the control token {content} is missing"),
@@ -158,7 +186,7 @@ impl ChatTokenizer {
             if first != GUARD {
                 guarded.push(first);
             }
-            if self.starts_with_added(rest).is_some() {
+            if self.control_at(rest).is_some() {
                 guarded.push(GUARD);
             }
             rest = &rest[first.len_utf8()..];
@@ -166,10 +194,11 @@ impl ChatTokenizer {
         guarded
     }
 
-    fn starts_with_added(&self, text: &str) -> Option<&(String, u32)> {
-        self.added
+    /// The control token that `text` begins with.
+    fn control_at(&self, text: &str) -> Option<&AddedToken> {
+        self.controls
             .iter()
-            .find(|(content, _)| text.starts_with(content.as_str()))
+            .find(|control| text.starts_with(control.content.as_str()))
     }
 
     /// Ids of text in the chat format. User text inside it must have passed [`Self::guard`].
@@ -177,9 +206,25 @@ impl ChatTokenizer {
         self.encode_runs(text, &self.plain)
     }
 
-    /// As [`Self::encode`], for text that follows other text of the stream.
-    pub fn encode_inner(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.encode_runs(text, &self.inner)
+    /// As [`Self::encode`], for text that follows the id `before` of a stream; none: no text has come yet.
+    ///
+    /// Piece by piece a text becomes the ids of the whole, if no piece ends where a token goes on.
+    pub fn encode_after(&self, before: Option<u32>, text: &str) -> Result<Vec<u32>, ModelError> {
+        let first = match before {
+            None => &self.plain,
+            Some(id) if self.is_control(id) => &self.inner,
+            Some(_) => &self.continued,
+        };
+        self.encode_runs(text, first)
+    }
+
+    /// Whether `ids` are no more than what the tokenizer puts in front of every text.
+    pub fn is_opening(&self, ids: &[u32]) -> bool {
+        self.opening.0 == ids
+    }
+
+    fn is_control(&self, id: u32) -> bool {
+        self.controls.iter().any(|control| control.id == id)
     }
 
     /// `first` is for the run in front of the first control token.
@@ -189,17 +234,24 @@ impl ChatTokenizer {
         let mut at = 0;
         let mut plain = first;
         while let Some(next) = text[at..].chars().next() {
-            if let Some((content, id)) = self.starts_with_added(&text[at..]) {
-                self.encode_plain(&text[run..at].replace(GUARD, ""), plain, &mut ids)?;
-                plain = &self.inner;
-                ids.push(*id);
-                at += content.len();
-                run = at;
-            } else {
+            let Some(control) = self.control_at(&text[at..]) else {
                 at += next.len_utf8();
+                continue;
+            };
+            let before = match control.lstrip {
+                true => text[run..at].trim_end(),
+                false => &text[run..at],
+            };
+            self.encode_plain(before, plain, &mut ids)?;
+            plain = &self.inner;
+            ids.push(control.id);
+            at += control.content.len();
+            if control.rstrip {
+                at = text.len() - text[at..].trim_start().len();
             }
+            run = at;
         }
-        self.encode_plain(&text[run..].replace(GUARD, ""), plain, &mut ids)?;
+        self.encode_plain(&text[run..], plain, &mut ids)?;
         Ok(ids)
     }
 
@@ -216,6 +268,7 @@ impl ChatTokenizer {
         plain: &Tokenizer,
         ids: &mut Vec<u32>,
     ) -> Result<(), ModelError> {
+        let text = text.replace(GUARD, "");
         if text.is_empty() {
             return Ok(());
         }
@@ -224,8 +277,8 @@ impl ChatTokenizer {
             what,
         };
         let encoding = plain.encode(text, false).map_err(|e| fail(e.to_string()))?;
-        let is_control = |id: &&u32| self.added.iter().any(|(_, control)| control == *id);
-        if let Some(id) = encoding.get_ids().iter().find(is_control) {
+        let mut ids_of_text = encoding.get_ids().iter();
+        if let Some(id) = ids_of_text.find(|id| self.is_control(**id)) {
             return Err(fail(format!("plain text yields the control token {id}")));
         }
         ids.extend_from_slice(encoding.get_ids());
@@ -240,6 +293,11 @@ impl ChatTokenizer {
         })
     }
 
+    /// Whether there is a token with this id.
+    pub fn has(&self, id: u32) -> bool {
+        self.full.id_to_token(id).is_some()
+    }
+
     /// Number of ids that the tokenizer can produce: the largest id plus one.
     pub fn vocab_size(&self) -> usize {
         let vocab: HashMap<String, u32> = self.full.get_vocab(true);
@@ -250,16 +308,35 @@ impl ChatTokenizer {
 /// Takes away the space that a tokenizer puts in front of the first run of a text only (`prepend_scheme` first); whether there was one.
 fn space_in_front_of_first(json: &mut Value) -> bool {
     let mut changed = false;
-    let pre_tokenizer = &mut json["pre_tokenizer"];
-    let several = match pre_tokenizer["pretokenizers"].as_array_mut() {
-        Some(several) => several.iter_mut().collect(),
-        None => vec![pre_tokenizer],
-    };
-    for one in several {
+    for one in parts(&mut json["pre_tokenizer"], "pretokenizers") {
         if one["prepend_scheme"] == "first" {
             one["prepend_scheme"] = "never".into();
             changed = true;
         }
     }
     changed
+}
+
+/// Takes away all that a tokenizer puts in front of a run of text.
+fn nothing_in_front(json: &mut Value) {
+    for one in parts(&mut json["pre_tokenizer"], "pretokenizers") {
+        match one["type"].as_str() {
+            Some("Metaspace") => one["prepend_scheme"] = "never".into(),
+            Some("ByteLevel") => one["add_prefix_space"] = false.into(),
+            _ => {}
+        }
+    }
+    for one in parts(&mut json["normalizer"], "normalizers") {
+        if one["type"] == "Prepend" {
+            *one = json!({ "type": "Sequence", "normalizers": [] });
+        }
+    }
+}
+
+/// A step of a tokenizer, or those that it consists of.
+fn parts<'a>(step: &'a mut Value, list: &str) -> Vec<&'a mut Value> {
+    match step[list].is_array() {
+        true => step[list].as_array_mut().into_iter().flatten().collect(),
+        false => vec![step],
+    }
 }

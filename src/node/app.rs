@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use candle_core::DType;
 use futures::{Stream, StreamExt};
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{ParameterValue, QosProfile};
@@ -18,7 +19,8 @@ use super::params::{Parameters, SYSTEM_PROMPT};
 use super::publishers::Watch;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
-use crate::stream::{Engine, EngineError};
+use crate::model::inspect;
+use crate::stream::{Engine, EngineError, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
 const SPIN: Duration = Duration::from_millis(50);
@@ -60,10 +62,9 @@ pub fn run() -> Result<(), NodeError> {
     let statistics = Statistics::advertise(&mut node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
-    let engine = Arc::new(Engine::spawn(
-        parameters.session()?,
-        Box::new(Sender(events.clone())),
-    )?);
+    let session = parameters.session()?;
+    show_checkpoint(&session);
+    let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
     serve_reset(&runtime, &mut node, engine.clone())?;
     serve_pause(&runtime, &mut node, engine.clone())?;
@@ -206,6 +207,21 @@ async fn every(period: Duration, mut action: impl FnMut()) {
     loop {
         ticks.tick().await;
         action();
+    }
+}
+
+/// What the checkpoint is and what it needs, a line of the log for each line of the report.
+fn show_checkpoint(session: &SessionConfig) {
+    let options = inspect::Options {
+        quantization: session.quantization,
+        dtype: DType::F32,
+        kv_dtype: session.cache.storage.dtype(DType::F32),
+        budget: session.cache.budget,
+        memory: None,
+    };
+    let report = inspect::Report::of(&session.model_dir, &options);
+    for line in report.to_string().lines() {
+        tracing::info!("{line}");
     }
 }
 

@@ -170,9 +170,19 @@ fn a_tokenizer_of_another_model_is_refused() {
         let added = tokenizer["added_tokens"].as_array_mut().unwrap();
         added.retain(|token| token["content"] != "<end_of_utterance>");
     });
+    refused(dir.path(), &["tokenizer.json", "<global-img>", "302"]);
+    let dir = copy();
+    edit(dir.path(), "tokenizer.json", |tokenizer| {
+        tokenizer["added_tokens"].as_array_mut().unwrap().pop();
+    });
+    refused(dir.path(), &["tokenizer.json", "<global-img>", "missing"]);
+    let dir = copy();
+    edit(dir.path(), "generation_config.json", |config| {
+        config["eos_token_id"] = 500.into();
+    });
     refused(
         dir.path(),
-        &["tokenizer.json", "<end_of_utterance>", "missing"],
+        &["generation_config.json", "eos_token_id", "500"],
     );
     let dir = copy();
     edit(dir.path(), "config.json", |c| {

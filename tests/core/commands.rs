@@ -76,7 +76,7 @@ fn generate_prints_the_ids_of_transformers_and_writes_the_logits() {
     let written = &tensors(&logits)["logits"];
     let rows = list("prompt_ids").len();
     assert_eq!(written.dims(), [rows, expected["logits"].dim(2).unwrap()]);
-    // The pictures pass through this crate's resizing, one grey level from the reference's at most.
+    // The pictures pass through this crate's resizing, two grey levels from the reference's at most.
     let off = deviation(written, &expected["logits"].squeeze(0).unwrap());
     assert!(off < 0.5, "logits differ by {off}");
     assert!(answer["text"].is_string());
@@ -104,8 +104,9 @@ fn forward_writes_the_numbers_of_transformers() {
             dtype,
         ]));
         let got = tensors(&file);
-        for name in ["image_features", "logits"] {
-            let off = deviation(&got[name], &expected[name]);
+        let rows = expected["image_features"].flatten_to(1).unwrap();
+        for (name, expected) in [("image_features", &rows), ("logits", &expected["logits"])] {
+            let off = deviation(&got[name], expected);
             assert!(off <= tolerance, "{dtype}: {name} differs by {off}");
         }
     }

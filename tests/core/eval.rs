@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use candle_nn::ops::log_softmax;
 use inf_mllm::cache::{CacheConfig, PolicyKind};
 use inf_mllm::eval::ages::Ages;
@@ -13,6 +13,7 @@ use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::ppl::{perplexity, recomputation, PplOptions, PplResult};
 use inf_mllm::eval::recall::{kept, outcomes, recall, RecallOptions};
 use inf_mllm::eval::variant;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
 use serde_json::Value;
 
@@ -22,7 +23,14 @@ const TEXT: &str = "The robot sees a red ball on the left and a blue box behind 
     then drives along the wall until the green lamp is in view. What did it see first? The ball was red. ";
 
 fn model() -> EvalModel {
-    EvalModel::load(&demo_dir(), Quantization::None, DType::F32, &Device::Cpu, 1).unwrap()
+    EvalModel::load(
+        &demo_dir(),
+        Quantization::None,
+        Precision::F32,
+        &Device::Cpu,
+        1,
+    )
+    .unwrap()
 }
 
 fn ids(model: &EvalModel, count: usize) -> Vec<u32> {

@@ -1,9 +1,10 @@
 //! A cache whose long-kept tokens win for ever stops remembering. On a long stream, what `inf_mllm` keeps stays young.
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use inf_mllm::cache::{CacheConfig, PolicyKind};
 use inf_mllm::eval::endless::{endless, EndlessOptions};
 use inf_mllm::eval::model::EvalModel;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
 
 use crate::support::demo_dir;
@@ -44,8 +45,14 @@ fn stale(model: &EvalModel, bias: f64) -> [f64; 2] {
 
 #[test]
 fn the_share_of_old_tokens_does_not_grow_with_the_stream() {
-    let model =
-        EvalModel::load(&demo_dir(), Quantization::None, DType::F32, &Device::Cpu, 1).unwrap();
+    let model = EvalModel::load(
+        &demo_dir(),
+        Quantization::None,
+        Precision::F32,
+        &Device::Cpu,
+        1,
+    )
+    .unwrap();
     let [early, late] = stale(&model, CacheConfig::default().bias);
     assert!(
         late < early + 0.02 && late < 0.05,

@@ -9,11 +9,12 @@ use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{Layout, View};
 use serde_json::Value;
 
-use crate::support::{demo_dir, deviation, golden, json, load, tensors, tiny_dir};
+use crate::support::{demo_dir, deviation, golden, ids, json, load, tensors, tiny_dir};
 
-/// One grey level in normalised values: transformers' two backends differ by that much, and Pillow 13 runs the passes of some
-/// sizes in the other order.
-const PIXEL_TOLERANCE: f32 = 2.0 / 255.0 + 1e-6;
+/// Two grey levels in normalised values: these goldens are of Pillow, whose weights are finer than torchvision's.
+const PIXEL_TOLERANCE: f32 = 4.0 / 255.0 + 1e-6;
+/// On average over a picture, three tenths of a level.
+const MEAN_PIXEL_TOLERANCE: f32 = 0.6 / 255.0;
 
 struct Golden {
     model: Mllm,
@@ -40,7 +41,7 @@ impl Golden {
     }
 
     fn ids(&self) -> Vec<u32> {
-        to_ids(&self.inputs["input_ids"])
+        ids(&self.inputs["input_ids"])
     }
 
     fn pixels(&self) -> Tensor {
@@ -59,10 +60,13 @@ impl Golden {
             let vision = &self.model.vision;
             let prepared = vision.prepare(&picture.to_rgb8(), View::Frame);
             let got = vision.pixels(&prepared).unwrap().values;
-            let deviation = deviation(&got, &wanted.narrow(0, i, 1).unwrap());
+            let wanted = wanted.narrow(0, i, 1).unwrap();
+            let largest = deviation(&got, &wanted);
+            let mean = (got - wanted).unwrap().abs().unwrap().mean_all().unwrap();
+            let mean = mean.to_scalar::<f32>().unwrap();
             assert!(
-                deviation <= PIXEL_TOLERANCE,
-                "{name}: pixel values differ by {deviation}"
+                largest <= PIXEL_TOLERANCE && mean <= MEAN_PIXEL_TOLERANCE,
+                "{name}: pixel values differ by {largest}, on average by {mean}"
             );
         }
     }
@@ -101,9 +105,9 @@ impl Golden {
         let off = deviation(&Tensor::cat(&rows, 0).unwrap(), &wanted);
         assert!(off <= self.tolerance(), "image features differ by {off}");
 
-        let ids = self.ids();
+        let prompt = self.ids();
         let mut cache = full_cache(&self.model);
-        let chunk = self.model.embed(&ids, &images).unwrap();
+        let chunk = self.model.embed(&prompt, &images).unwrap();
         let mut hidden = self
             .model
             .decoder
@@ -113,7 +117,7 @@ impl Golden {
         let off = deviation(&logits.unsqueeze(0).unwrap(), &self.expected["logits"]);
         assert!(off <= self.tolerance(), "logits differ by {off}");
 
-        let wanted = to_ids(&self.expected["generated_ids"]);
+        let wanted = ids(&self.expected["generated_ids"]);
         let mut got = Vec::new();
         while got.len() < wanted.len() {
             let last = hidden.narrow(0, hidden.dim(0).unwrap() - 1, 1).unwrap();
@@ -140,11 +144,6 @@ impl Golden {
             );
         }
     }
-}
-
-fn to_ids(tensor: &Tensor) -> Vec<u32> {
-    let flat = tensor.flatten_all().unwrap();
-    flat.to_dtype(DType::U32).unwrap().to_vec1().unwrap()
 }
 
 fn full_cache(model: &Mllm) -> BoundedCache {

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::template::TextMessage;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::weights::Quantization;
@@ -24,7 +25,7 @@ pub fn gguf() -> PathBuf {
 }
 
 static MODEL: LazyLock<TextModel> = LazyLock::new(|| {
-    TextModel::load(&gguf(), Quantization::None, DType::F32, &Device::Cpu).unwrap()
+    TextModel::load(&gguf(), Quantization::None, Precision::F32, &Device::Cpu).unwrap()
 });
 static ABOUT: LazyLock<Value> = LazyLock::new(|| json(&golden("smollm2").join("about.json")));
 
@@ -126,7 +127,7 @@ fn greedy_answers_are_those_of_transformers() {
 fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |words: &str| {
-        let error = TextModel::load(dir.path(), Quantization::None, DType::F32, &Device::Cpu)
+        let error = TextModel::load(dir.path(), Quantization::None, Precision::F32, &Device::Cpu)
             .err()
             .expect("a directory without a model loads")
             .to_string();
@@ -136,7 +137,7 @@ fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
     std::fs::hard_link(gguf(), dir.path().join("a.gguf"))
         .or_else(|_| std::fs::copy(gguf(), dir.path().join("a.gguf")).map(|_| ()))
         .unwrap();
-    assert!(TextModel::load(dir.path(), Quantization::None, DType::F32, &Device::Cpu).is_ok());
+    assert!(TextModel::load(dir.path(), Quantization::None, Precision::F32, &Device::Cpu).is_ok());
     std::fs::write(dir.path().join("b.gguf"), "").unwrap();
     refused("b.gguf: not a GGUF file");
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"gpt2\"}").unwrap();
@@ -175,7 +176,13 @@ fn with_room_for_the_whole_stream_every_policy_equals_full_attention() {
 #[test]
 fn the_decoder_of_a_multimodal_directory_is_a_text_model() {
     let whole = load(&demo_dir());
-    let text = TextModel::load(&demo_dir(), Quantization::None, DType::F32, &Device::Cpu).unwrap();
+    let text = TextModel::load(
+        &demo_dir(),
+        Quantization::None,
+        Precision::F32,
+        &Device::Cpu,
+    )
+    .unwrap();
     let encoded = text.tokenizer.encode("What is in view?").unwrap();
     assert_eq!(encoded, whole.tokenizer.encode("What is in view?").unwrap());
     let end = whole.tokenizer.control("<end_of_utterance>").unwrap();
@@ -213,7 +220,7 @@ fn a_llama_directory_is_loaded() {
     let tokenizer = "tokenizer.json";
     std::fs::copy(demo_dir().join(tokenizer), dir.path().join(tokenizer)).unwrap();
     let load = |path: &std::path::Path| {
-        TextModel::load(path, Quantization::None, DType::F32, &Device::Cpu)
+        TextModel::load(path, Quantization::None, Precision::F32, &Device::Cpu)
     };
     let (model, whole) = (load(dir.path()).unwrap(), load(&demo_dir()).unwrap());
     assert!(model.template.is_none());

@@ -4,9 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use inf_mllm::cache::CacheShape;
 use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::decoder::{Config, Decoder};
+use inf_mllm::model::family::model_type;
 use inf_mllm::model::mllm::Mllm;
-use inf_mllm::model::weights::Quantization;
+use inf_mllm::model::precision::Precision;
+use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
@@ -33,7 +37,34 @@ pub fn load(dir: &Path) -> Mllm {
 
 pub fn try_load(dir: &Path) -> Result<Mllm, ModelError> {
     let checkpoint = Checkpoint::open(dir)?;
-    Mllm::load(&checkpoint, Quantization::Auto, DType::F32, &Device::Cpu)
+    Mllm::load(
+        &checkpoint,
+        Quantization::Auto,
+        Precision::F32,
+        &Device::Cpu,
+    )
+}
+
+/// The decoder of a directory without a tokenizer.
+pub fn decoder_alone(dir: &Path) -> (Decoder, CacheShape) {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let kind = model_type(&checkpoint).unwrap();
+    let config = Config::from_json(checkpoint.json("config.json").unwrap(), &kind).unwrap();
+    let weights = checkpoint
+        .weights(
+            Names::default(),
+            Quantization::None,
+            DType::F32,
+            &Device::Cpu,
+        )
+        .unwrap();
+    let (text, head) = match config {
+        Config::Llama(_) => ("model", "lm_head"),
+        Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
+    };
+    let head = (!config.tied()).then(|| weights.pp(head));
+    let decoder = Decoder::new(&config, &weights.pp(text), head).unwrap();
+    (decoder, config.cache_shape().unwrap())
 }
 
 pub fn json(file: &Path) -> Value {
@@ -42,6 +73,11 @@ pub fn json(file: &Path) -> Value {
 
 pub fn tensors(file: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(file, &Device::Cpu).unwrap()
+}
+
+pub fn ids(tensor: &Tensor) -> Vec<u32> {
+    let flat = tensor.flatten_all().unwrap();
+    flat.to_dtype(DType::U32).unwrap().to_vec1().unwrap()
 }
 
 /// Largest absolute difference of two tensors of one shape.

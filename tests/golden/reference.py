@@ -1,5 +1,6 @@
 """Reference decoder with a bounded KV cache: eager attention, raw keys rotated on use, position = slot index."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -272,9 +273,10 @@ def run_stream(
     chunks: list[int],
     perturb: frozenset[str] = frozenset(),
     notes: Annotations | None = None,
+    make_decoder: Callable[..., BoundedDecoder] = BoundedDecoder,
 ) -> tuple[torch.Tensor, list[Compaction]]:
     """Feeds embeddings [tokens, hidden] in chunks, each reserving the next one's length (the last: 0)."""
-    decoder = BoundedDecoder(model, params, perturb, notes)
+    decoder = make_decoder(model, params, perturb, notes)
     logits, start = [], 0
     for size, reserve in zip(chunks, chunks[1:] + [0], strict=True):
         logits.append(decoder.append(embeds[start : start + size].to(model.dtype), reserve))

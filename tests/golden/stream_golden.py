@@ -1,5 +1,6 @@
 """Runs the bounded-cache reference over one stream for several policies and writes what it expects."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Stream:
     chunks: list[int]
     rows: list[int]
     notes: Annotations = field(default_factory=Annotations)
+    make_decoder: Callable[..., BoundedDecoder] = BoundedDecoder
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ def run_checked(
     model_dir: Path, stream: Stream, params: CacheParams, name: str, smallest_margin: float = SMALLEST_MARGIN
 ) -> tuple[torch.Tensor, list[Compaction], torch.Tensor, list[Compaction]]:
     """Logits and compactions in f32 and in f64; NearTie if rounding could change what is kept."""
-    about = (params, stream.embeds, stream.chunks)
-    logits, compactions = run_stream(open_text_model(model_dir), *about, notes=stream.notes)
+    about = {"params": params, "embeds": stream.embeds, "chunks": stream.chunks}
+    about |= {"notes": stream.notes, "make_decoder": stream.make_decoder}
+    logits, compactions = run_stream(open_text_model(model_dir), **about)
     margin = min(c.margin for c in compactions)
     if len(compactions) < 3:
         raise SystemExit(f"{name}: {len(compactions)} compactions, expected at least 3")
     if margin < smallest_margin:
         raise NearTie(f"{name}: ranking margin {margin:.1e}, expected at least {smallest_margin:.0e}")
-    exact, exact_compactions = run_stream(open_text_model(model_dir, torch.float64), *about, notes=stream.notes)
+    exact, exact_compactions = run_stream(open_text_model(model_dir, torch.float64), **about)
     if not same_kept(compactions, exact_compactions):
         raise NearTie(f"{name}: f64 keeps other keys than f32")
     return logits, compactions, exact, exact_compactions
@@ -111,7 +114,7 @@ def make_case(
     logits, compactions, exact, exact_compactions = run_checked(
         model_dir, stream, params, path.name, options.smallest_margin
     )
-    full = BoundedDecoder(model, CacheParams("full", budget=0, slack=0, prefix=0)).append(stream.embeds, 0)
+    full = stream.make_decoder(model, CacheParams("full", budget=0, slack=0, prefix=0)).append(stream.embeds, 0)
     rows = torch.tensor(stream.rows)
     tensors = {"rows": rows, "logits": logits[rows]}
     stored = spread(len(compactions), options.stored)
@@ -123,7 +126,7 @@ def make_case(
     write_tensors(path, tensors)
 
     def change(params: CacheParams, perturb: frozenset[str] = frozenset()) -> float:
-        wrong, _ = run_stream(model, params, stream.embeds, stream.chunks, perturb, stream.notes)
+        wrong, _ = run_stream(model, params, stream.embeds, stream.chunks, perturb, stream.notes, stream.make_decoder)
         return max_diff(wrong[rows], logits[rows])
 
     names = [n for n in options.perturbations if n != BIAS or params.bias != 0.0]

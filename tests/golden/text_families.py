@@ -124,7 +124,7 @@ FAMILIES = {
         prompt=WITH_SYSTEM,
         seed=100,
     ),
-    # theta and lengths such that of the 8 frequencies 2 stay, 3 are on the ramp and 3 are slowed
+    # theta and lengths such that of the 8 frequencies 2 stay, 2 are on the ramp and 4 are slowed
     "llama3": Family(
         config=shared(
             "LlamaForCausalLM",

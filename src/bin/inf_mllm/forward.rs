@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use clap::ValueEnum;
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::family::{model_type, Family};
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::model::weights::Quantization;
@@ -31,8 +31,8 @@ pub struct Args {
     /// The images are frames of a video.
     #[arg(long)]
     frames: bool,
-    /// Precision of the arithmetic.
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    /// Type of the arithmetic: auto, f32, f16, bf16.
+    #[arg(long, default_value_t = Precision::F32)]
     dtype: Precision,
     /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
     #[arg(long, default_value_t)]
@@ -41,39 +41,21 @@ pub struct Args {
     device: DeviceArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Precision {
-    fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::Bf16 => DType::BF16,
-        }
-    }
-}
-
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let inputs = candle_core::safetensors::load(&args.inputs, &Device::Cpu)
         .with_context(|| format!("inputs {}", args.inputs.display()))?;
     let ids = input_ids(&inputs)?;
-    let dtype = args.dtype.dtype();
     let mut outputs = HashMap::new();
     let (decoder, shape, input, marks) = if Family::of(&model_type(&checkpoint)?).is_some() {
-        let model = Mllm::load(&checkpoint, args.quantization, dtype, &device)?;
+        let model = Mllm::load(&checkpoint, args.quantization, args.dtype, &device)?;
         let images = images(&model, &inputs, args.frames, &mut outputs)?;
         let chunk = model.embed(&ids, &images)?;
         let marks = chunk.marks();
         (model.decoder, model.shape, chunk.embedded, marks)
     } else {
-        let model = TextModel::load(&args.model, args.quantization, dtype, &device)?;
+        let model = TextModel::load(&args.model, args.quantization, args.dtype, &device)?;
         let x = model.decoder.embed(&ids)?;
         let marks = vec![Mark::default(); ids.len()];
         (model.decoder, model.shape, x.into(), marks)

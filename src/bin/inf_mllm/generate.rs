@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use candle_core::DType;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::sample::Sampler;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::grammar::{ChatFormat, Grammar};
 use serde_json::json;
 
 use crate::args::{CacheArgs, DeviceArgs};
@@ -42,6 +44,9 @@ pub struct Args {
     /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
     #[arg(long, default_value_t)]
     quantization: Quantization,
+    /// Type of the arithmetic: auto, f32, f16, bf16.
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -51,10 +56,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let model = Mllm::load(&checkpoint, args.quantization, DType::F32, &device)?;
+    let model = Mllm::load(&checkpoint, args.quantization, args.dtype, &device)?;
     let (ids, images) = prompt(&model, args)?;
     let system_tokens = match &args.system {
-        Some(_) => system_length(&model, &ids)?,
+        Some(system) => system_length(&model, system)?,
         None => 1,
     };
     let shape = model.shape;
@@ -156,10 +161,9 @@ fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
     Ok((model.tokenizer.encode_prompt(&expanded)?, features))
 }
 
-/// Length of the system turn at the start of the prompt: up to and with its end and the line break.
-fn system_length(model: &Mllm, ids: &[u32]) -> Result<usize> {
-    match ids.iter().position(|&id| model.ends.contains(id)) {
-        Some(end) => Ok((end + 2).min(ids.len())),
-        None => bail!("the chat template does not end the system turn"),
-    }
+/// Length of what stands in front of the user's turn, tokens: the stream's protected beginning.
+fn system_length(model: &Mllm, system: &str) -> Result<usize> {
+    let mut grammar = Grammar::new(ChatFormat::of(model)?);
+    let prefix = grammar.prefix(system, &model.tokenizer);
+    Ok(model.tokenizer.encode_prompt(&prefix)?.len())
 }

@@ -1,9 +1,11 @@
-//! The command line: one prompt, numbers for comparison, a replay of a bag, or an evaluation on text. Needs no ROS.
+//! The command line: one prompt, numbers for comparison, a look at a checkpoint, a replay of a bag, or an evaluation on text. Needs
+//! no ROS.
 
 mod args;
 mod eval;
 mod forward;
 mod generate;
+mod inspect;
 mod replay;
 
 use std::process::ExitCode;
@@ -24,6 +26,8 @@ enum Command {
     Generate(generate::Args),
     /// Run given inputs through the model and write its numbers, to compare them with another implementation's.
     Forward(forward::Args),
+    /// Say what a checkpoint is, what it needs, and whether everything is there.
+    Inspect(inspect::Args),
     /// Play a recorded camera into the stream in lock-step and put instructions at their times.
     Replay(replay::Args),
     /// What the policies are worth on long text.
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Eval(command) => eval::run(&command),
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{ensure, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::bag::Bag;
 use inf_mllm::stream::gate::{FRAME_RATES, MIN_CHANGES};
@@ -64,6 +65,9 @@ pub struct Args {
     /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
     #[arg(long, default_value_t)]
     quantization: Quantization,
+    /// Type of the arithmetic: auto, f32, f16, bf16.
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -87,6 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
         model_dir: args.model.clone(),
         device: args.device.device,
         quantization: args.quantization,
+        dtype: args.dtype,
         cache: args.cache.over(defaults.cache),
         system_prompt: args
             .system

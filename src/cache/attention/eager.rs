@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::Past;
+use crate::cache::rotary::rotate;
 
 /// As [`Past::attend`] says.
 pub fn attend(
@@ -47,8 +48,8 @@ fn probabilities(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Tensor> {
         .narrow(1, 0, len)?
         .to_dtype(q.dtype())?
         .contiguous()?;
-    let keys = past.rotary.rotate(&keys, &past.positions)?;
-    let q = (past.rotary.rotate(q, &[positions])? / (head_dim as f64).sqrt())?;
+    let keys = rotate(&past.rotary, &keys, &past.positions)?;
+    let q = (rotate(&past.rotary, q, &[positions])? / (head_dim as f64).sqrt())?;
     let logits = q
         .reshape((kv_heads, group * tokens, head_dim))?
         .matmul(&keys.t()?)?

@@ -8,7 +8,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::Past;
-use crate::cache::kernel::{self, Element, Queries, View};
+use crate::cache::kernel::{self, Element, Queries, Turns, View};
 
 /// As [`Past::attend`] says.
 pub fn attend(
@@ -61,7 +61,8 @@ impl CustomOp3 for Attend<'_, '_> {
             ($keys:expr, $values:expr) => {{
                 let keys = whole($keys, keys_layout)?;
                 let values = whole($values, values_layout)?;
-                let view = view(self.past, keys, values, shape);
+                let turns = turns(self.past);
+                let view = view(self.past, &turns, keys, values, shape);
                 let queries = Queries::new(&view, q, self.positions.to_vec());
                 kernel::attend(&view, &queries, sums)
             }};
@@ -103,7 +104,8 @@ impl CustomOp2 for Sums<'_> {
         let mut sums = vec![0.0; shape.0 * self.past.len()];
         macro_rules! run {
             ($keys:expr) => {{
-                let view = view(self.past, whole($keys, keys_layout)?, &[], shape);
+                let turns = turns(self.past);
+                let view = view(self.past, &turns, whole($keys, keys_layout)?, &[], shape);
                 let queries = Queries::new(&view, q, self.positions.to_vec());
                 kernel::add_sums(&view, &queries, &mut sums);
             }};
@@ -129,13 +131,18 @@ fn whole<'a, T>(data: &'a [T], layout: &Layout) -> Result<&'a [T]> {
     }
 }
 
+fn turns<'a>(past: &Past<'a>) -> Vec<Turns<'a>> {
+    let tables = past.rotary.iter().map(|table| table.host());
+    tables.map(|(cos, sin)| Turns { cos, sin }).collect()
+}
+
 fn view<'a, T: Element>(
     past: &'a Past,
+    turns: &'a [Turns<'a>],
     keys: &'a [T],
     values: &'a [T],
     (kv_heads, budget, head_dim): (usize, usize, usize),
 ) -> View<'a, T> {
-    let (cos, sin) = past.rotary.host();
     View {
         keys,
         values,
@@ -144,7 +151,6 @@ fn view<'a, T: Element>(
         head_dim,
         len: past.len(),
         positions: &past.positions,
-        cos,
-        sin,
+        turns,
     }
 }

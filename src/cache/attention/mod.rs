@@ -26,9 +26,10 @@ pub struct Past<'a> {
     pub keys: &'a Tensor,
     /// `[kv_heads, budget, head_dim]`
     pub values: &'a Tensor,
-    /// Rotary position of each slot in use, for each kept set: one, or one per KV head.
+    /// Rank in time of each slot in use, for each kept set: one, or one per KV head.
     pub positions: Vec<&'a [u32]>,
-    pub rotary: &'a RotaryTable,
+    /// What ranks turn by: the same for all kept sets, or a table for each.
+    pub rotary: Vec<&'a RotaryTable>,
     pub kernel: Kernel,
 }
 

@@ -99,13 +99,14 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
         } = self;
         let (rows, width) = (queries.rows(), view.head_dim);
         let positions = &view.positions_of(head)[slots.clone()];
+        let turns = view.turns_of(head);
         let q = queries.of(head, 0..rows, width);
         let mut scratch = Vec::new();
         let keys = T::widen(view.head(view.keys, head, slots.clone()), &mut scratch);
         // All keys first: reading them goes at the memory's pace, and they stay close until the products are done.
         let mut rotated = vec![0.0; keys.len()];
         for (j, out) in rotated.chunks_exact_mut(width).enumerate() {
-            view.rotate(&keys[j * width..][..width], positions[j], out);
+            turns.rotate(&keys[j * width..][..width], positions[j], out);
         }
         let mut weights = vec![0.0; rows * PART];
         for (weights, q) in weights

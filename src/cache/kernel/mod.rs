@@ -33,11 +33,35 @@ pub struct View<'a, T> {
     pub head_dim: usize,
     /// Slots in use.
     pub len: usize,
-    /// Rotary position of each slot in use, `[len]` for each kept set: one, or one per KV head.
+    /// Rank in time of each slot in use, `[len]` for each kept set: one, or one per KV head.
     pub positions: &'a [&'a [u32]],
-    /// Cosines and sines of the rotary embedding, `[positions, head_dim / 2]` each.
+    /// What ranks turn by: the same for all KV heads, or one per KV head.
+    pub turns: &'a [Turns<'a>],
+}
+
+/// Cosines and sines of the rotary embedding, `[ranks, head_dim / 2]` each.
+#[derive(Clone, Copy)]
+pub struct Turns<'a> {
     pub cos: &'a [f32],
     pub sin: &'a [f32],
+}
+
+impl Turns<'_> {
+    /// Rotates `row` (`[head_dim]`, halves layout) to the position of `rank` and writes it to `out`.
+    #[inline(always)]
+    fn rotate(&self, row: &[f32], rank: u32, out: &mut [f32]) {
+        let half = row.len() / 2;
+        let at = rank as usize * half;
+        let cos = &self.cos[at..][..half];
+        let sin = &self.sin[at..][..half];
+        let (a, b) = row.split_at(half);
+        let (out_a, out_b) = out[..2 * half].split_at_mut(half);
+        let (a, b) = (&a[..half], &b[..half]);
+        for i in 0..half {
+            out_a[i] = a[i] * cos[i] - b[i] * sin[i];
+            out_b[i] = b[i] * cos[i] + a[i] * sin[i];
+        }
+    }
 }
 
 impl<'a, T> View<'a, T> {
@@ -50,20 +74,8 @@ impl<'a, T> View<'a, T> {
         self.positions[head.min(self.positions.len() - 1)]
     }
 
-    /// Rotates `row` (`[head_dim]`, halves layout) to `position` and writes it to `out`.
-    #[inline(always)]
-    fn rotate(&self, row: &[f32], position: u32, out: &mut [f32]) {
-        let half = self.head_dim / 2;
-        let at = position as usize * half;
-        let cos = &self.cos[at..][..half];
-        let sin = &self.sin[at..][..half];
-        let (a, b) = row.split_at(half);
-        let (out_a, out_b) = out[..2 * half].split_at_mut(half);
-        let (a, b) = (&a[..half], &b[..half]);
-        for i in 0..half {
-            out_a[i] = a[i] * cos[i] - b[i] * sin[i];
-            out_b[i] = b[i] * cos[i] + a[i] * sin[i];
-        }
+    fn turns_of(&self, head: usize) -> Turns<'a> {
+        self.turns[head.min(self.turns.len() - 1)]
     }
 }
 
@@ -83,18 +95,21 @@ impl Queries {
         let width = view.head_dim;
         let scale = 1.0 / (width as f32).sqrt();
         let rows = raw.len() / width;
+        let group = rows / positions.len() / view.kv_heads;
         let mut data = vec![0.0; raw.len()];
         for (r, (row, out)) in raw
             .chunks_exact(width)
             .zip(data.chunks_exact_mut(width))
             .enumerate()
         {
-            view.rotate(row, positions[r % positions.len()], out);
+            let head = r / positions.len() / group;
+            view.turns_of(head)
+                .rotate(row, positions[r % positions.len()], out);
             out.iter_mut().for_each(|x| *x *= scale);
         }
         Self {
             data,
-            group: rows / positions.len() / view.kv_heads,
+            group,
             positions,
         }
     }

@@ -115,13 +115,14 @@ impl<T: Element> NullaryFnOnce for TurnOver<'_, '_, T> {
         let width = view.head_dim;
         let slots = from..(from + BLOCK).min(view.len);
         let positions = &view.positions_of(head)[slots.clone()];
+        let turns = view.turns_of(head);
         let mut scratch = Vec::new();
         let keys = T::widen(view.head(view.keys, head, slots), &mut scratch);
         let mut strip = vec![0.0; STRIP * width];
         for (s, keys) in keys.chunks(STRIP * width).enumerate() {
             for (i, key) in keys.chunks_exact(width).enumerate() {
                 let row = &mut strip[i * width..][..width];
-                view.rotate(key, positions[s * STRIP + i], row);
+                turns.rotate(key, positions[s * STRIP + i], row);
             }
             let count = keys.len() / width;
             for (d, column) in out.chunks_exact_mut(BLOCK).enumerate() {

@@ -72,6 +72,9 @@ pub enum Config {
 }
 
 impl Config {
+    /// What `model_type` says of decoders that stand alone.
+    pub const KINDS: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gpt_neox"];
+
     /// Of a configuration in JSON; `kind` is its model_type if it does not say so.
     pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
         match json["model_type"].as_str().unwrap_or(kind) {

@@ -10,9 +10,10 @@ use crate::cache::{Rope, RopeAxes, RopeScaling};
 #[serde(default)]
 pub struct RopeParameters {
     pub rope_theta: Option<f64>,
-    /// In older files `type`.
-    #[serde(alias = "type")]
     pub rope_type: Option<String>,
+    /// The same in older files; files that were saved again have both, and then this is the old name of it.
+    #[serde(rename = "type")]
+    pub old_type: Option<String>,
     pub factor: Option<f64>,
     pub low_freq_factor: Option<f64>,
     pub high_freq_factor: Option<f64>,
@@ -58,7 +59,8 @@ impl RopeParameters {
                 .filter(|x| x.is_finite() && *x > 0.0)
                 .ok_or_else(|| Unsupported::new(name, format!("{value:?}"), "a positive number"))
         };
-        match self.rope_type.as_deref().unwrap_or("default") {
+        let kind = self.rope_type.as_ref().or(self.old_type.as_ref());
+        match kind.map_or("default", String::as_str) {
             // M-RoPE is told by its sections.
             "default" | "mrope" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear {
@@ -110,5 +112,29 @@ impl RopeParameters {
                 ),
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_the_kind_may_stand_together() {
+        let scaling = |json: &str| {
+            let parameters = serde_json::from_str::<RopeParameters>(json).unwrap();
+            parameters.rope(8, 1e4, 1.0).unwrap().scaling
+        };
+        let linear = RopeScaling::Linear { factor: 8.0 };
+        for json in [
+            r#"{"type": "linear", "factor": 8.0}"#,
+            r#"{"rope_type": "linear", "factor": 8.0}"#,
+            r#"{"type": "linear", "rope_type": "linear", "factor": 8.0}"#,
+        ] {
+            assert_eq!(scaling(json), linear, "{json}");
+        }
+        let saved_again =
+            r#"{"type": "mrope", "rope_type": "default", "mrope_section": [1, 1, 2]}"#;
+        assert_eq!(scaling(saved_again), RopeScaling::None);
     }
 }

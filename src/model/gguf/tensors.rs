@@ -8,7 +8,7 @@ use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::header::TensorInfo;
 use super::Gguf;
-use crate::model::weights::{Matrix, Quantization, Source, Stored};
+use crate::model::weights::{Listed, Matrix, Quantization, Source, Stored};
 
 /// A tensor of a file.
 #[derive(Debug, Clone)]
@@ -20,12 +20,15 @@ pub struct Entry {
     pub paired: Option<usize>,
 }
 
+/// The name in a file of a published name, if it has one.
+pub type StoredName = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// A file and those of its tensors that are used, by published name.
 pub struct Part {
     pub gguf: Arc<Gguf>,
     pub entries: HashMap<String, Entry>,
     /// What errors call a published name that is not there.
-    pub stored: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub stored: StoredName,
 }
 
 /// The tensors of one file or of several.
@@ -121,19 +124,34 @@ impl Source for GgufTensors {
         device: &Device,
     ) -> Result<Matrix> {
         let stored = self.stored(name, rows)?;
-        let is_float = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16].contains(&stored.format);
-        let blocks = match (is_float, self.quantization) {
-            (false, Quantization::None) => None,
-            (false, _) => Some(stored.format),
-            (true, wanted) => stored.dims.last().and_then(|&width| wanted.blocks(width)),
-        };
-        let quantised = match blocks {
+        let quantised = match self.blocks(name) {
             None => return Ok(Matrix::Dense(self.dense(&stored, name, dtype, device)?)),
             Some(blocks) if blocks == stored.format => stored.blocks(device),
             Some(blocks) => stored.quantised(blocks, device),
         };
         let quantised = quantised.map_err(|error| self.explain(name, &error))?;
         Ok(Matrix::Quantised(Arc::new(quantised)))
+    }
+
+    fn blocks(&self, name: &str) -> Option<GgmlDType> {
+        let (_, entry) = self.find(name)?;
+        let stored = entry.info.dtype;
+        let is_float = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16].contains(&stored);
+        match (is_float, self.quantization) {
+            (false, Quantization::None) => None,
+            (false, _) => Some(stored),
+            (true, wanted) => wanted.blocks(*entry.info.dims.last()?),
+        }
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let entries = self.parts.iter().flat_map(|part| &part.entries);
+        let one = |(name, entry): (&String, &Entry)| Listed {
+            name: name.clone(),
+            dtype: format!("{:?}", entry.info.dtype),
+            bytes: entry.info.bytes.len(),
+        };
+        entries.map(one).collect()
     }
 
     fn describe(&self, name: &str) -> String {

@@ -43,10 +43,16 @@ pub fn processor_config<T: DeserializeOwned>(
     Ok((file, config))
 }
 
+/// Mean and deviation of the pictures that CLIP was trained on, the defaults of several processors.
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
 /// The fields of every image processor that say how values are normalised; missing ones have `defaults`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct NormalisationConfig {
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
     rescale_factor: Option<f64>,
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
@@ -67,6 +73,14 @@ impl Normalisation {
         mean: [f32; 3],
         std: [f32; 3],
     ) -> Result<Self, Unsupported> {
+        for (field, given) in [
+            ("do_rescale", config.do_rescale),
+            ("do_normalize", config.do_normalize),
+        ] {
+            if given == Some(false) {
+                return Err(Unsupported::new(field, "false", "true"));
+            }
+        }
         let std = config.image_std.unwrap_or(std);
         if std.contains(&0.0) {
             return Err(Unsupported::new(
@@ -80,6 +94,11 @@ impl Normalisation {
             mean: config.image_mean.unwrap_or(mean),
             std,
         })
+    }
+
+    /// Of each channel, in values from 0 to 1.
+    pub fn mean(&self) -> [f32; 3] {
+        self.mean
     }
 
     /// One byte of channel `c`.

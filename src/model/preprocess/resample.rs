@@ -1,9 +1,10 @@
-//! Resizing of RGB bytes as Pillow does it, which the published image processors rely on.
+//! Resizing of RGB bytes as torchvision does it on the CPU, which the published image processors rely on: the same bytes.
 //!
 //! Separable convolution, across first and then down, in fixed point with a rounding to whole grey levels after each pass.
-//! Pillow's results to the bit where it runs the passes in this order (Pillow 13 swaps them for some sizes), else within one grey
-//! level. The byte resizers of the Rust libraries that were tried are up to three grey levels off.
+//! Pillow, which older processors used, has finer weights and runs the passes of some sizes in the other order: mostly the same
+//! bytes, else one or two levels off, and up to twenty where the order matters. tests/golden/README.md has the measurements.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, NullaryFnOnce};
@@ -51,10 +52,6 @@ fn sinc(x: f64) -> f64 {
     x.sin() / x
 }
 
-/// Fractional bits of a weight: what 32-bit sums of bytes leave room for.
-const BITS: u32 = 22;
-const HALF: i32 = 1 << (BITS - 1);
-
 /// Which input pixels make an output pixel, and with what weights, filled up with zeros to whole steps of [`LANES`].
 #[derive(Debug)]
 struct Taps {
@@ -68,51 +65,88 @@ impl Taps {
     /// The weighted sums of the three planes, rounded to bytes. One plain loop, which compilers turn into vector instructions;
     /// inlined, so that they are the caller's.
     #[inline(always)]
-    fn apply(&self, row: &PlanarRow) -> [u8; 3] {
+    fn apply(&self, row: &PlanarRow, bits: u32) -> [u8; 3] {
         let weights = self.weights.as_slice();
         let red = &row.red[self.start..][..weights.len()];
         let green = &row.green[self.start..][..weights.len()];
         let blue = &row.blue[self.start..][..weights.len()];
-        let mut sums = [HALF; 3];
+        let mut sums = [half(bits); 3];
         for i in 0..weights.len() {
             sums[0] += red[i] * weights[i];
             sums[1] += green[i] * weights[i];
             sums[2] += blue[i] * weights[i];
         }
-        [to_byte(sums[0]), to_byte(sums[1]), to_byte(sums[2])]
+        sums.map(|sum| to_byte(sum, bits))
     }
 }
 
-fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
-    let scale = from as f64 / to as f64;
-    let stretch = scale.max(1.0);
-    let support = filter.support() * stretch;
-    (0..to)
-        .map(|i| {
+/// The weights of one pass.
+#[derive(Debug)]
+struct Axis {
+    /// Fractional bits of the weights.
+    bits: u32,
+    /// Of each wanted output pixel.
+    taps: Vec<Taps>,
+}
+
+impl Axis {
+    /// Of the pixels `part` of `to`.
+    fn new(from: usize, to: usize, part: Range<usize>, filter: Filter) -> Self {
+        let scale = from as f64 / to as f64;
+        let stretch = scale.max(1.0);
+        let support = filter.support() * stretch;
+        let weights_of = |i: usize| {
             let centre = (i as f64 + 0.5) * scale;
             let start = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
             let weights = (start..end)
                 .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
                 .collect::<Vec<_>>();
-            // Multiplied by reciprocals, as Pillow does: the last bit decides some roundings.
-            let norm = 1.0 / weights.iter().sum::<f64>();
+            let sum = weights.iter().sum::<f64>();
+            let weights = weights.iter().map(|weight| weight / sum);
+            (start, weights.collect::<Vec<_>>())
+        };
+        let largest = (0..to).flat_map(|i| weights_of(i).1).fold(0.0, f64::max);
+        let bits = fraction_bits(largest);
+        let taps = part.map(weights_of).map(|(start, weights)| {
+            let fixed = weights.iter();
+            let fixed = fixed.map(|weight| (weight * f64::from(1 << bits)).round() as i32);
             let fill = weights.len().next_multiple_of(LANES) - weights.len();
-            let fixed = weights
-                .iter()
-                .map(|w| (w * norm * f64::from(1 << BITS)).round() as i32);
             Taps {
                 start,
                 count: weights.len(),
                 weights: fixed.chain(std::iter::repeat_n(0, fill)).collect(),
             }
-        })
-        .collect()
+        });
+        Self {
+            bits,
+            taps: taps.collect(),
+        }
+    }
+}
+
+/// With how many fractional bits the largest weight still fits into 16 bits with a sign; at most 22, which sums of bytes leave room for.
+fn fraction_bits(largest: f64) -> u32 {
+    let fits = |bits: &u32| ((largest * f64::from(1 << bits) + 0.5) as i32) < 1 << 15;
+    (1..=22).take_while(fits).last().unwrap_or(1)
+}
+
+/// What turns cutting off `bits` into rounding.
+#[inline(always)]
+fn half(bits: u32) -> i32 {
+    1 << (bits - 1)
 }
 
 #[inline(always)]
-fn to_byte(sum: i32) -> u8 {
-    (sum >> BITS).clamp(0, 255) as u8
+fn to_byte(sum: i32, bits: u32) -> u8 {
+    (sum >> bits).clamp(0, 255) as u8
+}
+
+/// The part of a resized picture that is wanted, pixels from the left and from the top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    pub across: Range<usize>,
+    pub down: Range<usize>,
 }
 
 /// The weights between two sizes.
@@ -120,8 +154,9 @@ fn to_byte(sum: i32) -> u8 {
 struct Plan {
     from: (usize, usize),
     to: (usize, usize),
-    across: Vec<Taps>,
-    down: Vec<Taps>,
+    part: Window,
+    across: Axis,
+    down: Axis,
 }
 
 /// Resizes pictures with one filter, and remembers the weights of the sizes last used: a camera's never change.
@@ -144,26 +179,37 @@ impl Resizer {
 
     /// `picture` at the size `to` (width, height) as packed RGB bytes.
     pub fn resize(&self, picture: &dyn Picture, to: (usize, usize)) -> Vec<u8> {
-        let plan = self.plan(picture.size(), to);
+        let part = Window {
+            across: 0..to.0,
+            down: 0..to.1,
+        };
+        self.resize_part(picture, to, part)
+    }
+
+    /// The part of [`Self::resize`]'s result that lies in `part`, which alone is computed.
+    pub fn resize_part(&self, picture: &dyn Picture, to: (usize, usize), part: Window) -> Vec<u8> {
+        let plan = self.plan(picture.size(), to, part);
         let across = across(picture, &plan);
-        if plan.from.1 == to.1 {
+        if plan.down.taps.len() == plan.from.1 && plan.from.1 == to.1 {
             across
         } else {
             down(&across, &plan)
         }
     }
 
-    fn plan(&self, from: (usize, usize), to: (usize, usize)) -> Arc<Plan> {
+    fn plan(&self, from: (usize, usize), to: (usize, usize), part: Window) -> Arc<Plan> {
         // Weights stay usable whatever happened to another thread.
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.iter().find(|plan| (plan.from, plan.to) == (from, to)) {
+        let wanted = |plan: &&Arc<Plan>| (plan.from, plan.to) == (from, to) && plan.part == part;
+        if let Some(plan) = plans.iter().find(wanted) {
             return plan.clone();
         }
         let plan = Arc::new(Plan {
             from,
             to,
-            across: taps(from.0, to.0, self.filter),
-            down: taps(from.1, to.1, self.filter),
+            across: Axis::new(from.0, to.0, part.across.clone(), self.filter),
+            down: Axis::new(from.1, to.1, part.down.clone(), self.filter),
+            part,
         });
         if plans.len() == PLANS {
             plans.remove(0);
@@ -176,18 +222,19 @@ impl Resizer {
 /// Every row of the picture at the new width, packed.
 fn across(picture: &dyn Picture, plan: &Plan) -> Vec<u8> {
     let (width, height) = plan.from;
+    let wanted = plan.across.taps.len();
     let arch = Arch::new();
     let mut row = PlanarRow::new(width);
-    let mut out = vec![0; height * plan.to.0 * 3];
-    for (y, out) in out.chunks_exact_mut(plan.to.0 * 3).enumerate() {
+    let mut out = vec![0; height * wanted * 3];
+    for (y, out) in out.chunks_exact_mut(wanted * 3).enumerate() {
         picture.read_row(y, &mut row);
-        if width == plan.to.0 {
+        if wanted == width && width == plan.to.0 {
             out.iter_mut()
                 .zip(row.packed(width))
                 .for_each(|(to, from)| *to = from);
         } else {
-            let (row, taps) = (&row, plan.across.as_slice());
-            arch.dispatch(ResizeRow { row, taps, out });
+            let (row, axis) = (&row, &plan.across);
+            arch.dispatch(ResizeRow { row, axis, out });
         }
     }
     out
@@ -196,7 +243,7 @@ fn across(picture: &dyn Picture, plan: &Plan) -> Vec<u8> {
 /// One row to its new width, packed, with the widest instructions that this machine has.
 struct ResizeRow<'a> {
     row: &'a PlanarRow,
-    taps: &'a [Taps],
+    axis: &'a Axis,
     out: &'a mut [u8],
 }
 
@@ -205,29 +252,32 @@ impl NullaryFnOnce for ResizeRow<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for (pixel, taps) in self.out.as_chunks_mut().0.iter_mut().zip(self.taps) {
-            *pixel = taps.apply(self.row);
+        let Axis { bits, taps } = self.axis;
+        for (pixel, taps) in self.out.as_chunks_mut().0.iter_mut().zip(taps) {
+            *pixel = taps.apply(self.row, *bits);
         }
     }
 }
 
 /// Packed rows at the new height.
 fn down(rgb: &[u8], plan: &Plan) -> Vec<u8> {
-    let width = plan.to.0 * 3;
-    let mut out = vec![0; width * plan.to.1];
+    let Axis { bits, taps } = &plan.down;
+    let width = plan.across.taps.len() * 3;
+    let mut out = vec![0; width * taps.len()];
     let mut sums = vec![0; width];
-    for (taps, out) in plan.down.iter().zip(out.chunks_exact_mut(width)) {
+    for (taps, out) in taps.iter().zip(out.chunks_exact_mut(width)) {
         let rows = &rgb[taps.start * width..];
         let sums = sums.as_mut_slice();
+        sums.fill(half(*bits));
         Arch::new().dispatch(AddRows { rows, taps, sums });
         out.iter_mut()
             .zip(sums)
-            .for_each(|(to, sum)| *to = to_byte(*sum));
+            .for_each(|(to, sum)| *to = to_byte(*sum, *bits));
     }
     out
 }
 
-/// The weighted sum of packed rows.
+/// Adds the weighted sum of packed rows.
 struct AddRows<'a> {
     rows: &'a [u8],
     taps: &'a Taps,
@@ -239,7 +289,6 @@ impl NullaryFnOnce for AddRows<'_> {
 
     #[inline(always)]
     fn call(self) {
-        self.sums.fill(HALF);
         let weights = &self.taps.weights[..self.taps.count];
         for (row, &weight) in self.rows.chunks_exact(self.sums.len()).zip(weights) {
             for (sum, &value) in self.sums.iter_mut().zip(row) {
@@ -276,6 +325,31 @@ mod tests {
                 let out = resize(&flat, (20, 14), size, filter);
                 assert_eq!(out, [10u8, 200, 77].repeat(size.0 * size.1));
             }
+        }
+    }
+
+    #[test]
+    fn a_part_is_what_the_whole_has_there() {
+        let bytes = (0..20 * 14 * 3).map(|i| (i * 7 % 251) as u8);
+        let bytes = bytes.collect::<Vec<_>>();
+        let picture = PackedRgb {
+            width: 20,
+            height: 14,
+            bytes: &bytes,
+        };
+        let resizer = Resizer::new(Filter::Bicubic);
+        for to in [(33, 9), (20, 14), (7, 14), (20, 30)] {
+            let whole = resizer.resize(&picture, to);
+            let part = Window {
+                across: 2..to.0 - 1,
+                down: 1..to.1 - 3,
+            };
+            let rows = part.down.clone().flat_map(|y| {
+                let at = |x: usize| (y * to.0 + x) * 3;
+                whole[at(part.across.start)..at(part.across.end)].to_vec()
+            });
+            let rows = rows.collect::<Vec<_>>();
+            assert_eq!(resizer.resize_part(&picture, to, part), rows);
         }
     }
 

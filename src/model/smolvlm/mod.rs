@@ -4,11 +4,13 @@
 //!
 //! - `config`: the checkpoint's configuration
 //! - `processor`: pictures to tiles
+//! - `tiles`: which tiles of a prompt belong together
 //! - `connector`: from patches to tokens
 
 mod config;
 mod connector;
 mod processor;
+mod tiles;
 
 use std::collections::HashMap;
 
@@ -93,6 +95,7 @@ impl FamilyConfig for SmolVlm {
                     model.pp("connector").var_builder(),
                 )?,
                 tokens_per_tile: config.tokens_per_tile(),
+                image_token: config.image_token_id,
                 dtype: weights.dtype(),
                 device: weights.device().clone(),
             })
@@ -106,32 +109,50 @@ struct SmolVlmVision {
     tower: siglip::VisionModel,
     connector: Connector,
     tokens_per_tile: usize,
+    image_token: u32,
     dtype: DType,
     device: Device,
 }
 
 impl Vision for SmolVlmVision {
     fn layout(&self, picture: (usize, usize), view: View) -> Layout {
+        let (rows, columns) = self.processor.grid(picture, view);
         Layout {
             picture,
             view,
-            grid: [1, 0, 0],
+            grid: [1, rows, columns],
         }
     }
 
-    fn tokens(&self, _: &Layout) -> usize {
-        self.tokens_per_tile
+    fn tokens(&self, layout: &Layout) -> usize {
+        let [_, rows, columns] = layout.grid;
+        (rows * columns + 1) * self.tokens_per_tile
     }
 
-    fn markup(&self, _: &Layout) -> String {
+    /// The rows of tiles, each with its place in front, and the whole picture; the latter alone if there are no tiles.
+    fn markup(&self, layout: &Layout) -> String {
         let image = IMAGE.repeat(self.tokens_per_tile);
-        format!("{FAKE_IMAGE}{GLOBAL_IMAGE}{image}{FAKE_IMAGE}")
+        let [_, rows, columns] = layout.grid;
+        let mut text = String::new();
+        for row in 1..=rows {
+            for column in 1..=columns {
+                text.push_str(&format!("{FAKE_IMAGE}<row_{row}_col_{column}>{image}"));
+            }
+            text.push('\n');
+        }
+        if rows > 0 {
+            text.push('\n');
+        }
+        text.push_str(&format!("{FAKE_IMAGE}{GLOBAL_IMAGE}{image}{FAKE_IMAGE}"));
+        text
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {
+        let layout = self.layout(picture.size(), view);
+        let [_, rows, columns] = layout.grid;
         Prepared {
-            layout: self.layout(picture.size(), view),
-            tiles: vec![self.processor.square(picture)],
+            layout,
+            tiles: self.processor.tiles(picture, (rows, columns)),
         }
     }
 
@@ -142,28 +163,41 @@ impl Vision for SmolVlmVision {
         })
     }
 
-    /// `pixel_values` is `[1, tiles, 3, size, size]`; all-zero tiles are padding and left out.
+    /// `pixel_values` is `[1, tiles, 3, size, size]`, the tiles of all pictures; which belong together is seen from `input_ids`.
     fn split(
         &self,
         tensors: &HashMap<String, Tensor>,
         view: View,
     ) -> std::result::Result<Vec<Pixels>, ModelError> {
         let pixels = processor_tensor(tensors, "pixel_values")?;
-        if pixels.rank() != 5 || pixels.dim(0)? != 1 {
-            return Err(ModelError::Inputs(format!(
-                "pixel_values has the shape {:?}, expected [1, tiles, 3, size, size]",
-                pixels.dims()
-            )));
-        }
-        let pixels = pixels.squeeze(0)?.to_dtype(DType::F32)?;
-        let (tiles, _, height, width) = pixels.dims4()?;
-        let mut images = Vec::new();
-        for i in 0..tiles {
-            let values = pixels.narrow(0, i, 1)?;
-            if values.abs()?.max_all()?.to_scalar::<f32>()? > 0.0 {
-                let layout = self.layout((width, height), view);
-                images.push(Pixels { layout, values });
+        let ids = processor_tensor(tensors, "input_ids")?;
+        let ids: Vec<u32> = ids.flatten_all()?.to_dtype(DType::U32)?.to_vec1()?;
+        let grids = tiles::grids(&ids, self.image_token, self.tokens_per_tile);
+        let count = |(rows, columns): (usize, usize)| rows * columns + 1;
+        let expected = grids.iter().copied().map(count).sum::<usize>();
+        let (height, width) = match *pixels.dims() {
+            [1, tiles, 3, height, width] if tiles == expected => (height, width),
+            _ => {
+                return Err(ModelError::Inputs(format!(
+                    "pixel_values has the shape {:?}, expected [1, {expected}, 3, size, size], as input_ids has {expected} tiles",
+                    pixels.dims()
+                )))
             }
+        };
+        let pixels = pixels.squeeze(0)?;
+        let mut images = Vec::new();
+        let mut at = 0;
+        for (rows, columns) in grids {
+            let tiles = count((rows, columns));
+            images.push(Pixels {
+                layout: Layout {
+                    picture: (columns.max(1) * width, rows.max(1) * height),
+                    view,
+                    grid: [1, rows, columns],
+                },
+                values: pixels.narrow(0, at, tiles)?,
+            });
+            at += tiles;
         }
         Ok(images)
     }

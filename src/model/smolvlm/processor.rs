@@ -1,6 +1,7 @@
-//! A picture to tiles, as the published Idefics3 / SmolVLM image processor does it for one unsplit image.
+//! A picture to tiles, as the published Idefics3 / SmolVLM image processor does it.
 //!
-//! Resize to the longest edge with the aspect ratio kept, resize again to the tower's square.
+//! First to the longest edge, with the aspect ratio kept. A frame of the stream then becomes one tile. An image of a prompt goes to
+//! multiples of a tile and is cut, if the checkpoint says so, and the whole of it follows as one tile more.
 
 use serde::Deserialize;
 
@@ -9,16 +10,18 @@ use crate::model::decoder::Unsupported;
 use crate::model::preprocess::picture::{PackedRgb, Picture};
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{filter, processor_config, Normalisation, NormalisationConfig};
-use crate::model::vision::Tile;
+use crate::model::vision::{Tile, View};
 use crate::model::ModelError;
 
-/// Mirrors `preprocessor_config.json`.
+/// Mirrors `preprocessor_config.json`; missing fields have the values of the processor's class.
 #[derive(Debug, Clone, Deserialize)]
 struct Config {
     #[serde(default = "yes")]
     do_resize: bool,
+    #[serde(default = "yes")]
+    do_image_splitting: bool,
     size: LongestEdge,
-    /// The square that an unsplit image becomes; the tower's input if absent.
+    /// Side of a tile; the tower's input if absent.
     max_image_size: Option<LongestEdge>,
     /// PIL's number of the filter.
     #[serde(default = "lanczos")]
@@ -49,6 +52,8 @@ pub struct ImageProcessor {
     longest_edge: usize,
     /// Side of a tile, pixels.
     size: usize,
+    /// Images of a prompt are cut into tiles.
+    splits: bool,
     resizer: Resizer,
     pub normalisation: Normalisation,
 }
@@ -76,34 +81,72 @@ impl ImageProcessor {
             return Err(Unsupported::new("do_resize", "false", "true"));
         }
         let longest_edge = config.size.longest_edge;
-        if !(1..=MAX_SIDE).contains(&longest_edge) {
-            return Err(Unsupported::new(
-                "size.longest_edge",
-                longest_edge,
-                format!("1 to {MAX_SIDE}"),
-            ));
+        for (name, side) in [
+            ("size.longest_edge", longest_edge),
+            ("max_image_size.longest_edge", size),
+        ] {
+            if !(1..=MAX_SIDE).contains(&side) {
+                return Err(Unsupported::new(name, side, format!("1 to {MAX_SIDE}")));
+            }
         }
         Ok(Self {
             longest_edge,
             size,
+            splits: config.do_image_splitting,
             resizer: Resizer::new(filter(config.resample)?),
             normalisation: Normalisation::new(&config.normalisation, [0.5; 3], [0.5; 3])?,
         })
     }
 
-    /// The whole picture at the tower's size.
-    pub fn square(&self, picture: &dyn Picture) -> Tile {
-        let (width, height) = self.first_size(picture.size());
-        let first = self.resizer.resize(picture, (width, height));
-        let first = PackedRgb {
+    /// Rows and columns that a picture of `size` (width, height) is cut into; none of either if it is not.
+    pub fn grid(&self, size: (usize, usize), view: View) -> (usize, usize) {
+        if view == View::Frame || !self.splits {
+            return (0, 0);
+        }
+        let (width, height) = self.whole_tiles(self.first_size(size));
+        match (height / self.size, width / self.size) {
+            (1, 1) => (0, 0),
+            several => several,
+        }
+    }
+
+    /// The tiles of a picture that is cut into `rows` and `columns`, row by row, and the whole of it.
+    pub fn tiles(&self, picture: &dyn Picture, (rows, columns): (usize, usize)) -> Vec<Tile> {
+        let first = self.resize(picture, self.first_size(picture.size()));
+        if rows * columns == 0 {
+            return vec![self.resize(&packed(&first), (self.size, self.size))];
+        }
+        let size = (columns * self.size, rows * self.size);
+        let whole = self.resize(&packed(&first), size);
+        let mut tiles = Vec::with_capacity(rows * columns + 1);
+        for row in 0..rows {
+            for column in 0..columns {
+                tiles.push(self.cut(&whole, row, column));
+            }
+        }
+        tiles.push(self.resize(&packed(&whole), (self.size, self.size)));
+        tiles
+    }
+
+    fn resize(&self, picture: &dyn Picture, (width, height): (usize, usize)) -> Tile {
+        Tile {
             width,
             height,
-            bytes: &first,
-        };
+            rgb: self.resizer.resize(picture, (width, height)),
+        }
+    }
+
+    fn cut(&self, whole: &Tile, row: usize, column: usize) -> Tile {
+        let lines = whole.rgb.chunks_exact(3 * whole.width);
+        let lines = lines.skip(row * self.size).take(self.size);
+        let bytes = 3 * self.size;
         Tile {
             width: self.size,
             height: self.size,
-            rgb: self.resizer.resize(&first, (self.size, self.size)),
+            rgb: lines
+                .flat_map(|line| &line[column * bytes..][..bytes])
+                .copied()
+                .collect(),
         }
     }
 
@@ -120,5 +163,26 @@ impl ImageProcessor {
         } else {
             (even(longest as f64 * aspect), longest)
         }
+    }
+
+    /// The longer side at the next multiple of a tile, the other scaled with it and then at its own next multiple.
+    fn whole_tiles(&self, (width, height): (usize, usize)) -> (usize, usize) {
+        let aspect = width as f64 / height as f64;
+        let up = |side: usize| side.max(1).next_multiple_of(self.size);
+        if width >= height {
+            let width = up(width);
+            (width, up((width as f64 / aspect) as usize))
+        } else {
+            let height = up(height);
+            (up((height as f64 * aspect) as usize), height)
+        }
+    }
+}
+
+fn packed(tile: &Tile) -> PackedRgb<'_> {
+    PackedRgb {
+        width: tile.width,
+        height: tile.height,
+        bytes: &tile.rgb,
     }
 }

@@ -1,4 +1,9 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
+//!
+//! - this file: what a family implements
+//! - `vit`: the tower of CLIP and of SigLIP
+
+pub mod vit;
 
 use std::collections::HashMap;
 

@@ -3,57 +3,61 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Matrix, Quantization, Source};
+use super::{Listed, Matrix, Source};
 
-/// What a model has asked for: by name, the shape and the blocks that its numbers become, if any.
-pub type Seen = BTreeMap<String, (Vec<usize>, Option<candle_core::quantized::GgmlDType>)>;
+/// What a tensor becomes in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub elements: usize,
+    /// None: floats.
+    pub blocks: Option<GgmlDType>,
+    /// Length of its rows.
+    pub width: usize,
+}
 
 /// The tensors of another source, every one a single zero that is stretched to its shape.
 pub struct Hollow {
     source: Arc<dyn Source>,
-    quantization: Quantization,
-    seen: Mutex<Seen>,
+    seen: Mutex<BTreeMap<String, Kept>>,
 }
 
 impl Hollow {
-    pub fn new(source: Arc<dyn Source>, quantization: Quantization) -> Self {
+    pub fn new(source: Arc<dyn Source>) -> Self {
         Self {
             source,
-            quantization,
             seen: Mutex::default(),
         }
     }
 
-    /// What has been asked for so far.
-    pub fn seen(&self) -> Seen {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What has been asked for so far, by name.
+    pub fn seen(&self) -> BTreeMap<String, Kept> {
+        let seen = self.seen.lock();
+        seen.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn zeros(
         &self,
         name: &str,
         rows: Option<&[u32]>,
-        matrix: bool,
-        dtype: DType,
-        device: &Device,
+        blocks: Option<GgmlDType>,
+        (dtype, device): (DType, &Device),
     ) -> Result<Tensor> {
         let Some(mut dims) = self.source.shape(name) else {
             candle_core::bail!("the tensor {} is missing", self.source.describe(name));
         };
+        let kept = Kept {
+            elements: dims.iter().product(),
+            blocks,
+            width: dims.last().copied().unwrap_or(1),
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(name.to_string(), kept);
         if let (Some(rows), Some(first)) = (rows, dims.first_mut()) {
             *first = rows.len();
         }
-        let blocks = match (matrix, dims.last()) {
-            (true, Some(&width)) => self.quantization.blocks(width),
-            _ => None,
-        };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(name.to_string(), (dims.clone(), blocks));
         Tensor::zeros(vec![1; dims.len()], dtype, device)?.broadcast_as(dims)
     }
 }
@@ -70,7 +74,7 @@ impl Source for Hollow {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.zeros(name, rows, false, dtype, device)
+        self.zeros(name, rows, None, (dtype, device))
     }
 
     fn matrix(
@@ -80,10 +84,24 @@ impl Source for Hollow {
         dtype: DType,
         device: &Device,
     ) -> Result<Matrix> {
-        Ok(Matrix::Dense(self.zeros(name, rows, true, dtype, device)?))
+        let blocks = self.source.blocks(name);
+        Ok(Matrix::Dense(self.zeros(
+            name,
+            rows,
+            blocks,
+            (dtype, device),
+        )?))
+    }
+
+    fn blocks(&self, name: &str) -> Option<GgmlDType> {
+        self.source.blocks(name)
     }
 
     fn describe(&self, name: &str) -> String {
         self.source.describe(name)
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        self.source.list()
     }
 }

@@ -12,7 +12,7 @@ use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::SafeTensors;
 
-use super::{Matrix, Names, Quantization, Source, Stored};
+use super::{Listed, Matrix, Names, Quantization, Source, Stored};
 use crate::model::ModelError;
 
 struct Shard {
@@ -162,6 +162,20 @@ impl Source for SafetensorsFiles {
             ))),
             None => Ok(Matrix::Dense(stored.dense(dtype)?.to_device(device)?)),
         }
+    }
+
+    fn blocks(&self, name: &str) -> Option<GgmlDType> {
+        let width = self.entries.get(name)?.dims.last()?;
+        self.quantization.blocks(*width)
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let one = |(name, entry): (&String, &Entry)| Listed {
+            name: name.clone(),
+            dtype: format!("{:?}", entry.dtype),
+            bytes: entry.bytes.len(),
+        };
+        self.entries.iter().map(one).collect()
     }
 
     fn describe(&self, name: &str) -> String {

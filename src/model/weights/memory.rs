@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{bail, DType, Device, Result, Tensor};
 
-use super::{Matrix, Source};
+use super::{Listed, Matrix, Source};
 
 /// Tensors by name, and what errors call the place that they come from.
 pub struct TensorMap {
@@ -45,6 +46,19 @@ impl Source for TensorMap {
         device: &Device,
     ) -> Result<Matrix> {
         Ok(Matrix::Dense(self.tensor(name, rows, dtype, device)?))
+    }
+
+    fn blocks(&self, _: &str) -> Option<GgmlDType> {
+        None
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let one = |(name, tensor): (&String, &Tensor)| Listed {
+            name: name.clone(),
+            dtype: tensor.dtype().as_str().to_uppercase(),
+            bytes: tensor.elem_count() * tensor.dtype().size_in_bytes(),
+        };
+        self.tensors.iter().map(one).collect()
     }
 
     fn describe(&self, name: &str) -> String {

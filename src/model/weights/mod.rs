@@ -19,12 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
+use candle_core::quantized::GgmlDType;
 use candle_core::{bail, CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 use half::bf16;
 use rayon::prelude::*;
 
-pub use hollow::{Hollow, Seen};
+pub use hollow::{Hollow, Kept};
 pub use mapped::SafetensorsFiles;
 pub use memory::TensorMap;
 pub use names::Names;
@@ -54,8 +55,24 @@ pub trait Source: Send + Sync {
         device: &Device,
     ) -> Result<Matrix>;
 
+    /// The blocks that [`Self::matrix`] gives; none: floats.
+    fn blocks(&self, name: &str) -> Option<GgmlDType>;
+
     /// What errors call a tensor: its name in the file, and the file.
     fn describe(&self, name: &str) -> String;
+
+    /// Every tensor as it is stored.
+    fn list(&self) -> Vec<Listed>;
+}
+
+/// A tensor as it is stored.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// In the hub's spelling.
+    pub name: String,
+    /// As the file format names it.
+    pub dtype: String,
+    pub bytes: usize,
 }
 
 /// A place in the tree of a checkpoint's tensors.

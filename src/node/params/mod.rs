@@ -29,6 +29,10 @@ pub struct Parameters {
     pub model: String,
     /// Where the model runs: auto (the GPU if there is one), cpu, cuda.
     pub device: String,
+    /// Type of the arithmetic: auto (f32 on the CPU, on a GPU as the weights are stored), f32, f16, bf16.
+    pub dtype: String,
+    /// What becomes of the decoder's matrices: auto (as stored), none, q8_0, q4_k.
+    pub quantization: String,
     /// Threads of the model on the CPU; 0: one for a small model, else one per core.
     pub threads: i64,
     /// Which images are subscribed: raw (`image`) or compressed (`image/compressed`, jpeg or png).
@@ -73,6 +77,8 @@ impl Default for Parameters {
         Self {
             model: session.model_dir.display().to_string(),
             device: session.device.name().into(),
+            dtype: session.dtype.name().into(),
+            quantization: session.quantization.name().into(),
             threads: session.threads as i64,
             image_transport: "raw".into(),
             image_reliability: BEST_EFFORT.into(),
@@ -103,6 +109,9 @@ pub const BEST_EFFORT: &str = "best_effort";
 pub const RELIABLE: &str = "reliable";
 const RELIABILITIES: &[&str] = &[BEST_EFFORT, RELIABLE];
 
+const DTYPES: &[&str] = &["auto", "f32", "f16", "bf16"];
+const QUANTIZATIONS: &[&str] = &["auto", "none", "q8_0", "q4_k"];
+
 impl Parameters {
     fn fields(&mut self) -> Vec<Field<'_>> {
         use Slot::{Choice, Flag, Integer, Real, Text};
@@ -112,6 +121,16 @@ impl Parameters {
                 "device",
                 "where the model runs",
                 Choice(&mut self.device, &["auto", "cpu", "cuda"]),
+            ),
+            field(
+                "dtype",
+                "type of the arithmetic",
+                Choice(&mut self.dtype, DTYPES),
+            ),
+            field(
+                "quantization",
+                "what becomes of the decoder's matrices",
+                Choice(&mut self.quantization, QUANTIZATIONS),
             ),
             field(
                 "threads",
@@ -247,6 +266,14 @@ impl Parameters {
                 .device
                 .parse()
                 .map_err(|e| unknown_choice("device", &self.device, e))?,
+            dtype: self
+                .dtype
+                .parse()
+                .map_err(|e| unknown_choice("dtype", &self.dtype, e))?,
+            quantization: self
+                .quantization
+                .parse()
+                .map_err(|e| unknown_choice("quantization", &self.quantization, e))?,
             cache: self.cache.config()?,
             standing_instruction: self.standing_instruction.clone(),
             system_prompt: self.system_prompt.clone(),

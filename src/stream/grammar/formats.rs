@@ -34,14 +34,16 @@ pub struct ChatFormat {
     pub text_alone: &'static str,
     /// In front of a frame.
     pub time: TimeLabel,
+    /// Between the time and a frame's image.
+    pub before_frame: &'static str,
     /// Behind a frame.
     pub after_frame: &'static str,
     /// Between frames and the text that follows them.
     pub text_after_frames: &'static str,
     /// Ends a user turn and begins the answer.
     pub answer: &'static str,
-    /// Between the beginning of the answer and its text, in a conversation that has been had.
-    answer_space: &'static str,
+    /// What the chat template writes instead of `answer` in front of an answer that has been given.
+    template_answer: &'static str,
     /// Ends an answer: what the model was trained to say.
     pub end: &'static str,
     /// What the chat template writes instead of `end`, where that is something else.
@@ -54,24 +56,59 @@ pub struct ChatFormat {
 
 const CHATML: ChatFormat = ChatFormat {
     name: "ChatML",
-    families: &["LLaVA-OneVision"],
+    families: &["LLaVA-OneVision", "LLaVA-NeXT"],
     open: "",
     system: ("<|im_start|>system\n", "<|im_end|>\n"),
     no_system: "",
     user: "<|im_start|>user\n",
     text_alone: "",
     time: TimeLabel::None,
+    before_frame: "",
     after_frame: "\n",
     text_after_frames: "",
     answer: "<|im_end|>\n<|im_start|>assistant\n",
-    answer_space: "",
+    template_answer: "<|im_end|>\n<|im_start|>assistant\n",
     end: "<|im_end|>",
     template_end: "<|im_end|>",
     after_answer: "\n",
     borders: &["<|im_start|>", "<|im_end|>"],
 };
 
-pub const FORMATS: [ChatFormat; 6] = [
+const MISTRAL: ChatFormat = ChatFormat {
+    name: "Mistral",
+    families: &["LLaVA-NeXT"],
+    open: "",
+    system: ("<<SYS>>\n", "\n<</SYS>>\n\n"),
+    no_system: "",
+    user: "[INST] ",
+    text_alone: "",
+    time: TimeLabel::None,
+    before_frame: "",
+    after_frame: "\n",
+    text_after_frames: "",
+    answer: " [/INST]",
+    template_answer: " [/INST] ",
+    end: "</s>",
+    template_end: "</s>",
+    after_answer: " ",
+    borders: &["</s>"],
+};
+
+/// A space behind the role, no line break between turns; the SigLIP checkpoints of LLaVA-1.5's family have it too.
+const ONEVISION: ChatFormat = ChatFormat {
+    name: "LLaVA-OneVision",
+    families: &["LLaVA-OneVision", "LLaVA-1.5"],
+    system: ("<|im_start|>system \n", "<|im_end|>"),
+    user: "<|im_start|>user ",
+    text_alone: "\n",
+    text_after_frames: "\n",
+    answer: "<|im_end|><|im_start|>assistant\n",
+    template_answer: "<|im_end|><|im_start|>assistant \n",
+    after_answer: "",
+    ..CHATML
+};
+
+pub const FORMATS: [ChatFormat; 9] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -81,10 +118,11 @@ pub const FORMATS: [ChatFormat; 6] = [
         user: "User:",
         text_alone: " ",
         time: TimeLabel::MinutesSeconds("\nFrame from {}:"),
+        before_frame: "",
         after_frame: "",
         text_after_frames: "\n\n",
         answer: "<end_of_utterance>\nAssistant:",
-        answer_space: " ",
+        template_answer: "<end_of_utterance>\nAssistant: ",
         end: "<end_of_utterance>",
         template_end: "<end_of_utterance>",
         after_answer: "\n",
@@ -99,54 +137,53 @@ pub const FORMATS: [ChatFormat; 6] = [
         user: "USER: ",
         text_alone: "",
         time: TimeLabel::None,
+        before_frame: "",
         after_frame: "\n",
         text_after_frames: "",
         answer: " ASSISTANT:",
-        answer_space: " ",
+        template_answer: " ASSISTANT: ",
         end: "</s>",
         template_end: " ",
         after_answer: "",
         borders: &["</s>"],
     },
+    MISTRAL,
     ChatFormat {
-        name: "Mistral",
-        families: &["LLaVA-NeXT"],
-        open: "",
-        system: ("", "\n"),
-        no_system: "",
-        user: "[INST] ",
-        text_alone: "",
-        time: TimeLabel::None,
-        after_frame: "\n",
-        text_after_frames: "",
-        answer: " [/INST]",
-        answer_space: " ",
-        end: "</s>",
-        template_end: "</s>",
-        after_answer: " ",
-        borders: &["</s>"],
+        name: "Mistral, the end of an answer misspelt",
+        template_end: "<\\s>",
+        ..MISTRAL
     },
+    ONEVISION,
     ChatFormat {
-        name: "ChatML, a space behind the role of the user",
-        user: "<|im_start|>user ",
-        ..CHATML
+        name: "LLaVA-OneVision, no line break behind an image",
+        after_frame: "",
+        ..ONEVISION
     },
     CHATML,
     ChatFormat {
-        name: "Qwen-VL",
-        families: &["Qwen2.5-VL", "Qwen3-VL"],
+        name: "Qwen2-VL",
+        families: &["Qwen2-VL", "Qwen2.5-VL"],
         no_system: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
-        after_frame: "",
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
+        ..CHATML
+    },
+    ChatFormat {
+        name: "Qwen3-VL",
+        families: &["Qwen3-VL"],
+        time: TimeLabel::Seconds("<{} seconds>"),
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
         ..CHATML
     },
 ];
 
 impl ChatFormat {
-    /// The format of a model: of its family's rows the first that writes a conversation as the checkpoint's template does. If none
-    /// does, the family's first, with a warning.
+    /// The format of a model: of its family's rows the first that writes a conversation as the checkpoint's template does; of several
+    /// the first that puts images as it does. If none does, the family's first, with a warning.
     pub fn of(model: &Mllm) -> Result<&'static Self, ModelError> {
         let family = model.family.name;
-        let mut rows = FORMATS
+        let rows = FORMATS
             .iter()
             .filter(|format| format.families.contains(&family));
         let first = rows
@@ -159,7 +196,13 @@ impl ChatFormat {
             Ok(rendered) => (true, rendered),
             Err(_) => (false, model.template.render(&whole[1..])?),
         };
-        let found = rows.find(|format| format.probe_text(rendered.0) == rendered.1);
+        let alike = rows.filter(|format| format.probe_text(rendered.0) == rendered.1);
+        let images = model.template.render(&[images_probe()])?;
+        let image = model.placeholder();
+        let found = alike
+            .clone()
+            .find(|format| format.images_probe_text(image) == images)
+            .or_else(|| alike.clone().next());
         Ok(found.unwrap_or_else(|| {
             tracing::warn!(
                 "the checkpoint's chat template is none that is known of {family}: the stream is written as {}",
@@ -167,6 +210,23 @@ impl ChatFormat {
             );
             first
         }))
+    }
+
+    /// What the template should make of [`images_probe`], if `image` is the text that stands for an image.
+    fn images_probe_text(&self, image: &str) -> String {
+        let Self {
+            open,
+            no_system,
+            user,
+            before_frame,
+            after_frame,
+            text_after_frames,
+            answer,
+            ..
+        } = self;
+        let images = format!("{before_frame}{image}{after_frame}").repeat(2);
+        let [_, text, ..] = PROBE;
+        format!("{open}{no_system}{user}{images}{text_after_frames}{text}{answer}")
     }
 
     /// What the template should make of [`probe`], with its system turn or without.
@@ -178,7 +238,7 @@ impl ChatFormat {
             user,
             text_alone,
             answer,
-            answer_space,
+            template_answer,
             template_end,
             after_answer,
             ..
@@ -189,7 +249,7 @@ impl ChatFormat {
             false => no_system.to_string(),
         };
         format!(
-            "{open}{system}{user}{text_alone}{first}{answer}{answer_space}{said}{template_end}{after_answer}{user}{text_alone}{second}{answer}"
+            "{open}{system}{user}{text_alone}{first}{template_answer}{said}{template_end}{after_answer}{user}{text_alone}{second}{answer}"
         )
     }
 }
@@ -206,4 +266,15 @@ fn probe() -> Vec<Message> {
         }],
     };
     roles.into_iter().zip(PROBE).map(turn).collect()
+}
+
+/// A user's turn with two images.
+fn images_probe() -> Message {
+    let text = Content::Text {
+        text: PROBE[1].to_string(),
+    };
+    Message {
+        role: "user",
+        content: vec![Content::Image, Content::Image, text],
+    }
 }

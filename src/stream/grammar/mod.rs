@@ -26,7 +26,7 @@ enum Turn {
 pub struct Grammar {
     format: &'static ChatFormat,
     turn: Turn,
-    /// What the last answer still owes the conversation; goes in front of the next turn.
+    /// What is written with what comes next: the end of the last answer, and blanks, which may be part of the next token.
     owed: String,
 }
 
@@ -49,17 +49,19 @@ impl Grammar {
     }
 
     /// The protected beginning of the stream.
-    pub fn prefix(&self, system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
+    pub fn prefix(&mut self, system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
         let ChatFormat {
             open,
             system: (before, after),
             no_system,
             ..
         } = self.format;
-        match system_prompt {
+        let mut prefix = match system_prompt {
             "" => format!("{open}{no_system}"),
             prompt => format!("{open}{before}{}{after}", tokenizer.guard(prompt)),
-        }
+        };
+        self.owed = prefix.split_off(prefix.trim_end_matches(' ').len());
+        prefix
     }
 
     /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began.
@@ -70,21 +72,26 @@ impl Grammar {
         }
         self.turn = Turn::Frames;
         text.push_str(&time_label(self.format.time, elapsed_ns));
+        text.push_str(self.format.before_frame);
         text.push_str(image_text);
-        text.push_str(self.format.after_frame);
+        match self.format.after_frame.trim().is_empty() {
+            true => self.owed.push_str(self.format.after_frame),
+            false => text.push_str(self.format.after_frame),
+        }
         text
     }
 
     /// An instruction, which closes the user turn and opens the answer.
     pub fn instruction(&mut self, text: &str, tokenizer: &ChatTokenizer) -> String {
         let format = self.format;
-        let opening = match self.turn {
-            Turn::Frames => format.text_after_frames.to_string(),
+        let mut opening = std::mem::take(&mut self.owed);
+        match self.turn {
+            Turn::Frames => opening.push_str(format.text_after_frames),
             Turn::Between | Turn::Assistant => {
-                format!("{}{}{}", self.owed, format.user, format.text_alone)
+                opening.push_str(format.user);
+                opening.push_str(format.text_alone);
             }
-        };
-        self.owed.clear();
+        }
         self.turn = Turn::Assistant;
         format!("{opening}{}{}", tokenizer.guard(text), format.answer)
     }

@@ -81,13 +81,15 @@ impl Session {
             true => Some((
                 self.cache.snapshot().map_err(ModelError::from)?,
                 self.grammar.clone(),
+                self.last_id,
             )),
             false => None,
         };
         let finish = self.generate(instruction, cancelled, run, on_delta);
-        if let Some((cache, grammar)) = saved {
+        if let Some((cache, grammar, last_id)) = saved {
             self.cache.restore(&cache).map_err(ModelError::from)?;
             self.grammar = grammar;
+            self.last_id = last_id;
         }
         finish
     }
@@ -108,7 +110,7 @@ impl Session {
         }
         let mut grammar = self.grammar.clone();
         let text = grammar.instruction(&instruction.text, &self.model.tokenizer);
-        let ids = self.model.tokenizer.encode_inner(&text)?;
+        let ids = self.encode(&text)?;
         run.answer.prompt_tokens = ids.len();
         if ids.len() > self.cache.longest_turn() {
             return Err(AskError::TooLong {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{prefix_ids, Chunk, Session};
+use super::{prefix_ids, Session};
 use crate::cache::FrameId;
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
@@ -39,9 +39,9 @@ impl Session {
     /// Begins the stream anew with the prefix and the last frames.
     pub(super) fn feed_last_frames(&mut self) -> Result<(), ModelError> {
         let mut grammar = self.grammar.fresh();
-        let prefix = prefix_ids(&self.model, &grammar, &self.config)?;
+        let prefix = prefix_ids(&self.model, &mut grammar, &self.config)?;
         self.cache.reset(prefix.len())?;
-        self.append(&prefix, &[], Chunk::Prefix, 1)?;
+        self.feed_prefix(&prefix)?;
         for frame in self.last.clone().frames {
             let markup = self.model.vision.markup(&frame.layout);
             let text = grammar.frame(&markup, frame.elapsed_ns);

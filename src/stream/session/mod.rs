@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::ThreadPool;
 
 use super::frame::{CameraImage, FrameError};
@@ -22,6 +22,7 @@ use super::stats::StepTimes;
 use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::mllm::{self, Mllm};
+use crate::model::precision::Precision;
 use crate::model::sample::Sampler;
 use crate::model::threads::thread_pool;
 use crate::model::vision::{ImageFeatures, View};
@@ -36,6 +37,8 @@ pub struct SessionConfig {
     pub device: DeviceKind,
     /// What becomes of the decoder's matrices.
     pub quantization: Quantization,
+    /// Type of the arithmetic.
+    pub dtype: Precision,
     pub cache: CacheConfig,
     /// The protected beginning of the stream; may be empty.
     pub system_prompt: String,
@@ -60,6 +63,7 @@ impl Default for SessionConfig {
             model_dir: PathBuf::from("models/demo"),
             device: DeviceKind::Auto,
             quantization: Quantization::Auto,
+            dtype: Precision::Auto,
             cache: CacheConfig::default(),
             system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
             standing_instruction: String::new(),
@@ -115,6 +119,8 @@ pub struct Session {
     last: LastFrames,
     /// Ids of the control tokens that stand between turns.
     borders: Vec<u32>,
+    /// The stream's last id, if any text has come.
+    last_id: Option<u32>,
 }
 
 /// What a chunk of tokens is.
@@ -132,9 +138,9 @@ impl Session {
         let device = config.device.open()?;
         let checkpoint = Checkpoint::open(&config.model_dir)?;
         let pool = thread_pool(config.threads, &checkpoint)?;
-        let model = Mllm::load(&checkpoint, config.quantization, DType::F32, &device)?;
-        let grammar = Grammar::new(ChatFormat::of(&model)?);
-        let prefix = prefix_ids(&model, &grammar, &config)?;
+        let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
+        let mut grammar = Grammar::new(ChatFormat::of(&model)?);
+        let prefix = prefix_ids(&model, &mut grammar, &config)?;
         check_room(&model, &grammar, &config, prefix.len())?;
         let cache = BoundedCache::new(
             model.shape,
@@ -151,6 +157,7 @@ impl Session {
         let mut session = Self {
             last: LastFrames::default(),
             borders,
+            last_id: None,
             sampler: Sampler::new(config.temperature, config.seed),
             model,
             cache,
@@ -168,8 +175,8 @@ impl Session {
 
     /// Forgets everything but the prefix and starts a new epoch.
     pub fn reset(&mut self) -> Result<(), ModelError> {
-        let grammar = self.grammar.fresh();
-        let prefix = prefix_ids(&self.model, &grammar, &self.config)?;
+        let mut grammar = self.grammar.fresh();
+        let prefix = prefix_ids(&self.model, &mut grammar, &self.config)?;
         check_room(&self.model, &grammar, &self.config, prefix.len())?;
         self.cache.reset(prefix.len())?;
         self.grammar = grammar;
@@ -182,14 +189,14 @@ impl Session {
 
     /// Feeds the protected beginning of the stream, and learns what the standing instruction looks like.
     fn begin(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
-        self.append(prefix, &[], Chunk::Prefix, 1)?;
+        self.feed_prefix(prefix)?;
         let standing = self.config.standing_instruction.trim();
         if standing.is_empty() {
             return Ok(());
         }
-        let mut grammar = self.grammar.fresh();
+        let mut grammar = self.grammar.clone();
         let text = grammar.instruction(standing, &self.model.tokenizer);
-        let ids = self.model.tokenizer.encode_inner(&text)?;
+        let ids = self.encode(&text)?;
         let longest = self.cache.plan().recent;
         if ids.len() > longest {
             return Err(CacheError::Parameter {
@@ -199,11 +206,30 @@ impl Session {
             }
             .into());
         }
-        let saved = self.cache.snapshot()?;
+        let saved = (self.cache.snapshot()?, self.last_id);
         self.append(&ids, &[], Chunk::Instruction, 1)?;
         self.cache.capture_standing(ids.len())?;
-        self.cache.restore(&saved)?;
+        self.cache.restore(&saved.0)?;
+        self.last_id = saved.1;
         Ok(())
+    }
+
+    /// Feeds the beginning of the stream, which is empty where neither the format nor the tokenizer has one.
+    fn feed_prefix(&mut self, prefix: &[u32]) -> Result<(), ModelError> {
+        self.last_id = None;
+        if prefix.is_empty() {
+            return Ok(());
+        }
+        self.append(prefix, &[], Chunk::Prefix, 1)?;
+        if self.model.tokenizer.is_opening(prefix) {
+            self.last_id = None;
+        }
+        Ok(())
+    }
+
+    /// Ids of text that goes on where the stream has come to.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.model.tokenizer.encode_after(self.last_id, text)
     }
 
     /// The threads that everything done with this session should run in.
@@ -336,7 +362,7 @@ impl Session {
         frame: FrameId,
         features: ImageFeatures,
     ) -> Result<(), ModelError> {
-        let ids = self.model.tokenizer.encode_inner(text)?;
+        let ids = self.encode(text)?;
         // The next frame needs about as much room as this one.
         self.append(&ids, &[features], Chunk::Frame(frame), ids.len())?;
         Ok(())
@@ -355,6 +381,7 @@ impl Session {
         let decoder = &self.model.decoder;
         let hidden = decoder.append_embedded(&embedded.embedded, &marks, &mut self.cache)?;
         self.cache.reserve(next)?;
+        self.last_id = ids.last().copied();
         Ok(hidden.narrow(0, hidden.dim(0)? - 1, 1)?)
     }
 
@@ -387,7 +414,7 @@ impl Session {
 /// The protected beginning of the stream.
 fn prefix_ids(
     model: &Mllm,
-    grammar: &Grammar,
+    grammar: &mut Grammar,
     config: &SessionConfig,
 ) -> Result<Vec<u32>, ModelError> {
     let text = grammar.prefix(&config.system_prompt, &model.tokenizer);
@@ -406,7 +433,7 @@ fn check_room(
 ) -> Result<(), ModelError> {
     let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
     let text = grammar.fresh().frame(&model.vision.markup(&layout), 0);
-    let frame = model.tokenizer.encode_inner(&text)?.len();
+    let frame = model.tokenizer.encode(&text)?.len();
     let budget = config.cache.budget;
     if budget < prefix + frame {
         return Err(CacheError::Parameter {

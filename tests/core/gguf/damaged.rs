@@ -6,6 +6,7 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::weights::Quantization;
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ use crate::support::golden;
 type Model = File;
 
 fn try_load(file: &Path) -> Result<TextModel, String> {
-    let load = |quantization| TextModel::load(file, quantization, DType::F32, &Device::Cpu);
+    let load = |quantization| TextModel::load(file, quantization, Precision::F32, &Device::Cpu);
     let widened = load(Quantization::None).map_err(|error| error.to_string());
     let kept = load(Quantization::Auto).map_err(|error| error.to_string());
     assert_eq!(widened.as_ref().err(), kept.as_ref().err());

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::weights::Quantization;
 use serde_json::Value;
@@ -21,8 +22,9 @@ impl Golden {
     fn open(name: &'static str) -> Self {
         let dir = golden("gguf");
         let file = dir.join(format!("{name}.gguf"));
-        let load =
-            |quantization| TextModel::load(&file, quantization, DType::F32, &Device::Cpu).unwrap();
+        let load = |quantization| {
+            TextModel::load(&file, quantization, Precision::F32, &Device::Cpu).unwrap()
+        };
         let expected = tensors(&dir.join(format!("{name}.expected.safetensors")));
         let ids = expected["input_ids"].flatten_all().unwrap();
         Self {

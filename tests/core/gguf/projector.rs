@@ -8,6 +8,7 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::vision::{ImageFeatures, View};
@@ -281,7 +282,8 @@ fn two_files_are_a_model_for_a_session_and_their_decoder_one_for_text() {
     })
     .is_ok());
     let load = |path: &Path| {
-        let model = TextModel::load(path, Quantization::Auto, DType::F32, &Device::Cpu).unwrap();
+        let model =
+            TextModel::load(path, Quantization::Auto, Precision::F32, &Device::Cpu).unwrap();
         model.weight_bytes
     };
     assert_eq!(load(dir.path()), load(&dir.path().join("decoder.gguf")));

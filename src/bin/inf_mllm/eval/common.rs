@@ -11,6 +11,7 @@ use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::store::Store;
 use inf_mllm::eval::text::{fingerprint, Text};
 use inf_mllm::eval::variant;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -27,8 +28,8 @@ pub struct Common {
     #[arg(long)]
     pub out: PathBuf,
     /// Precision of weights, arithmetic and cache: f32, f16 or bf16.
-    #[arg(long, default_value = "f32", value_parser = dtype)]
-    pub dtype: DType,
+    #[arg(long, default_value_t = Precision::F32)]
+    pub dtype: Precision,
     /// Threads of the model; 0: as many as suit its size.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
@@ -37,15 +38,6 @@ pub struct Common {
     pub quick: bool,
     #[command(flatten)]
     device: DeviceArgs,
-}
-
-fn dtype(name: &str) -> Result<DType, String> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        _ => Err("expected f32, f16 or bf16".to_string()),
-    }
 }
 
 /// Policies and budgets to go through.
@@ -115,7 +107,7 @@ impl Bench {
         );
         bar.enable_steady_tick(Duration::from_secs(1));
         Ok(Self {
-            dtype: common.dtype,
+            dtype: model.dtype(),
             store: Store::open(&common.out)?,
             started: Instant::now(),
             model,

@@ -1,0 +1,115 @@
+"""Runs the command line on the GPU and on the CPU and says how far they are apart: `python3 scripts/gpu_check.py EXECUTABLE [--device cuda]`.
+
+Golden files first (every family's scenes against what transformers computed), then one turn with compactions on both devices,
+then the demo bag. Needs numpy and safetensors. Exit code 1 if a number is out of its bounds.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+FAMILIES = ROOT / "tests/golden/families"
+# Largest deviation of logits from transformers' f32 on the CPU; the logits deviate by about 3.
+TOLERANCE = {"f32": 1e-3, "f16": 0.3, "bf16": 1.5}
+
+
+class Check:
+    def __init__(self, executable: Path, device: str):
+        self.executable, self.device, self.failed = executable, device, 0
+
+    def run(self, *args: str) -> str:
+        done = subprocess.run([self.executable, *args], check=False, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, args[:3]))}: {done.stderr.strip().splitlines()[-1:]}")
+        return done.stdout
+
+    def say(self, right: bool, text: str) -> None:
+        self.failed += not right
+        print(f"{'ok  ' if right else 'FAIL'} {text}", flush=True)
+
+    def guarded(self, name: str, check, *args) -> None:
+        try:
+            check(*args)
+        except (RuntimeError, OSError, KeyError, ValueError) as error:
+            self.say(False, f"{name}: {error}")
+
+    def scene(self, family: Path, scene: str, dtype: str) -> None:
+        expected = load_file(family / "golden" / f"{scene}.expected.safetensors")
+        with tempfile.TemporaryDirectory() as out:
+            written = Path(out) / "out.safetensors"
+            inputs = family / "golden" / f"{scene}.inputs.safetensors"
+            frames = ["--frames"] if scene == "frames" else []
+            self.run(
+                *("forward", "--model", str(family), "--inputs", str(inputs), "--out", str(written)),
+                *("--device", self.device, "--dtype", dtype, *frames),
+            )
+            got = load_file(written)
+        off = float(np.abs(got["logits"].reshape(-1) - expected["logits"].reshape(-1)).max())
+        self.say(off <= TOLERANCE[dtype], f"{family.name:16} {scene:7} {dtype:5} logits off by {off:.1e}")
+
+    def turn(self, family: Path) -> None:
+        """Greedy tokens of one turn whose budget makes the cache evict, on both devices."""
+        images = [a for png in sorted((family / "golden").glob("*.png"))[:2] for a in ("--image", str(png))]
+        ids = {}
+        for device in ("cpu", self.device):
+            answer = self.run(
+                *("generate", "--model", str(family), *images, "--prompt", "What is in view?", "--json"),
+                *("--policy", "inf_mllm", "--budget", "64", "--dtype", "f32", "--device", device),
+            )
+            ids[device] = json.loads(answer)["generated_ids"]
+        self.say(ids["cpu"] == ids[self.device], f"{family.name:16} {len(ids['cpu'])} greedy tokens with evictions")
+
+    def demo(self, policy: str, dtype: str) -> None:
+        lines, seconds = {}, {}
+        for device in ("cpu", self.device):
+            with tempfile.TemporaryDirectory() as out:
+                file = Path(out) / "answers.jsonl"
+                started = time.monotonic()
+                summary = self.run(
+                    *("replay", "--bag", "bags/demo", "--instructions", "bags/demo/instructions.yaml"),
+                    *("--model", "models/demo", "--out", str(file), "--device", device),
+                    *("--policy", policy, "--dtype", dtype if device == self.device else "f32"),
+                )
+                seconds[device] = time.monotonic() - started
+                answers = map(json.loads, file.read_text().splitlines())
+                lines[device] = [answer["text"] for answer in answers if "text" in answer]
+        same = sum(a == b for a, b in zip(lines["cpu"], lines[self.device], strict=True))
+        text = f"demo bag, {policy}, {dtype}: {same} of {len(lines['cpu'])} answers equal"
+        self.say(
+            same == len(lines["cpu"]) or dtype != "f32",
+            f"{text}; {seconds[self.device]:.1f} s, cpu {seconds['cpu']:.1f} s",
+        )
+        print("     " + summary.strip().replace("\n", "\n     "))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("executable", type=Path)
+    parser.add_argument("--device", default="cuda")
+    args = parser.parse_args()
+    check = Check(args.executable.resolve(), args.device)
+    families = sorted(path.parent for path in FAMILIES.glob("*/tokenizer.json"))
+    for family in families:
+        scenes = json.loads((family / "golden/forward.json").read_text())["scenes"]
+        for dtype in TOLERANCE:
+            for scene in scenes:
+                check.guarded(f"{family.name} {scene} {dtype}", check.scene, family, scene, dtype)
+        if any((family / "golden").glob("*.png")):
+            check.guarded(f"{family.name} turn", check.turn, family)
+    for policy in ("inf_mllm", "inf_mllm_plus", "streaming_llm", "h2o"):
+        check.guarded(f"demo {policy}", check.demo, policy, "f32")
+    check.guarded("demo f16", check.demo, "inf_mllm", "f16")
+    print(f"{check.failed} failed")
+    sys.exit(check.failed > 0)
+
+
+if __name__ == "__main__":
+    main()

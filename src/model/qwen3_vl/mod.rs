@@ -1,0 +1,28 @@
+//! Qwen3-VL (arXiv 2511.21631): a tower with learned positions beside the rotary ones, whose earlier layers reach the decoder's first
+//! layers too (DeepStack, arXiv 2406.04334), and a Qwen3 decoder with three axes of positions.
+//!
+//! Names follow the published tensors: `model.language_model`, `lm_head`, `model.visual`.
+//!
+//! - `config`: the tower's configuration
+//! - `tower`: the tower and its mergers
+
+mod config;
+mod tower;
+
+use super::checkpoint::Checkpoint;
+use super::family::FamilyConfig;
+use super::qwen_vl::{Kind, QwenVl};
+use super::ModelError;
+use config::Config;
+
+const KIND: Kind = Kind {
+    text_type: "qwen3_vl_text",
+    text_path: "model.language_model",
+    visual_path: "model.visual",
+    interleaved: true,
+};
+
+/// Reads and checks `config.json`.
+pub fn open(checkpoint: &Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError> {
+    QwenVl::<Config>::open(checkpoint, &KIND)
+}

@@ -1,0 +1,458 @@
+//! The LLaVA families beyond their golden files: pictures of any shape, several feature layers, configurations that are refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use candle_core::{DType, Device, Module, Tensor};
+use image::RgbImage;
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::llava::NAMES;
+use inf_mllm::model::vision::vit::{self, Vit};
+use inf_mllm::model::vision::View;
+use inf_mllm::model::weights::Quantization;
+use serde_json::{json, Value};
+use tempfile::TempDir;
+
+use crate::support::{self, deviation, golden, ids, load, tensors};
+
+fn family(name: &str) -> PathBuf {
+    golden("families").join(name)
+}
+
+/// Width and height of pictures, and the tokens that the published processors of LLaVA-NeXT and LLaVA-OneVision give them
+/// (`_get_number_of_features` of transformers 5.23, less the class token).
+const TOKENS: [(u32, u32, [usize; 2]); 10] = [
+    (1, 1, [36, 21]),
+    (1, 5000, [20, 15]),
+    (5000, 1, [16, 13]),
+    (7, 3, [52, 13]),
+    (640, 480, [70, 86]),
+    (480, 640, [72, 89]),
+    (1920, 1080, [52, 87]),
+    (31, 997, [28, 45]),
+    (997, 31, [16, 28]),
+    (100, 99, [88, 81]),
+];
+
+#[test]
+fn pictures_of_any_shape_become_the_published_number_of_tokens() {
+    let view = View::Image { of: 1 };
+    for (i, name) in ["llava_next", "llava_onevision"].into_iter().enumerate() {
+        let vision = load(&family(name)).vision;
+        for (width, height, tokens) in TOKENS {
+            let layout = vision.layout((width as usize, height as usize), view);
+            assert_eq!(
+                vision.tokens(&layout),
+                tokens[i],
+                "{name}, {width} x {height}"
+            );
+        }
+    }
+}
+
+#[test]
+fn pictures_of_any_shape_go_through_every_family() {
+    for name in ["llava", "llava_next", "llava_onevision"] {
+        let vision = load(&family(name)).vision;
+        for (width, height, _) in TOKENS {
+            let picture = RgbImage::from_pixel(width, height, image::Rgb([200, 90, 30]));
+            for view in [View::Image { of: 1 }, View::Image { of: 3 }, View::Frame] {
+                let prepared = vision.prepare(&picture, view);
+                let pixels = vision.pixels(&prepared).unwrap();
+                let rows = vision.encode(&pixels).unwrap().rows;
+                let tokens = vision.tokens(&prepared.layout);
+                assert_eq!(
+                    rows.dim(0).unwrap(),
+                    tokens,
+                    "{name}, {width} x {height}, {view:?}"
+                );
+                assert_eq!(vision.markup(&prepared.layout), "<image>".repeat(tokens));
+            }
+        }
+    }
+}
+
+/// A picture that is made a square shows its own colour in the middle and the mean above it.
+#[test]
+fn one_of_several_images_and_a_frame_that_would_be_cut_are_padded_with_the_mean_colour() {
+    let mean_of_clip = [122, 116, 104];
+    for (name, view, mean) in [
+        ("llava_onevision", View::Image { of: 2 }, [127; 3]),
+        ("llava", View::Frame, mean_of_clip),
+    ] {
+        let vision = load(&family(name)).vision;
+        let picture = RgbImage::from_pixel(30, 10, image::Rgb([255, 0, 60]));
+        let prepared = vision.prepare(&picture, view);
+        let [tile] = prepared.tiles.as_slice() else {
+            panic!("{name}: {} tiles", prepared.tiles.len());
+        };
+        let pixel = |x: usize, y: usize| &tile.rgb[(y * tile.width + x) * 3..][..3];
+        let middle = tile.width / 2;
+        assert_eq!(pixel(middle, middle), [255, 0, 60], "{name}");
+        for (x, y) in [(0, 0), (middle, 0), (tile.width - 1, tile.height - 1)] {
+            assert_eq!(pixel(x, y), mean, "{name}");
+        }
+    }
+}
+
+/// A line of as many pixels as a large picture has: gigabytes, if its length were taken as it is.
+#[test]
+fn pictures_longer_than_any_camera_takes_them_are_prepared_all_the_same() {
+    const LENGTH: u32 = 9_000_000;
+    for (width, height) in [(LENGTH, 1), (1, LENGTH)] {
+        let picture = RgbImage::from_pixel(width, height, image::Rgb([9, 9, 9]));
+        for name in ["llava", "llava_next", "llava_onevision"] {
+            let vision = load(&family(name)).vision;
+            for view in [View::Image { of: 1 }, View::Frame] {
+                let prepared = vision.prepare(&picture, view);
+                let pixels = vision.pixels(&prepared).unwrap();
+                let rows = vision.encode(&pixels).unwrap().rows;
+                assert_eq!(rows.dim(0).unwrap(), vision.tokens(&prepared.layout));
+            }
+        }
+    }
+}
+
+#[test]
+fn features_of_several_layers_are_those_of_each_side_by_side() {
+    let dir = family("llava");
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let config: Value = checkpoint.json("config.json").unwrap();
+    let kind = "clip_vision_model";
+    let shape = vit::Config::from_json(config["vision_config"].clone(), kind).unwrap();
+    let (quantization, device) = (Quantization::default(), &Device::Cpu);
+    let weights = checkpoint.weights(NAMES, quantization, DType::F32, device);
+    let weights = weights.unwrap().pp("vision_tower").pp("vision_model");
+    let pixels = &tensors(&dir.join("golden/two.inputs.safetensors"))["pixel_values"];
+    let features = |layers: &[usize], class_token| {
+        let tower = Vit::new(&shape, layers, class_token, &weights).unwrap();
+        tower.forward(pixels).unwrap()
+    };
+    let joined = features(&[2, 0, 2], false);
+    let each = [features(&[2], false), features(&[0], false)];
+    let wanted = Tensor::cat(&[&each[0], &each[1], &each[0]], 2).unwrap();
+    assert_eq!(deviation(&joined, &wanted), 0.0);
+
+    let rows = each[0].dim(1).unwrap();
+    let whole = features(&[2], true);
+    assert_eq!(whole.dim(1).unwrap(), rows + 1);
+    assert_eq!(deviation(&whole.narrow(1, 1, rows).unwrap(), &each[0]), 0.0);
+}
+
+/// A copy of a family's checkpoint with another value at `path` of one of its files.
+fn changed(name: &str, file: &str, path: &str, value: Value) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for entry in fs::read_dir(family(name)).unwrap() {
+        let from = entry.unwrap().path();
+        if from.is_file() {
+            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
+        }
+    }
+    let mut json = support::json(&dir.path().join(file));
+    *json.pointer_mut(path).unwrap() = value;
+    fs::write(dir.path().join(file), json.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn configurations_that_cannot_be_computed_are_named_with_value_and_expectation() {
+    let refused = |name: &str, file: &str, path: &str, value: Value, words: &[&str]| {
+        let dir = changed(name, file, path, value);
+        let error = support::try_load(dir.path()).err().expect("it loads");
+        let error = error.to_string();
+        for word in words.iter().chain(&[file, "expected"]) {
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+    };
+    let config = |name: &str, path: &str, value: Value, words: &[&str]| {
+        refused(name, "config.json", path, value, words);
+    };
+    config(
+        "llava",
+        "/vision_config/model_type",
+        json!("pixtral"),
+        &["vision_config.model_type", "pixtral"],
+    );
+    config(
+        "llava",
+        "/vision_config/patch_size",
+        json!(0),
+        &["vision_config.patch_size", "0"],
+    );
+    config(
+        "llava",
+        "/vision_config/image_size",
+        json!(5),
+        &["vision_config.image_size", "5"],
+    );
+    config(
+        "llava",
+        "/vision_config/image_size",
+        json!(1_000_000),
+        &["vision_config.image_size", "1000000"],
+    );
+    config(
+        "llava",
+        "/vision_config/num_attention_heads",
+        json!(5),
+        &["num_attention_heads", "5", "divisor"],
+    );
+    config(
+        "llava",
+        "/vision_config/hidden_size",
+        json!(1u64 << 40),
+        &["vision_config.hidden_size"],
+    );
+    config(
+        "llava",
+        "/projector_hidden_act",
+        json!("swiglu"),
+        &["projector_hidden_act", "swiglu"],
+    );
+    config(
+        "llava",
+        "/vision_feature_layer",
+        json!(-5),
+        &["vision_feature_layer", "-5", "-4 to 3"],
+    );
+    config(
+        "llava",
+        "/vision_feature_layer",
+        json!(4),
+        &["vision_feature_layer", "4"],
+    );
+    config(
+        "llava",
+        "/vision_feature_layer",
+        json!([]),
+        &["vision_feature_layer", "[]"],
+    );
+    config(
+        "llava",
+        "/vision_feature_layer",
+        json!(i64::MIN),
+        &["vision_feature_layer"],
+    );
+    config(
+        "llava",
+        "/vision_feature_select_strategy",
+        json!("cls"),
+        &["vision_feature_select_strategy", "cls"],
+    );
+    config(
+        "llava_next",
+        "/vision_feature_select_strategy",
+        json!("full"),
+        &["vision_feature_select_strategy", "class token"],
+    );
+    config(
+        "llava_next",
+        "/image_grid_pinpoints",
+        json!([]),
+        &["image_grid_pinpoints", "empty"],
+    );
+    config(
+        "llava_next",
+        "/image_grid_pinpoints",
+        json!([[24, 30]]),
+        &["image_grid_pinpoints", "[24, 30]"],
+    );
+    config(
+        "llava_next",
+        "/image_grid_pinpoints",
+        json!([[24, 24_000_000]]),
+        &["image_grid_pinpoints"],
+    );
+    config(
+        "llava_onevision",
+        "/vision_aspect_ratio",
+        json!("anyres"),
+        &["vision_aspect_ratio", "anyres"],
+    );
+    config(
+        "llava_onevision",
+        "/vision_feature_select_strategy",
+        json!("default"),
+        &["vision_feature_select_strategy", "class token"],
+    );
+
+    let processor = |name: &str, path: &str, value: Value, words: &[&str]| {
+        refused(name, "preprocessor_config.json", path, value, words);
+    };
+    processor(
+        "llava",
+        "/size/shortest_edge",
+        json!(20),
+        &["size.shortest_edge", "20"],
+    );
+    processor(
+        "llava",
+        "/size/shortest_edge",
+        json!(1u64 << 40),
+        &["size.shortest_edge"],
+    );
+    processor(
+        "llava",
+        "/crop_size/height",
+        json!(32),
+        &["crop_size", "32 x 28"],
+    );
+    processor(
+        "llava",
+        "/do_center_crop",
+        json!(false),
+        &["do_center_crop", "false"],
+    );
+    processor("llava", "/do_resize", json!(false), &["do_resize", "false"]);
+    processor(
+        "llava",
+        "/do_normalize",
+        json!(false),
+        &["do_normalize", "false"],
+    );
+    processor("llava", "/resample", json!(7), &["resample", "7"]);
+    processor(
+        "llava_next",
+        "/size/shortest_edge",
+        json!(30),
+        &["size.shortest_edge", "30"],
+    );
+    processor(
+        "llava_next",
+        "/image_grid_pinpoints/0/0",
+        json!(48),
+        &["image_grid_pinpoints", "config.json"],
+    );
+    processor(
+        "llava_onevision",
+        "/size/width",
+        json!(24),
+        &["size", "23 x 24"],
+    );
+}
+
+/// The output layer is the input embedding where either level says so.
+#[test]
+fn embeddings_are_tied_where_the_text_part_says_so() {
+    let dir = family("llava_onevision");
+    let config: Value = support::json(&dir.join("config.json"));
+    assert_eq!(config["tie_word_embeddings"], false);
+    assert!(load(&dir).config.tied());
+    let untied = changed(
+        "llava_onevision",
+        "config.json",
+        "/text_config/tie_word_embeddings",
+        json!(false),
+    );
+    let error = support::try_load(untied.path()).err().expect("it loads");
+    assert!(
+        error.to_string().contains("language_model.lm_head.weight"),
+        "{error}"
+    );
+    assert!(!load(&family("llava")).config.tied());
+}
+
+/// What the command line prints, which must succeed.
+fn inf_mllm(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+        .args(args)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    assert!(
+        !error.contains("chat template is none that is known"),
+        "{error}"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_command_line_gives_the_numbers_of_transformers() {
+    let out = TempDir::new().unwrap();
+    let out = out.path().join("out.safetensors");
+    for name in ["llava", "llava_next", "llava_onevision"] {
+        let dir = family(name);
+        let golden = dir.join("golden");
+        let about = support::json(&golden.join("forward.json"));
+        for (scene, about) in about["scenes"].as_object().unwrap() {
+            let file = |kind: &str| golden.join(format!("{scene}.{kind}.safetensors"));
+            let (model, inputs) = (path(&dir), file("inputs"));
+            let mut args = vec![
+                "forward",
+                "--model",
+                model,
+                "--inputs",
+                path(&inputs),
+                "--out",
+                path(&out),
+            ];
+            if scene == "frames" {
+                args.push("--frames");
+            }
+            inf_mllm(&args);
+            let (got, wanted) = (tensors(&out), tensors(&file("expected")));
+            for tensor in ["vision_features", "image_features", "logits"] {
+                let off = deviation(&got[tensor], &wanted[tensor]);
+                assert!(off <= 1e-4, "{name}, {scene}: {tensor} differ by {off}");
+            }
+            if scene == "frames" {
+                continue;
+            }
+            let question = about["messages"][0]["content"].as_array().unwrap();
+            let question = question
+                .iter()
+                .find_map(|part| part["text"].as_str())
+                .unwrap();
+            let mut args = vec!["generate", "--model", model, "--prompt", question, "--json"];
+            let pictures = about["images"].as_array().unwrap();
+            let pictures = pictures
+                .iter()
+                .map(|image| golden.join(image.as_str().unwrap()));
+            let pictures = pictures.collect::<Vec<_>>();
+            for picture in &pictures {
+                args.extend(["--image", path(picture)]);
+            }
+            let answer: Value = serde_json::from_str(&inf_mllm(&args)).unwrap();
+            let prompt: Vec<u32> = serde_json::from_value(answer["prompt_ids"].clone()).unwrap();
+            assert_eq!(
+                prompt,
+                ids(&tensors(&inputs)["input_ids"]),
+                "{name}, {scene}"
+            );
+            assert!(!answer["generated_ids"].as_array().unwrap().is_empty());
+        }
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A bounded memory keeps the system prompt, which ends with a control token in some formats and with a blank in others.
+#[test]
+fn generate_takes_a_system_prompt_and_a_budget() {
+    for name in ["llava", "llava_next", "llava_onevision"] {
+        let dir = family(name);
+        let picture = dir.join("golden/two0.png");
+        let printed = inf_mllm(&[
+            "generate",
+            "--model",
+            path(&dir),
+            "--image",
+            path(&picture),
+            "--system",
+            "Be brief.",
+            "--prompt",
+            "What is in view?",
+            "--budget",
+            "64",
+            "--policy",
+            "inf_mllm",
+            "--json",
+        ]);
+        let answer: Value = serde_json::from_str(&printed).unwrap();
+        assert!(!answer["generated_ids"].as_array().unwrap().is_empty());
+    }
+}

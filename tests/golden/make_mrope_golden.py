@@ -1,0 +1,189 @@
+"""Writes `cache/` of the families with M-RoPE: a stream with images through their bounded cache."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from decoders import TextModel, open_text_model
+from golden_io import check_sensitive, max_diff, sha256, write_json, write_tensors
+from mrope_reference import (
+    EXTENT_OF_ONE,
+    NO_DEEPSTACK,
+    OTHER_LAYOUT,
+    SLOTS,
+    SURVIVING_EXTENT,
+    SWAPPED,
+    TEXT,
+    MropeDecoder,
+    Sections,
+    StreamLayout,
+)
+from qwen_checkpoint import FAMILIES
+from reference import BIAS, GROUPS, MASK, POSITIONS, CacheParams, run_stream
+from safetensors.torch import load_file
+from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
+from transformers import AutoModelForImageTextToText
+
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TOLERANCE, CLOSE = 1e-3, 1e-4
+PREFIX, BUDGET, SLACK = 5, 72, 28
+TEXT_TOKENS, EVERY, LAST_CHUNKS, LAST_ROWS = 150, 30, [29, 16], 4
+SEEDS = range(1, 80)
+SELDOM_TIED = {"h2o": 1e-4}  # its sums over all history lie closer together
+CASES = {
+    "inf_mllm": CacheParams(
+        "inf_mllm", BUDGET, SLACK, PREFIX, n_recent=18, query_window=8, bias=0.01, bias_form="slope", scope="layer"
+    ),
+    "streaming_llm": CacheParams("streaming_llm", BUDGET, SLACK, prefix=2, sinks=4),
+    "h2o": CacheParams("h2o", BUDGET, SLACK, PREFIX),
+}
+
+
+def image(model: torch.nn.Module, directory: Path, scene: str, which: int) -> dict[str, torch.Tensor]:
+    """One image of a scene: its features, the grid after merging, and what DeepStack adds, from the forward golden."""
+    inputs = load_file(directory / f"golden/{scene}.inputs.safetensors")
+    expected = load_file(directory / f"golden/{scene}.expected.safetensors")
+    side = model.config.vision_config.spatial_merge_size
+    grids = inputs["image_grid_thw"] // torch.tensor([1, side, side])
+    counts = grids.prod(-1).tolist()
+    names = ["image_features", *sorted(name for name in expected if name.startswith("deepstack."))]
+    features = {name: expected[name].split(counts)[which] for name in names}
+    return features | {"grid": grids[which]}
+
+
+def make_stream(model: torch.nn.Module, text: TextModel, directory: Path) -> dict[str, torch.Tensor]:
+    """Random text tokens, one of four images after every `EVERY` of them."""
+    shown = [image(model, directory, *which) for which in (("two", 0), ("two", 1), ("one", 0), ("two", 0))]
+    deep = sorted(name for name in shown[0] if name.startswith("deepstack."))
+    token = model.config.image_token_id
+    ids = torch.randint(0, token, (TEXT_TOKENS,), generator=torch.Generator().manual_seed(1))
+    hidden = text.get(text.EMBEDDING).shape[1]
+    parts: dict[str, list[torch.Tensor]] = {n: [] for n in ("input_ids", "embeds", "frames", "offsets", "extents")}
+    added: list[torch.Tensor] = []
+
+    def put(**tensors: torch.Tensor) -> None:
+        for name, tensor in tensors.items():
+            parts[name].append(tensor)
+
+    for number, words in enumerate(ids.split(EVERY)):
+        n, zero = len(words), torch.zeros_like(words)
+        put(input_ids=words, embeds=text.embed(words), frames=zero + TEXT)
+        put(offsets=zero[:, None].expand(-1, 3), extents=zero + 1)
+        added.append(torch.zeros(len(deep), n, hidden))
+        if number < len(shown):
+            features, (t, h, w) = shown[number]["image_features"], shown[number]["grid"].tolist()
+            n, zero = len(features), torch.zeros(len(features), dtype=torch.long)
+            place = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w))
+            put(input_ids=zero + token, embeds=features, frames=zero + number)
+            put(offsets=place, extents=zero + max(t, h, w))
+            added.append(torch.stack([shown[number][name] for name in deep]) if deep else torch.zeros(0, n, hidden))
+    stream = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    return stream | ({"deepstack": torch.cat(added, dim=1)} if deep else {})
+
+
+def by_transformers(model: torch.nn.Module, stream: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+    """Logits [tokens, vocab] of the stream under full attention."""
+    deep = {}
+    if "deepstack" in stream:
+        seen = stream["frames"] != TEXT
+        deep = {"visual_pos_masks": seen[None], "deepstack_visual_embeds": list(stream["deepstack"][:, seen])}
+    out = model.model.language_model(inputs_embeds=stream["embeds"][None], position_ids=positions[:, None], **deep)
+    return model.lm_head(out.last_hidden_state)[0]
+
+
+def own_positions(model: torch.nn.Module, stream: dict[str, torch.Tensor], directory: Path) -> torch.Tensor:
+    """Positions [3, tokens] as transformers gives them to the whole stream."""
+    grids = [load_file(directory / f"golden/{scene}.inputs.safetensors")["image_grid_thw"] for scene in ("two", "one")]
+    (first, second), (third,) = grids
+    ids, seen = stream["input_ids"][None], (stream["frames"] != TEXT).int()[None]
+    shown = torch.stack([first, second, third, first])
+    return model.model.get_rope_index(ids, mm_token_type_ids=seen, image_grid_thw=shown)[0][:, 0]
+
+
+def check(model: torch.nn.Module, text: TextModel, stream: dict, make_decoder: partial, directory: Path) -> float:
+    """The reference without eviction against transformers' full attention; the largest difference of the logits."""
+    positions = own_positions(model, stream, directory)
+    layout = make_decoder.keywords["layout"]
+    if not torch.equal(layout.positions(torch.arange(len(positions[0]))), positions):
+        raise SystemExit(f"{directory.name}: the positions are not those of transformers")
+    expected, largest = by_transformers(model, stream, positions), 0.0
+    roomy = CacheParams("inf_mllm", 400, SLACK, PREFIX, n_recent=18, query_window=8)
+    for params, chunks in ((CacheParams("full", 0, 0, 0), [len(positions[0])]), (roomy, [11] * 22)):
+        logits, _ = run_stream(text, params, stream["embeds"], chunks, make_decoder=make_decoder)
+        largest = max(largest, max_diff(logits, expected))
+    if largest > CLOSE:
+        raise SystemExit(f"{directory.name}: the reference is {largest:.1e} from transformers")
+    return largest
+
+
+def add_positions(path: Path, layout: StreamLayout) -> int:
+    """Writes the positions of every kept set into a case's file; the largest of them."""
+    tensors = load_file(path)
+    kept = {name: tensor for name, tensor in tensors.items() if name.startswith("kept.")}
+    for name, sets in kept.items():
+        places = torch.stack([layout.positions(index) for index in sets.flatten(0, 1)])
+        tensors[name.replace("kept", "positions")] = places.view(*sets.shape[:2], *places.shape[1:])
+    write_tensors(path, tensors)
+    return max(int(tensor.max()) for name, tensor in tensors.items() if name.startswith("positions."))
+
+
+def make_cases(directory: Path, tensors: dict, make_decoder: partial) -> tuple[list[int], dict]:
+    """Chunks and cases of the first chunking in which no ranking is a near tie."""
+    embeds, out = tensors["embeds"], directory / "cache"
+    mistakes = [MASK, POSITIONS, GROUPS, BIAS, EXTENT_OF_ONE, SURVIVING_EXTENT, SLOTS, SWAPPED, OTHER_LAYOUT]
+    mistakes += [NO_DEEPSTACK] * ("deepstack" in tensors)
+    for seed in SEEDS:
+        chunks = random_chunks(len(embeds) - sum(LAST_CHUNKS), [1, 9, 17], seed) + LAST_CHUNKS
+        rows = sorted({*chunk_ends(chunks), *range(len(embeds) - LAST_ROWS, len(embeds))})
+        stream, cases = Stream(embeds, chunks, rows, make_decoder=make_decoder), {}
+        try:
+            for name, params in CASES.items():
+                options = CaseOptions(perturbations=tuple(mistakes))
+                if params.policy in SELDOM_TIED:
+                    options = CaseOptions(SELDOM_TIED[params.policy], perturbations=tuple(mistakes))
+                cases[name] = make_case(directory, stream, params, out / f"{name}.safetensors", options)
+        except NearTie:
+            continue
+        for name, case in cases.items():
+            blind = {BIAS}
+            if name == "streaming_llm":  # of an image it always keeps the last token, which has the largest offsets
+                blind |= {SURVIVING_EXTENT}
+            wrong = tuple(mistake for mistake in mistakes if mistake not in blind)
+            check_sensitive(case["perturbed"], wrong, TOLERANCE, f"{directory.name}/{name}")
+        return chunks, cases
+    raise SystemExit(f"{directory.name}: every chunking of seeds {SEEDS} has a near tie in its ranking")
+
+
+@torch.no_grad()
+def make(family: str) -> None:
+    directory = FAMILIES / family
+    out = directory / "cache"
+    out.mkdir(exist_ok=True)
+    model = AutoModelForImageTextToText.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    text = open_text_model(directory)
+    tensors = make_stream(model, text, directory)
+    layout = StreamLayout(*(tensors[name] for name in ("frames", "offsets", "extents")), tensors.get("deepstack"))
+    make_decoder = partial(MropeDecoder, layout=layout, sections=Sections.read(directory))
+    off = check(model, text, tensors, make_decoder, directory)
+    write_tensors(out / "stream.safetensors", tensors)
+    chunks, cases = make_cases(directory, tensors, make_decoder)
+    for name, case in cases.items():
+        case["largest_position"] = add_positions(out / case["file"], layout)
+        print(family, name, {k: case[k] for k in ("smallest_margin", "deviation_from_f64", "compactions", "perturbed")})
+    write_json(
+        out / "cases.json",
+        {
+            "tolerance": TOLERANCE,
+            "model_sha256": sha256(directory / "model.safetensors"),
+            "reference_against_transformers": off,
+            "chunks": chunks,
+            "cases": cases,
+        },
+    )
+
+
+if __name__ == "__main__":
+    for name in NAMES:
+        make(name)

@@ -1,0 +1,100 @@
+"""Writes published/<name>.json: what a published checkpoint's files say of it, without a single weight.
+
+The tensors are those of transformers' model for the published configuration, built without memory for its weights, under the
+names that the published files have.
+"""
+
+import copy
+import json
+import math
+import re
+from itertools import groupby
+
+import published_llava
+import published_qwen
+import published_smolvlm
+import published_text
+import torch
+from golden_io import HERE
+from published_models import Published
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+
+OUT = HERE / "published"
+MODELS = published_text.MODELS | published_smolvlm.MODELS | published_llava.MODELS | published_qwen.MODELS
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def tensors(model: Published) -> dict[str, list[int]]:
+    """Shapes of the parameters by their published names."""
+    # transformers writes into what it is given
+    config = CONFIG_MAPPING[model.config["model_type"]].from_dict(copy.deepcopy(model.config))
+    factory = AutoModelForCausalLM if model.preprocessor is None else AutoModelForImageTextToText
+    with torch.device("meta"):
+        built = factory.from_config(config)
+    shapes = {renamed(name, model): list(parameter.shape) for name, parameter in built.named_parameters()}
+    return shapes | {double: shapes[original] for double, original in model.duplicates.items()}
+
+
+def renamed(name: str, model: Published) -> str:
+    for new, published in model.renamed:
+        if name.startswith(new):
+            return published + name.removeprefix(new)
+    return name
+
+
+def compact(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Runs of layers as one line: their number replaced by `{first..last}`."""
+
+    def family(name: str) -> tuple[str, list[int]]:
+        return NUMBER.sub("#", name, count=1), shapes[name]
+
+    lines = {}
+    for (pattern, shape), group in groupby(sorted(shapes, key=lambda name: (*family(name), number(name))), key=family):
+        names = list(group)
+        numbers = [number(name) for name in names]
+        if len(names) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+            lines[pattern.replace("#", f"{{{numbers[0]}..{numbers[-1]}}}")] = shape
+        else:
+            lines |= dict.fromkeys(names, shape)
+    return lines
+
+
+def number(name: str) -> int:
+    found = NUMBER.search(name)
+    return int(found.group()) if found else -1
+
+
+def described(model: Published) -> dict:
+    shapes = tensors(model)
+    return {
+        "hub": model.hub,
+        "family": model.family,
+        "source": model.read,
+        "config": model.config,
+        "preprocessor_config": model.preprocessor,
+        "dtype": model.dtype,
+        "shards": model.shards,
+        "file_bytes": model.file_bytes,
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "tensors": compact(shapes),
+        "copies": model.duplicates,
+        "buffers": {pattern: {"dtype": dtype, "shape": shape} for pattern, (dtype, shape) in model.buffers.items()},
+    }
+
+
+def one_line_lists(text: str) -> str:
+    """Lists of numbers, and lists of these, each on one line."""
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found.group(1)) + "]", text)
+    return re.sub(r"\[\s+((?:\[[^\[\]]*\],?\s*)+)\]", lambda found: "[" + " ".join(found.group(1).split()) + "]", text)
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    for name, model in MODELS.items():
+        value = described(model)
+        (OUT / f"{name}.json").write_text(one_line_lists(json.dumps(value, indent=1)) + "\n")
+        print(f"{name:34} {value['parameters']:>14,}   {model.read['parameters']}")
+
+
+if __name__ == "__main__":
+    main()

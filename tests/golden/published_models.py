@@ -1,0 +1,32 @@
+"""What is said of a published checkpoint beside its sizes, and the sources that several of them share."""
+
+from dataclasses import dataclass, field
+
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+HALF = [0.5, 0.5, 0.5]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint of a model hub: its files as far as they say what the model is.
+
+    `config` and `preprocessor` are spelled as on the hub, with the values that the hub's files leave out left out.
+    """
+
+    hub: str
+    family: str
+    """The tiny checkpoint of the same kind, whose tokenizer and chat template stand in for the published ones."""
+    dtype: str
+    config: dict
+    read: dict[str, str]
+    """Where sizes, names and the number of parameters were read."""
+    preprocessor: dict | None = None
+    shards: int = 1
+    file_bytes: int | None = None
+    """Length of the one file as the hub lists it, read in public repositories. Every name, shape and type counts in it."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Beginnings of names in transformers and what the published files have instead; the first that fits counts."""
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Tensors that the files hold although they are tied: name, and the tensor that they equal."""
+    buffers: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    """What older releases wrote beside the parameters: pattern, element type and shape."""

@@ -1,0 +1,204 @@
+"""What the tiny Qwen-VL checkpoints share: tokenizer, chat template, random weights, the files of a hub directory."""
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from golden_io import HERE, write_json, write_tensors
+from safetensors.torch import load_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+FAMILIES = HERE / "families"
+# after the BPE vocabulary, as in the published tokenizers; the last two are not special there either
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+NOT_SPECIAL = ["<tool_call>", "</tool_call>"]
+MERGES = 26
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CORPUS = [
+    "system\nYou are a helpful assistant.",
+    "user\nYou are a mobile robot. What is in view?",
+    "assistant\nCompare the two images: which one shows the red box, and which the blue ball?",
+]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny checkpoint: its directory's name and what the files of its hub directory hold."""
+
+    name: str
+    seed: int
+    config: dict  # ids of special tokens as the tokens' text, see `resolve_ids`
+    generation: dict
+    preprocessor: dict
+    template: str
+    renamed: dict[str, str]  # prefix of a weight's name in the model: the prefix in published files
+    video: dict | None = None  # video_preprocessor_config.json, where that family's hub directories have one
+
+    @property
+    def directory(self) -> Path:
+        return FAMILIES / self.name
+
+
+def make_tokenizer() -> Tokenizer:
+    """Byte-level BPE built as the published ones: NFC, the split by `WORDS`, markup as added tokens at the end."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=256 + MERGES, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in NOT_SPECIAL])
+    return tokenizer
+
+
+def resolve_ids(value, tokenizer: Tokenizer):
+    """`value` with the text of every special token replaced by its id."""
+    if isinstance(value, dict):
+        return {key: resolve_ids(item, tokenizer) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolve_ids(item, tokenizer) for item in value]
+    return tokenizer.token_to_id(value) if value in SPECIAL else value
+
+
+def tokenizer_config(tokenizer: Tokenizer, template: str) -> dict:
+    added = {
+        str(i): {
+            "content": token.content,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": token.special,
+        }
+        for i, token in tokenizer.get_added_tokens_decoder().items()
+    }
+    return {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": added,
+        "additional_special_tokens": SPECIAL[1:],
+        "bos_token": None,
+        "chat_template": template,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 131072,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+
+
+def randomise(model: torch.nn.Module, seed: int, tied: bool) -> None:
+    """Weights by which every bias and norm counts and logits deviate by about 3.
+
+    Patches are embedded small, so that the epsilon of the tower's first norm, which no config holds, has an effect. With
+    tied embeddings the last norm's weights have both signs, or every token would predict itself.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(parameter: torch.Tensor, std: float, mean: float = 0.0) -> None:
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std + mean)
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            fan_in = parameter[0].numel()
+            if tied and name.endswith("language_model.norm.weight"):
+                normal(parameter, 1.0)
+            elif "norm" in name or "ln_q" in name:
+                normal(parameter, 0.2, mean=1.0 if name.endswith("weight") else 0.0)
+            elif "patch_embed" in name or "pos_embed" in name:
+                normal(parameter, 0.01 / math.sqrt(fan_in) if name.endswith("proj.weight") else 0.01)
+            elif name.endswith("bias"):
+                normal(parameter, 0.3)
+            elif "embed_tokens" in name:
+                normal(parameter, 3.0 / math.sqrt(fan_in) if tied else 1.0)
+            elif "lm_head" in name:
+                normal(parameter, 3.0 / math.sqrt(fan_in))
+            else:
+                gain = 1.3 if "q_proj" in name or "k_proj" in name or "qkv" in name else 1.0
+                normal(parameter, gain / math.sqrt(fan_in))
+
+
+def published(name: str, renamed: dict[str, str]) -> str:
+    """A weight's name in published files."""
+    for ours, theirs in renamed.items():
+        if name.startswith(ours):
+            return theirs + name[len(ours) :]
+    return name
+
+
+def write_checkpoint(family: Family) -> None:
+    """The hub directory of a family: its config is written first and the model made from it."""
+    out = family.directory
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    (out / "tokenizer.json").chmod(0o644)
+    write_json(out / "config.json", resolve_ids(family.config, tokenizer))
+    write_json(out / "generation_config.json", resolve_ids(family.generation, tokenizer))
+    write_json(out / "tokenizer_config.json", tokenizer_config(tokenizer, family.template))
+    write_json(out / "preprocessor_config.json", family.preprocessor)
+    if family.video is not None:
+        write_json(out / "video_preprocessor_config.json", family.video)
+    write_json(out / "chat_template.json", {"chat_template": family.template})
+    config = AutoConfig.from_pretrained(out)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    tied = config.tie_word_embeddings
+    randomise(model, family.seed, tied)
+    weights = {published(name, family.renamed): tensor for name, tensor in model.state_dict().items()}
+    if tied:
+        del weights["lm_head.weight"]
+    write_tensors(out / "model.safetensors", weights)
+
+
+def write_fresh(family: Family) -> None:
+    """`fresh/`: what today's library saves for the checkpoint, without the weights, and how it names each of them."""
+    out, fresh = family.directory, family.directory / "fresh"
+    fresh.mkdir(exist_ok=True)
+    model, info = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise SystemExit(f"{family.name}: loaded with {info}")
+    with tempfile.TemporaryDirectory() as directory:
+        saved = Path(directory)
+        model.save_pretrained(saved)
+        AutoProcessor.from_pretrained(out).save_pretrained(saved)
+        write_json(fresh / "names.json", same_tensors(out / "model.safetensors", saved / "model.safetensors"))
+        for path in sorted(saved.iterdir()):
+            if path.name not in ("model.safetensors", "tokenizer.json"):
+                (fresh / path.name).write_text(path.read_text())
+
+
+def same_tensors(old: Path, new: Path) -> dict[str, str]:
+    """Names in `old` and the names of the same tensors in `new`; all must have a partner."""
+    ours, theirs = load_file(old), load_file(new)
+    by_bytes = {tensor.numpy().tobytes(): name for name, tensor in theirs.items()}
+    names = {name: by_bytes.get(tensor.numpy().tobytes()) for name, tensor in sorted(ours.items())}
+    if None in names.values() or set(names.values()) != set(theirs):
+        raise SystemExit(f"{old}: names do not match: {json.dumps(names)}")
+    return names

@@ -1,0 +1,252 @@
+"""The tiny Qwen-VL checkpoints: configs in the spelling of the published files, and their chat formats."""
+
+from qwen_checkpoint import Family
+
+# images and videos in a turn, numbered if asked for; the format's facts, not its published text
+MEDIA = (
+    "{%- macro media(kind, number) -%}"
+    "{%- if add_vision_id -%}{{ ('Picture ' if kind == 'image' else 'Video ') ~ number ~ ': ' }}{%- endif -%}"
+    "<|vision_start|><|{{ kind }}_pad|><|vision_end|>"
+    "{%- endmacro -%}"
+    "{%- set seen = namespace(image=0, video=0) -%}"
+)
+PARTS = (
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'image' or 'image' in part or 'image_url' in part -%}"
+    "{%- set seen.image = seen.image + 1 -%}{{ media('image', seen.image) }}"
+    "{%- elif part.type == 'video' or 'video' in part -%}"
+    "{%- set seen.video = seen.video + 1 -%}{{ media('video', seen.video) }}"
+    "{%- elif 'text' in part -%}{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}"
+)
+TURN = (
+    "{{ '<|im_start|>' ~ message.role ~ '\\n' }}"
+    "{%- if message.content is string -%}{{ message.content }}{%- else -%}" + PARTS + "{%- endif -%}"
+    "{{ '<|im_end|>\\n' }}"
+)
+REPLY = "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+TEMPLATE_2_5 = (
+    MEDIA
+    + "{%- if messages[0].role != 'system' -%}"
+    + "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif -%}"
+    + "{%- for message in messages -%}"
+    + TURN
+    + "{%- endfor -%}"
+    + REPLY
+)
+TEMPLATE_3 = (
+    MEDIA
+    + "{%- for message in messages -%}"
+    + "{%- if message.role not in ['system', 'user', 'assistant'] -%}"
+    + "{{ raise_exception('unknown role ' ~ message.role) }}{%- endif -%}"
+    + TURN
+    + "{%- endfor -%}"
+    + REPLY
+)
+SPECIAL_IDS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
+GENERATION = {
+    "bos_token_id": "<|endoftext|>",
+    "pad_token_id": "<|endoftext|>",
+    "do_sample": True,
+    "eos_token_id": ["<|im_end|>", "<|endoftext|>"],
+}
+
+QWEN2_VL = Family(
+    name="qwen2_vl",
+    seed=5,
+    config={
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "attention_dropout": 0.0,
+        "bos_token_id": "<|endoftext|>",
+        "eos_token_id": "<|im_end|>",
+        **SPECIAL_IDS,
+        "vision_token_id": "<|vision_pad|>",
+        "hidden_act": "silu",
+        "hidden_size": 72,
+        "initializer_range": 0.02,
+        "intermediate_size": 44,
+        "max_position_embeddings": 1024,
+        "max_window_layers": 2,
+        "model_type": "qwen2_vl",
+        "num_attention_heads": 6,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 2500.0,
+        "sliding_window": 64,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.41.2",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vision_config": {
+            "depth": 2,
+            "embed_dim": 32,
+            "mlp_ratio": 3,
+            "num_heads": 2,
+            "in_chans": 3,
+            "hidden_size": 72,
+            "patch_size": 3,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 3,
+            "temporal_patch_size": 2,
+        },
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 3]},
+        "vocab_size": 296,
+    },
+    generation={**GENERATION, "temperature": 0.01, "top_p": 0.001, "top_k": 1},
+    preprocessor={
+        "min_pixels": 700,
+        "max_pixels": 1260,
+        "patch_size": 3,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2VLProcessor",
+    },
+    template=TEMPLATE_2_5,
+    renamed={"model.language_model.": "model.", "model.visual.": "visual."},
+)
+
+QWEN2_5_VL = Family(
+    name="qwen2_5_vl",
+    seed=48,
+    config={
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "attention_dropout": 0.0,
+        "bos_token_id": "<|endoftext|>",
+        "eos_token_id": "<|im_end|>",
+        **SPECIAL_IDS,
+        "vision_token_id": "<|vision_pad|>",
+        "hidden_act": "silu",
+        "hidden_size": 60,
+        "initializer_range": 0.02,
+        "intermediate_size": 44,
+        "max_position_embeddings": 1024,
+        "max_window_layers": 2,
+        "model_type": "qwen2_5_vl",
+        "num_attention_heads": 6,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 2500.0,
+        "sliding_window": 64,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "transformers_version": "4.41.2",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vision_config": {
+            "depth": 3,
+            "hidden_act": "silu",
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_heads": 3,
+            "in_chans": 3,
+            "out_hidden_size": 60,
+            "patch_size": 3,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 3,
+            "window_size": 18,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+            "temporal_patch_size": 2,
+        },
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 2]},
+        "vocab_size": 296,
+    },
+    generation={**GENERATION, "repetition_penalty": 1.05, "temperature": 1e-6},
+    preprocessor={
+        "min_pixels": 700,
+        "max_pixels": 1260,
+        "patch_size": 3,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+    },
+    template=TEMPLATE_2_5,
+    renamed={"model.language_model.": "model.", "model.visual.": "visual."},
+)
+
+QWEN3_VL = Family(
+    name="qwen3_vl",
+    seed=50,
+    config={
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        **SPECIAL_IDS,
+        "model_type": "qwen3_vl",
+        "text_config": {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": "<|endoftext|>",
+            "dtype": "float32",
+            "eos_token_id": "<|im_end|>",
+            "head_dim": 16,
+            "hidden_act": "silu",
+            "hidden_size": 40,
+            "initializer_range": 0.02,
+            "intermediate_size": 44,
+            "max_position_embeddings": 1024,
+            "model_type": "qwen3_vl_text",
+            "num_attention_heads": 6,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-3,
+            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_type": "default"},
+            "rope_theta": 3000,
+            "use_cache": True,
+            "vocab_size": 296,
+        },
+        "tie_word_embeddings": False,
+        "transformers_version": "4.57.0.dev0",
+        "vision_config": {
+            "deepstack_visual_indexes": [0, 2],
+            "depth": 5,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 16,
+            "in_channels": 3,
+            "initializer_range": 0.02,
+            "intermediate_size": 40,
+            "model_type": "qwen3_vl",
+            "num_heads": 2,
+            "num_position_embeddings": 25,
+            "out_hidden_size": 40,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    },
+    generation={**GENERATION, "top_k": 20, "top_p": 0.8, "temperature": 0.7},
+    preprocessor={
+        "size": {"longest_edge": 1920, "shortest_edge": 1200},
+        "patch_size": 4,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "Qwen3VLProcessor",
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+    },
+    video={
+        "size": {"longest_edge": 19200, "shortest_edge": 1200},
+        "patch_size": 4,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "Qwen3VLProcessor",
+        "video_processor_type": "Qwen3VLVideoProcessor",
+    },
+    template=TEMPLATE_3,
+    renamed={},
+)
