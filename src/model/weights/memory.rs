@@ -29,7 +29,7 @@ impl Source for TensorMap {
             bail!("the tensor {} is missing", self.describe(name));
         };
         let tensor = match rows {
-            None => tensor.clone(),
+            None => tensor.copy()?,
             Some(rows) => {
                 let index = Tensor::from_slice(rows, rows.len(), tensor.device())?;
                 tensor.index_select(&index, 0)?

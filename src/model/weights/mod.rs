@@ -18,9 +18,12 @@ mod stored;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
+use candle_core::backend::BackendStorage;
 use candle_core::quantized::GgmlDType;
-use candle_core::{bail, DType, Device, Result, Shape, Tensor};
+use candle_core::{bail, CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
+use half::bf16;
+use rayon::prelude::*;
 
 pub use hollow::{Hollow, Kept};
 pub use mapped::SafetensorsFiles;
@@ -34,7 +37,7 @@ pub trait Source: Send + Sync {
     /// A tensor's shape, if it is there.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// A tensor as `dtype` on `device`; its first dimension in the order of `rows`, if they are given.
+    /// A tensor as `dtype` on `device`, in memory of its own; its first dimension in the order of `rows`, if they are given.
     fn tensor(
         &self,
         name: &str,
@@ -199,10 +202,30 @@ impl Weights {
     fn taking(&self, tensor: Tensor) -> Result<Tensor> {
         let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
         self.taken.fetch_add(bytes, Ordering::Relaxed);
-        match self.rounded {
-            true => tensor.to_dtype(DType::BF16)?.to_dtype(self.dtype),
-            false => Ok(tensor),
+        if self.rounded {
+            tensor.inplace_op1(&RoundToBf16)?;
         }
+        Ok(tensor)
+    }
+}
+
+/// Rounds every f32 of a tensor's memory, where a copy would take as much again.
+struct RoundToBf16;
+
+impl InplaceOp1 for RoundToBf16 {
+    fn name(&self) -> &'static str {
+        "round_to_bf16"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
+        let CpuStorage::F32(values) = storage else {
+            bail!("numbers of type {:?} rounded to bf16", storage.dtype());
+        };
+        values
+            .par_iter_mut()
+            .with_min_len(1 << 16)
+            .for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        Ok(())
     }
 }
 

@@ -103,3 +103,30 @@ impl FromStr for Quantization {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_do_not_fill_large_blocks_get_smaller_ones_or_none() {
+        for (kind, blocks) in [
+            (Quantization::Auto, [None; 4]),
+            (Quantization::None, [None; 4]),
+            (
+                Quantization::Q8_0,
+                [Some(GgmlDType::Q8_0), Some(GgmlDType::Q8_0), None, None],
+            ),
+            (
+                Quantization::Q4K,
+                [Some(GgmlDType::Q4K), Some(GgmlDType::Q5_0), None, None],
+            ),
+        ] {
+            assert_eq!(
+                [512, 576, 48, 0].map(|width| kind.blocks(width)),
+                blocks,
+                "{kind}"
+            );
+        }
+    }
+}
