@@ -3,7 +3,7 @@
 //! Decoding multiplies every weight with one row, so its time is that of reading the weights. candle's product reads them with
 //! one thread when there is one row; here several threads do, with one hand-over for all layers that take the same input.
 
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use candle_nn::Module;
 use pulp::{Arch, Simd, WithSimd};
@@ -21,6 +21,9 @@ const GROUP: usize = simd::MAX_ROWS;
 
 /// Weights that are read faster than a second thread wakes up, bytes.
 const SMALL_BYTES: usize = 64 << 10;
+
+/// Rows from which it pays to widen a quantised weight for one product.
+const WIDENING_ROWS: usize = 16;
 
 /// Parts per thread, so that a thread which starts late or is held up leaves some of its share to the others.
 const PARTS: usize = 2;
@@ -64,11 +67,27 @@ impl Linear {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Matrix::Dense(weight) => x.matmul(&weight.t()?),
+            Matrix::Quantised(weight) if self.widens_for(x)? => {
+                let weight = weight.dequantize(x.device())?;
+                x.matmul(&weight.to_dtype(x.dtype())?.t()?)
+            }
             Matrix::Quantised(weight) => {
                 let product = x.to_dtype(DType::F32)?.apply_op1_no_bwd(weight.as_ref())?;
                 product.to_dtype(x.dtype())
             }
         }
+    }
+
+    /// Whether a product with many rows is faster with the weight as floats for a moment: on the CPU candle multiplies blocks
+    /// with one row after the other, but for blocks of 256 and Q8_0 in rows of whole 256, for which it has a kernel.
+    fn widens_for(&self, x: &Tensor) -> Result<bool> {
+        let Matrix::Quantised(weight) = &self.weight else {
+            return Ok(false);
+        };
+        let (rows, width) = x.dims2()?;
+        let plain = [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1];
+        let slow = !width.is_multiple_of(256) || plain.contains(&weight.dtype());
+        Ok(x.device().is_cpu() && rows >= WIDENING_ROWS && slow)
     }
 
     fn add_bias(&self, product: Tensor) -> Result<Tensor> {
@@ -323,6 +342,20 @@ mod tests {
         let across = Linear::new(random(40, 70, 3).t().unwrap());
         let got = across.forward(&row).unwrap();
         assert!(deviation(&row, &dense(&across).contiguous().unwrap(), &got) < 1e-6);
+    }
+
+    #[test]
+    fn products_with_blocks_are_those_of_the_widened_weight_for_few_rows_and_many() {
+        for (blocks, width) in [(GgmlDType::Q4_1, 96), (GgmlDType::Q8_0, 256)] {
+            let weight = QTensor::quantize(&random(40, width, 1), blocks).unwrap();
+            let wide = weight.dequantize(&Device::Cpu).unwrap();
+            let layer = Linear::of(Matrix::Quantised(std::sync::Arc::new(weight)), None);
+            for rows in [1, WIDENING_ROWS - 1, WIDENING_ROWS, 40] {
+                let x = random(rows, width, 2);
+                let off = deviation(&x, &wide, &layer.forward(&x).unwrap());
+                assert!(off < 5e-3, "{blocks:?}, {rows} rows: off by {off}");
+            }
+        }
     }
 
     #[test]
