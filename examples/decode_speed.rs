@@ -1,9 +1,9 @@
 //! How long a language model takes per token: decoding at a given context, split into products, output layer and the rest, beside
 //! the time that merely reading the weights takes; prefill; and the own product against candle's for several numbers of rows.
 //!
-//! `cargo run --release --no-default-features --example decode_speed -- models/smollm2-135m [CONTEXT] [THREADS] [brief]`
+//! `cargo run --release --no-default-features --example decode_speed -- models/smollm2-135m [CONTEXT] [THREADS] [brief [QUANTIZATION]]`
 //!
-//! `brief` stops after prefill and decoding. THREADS 0 means what the node would use.
+//! `brief` stops after prefill and decoding. QUANTIZATION none (the default) makes blocks floats, auto keeps them. THREADS 0 means what the node would use.
 //!
 //! Times are the best of several windows: on a shared machine the others' work is in all the rest.
 
@@ -253,12 +253,16 @@ fn main() -> anyhow::Result<()> {
     let mut number = |default: usize| args.next().map_or(Ok(default), |text| text.parse());
     let (context, threads) = (number(512)?, number(0)?);
     let brief = args.next().is_some_and(|word| word == "brief");
+    let quantization = args
+        .next()
+        .map_or(Ok(Quantization::None), |word| word.parse());
+    let quantization = quantization.map_err(anyhow::Error::msg)?;
     anyhow::ensure!(
         context >= TOKENS,
         "context is {context}, expected at least {TOKENS}"
     );
     let started = Instant::now();
-    let model = TextModel::load(&path, Quantization::None, Precision::F32, &Device::Cpu)?;
+    let model = TextModel::load(&path, quantization, Precision::F32, &Device::Cpu)?;
     println!("loaded in {:.2} s", started.elapsed().as_secs_f64());
     thread_pool_for(threads, model.weight_bytes)?.install(|| measure(&model, context, brief))
 }

@@ -1,10 +1,11 @@
-"""Decode and prefill of SmolLM2-135M in f32, here and in llama.cpp, in turns on one machine; prints the ratios.
+"""Decode and prefill of SmolLM2-135M, here and in llama.cpp, in turns on one machine; prints the ratios.
 
     python3 -m venv /tmp/llama-cpp && /tmp/llama-cpp/bin/pip install gguf numpy xllamacpp
     cargo build --release --no-default-features --example decode_speed
-    /tmp/llama-cpp/bin/python scripts/compare_llama_cpp.py [--context 512] [--threads 2] [--rounds 5]
+    /tmp/llama-cpp/bin/python scripts/compare_llama_cpp.py [--context 512] [--threads 2] [--rounds 5] [--blocks]
 
-Both run on the same widened weights: `out/smollm2-135m-f32.gguf`, made here from the file of `make weights-smollm2`.
+Both run on the same weights: with --blocks the Q4_1 file of `make weights-smollm2`, else that file widened to f32,
+`out/smollm2-135m-f32.gguf`, which is made here.
 llama.cpp comes as xllamacpp, which has prebuilt wheels, and keeps keys and values in f32 too. The first line of the output says
 which instructions the wheel was built for: one built on the machine itself may be faster.
 """
@@ -53,9 +54,9 @@ def widen() -> None:
 
 
 class LlamaCpp:
-    def __init__(self, context: int, threads: int):
+    def __init__(self, weights: Path, context: int, threads: int):
         params = xllamacpp.CommonParams()
-        params.model.path = str(WIDE)
+        params.model.path = str(weights)
         params.n_ctx, params.n_parallel = context + 4 * NEW_TOKENS, 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
@@ -76,9 +77,9 @@ class LlamaCpp:
         return timings["predicted_per_token_ms"], timings["prompt_per_second"]
 
 
-def measure_here(context: int, threads: int) -> tuple[float, float]:
+def measure_here(weights: Path, context: int, threads: int) -> tuple[float, float]:
     """The same of this repository's decoder."""
-    command = [SPEED, WIDE, str(context), str(threads), "brief"]
+    command = [SPEED, weights, str(context), str(threads), "brief", "auto"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     prefill, decode = (float(re.search(rf"{name} +([\d.]+)", text)[1]) for name in ("prefill", "decode"))
     return decode, prefill
@@ -89,14 +90,16 @@ def main():
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--blocks", action="store_true", help="the quantised file instead of the widened one")
     args = parser.parse_args()
-    if not WIDE.exists():
+    if not args.blocks and not WIDE.exists():
         widen()
+    weights = SOURCE if args.blocks else WIDE
     print(xllamacpp.get_system_info())
-    llama_cpp = LlamaCpp(args.context, args.threads)
+    llama_cpp = LlamaCpp(weights, args.context, args.threads)
     results = []
     for number in range(args.rounds):
-        theirs, here = llama_cpp.measure(), measure_here(args.context, args.threads)
+        theirs, here = llama_cpp.measure(), measure_here(weights, args.context, args.threads)
         results.append(theirs + here)
         print(
             f"round {number + 1}: llama.cpp {theirs[0]:.2f} ms per token, {theirs[1]:.0f} tokens/s prefill; "

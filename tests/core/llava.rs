@@ -11,6 +11,7 @@ use inf_mllm::model::llava::NAMES;
 use inf_mllm::model::vision::vit::{self, Vit};
 use inf_mllm::model::vision::View;
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::grammar::ChatFormat;
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
@@ -351,6 +352,70 @@ fn embeddings_are_tied_where_the_text_part_says_so() {
         "{error}"
     );
     assert!(!load(&family("llava")).config.tied());
+}
+
+/// A template that writes every turn as `turn`, where `images` stands for its images and `text` for its text.
+fn template(turn: &str, prompt: &str) -> Value {
+    let source = format!(
+        "{{% for message in messages %}}\
+         {{% set ns = namespace(images='', text='') %}}\
+         {{% for part in message['content'] %}}\
+         {{% if part['type'] == 'image' %}}{{% set ns.images = ns.images + IMAGE %}}\
+         {{% else %}}{{% set ns.text = part['text'] %}}{{% endif %}}\
+         {{% endfor %}}{turn}{{% endfor %}}\
+         {{% if add_generation_prompt %}}{{{{ '{prompt}' }}}}{{% endif %}}"
+    );
+    json!(source)
+}
+
+/// Formats of published checkpoints whose templates are none of the tiny ones: llava-v1.6-mistral-7b as it was first published,
+/// llava-v1.6-34b, llama3-llava-next-8b, llava-onevision today, llava-interleave.
+#[test]
+fn published_chat_templates_are_recognised() {
+    let roles =
+        "{% if message['role'] == 'user' %}{{ '[INST] ' + ns.images + ns.text + ' [/INST]' }}\
+        {% elif message['role'] == 'assistant' %}{{ ' ' + ns.text + '<\\\\s> ' }}\
+        {% else %}{{ raise_exception('no system') }}{% endif %}";
+    let chatml = "{{ '<|im_start|>' + message['role'] + '\\n' + ns.images + ns.text + '<|im_end|>' + '\\n' }}";
+    let llama3 =
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + ns.images }}\
+        {{ '\\n' + ns.text + '<|eot_id|>' }}";
+    let onevision =
+        "{{ '<|im_start|>' + message['role'] + ' ' + ns.images + '\\n' + ns.text + '<|im_end|>' }}";
+    let assistant = "<|im_start|>assistant\\n";
+    let llama3_assistant = "<|start_header_id|>assistant<|end_header_id|>\\n\\n";
+    let (line, none) = ("'<image>\\n'", "'<image>'");
+    for (name, turn, prompt, image, format) in [
+        (
+            "llava_next",
+            roles,
+            "",
+            line,
+            "Mistral, the end of an answer misspelt",
+        ),
+        ("llava_next", chatml, assistant, line, "ChatML"),
+        ("llava_next", llama3, llama3_assistant, none, "Llama 3"),
+        (
+            "llava_onevision",
+            onevision,
+            assistant,
+            line,
+            "LLaVA-OneVision",
+        ),
+        (
+            "llava_onevision",
+            onevision,
+            assistant,
+            none,
+            "LLaVA-OneVision, no line break behind an image",
+        ),
+        ("llava", onevision, assistant, line, "LLaVA-OneVision"),
+    ] {
+        let source = template(turn, prompt);
+        let source = source.as_str().unwrap().replace("IMAGE", image);
+        let dir = changed(name, "chat_template.json", "/chat_template", json!(source));
+        assert_eq!(ChatFormat::of(&load(dir.path())).unwrap().name, format);
+    }
 }
 
 /// What the command line prints, which must succeed.

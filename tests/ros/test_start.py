@@ -176,8 +176,11 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
     [
         (lambda tokenizer: tokenizer["added_tokens"].pop(4), "<image>"),
         (lambda tokenizer: tokenizer["added_tokens"].pop(1), "<end_of_utterance>"),
-        (lambda tokenizer: tokenizer["added_tokens"][4].update(id=3, content="<image>"), "config.json"),
-        (lambda tokenizer: tokenizer["model"]["vocab"].update(foreign=49_279), "at most text_config.vocab_size (696)"),
+        (
+            lambda tokenizer: tokenizer["added_tokens"][4].update(id=3, content="<image>"),
+            "the added token <image> has the id 3",
+        ),
+        (lambda tokenizer: tokenizer["model"]["vocab"].update(foreign=49_279), "at most vocab_size (696)"),
     ],
     ids=["no_image_token", "no_end_token", "another_image_token", "larger_vocabulary"],
 )

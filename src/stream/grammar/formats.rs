@@ -108,7 +108,7 @@ const ONEVISION: ChatFormat = ChatFormat {
     ..CHATML
 };
 
-pub const FORMATS: [ChatFormat; 9] = [
+pub const FORMATS: [ChatFormat; 10] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -152,6 +152,28 @@ pub const FORMATS: [ChatFormat; 9] = [
         name: "Mistral, the end of an answer misspelt",
         template_end: "<\\s>",
         ..MISTRAL
+    },
+    ChatFormat {
+        name: "Llama 3",
+        families: &["LLaVA-NeXT"],
+        open: "",
+        system: (
+            "<|start_header_id|>system<|end_header_id|>\n\n\n",
+            "<|eot_id|>",
+        ),
+        no_system: "",
+        user: "<|start_header_id|>user<|end_header_id|>\n\n",
+        text_alone: "\n",
+        time: TimeLabel::None,
+        before_frame: "",
+        after_frame: "",
+        text_after_frames: "\n",
+        answer: "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        template_answer: "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n\n",
+        end: "<|eot_id|>",
+        template_end: "<|eot_id|>",
+        after_answer: "",
+        borders: &["<|start_header_id|>", "<|eot_id|>"],
     },
     ONEVISION,
     ChatFormat {
