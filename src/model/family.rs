@@ -30,6 +30,12 @@ pub trait FamilyConfig: Send + Sync {
     /// The token that stands for image features in a prompt: its id and its text.
     fn image_token(&self) -> (u32, &str);
 
+    /// How many ids the tokenizer may give: those of the decoder, and that of the image token where it is the one behind them.
+    fn vocabulary(&self) -> usize {
+        let size = self.text().vocab_size();
+        size + usize::from(self.image_token().0 as usize == size)
+    }
+
     /// The token that stands for a video's features in prompts that the published processor wrote, if it is another.
     fn video_token(&self) -> Option<u32> {
         None

@@ -88,7 +88,7 @@ impl Mllm {
         }
         let (image_token, placeholder) = family_config.image_token();
         tokenizer.check_control(placeholder, image_token)?;
-        tokenizer.check_vocabulary(config.vocab_size())?;
+        tokenizer.check_vocabulary(family_config.vocabulary())?;
         let template = ChatTemplate::load(checkpoint)?;
         let ends = Ends::load(checkpoint, &tokenizer)?;
 
@@ -163,7 +163,11 @@ impl Mllm {
                 "{wanted} image tokens in the input, but features for {given}"
             )));
         }
-        let text = self.decoder.embed(ids)?;
+        // The rows of images are replaced, and the decoder need not have an embedding of what stands for them.
+        let known = |&id: &u32| if self.is_image(id) { 0 } else { id };
+        let text = self
+            .decoder
+            .embed(&ids.iter().map(known).collect::<Vec<_>>())?;
         if wanted == 0 {
             return Ok(Chunk {
                 embedded: text.into(),

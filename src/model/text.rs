@@ -37,6 +37,8 @@ pub struct TextTokenizer {
 /// What a directory's `config.json` says of its decoder.
 pub struct About {
     pub config: decoder::Config,
+    /// How many ids the tokenizer may give.
+    vocabulary: usize,
     /// Spellings of tensor names.
     pub names: Names,
     /// Where the decoder and its output layer stand in the tree of tensors.
@@ -104,6 +106,7 @@ impl TextModel {
             let opened = (family.open)(checkpoint)?;
             return Ok(About {
                 config: opened.text().clone(),
+                vocabulary: opened.vocabulary(),
                 names: family.names,
                 text: opened.text_path().to_string(),
                 head: opened.head_path().to_string(),
@@ -115,6 +118,7 @@ impl TextModel {
             decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
         };
         Ok(About {
+            vocabulary: config.vocab_size(),
             config,
             names: Names::default(),
             text: text.to_string(),
@@ -132,7 +136,7 @@ impl TextModel {
     ) -> Result<Self, ModelError> {
         let config = about.config;
         let chat = ChatTokenizer::load(checkpoint)?;
-        chat.check_vocabulary(config.vocab_size())?;
+        chat.check_vocabulary(about.vocabulary)?;
         let weights = Weights::new(source, dtype, device);
         let head = (!config.tied()).then(|| weights.pp(about.head));
         let decoder = Decoder::new(&config, &weights.pp(about.text), head)

@@ -93,7 +93,7 @@ impl Gguf {
                 return Err(self.unsupported(&key(name), given, expected));
             }
         }
-        let vocab_size = self.list(TOKENS)?.len();
+        let vocab_size = self.vocabulary_size()?;
         let given = self.optional_size(&key("vocab_size"))?;
         if let Some(given) = given.filter(|&given| given != vocab_size) {
             let expected = format!("{vocab_size}, the length of {TOKENS}");

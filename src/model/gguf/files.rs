@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::decoder::Paths;
-use super::projector::{self, Projector};
+use super::projector::{self, Projector, IMAGE};
+use super::template::with_images;
 use super::tensors::{GgufTensors, Part};
+use super::vocabulary::added_token;
 use super::Gguf;
 use crate::model::decoder::llama;
 use crate::model::weights::Quantization;
@@ -101,13 +103,38 @@ impl GgufFiles {
         let json = match (name, &self.projector) {
             (CONFIG, None) => self.text_config.clone(),
             (CONFIG, Some(projector)) => projector.config(&self.decoder, &self.text_config)?,
-            (TOKENIZER, _) => self.decoder.tokenizer_json()?,
-            (TOKENIZER_CONFIG, _) => self.decoder.tokenizer_config()?,
+            (TOKENIZER, _) => self.tokenizer_json()?,
+            (TOKENIZER_CONFIG, _) => self.tokenizer_config()?,
             (GENERATION, _) => self.decoder.generation_config()?,
             (PREPROCESSOR, Some(projector)) => projector.processor()?,
             _ => return Ok(None),
         };
         Ok(Some(json))
+    }
+
+    /// A projector that goes with decoders which know no images.
+    fn plain_decoder(&self) -> bool {
+        let takes_plain = Projector::takes_plain_decoders;
+        self.projector.as_ref().is_some_and(takes_plain)
+    }
+
+    fn tokenizer_json(&self) -> Result<Json, ModelError> {
+        let mut json = self.decoder.tokenizer_json()?;
+        if self.plain_decoder() && self.decoder.token_id(IMAGE)?.is_none() {
+            let id = self.decoder.vocabulary_size()?;
+            if let Some(added) = json["added_tokens"].as_array_mut() {
+                added.push(added_token(id, IMAGE, true));
+            }
+        }
+        Ok(json)
+    }
+
+    fn tokenizer_config(&self) -> Result<Json, ModelError> {
+        let mut json = self.decoder.tokenizer_config()?;
+        if self.plain_decoder() {
+            json["chat_template"] = with_images(json["chat_template"].as_str()).into();
+        }
+        Ok(json)
     }
 
     /// The tensors under published names.

@@ -8,6 +8,7 @@
 //! - `decoder`: the decoder's configuration and the names of its tensors
 //! - `rope`: scaled rotary frequencies, which are told by a tensor
 //! - `vocabulary`, `sentencepiece`: the tokenizer
+//! - `template`: the chat template of decoders that know no images
 //! - `projector`: configuration and names of vision towers and connectors
 //! - `spelling`: names in the file and names in published checkpoints
 //! - `tensors`: the numbers
@@ -19,6 +20,7 @@ mod projector;
 mod rope;
 mod sentencepiece;
 mod spelling;
+mod template;
 mod tensors;
 mod value;
 mod vocabulary;

@@ -96,6 +96,10 @@ impl Gguf {
         Ok(json!({ "eos_token_id": ids }))
     }
 
+    pub(super) fn vocabulary_size(&self) -> Result<usize, ModelError> {
+        Ok(self.list(TOKENS)?.len())
+    }
+
     /// The id of the token with this text, if there is one.
     pub(super) fn token_id(&self, text: &str) -> Result<Option<usize>, ModelError> {
         let tokens = self.elements(TOKENS, "a string", Value::text)?;
@@ -181,12 +185,7 @@ impl Gguf {
 fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Vec<Json> {
     let added = |(id, (token, &kind)): (usize, (&&str, &u64))| {
         let special = [kind::CONTROL, kind::UNKNOWN].contains(&kind);
-        (special || kind == kind::USER_DEFINED).then(|| {
-            json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": special,
-            })
-        })
+        (special || kind == kind::USER_DEFINED).then(|| added_token(id, token, special))
     };
     tokens
         .iter()
@@ -194,6 +193,13 @@ fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Vec<Json> {
         .enumerate()
         .filter_map(added)
         .collect()
+}
+
+pub fn added_token(id: usize, content: &str, special: bool) -> Json {
+    json!({
+        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": special,
+    })
 }
 
 /// Puts the token `id` in front of every text.

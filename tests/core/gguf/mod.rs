@@ -1,10 +1,12 @@
 //! GGUF files: damaged ones, and those whose numbers are known.
 //!
 //! - `writer`: files written for a test
+//! - `converted`: published checkpoints in such files
 //! - `damaged`: what is refused, and how
 //! - `golden`: decoders with the numbers of transformers and the ids of their tokenizers
 //! - `projector`: a vision tower beside a decoder
 
+mod converted;
 mod damaged;
 mod golden;
 mod projector;

@@ -1,10 +1,8 @@
 //! A vision tower's file beside a decoder's, which is written here from the published checkpoint that both come from.
 
-use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
 use inf_mllm::model::mllm::Mllm;
@@ -14,279 +12,255 @@ use inf_mllm::model::text::TextModel;
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::{Session, SessionConfig};
-use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use super::writer::{floats, size, text, texts, File};
-use crate::support::{deviation, golden, json, tensors, tiny_config, tiny_dir, try_load};
+use super::converted::{decoder, llava_next_projector};
+use super::writer::{size, text, texts, File};
+use crate::support::{deviation, golden, ids, json, tensors, tiny_config, tiny_dir, try_load};
 
-const LAYER: [(&str, &str); 9] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
+const MMPROJ: &str = "mmproj-model-f16.gguf";
 
-/// The decoder of a published directory as llama.cpp's converter writes it, in f32.
-struct Converted {
-    config: Json,
-    file: File,
-}
-
-impl Converted {
-    fn new(dir: &Path, text_path: &str, head: &str, defaults: &[(&str, u64)]) -> Self {
-        let mut config = json(&dir.join("config.json"))["text_config"].take();
-        for (name, value) in defaults {
-            if config[name].is_null() {
-                config[name] = (*value).into();
-            }
-        }
-        let mut converted = Self {
-            config,
-            file: File::default().set("general.architecture", text("llama")),
-        };
-        converted.add_settings();
-        converted.add_vocabulary(&json(&dir.join("tokenizer.json")));
-        let weights = tensors(&dir.join("model.safetensors"));
-        converted.add_tensors(&weights, text_path, head);
-        converted
-    }
-
-    fn number(&self, name: &str) -> usize {
-        self.config[name].as_u64().unwrap() as usize
-    }
-
-    fn head_dim(&self) -> usize {
-        match self.config["head_dim"].as_u64() {
-            Some(given) => given as usize,
-            None => self.number("hidden_size") / self.number("num_attention_heads"),
-        }
-    }
-
-    fn set(&mut self, key: &str, value: Value) {
-        self.file = std::mem::take(&mut self.file).set(key, value);
-    }
-
-    fn add_settings(&mut self) {
-        for (key, name) in [
-            ("block_count", "num_hidden_layers"),
-            ("embedding_length", "hidden_size"),
-            ("feed_forward_length", "intermediate_size"),
-            ("attention.head_count", "num_attention_heads"),
-            ("attention.head_count_kv", "num_key_value_heads"),
-            ("context_length", "max_position_embeddings"),
-        ] {
-            let value = size(self.number(name));
-            self.set(&format!("llama.{key}"), value);
-        }
-        let head_dim = size(self.head_dim());
-        self.set("llama.attention.key_length", head_dim.clone());
-        self.set("llama.attention.value_length", head_dim);
-        for (key, name) in [
-            ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-            ("rope.freq_base", "rope_theta"),
-        ] {
-            let value = self.config[name].as_f64().unwrap() as f32;
-            self.set(&format!("llama.{key}"), Value::F32(value));
-        }
-    }
-
-    /// Byte-level BPE with its merges.
-    fn add_vocabulary(&mut self, tokenizer: &Json) {
-        let added = tokenizer["added_tokens"].as_array().unwrap();
-        let mut tokens = vec![String::new(); self.number("vocab_size")];
-        let mut kinds = vec![5; tokens.len()];
-        for (id, token) in tokens.iter_mut().enumerate() {
-            *token = format!("[PAD{id}]");
-        }
-        for (token, id) in tokenizer["model"]["vocab"].as_object().unwrap() {
-            let id = id.as_u64().unwrap() as usize;
-            (tokens[id], kinds[id]) = (token.clone(), 1);
-        }
-        for token in added {
-            let id = token["id"].as_u64().unwrap() as usize;
-            (tokens[id], kinds[id]) = (token["content"].as_str().unwrap().to_string(), 3);
-        }
-        let merges = tokenizer["model"]["merges"].as_array().unwrap().iter();
-        let merges = merges.map(|pair| {
-            format!(
-                "{} {}",
-                pair[0].as_str().unwrap(),
-                pair[1].as_str().unwrap()
-            )
-        });
-        let merges = merges.map(Value::String).collect();
-        self.set("tokenizer.ggml.model", text("gpt2"));
-        self.set("tokenizer.ggml.pre", text("smollm"));
-        let tokens = tokens.iter().map(String::as_str).collect::<Vec<_>>();
-        self.set("tokenizer.ggml.tokens", texts(&tokens));
-        self.set(
-            "tokenizer.ggml.token_type",
-            Value::Array(kinds.into_iter().map(Value::I32).collect()),
-        );
-        self.set("tokenizer.ggml.merges", Value::Array(merges));
-        let end = self.number("eos_token_id");
-        self.set("tokenizer.ggml.eos_token_id", size(end));
-    }
-
-    fn add_tensors(&mut self, weights: &HashMap<String, Tensor>, text_path: &str, head: &str) {
-        let mut add = |name: &str, published: &str, heads: Option<usize>| {
-            let tensor = &weights[published];
-            let tensor = heads.map_or(tensor.clone(), |heads| paired_rows(tensor, heads));
-            self.file = std::mem::take(&mut self.file).with(name, floats(&tensor));
-        };
-        add(
-            "token_embd.weight",
-            &format!("{text_path}.embed_tokens.weight"),
-            None,
-        );
-        add(
-            "output_norm.weight",
-            &format!("{text_path}.norm.weight"),
-            None,
-        );
-        add("output.weight", &format!("{head}.weight"), None);
-        let (heads, kv_heads) = (
-            self.config["num_attention_heads"].as_u64().unwrap() as usize,
-            self.config["num_key_value_heads"].as_u64().unwrap() as usize,
-        );
-        for layer in 0..self.config["num_hidden_layers"].as_u64().unwrap() {
-            for (published, name) in LAYER {
-                let paired = match name {
-                    "attn_q" => Some(heads),
-                    "attn_k" => Some(kv_heads),
-                    _ => None,
-                };
-                let published = format!("{text_path}.layers.{layer}.{published}.weight");
-                add(&format!("blk.{layer}.{name}.weight"), &published, paired);
-            }
-        }
-    }
-}
-
-/// The two rows of a rotary pair as neighbours.
-fn paired_rows(weight: &Tensor, heads: usize) -> Tensor {
-    let (rows, width) = weight.dims2().unwrap();
-    let by_half = weight.reshape((heads, 2, rows / heads / 2, width)).unwrap();
-    let by_pair = by_half.transpose(1, 2).unwrap().contiguous().unwrap();
-    by_pair.reshape((rows, width)).unwrap()
+fn mmproj(name: &str) -> PathBuf {
+    golden("gguf").join(format!("{name}.gguf"))
 }
 
 /// A directory with a decoder's and a projector's file.
-fn pair(decoder: &File, projector: &str) -> TempDir {
+fn pair(decoder: &File, projector: &Path) -> TempDir {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("decoder.gguf"), decoder.bytes()).unwrap();
-    let projector = golden("gguf").join(format!("{projector}.gguf"));
-    fs::copy(projector, dir.path().join("mmproj-model-f16.gguf")).unwrap();
+    fs::copy(projector, dir.path().join(MMPROJ)).unwrap();
     dir
 }
 
+/// With the chat template of a published directory.
+fn with_template(file: File, dir: &Path) -> File {
+    let template = json(&dir.join("chat_template.json"));
+    let template = template["chat_template"].as_str().unwrap();
+    file.set("tokenizer.chat_template", text(template))
+}
+
 fn smolvlm() -> File {
-    let template = json(&tiny_dir().join("chat_template.json"));
-    let converted = Converted::new(&tiny_dir(), "model.text_model", "lm_head", &[]);
-    converted.file.set(
-        "tokenizer.chat_template",
-        text(template["chat_template"].as_str().unwrap()),
+    let decoder = decoder(&tiny_dir(), "model.text_model", "lm_head", None);
+    with_template(decoder, &tiny_dir())
+}
+
+/// The decoder of a LLaVA family with the first `vocabulary` tokens, or all.
+fn llava(family: &str, vocabulary: Option<usize>) -> File {
+    let dir = golden("families").join(family);
+    decoder(
+        &dir,
+        "language_model.model",
+        "language_model.lm_head",
+        vocabulary,
     )
 }
 
-/// The features of all images are those that transformers computes with the file's weights.
-fn check_features(model: &Mllm, name: &str) -> Vec<ImageFeatures> {
-    let about = json(&golden("gguf").join(format!("{name}.json")));
-    let expected = tensors(&golden("gguf").join(format!("{name}.expected.safetensors")));
-    let inputs = tensors(&golden(about["inputs"].as_str().unwrap()));
-    let images = model.vision.split(&inputs, View::Image { of: 2 }).unwrap();
+fn encoded(model: &Mllm, inputs: &Path, view: View) -> Vec<ImageFeatures> {
+    let images = model.vision.split(&tensors(inputs), view).unwrap();
     let images = images
         .iter()
         .map(|pixels| model.vision.encode(pixels).unwrap());
-    let images = images.collect::<Vec<_>>();
-    let rows = images.iter().map(|image| &image.rows).collect::<Vec<_>>();
-    let off = deviation(&Tensor::cat(&rows, 0).unwrap(), &expected["image_features"]);
-    let tolerance = about["tolerance"].as_f64().unwrap() as f32;
-    assert!(off <= tolerance, "{name}: image features differ by {off}");
-    images
+    images.collect()
 }
 
-#[test]
-fn a_smolvlm_of_two_files_is_the_published_one() {
-    let dir = pair(&smolvlm(), "mmproj-smolvlm");
-    let model = try_load(dir.path()).unwrap();
-    assert_eq!(model.family.name, "SmolVLM");
-    check_features(&model, "mmproj-smolvlm");
+fn rows(images: &[ImageFeatures]) -> Tensor {
+    let rows = images.iter().map(|image| &image.rows).collect::<Vec<_>>();
+    Tensor::cat(&rows, 0).unwrap()
+}
 
-    // Template, ids and pixels.
-    let forward = golden("tiny_forward");
-    let about = json(&forward.join("forward.json"));
-    let question = Content::Text {
-        text: about["question"].as_str().unwrap().to_string(),
-    };
-    let content = vec![Content::Image, Content::Image, question];
-    let rendered = model
-        .template
-        .render(&[Message {
-            role: "user",
-            content,
-        }])
-        .unwrap();
-    assert_eq!(rendered, about["template_text"].as_str().unwrap());
-    let inputs = tensors(&forward.join("inputs.safetensors"));
-    let ids = inputs["input_ids"].flatten_all().unwrap();
-    let ids = ids.to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();
-    let encoded = model.tokenizer.encode(about["prompt"].as_str().unwrap());
-    assert_eq!(encoded.unwrap(), ids);
-    assert!(model.ends.contains(301));
-    let published = try_load(&tiny_dir()).unwrap();
-    let picture = image::open(forward.join("image0.png")).unwrap().to_rgb8();
-    let tiles = |model: &Mllm| model.vision.prepare(&picture, View::Frame).tiles;
-    assert_eq!(tiles(&model), tiles(&published));
+/// The features of all images are those that transformers computes with the file's weights.
+fn check_features(model: &Mllm, name: &str) {
+    let about = json(&golden("gguf").join(format!("{name}.json")));
+    let expected = tensors(&golden("gguf").join(format!("{name}.expected.safetensors")));
+    let inputs = golden(about["inputs"].as_str().unwrap());
+    let images = encoded(model, &inputs, View::Image { of: 2 });
+    let off = deviation(&rows(&images), &expected["image_features"]);
+    let tolerance = about["tolerance"].as_f64().unwrap() as f32;
+    assert!(off <= tolerance, "{name}: image features differ by {off}");
+    for (mistake, change) in about["perturbed"].as_object().unwrap() {
+        assert!(change.as_f64().unwrap() > 1.0, "{name}: {mistake}");
+    }
+}
 
-    // The decoder, on the features of the checkpoint whose numbers were not rounded.
-    let images = published.vision.split(&inputs, View::Frame).unwrap();
-    let images = images
-        .iter()
-        .map(|pixels| published.vision.encode(pixels).unwrap());
-    let images = images.collect::<Vec<_>>();
+/// The decoder computes what the published one does, on features that were not rounded.
+fn check_logits(model: &Mllm, images: &[ImageFeatures], inputs: &Path, expected: &Path) {
+    let ids = ids(&tensors(inputs)["input_ids"]);
     let config = CacheConfig {
         policy: PolicyKind::Full,
         budget: 256,
         ..CacheConfig::default()
     };
     let mut cache = BoundedCache::new(model.shape, &config, 0, DType::F32, &Device::Cpu).unwrap();
-    let chunk = model.embed(&ids, &images).unwrap();
+    let chunk = model.embed(&ids, images).unwrap();
     let hidden = model
         .decoder
         .append_embedded(&chunk.embedded, &chunk.marks(), &mut cache);
-    let logits = model
-        .decoder
-        .logits(&hidden.unwrap())
-        .unwrap()
-        .unsqueeze(0)
-        .unwrap();
-    let expected = tensors(&forward.join("expected.safetensors"));
-    let off = deviation(&logits, &expected["logits"]);
+    let logits = model.decoder.logits(&hidden.unwrap()).unwrap();
+    // A decoder with fewer tokens has fewer columns.
+    let expected = tensors(expected)["logits"].squeeze(0).unwrap();
+    let expected = expected.narrow(1, 0, logits.dim(1).unwrap()).unwrap();
+    let off = deviation(&logits, &expected);
     assert!(off <= 1e-4, "logits differ by {off}");
+}
+
+/// A user's turn with two images.
+fn turn(question: &str) -> Message {
+    let question = Content::Text {
+        text: question.to_string(),
+    };
+    Message {
+        role: "user",
+        content: vec![Content::Image, Content::Image, question],
+    }
+}
+
+#[test]
+fn a_smolvlm_of_two_files_is_the_published_one() {
+    let dir = pair(&smolvlm(), &mmproj("mmproj-smolvlm"));
+    let (model, published) = (
+        try_load(dir.path()).unwrap(),
+        try_load(&tiny_dir()).unwrap(),
+    );
+    assert_eq!(model.family.name, "SmolVLM");
+    check_features(&model, "mmproj-smolvlm");
+    let forward = golden("tiny_forward");
+    let inputs = forward.join("inputs.safetensors");
+    let images = encoded(&published, &inputs, View::Frame);
+    check_logits(
+        &model,
+        &images,
+        &inputs,
+        &forward.join("expected.safetensors"),
+    );
+
+    // Template, ids and pixels.
+    let about = json(&forward.join("forward.json"));
+    let rendered = model
+        .template
+        .render(&[turn(about["question"].as_str().unwrap())]);
+    assert_eq!(rendered.unwrap(), about["template_text"].as_str().unwrap());
+    let prompt = model.tokenizer.encode(about["prompt"].as_str().unwrap());
+    assert_eq!(prompt.unwrap(), ids(&tensors(&inputs)["input_ids"]));
+    assert!(model.ends.contains(301));
+    let picture = image::open(forward.join("image0.png")).unwrap().to_rgb8();
+    let tiles = |model: &Mllm| model.vision.prepare(&picture, View::Frame).tiles;
+    assert_eq!(tiles(&model), tiles(&published));
+}
+
+#[test]
+fn a_llava_of_two_files_is_the_published_one() {
+    let published_dir = golden("families/llava");
+    let published = try_load(&published_dir).unwrap();
+    let inputs = published_dir.join("golden/two.inputs.safetensors");
+    let expected = published_dir.join("golden/two.expected.safetensors");
+    let about = json(&published_dir.join("golden/forward.json"));
+    let about = &about["scenes"]["two"];
+    let wanted = about["template_text"].as_str().unwrap();
+    for (name, decoder) in [
+        (
+            "mmproj-llava",
+            with_template(llava("llava", None), &published_dir),
+        ),
+        // Decoders that know no images, and no template: the token for images is behind their vocabulary.
+        ("mmproj-llava-old", llava("llava", Some(323))),
+    ] {
+        let dir = pair(&decoder, &mmproj(name));
+        let model = try_load(dir.path()).unwrap();
+        assert_eq!(model.family.name, "LLaVA-1.5");
+        check_features(&model, name);
+        let images = encoded(&published, &inputs, View::Image { of: 2 });
+        check_logits(&model, &images, &inputs, &expected);
+
+        let rendered = model.template.render(&[turn("What is in view?")]).unwrap();
+        assert_eq!(rendered, wanted, "{name}");
+        let layouts = images
+            .iter()
+            .map(|_| model.vision.layout((70, 52), View::Image { of: 2 }));
+        let expanded = model
+            .expand(&rendered, &layouts.collect::<Vec<_>>())
+            .unwrap();
+        let prompt = model.tokenizer.encode_prompt(&expanded).unwrap();
+        assert_eq!(prompt, ids(&tensors(&inputs)["input_ids"]), "{name}");
+        // A frame shows all of its picture in both, and here an image does too.
+        let picture = image::open(published_dir.join("golden/two0.png"))
+            .unwrap()
+            .to_rgb8();
+        let tiles = |model: &Mllm, view| model.vision.prepare(&picture, view).tiles;
+        assert_eq!(tiles(&model, View::Frame), tiles(&published, View::Frame));
+        assert_eq!(
+            tiles(&model, View::Image { of: 1 }),
+            tiles(&published, View::Frame)
+        );
+        let text = TextModel::load(dir.path(), Quantization::Auto, Precision::F32, &Device::Cpu);
+        assert!(text.is_ok());
+    }
+}
+
+#[test]
+fn a_llava_next_of_two_files_is_the_published_one() {
+    let published_dir = golden("families/llava_next");
+    let published = try_load(&published_dir).unwrap();
+    let decoder = with_template(llava("llava_next", None), &published_dir);
+    let (_dir, projector) = super::writer::written(&llava_next_projector(&published_dir).bytes());
+    let dir = pair(&decoder, &projector);
+    let model = try_load(dir.path()).unwrap();
+    assert_eq!(model.family.name, "LLaVA-NeXT");
+    for (width, height) in [(70, 30), (20, 55), (24, 24)] {
+        let picture = image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([x as u8 * 3, y as u8 * 4, (x * y) as u8])
+        });
+        for view in [View::Image { of: 1 }, View::Frame] {
+            let features = |model: &Mllm| {
+                let prepared = model.vision.prepare(&picture, view);
+                let pixels = model.vision.pixels(&prepared).unwrap();
+                model.vision.encode(&pixels).unwrap().rows
+            };
+            // The published file has bf16, which f32 holds.
+            let off = deviation(&features(&model), &features(&published));
+            assert!(off < 1e-6, "{width} x {height}: features differ by {off}");
+        }
+    }
+}
+
+#[test]
+fn a_template_of_texts_alone_is_made_to_take_images() {
+    let template = "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] \
+                    + ' [/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}";
+    let decoder = llava("llava", Some(323)).set("tokenizer.chat_template", text(template));
+    let dir = pair(&decoder, &mmproj("mmproj-llava"));
+    let model = try_load(dir.path()).unwrap();
+    let answer = Message {
+        role: "assistant",
+        content: vec![Content::Text {
+            text: "A box.".to_string(),
+        }],
+    };
+    let rendered = model.template.render(&[turn("What is it?"), answer]);
+    assert_eq!(
+        rendered.unwrap(),
+        "[INST] <image>\n<image>\nWhat is it? [/INST]A box.</s>"
+    );
 }
 
 #[test]
 fn two_files_are_a_model_for_a_session_and_their_decoder_one_for_text() {
-    let dir = pair(&smolvlm(), "mmproj-smolvlm");
-    let model_dir = dir.path().to_path_buf();
-    assert!(Session::new(SessionConfig {
-        model_dir,
-        ..tiny_config()
-    })
-    .is_ok());
-    let load = |path: &Path| {
-        let model =
-            TextModel::load(path, Quantization::Auto, Precision::F32, &Device::Cpu).unwrap();
-        model.weight_bytes
-    };
-    assert_eq!(load(dir.path()), load(&dir.path().join("decoder.gguf")));
+    for (decoder, projector) in [
+        (smolvlm(), "mmproj-smolvlm"),
+        (llava("llava", Some(323)), "mmproj-llava-old"),
+    ] {
+        let dir = pair(&decoder, &mmproj(projector));
+        let session = Session::new(SessionConfig {
+            model_dir: dir.path().to_path_buf(),
+            ..tiny_config()
+        });
+        assert_eq!(session.err().map(|error| error.to_string()), None);
+        let load = |path: &Path| {
+            let model =
+                TextModel::load(path, Quantization::Auto, Precision::F32, &Device::Cpu).unwrap();
+            model.weight_bytes
+        };
+        assert_eq!(load(dir.path()), load(&dir.path().join("decoder.gguf")));
+    }
 }
 
 fn refused(dir: &TempDir, words: &[&str]) {
@@ -298,12 +272,9 @@ fn refused(dir: &TempDir, words: &[&str]) {
 
 #[test]
 fn files_that_do_not_go_together_are_named() {
-    let name = "mmproj-smolvlm";
-    // No word for an image.
-    let tokens = |file: File| file.set("tokenizer.ggml.tokens", texts(&["a"; 1]));
-    refused(&pair(&tokens(smolvlm()), name), &["decoder.gguf"]);
+    let projector = mmproj("mmproj-smolvlm");
     // Two decoders, and a decoder alone.
-    let dir = pair(&smolvlm(), name);
+    let dir = pair(&smolvlm(), &projector);
     fs::copy(
         dir.path().join("decoder.gguf"),
         dir.path().join("other.gguf"),
@@ -313,10 +284,40 @@ fn files_that_do_not_go_together_are_named() {
         &dir,
         &["2 decoders and 1 projectors", "expected one decoder"],
     );
-    fs::remove_file(dir.path().join("mmproj-model-f16.gguf")).unwrap();
+    fs::remove_file(dir.path().join(MMPROJ)).unwrap();
     fs::remove_file(dir.path().join("other.gguf")).unwrap();
     refused(&dir, &["decoder.gguf", "a decoder alone", "mmproj"]);
-    // A tower of another decoder.
-    let other = smolvlm().set("llama.embedding_length", size(24));
-    refused(&pair(&other, name), &["24"]);
+    // A tower of another decoder, and one that needs a word for images.
+    refused(
+        &pair(
+            &llava("llava", None).set("tokenizer.ggml.pre", text("smollm")),
+            &projector,
+        ),
+        &["<fake_token_around_image>"],
+    );
+    let tokens = ["<|im_start|>", "<|im_end|>", "a", "b", "ab", "1"];
+    let tiny = File::decoder().set("tokenizer.ggml.tokens", texts(&tokens));
+    refused(
+        &pair(&tiny, &projector),
+        &["decoder.gguf", "<image>", "missing"],
+    );
+    refused(
+        &pair(&tiny, &mmproj("mmproj-llava")),
+        &["mm.0.weight", "[48, 32]", "expected [32, 32]"],
+    );
+    let (_dir, other) = super::writer::written(
+        &llava_next_projector(&golden("families/llava_next"))
+            .set("clip.projector_type", text("ldp"))
+            .bytes(),
+    );
+    refused(
+        &pair(&tiny, &other),
+        &["clip.projector_type", "ldp", "idefics3"],
+    );
+    let (_dir, other) = super::writer::written(
+        &llava_next_projector(&golden("families/llava_next"))
+            .set("clip.vision.block_count", size(1))
+            .bytes(),
+    );
+    refused(&pair(&tiny, &other), &["v.blk.1.", "no place", "1 layers"]);
 }

@@ -48,7 +48,8 @@ pub fn ones() -> QTensor {
 
 /// A tensor as it is.
 pub fn floats(tensor: &Tensor) -> QTensor {
-    QTensor::quantize(tensor, GgmlDType::F32).unwrap()
+    // candle takes the whole memory of a tensor, of which a part may be meant.
+    QTensor::quantize(&tensor.force_contiguous().unwrap(), GgmlDType::F32).unwrap()
 }
 
 impl File {

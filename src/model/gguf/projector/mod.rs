@@ -1,11 +1,19 @@
 //! Vision towers with their connectors, llama.cpp's `mmproj` files: keys as a published configuration, tensors under published
 //! names.
+//!
+//! - this file: the file, and the table of projectors
+//! - `idefics3`: SmolVLM, Idefics3
+//! - `mlp`: LLaVA-1.5, LLaVA-NeXT
+
+mod idefics3;
+mod mlp;
 
 use std::sync::Arc;
 
 use serde_json::{json, Value as Json};
 
 use super::decoder::Paths;
+use super::header::TensorInfo;
 use super::spelling::Spelling;
 use super::tensors::Entry;
 use super::value::Value;
@@ -13,6 +21,9 @@ use super::Gguf;
 use crate::model::ModelError;
 
 pub const ARCHITECTURE: &str = "clip";
+/// What stands for an image in prompts.
+pub const IMAGE: &str = "<image>";
+
 const TYPE: &str = "clip.projector_type";
 const LAYERS: &str = "clip.vision.block_count";
 const IMAGE_SIZE: &str = "clip.vision.image_size";
@@ -28,63 +39,11 @@ struct Kind {
     config: fn(&Gguf, &Gguf) -> Result<Json, ModelError>,
     /// `preprocessor_config.json`.
     processor: fn(&Gguf) -> Result<Json, ModelError>,
+    /// Decoders are used whose makers did not add a token for images, nor a template that knows them.
+    plain_decoder: bool,
 }
 
-static KINDS: [Kind; 1] = [Kind {
-    name: "idefics3",
-    paths: Paths {
-        text: "model.text_model",
-        head: "lm_head",
-    },
-    names: IDEFICS3,
-    config: idefics3,
-    processor: idefics3_processor,
-}];
-
-const IDEFICS3: Spelling = Spelling(&[
-    (
-        "v.patch_embd",
-        "model.vision_model.embeddings.patch_embedding",
-    ),
-    (
-        "v.position_embd",
-        "model.vision_model.embeddings.position_embedding",
-    ),
-    (
-        "v.blk.#.ln1",
-        "model.vision_model.encoder.layers.#.layer_norm1",
-    ),
-    (
-        "v.blk.#.ln2",
-        "model.vision_model.encoder.layers.#.layer_norm2",
-    ),
-    (
-        "v.blk.#.attn_q",
-        "model.vision_model.encoder.layers.#.self_attn.q_proj",
-    ),
-    (
-        "v.blk.#.attn_k",
-        "model.vision_model.encoder.layers.#.self_attn.k_proj",
-    ),
-    (
-        "v.blk.#.attn_v",
-        "model.vision_model.encoder.layers.#.self_attn.v_proj",
-    ),
-    (
-        "v.blk.#.attn_out",
-        "model.vision_model.encoder.layers.#.self_attn.out_proj",
-    ),
-    (
-        "v.blk.#.ffn_up",
-        "model.vision_model.encoder.layers.#.mlp.fc1",
-    ),
-    (
-        "v.blk.#.ffn_down",
-        "model.vision_model.encoder.layers.#.mlp.fc2",
-    ),
-    ("v.post_ln", "model.vision_model.post_layernorm"),
-    ("mm.model.fc", "model.connector.modality_projection.proj"),
-]);
+static KINDS: [Kind; 2] = [idefics3::KIND, mlp::KIND];
 
 /// The file of a vision tower and its connector.
 #[derive(Debug, Clone)]
@@ -141,11 +100,16 @@ impl Projector {
         Ok(config)
     }
 
+    /// Whether a decoder is to be made one that knows images, if it does not.
+    pub fn takes_plain_decoders(&self) -> bool {
+        self.kind.plain_decoder
+    }
+
     /// The tensors under published names. One that has no place in the family is an error.
     pub fn entries(&self) -> Result<Vec<(String, Entry)>, ModelError> {
         let layers = self.gguf.size(LAYERS)?;
         let tensors = self.gguf.header.tensors.iter();
-        let entry = |(stored, info): (&String, &super::header::TensorInfo)| {
+        let entry = |(stored, info): (&String, &TensorInfo)| {
             let name = self.kind.names.hub(&self.swap(stored), layers);
             let name = name.ok_or_else(|| {
                 self.gguf.fail(format!(
@@ -201,27 +165,4 @@ fn activation(projector: &Gguf) -> Result<&'static str, ModelError> {
         (false, true) => "silu",
         (false, false) => "quick_gelu",
     })
-}
-
-fn idefics3(projector: &Gguf, decoder: &Gguf) -> Result<Json, ModelError> {
-    const IMAGE: &str = "<image>";
-    let Some(image) = decoder.token_id(IMAGE)? else {
-        return Err(decoder.fail(format!("the control token {IMAGE} is missing")));
-    };
-    Ok(json!({
-        "model_type": "idefics3",
-        "image_token_id": image,
-        "scale_factor": projector.size("clip.vision.projector.scale_factor")?,
-        "vision_config": vision_config(projector)?,
-    }))
-}
-
-/// Files without the size that pictures go to first are older than the key; the published checkpoints have four tiles there.
-fn idefics3_processor(projector: &Gguf) -> Result<Json, ModelError> {
-    let tile = projector.size(IMAGE_SIZE)?;
-    let longest = projector.optional_size("clip.vision.preproc_image_size")?;
-    Ok(json!({
-        "size": { "longest_edge": longest.unwrap_or(tile.saturating_mul(4)) },
-        "max_image_size": { "longest_edge": tile },
-    }))
 }
