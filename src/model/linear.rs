@@ -67,7 +67,7 @@ impl Linear {
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Matrix::Dense(weight) => x.matmul(&weight.t()?),
-            Matrix::Quantised(weight) if self.widens_for(x)? => {
+            Matrix::Quantised(weight) if pays_to_widen(weight, x)? => {
                 let weight = weight.dequantize(x.device())?;
                 x.matmul(&weight.to_dtype(x.dtype())?.t()?)
             }
@@ -78,24 +78,21 @@ impl Linear {
         }
     }
 
-    /// Whether a product with many rows is faster with the weight as floats for a moment: on the CPU candle multiplies blocks
-    /// with one row after the other, but for blocks of 256 and Q8_0 in rows of whole 256, for which it has a kernel.
-    fn widens_for(&self, x: &Tensor) -> Result<bool> {
-        let Matrix::Quantised(weight) = &self.weight else {
-            return Ok(false);
-        };
-        let (rows, width) = x.dims2()?;
-        let plain = [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1];
-        let slow = !width.is_multiple_of(256) || plain.contains(&weight.dtype());
-        Ok(x.device().is_cpu() && rows >= WIDENING_ROWS && slow)
-    }
-
     fn add_bias(&self, product: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => product.broadcast_add(bias),
             None => Ok(product),
         }
     }
+}
+
+/// Whether the product of `weight` with the rows of `x` is faster with the weight as floats for a moment: on the CPU candle multiplies
+/// blocks with one row after the other, but for blocks of 256 and Q8_0 in rows of whole 256, for which it has a kernel.
+fn pays_to_widen(weight: &QTensor, x: &Tensor) -> Result<bool> {
+    let (rows, width) = x.dims2()?;
+    let plain = [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1];
+    let slow = !width.is_multiple_of(256) || plain.contains(&weight.dtype());
+    Ok(x.device().is_cpu() && rows >= WIDENING_ROWS && slow)
 }
 
 impl Module for Linear {

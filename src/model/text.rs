@@ -80,23 +80,15 @@ impl TextModel {
         precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        Self::from_checkpoint(&Checkpoint::open(path)?, quantization, precision, device)
+        let checkpoint = Checkpoint::open(path)?;
+        let about = Self::about(&checkpoint)?;
+        let tensors = checkpoint.tensors(about.names, quantization)?;
+        let dtype = precision.dtype(tensors.as_ref(), device);
+        Self::build(&checkpoint, about, tensors, dtype, device)
     }
 
     pub fn dtype(&self) -> DType {
         self.decoder.dtype()
-    }
-
-    fn from_checkpoint(
-        checkpoint: &Checkpoint,
-        quantization: Quantization,
-        precision: Precision,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let about = Self::about(checkpoint)?;
-        let tensors = checkpoint.tensors(about.names, quantization)?;
-        let dtype = precision.dtype(tensors.as_ref(), device);
-        Self::build(checkpoint, about, tensors, dtype, device)
     }
 
     /// What `config.json` says of the decoder.

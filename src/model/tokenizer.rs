@@ -111,8 +111,10 @@ impl ChatTokenizer {
             true => plain_of(&json)?,
             false => plain.clone(),
         };
-        nothing_in_front(&mut json);
-        let continued = plain_of(&json)?;
+        let continued = match nothing_in_front(&mut json) {
+            true => plain_of(&json)?,
+            false => inner.clone(),
+        };
         let opening = full.encode("", true).map_err(|e| fail(e.to_string()))?;
         let opening = opening.get_ids().to_vec();
         let text = full
@@ -317,20 +319,26 @@ fn space_in_front_of_first(json: &mut Value) -> bool {
     changed
 }
 
-/// Takes away all that a tokenizer puts in front of a run of text.
-fn nothing_in_front(json: &mut Value) {
+/// Takes away all that a tokenizer puts in front of a run of text; whether there was anything.
+fn nothing_in_front(json: &mut Value) -> bool {
+    let mut changed = false;
+    let mut set = |value: &mut Value, to: Value| {
+        changed |= *value != to;
+        *value = to;
+    };
     for one in parts(&mut json["pre_tokenizer"], "pretokenizers") {
         match one["type"].as_str() {
-            Some("Metaspace") => one["prepend_scheme"] = "never".into(),
-            Some("ByteLevel") => one["add_prefix_space"] = false.into(),
+            Some("Metaspace") => set(&mut one["prepend_scheme"], "never".into()),
+            Some("ByteLevel") => set(&mut one["add_prefix_space"], false.into()),
             _ => {}
         }
     }
     for one in parts(&mut json["normalizer"], "normalizers") {
         if one["type"] == "Prepend" {
-            *one = json!({ "type": "Sequence", "normalizers": [] });
+            set(one, json!({ "type": "Sequence", "normalizers": [] }));
         }
     }
+    changed
 }
 
 /// A step of a tokenizer, or those that it consists of.

@@ -136,11 +136,11 @@ impl FrameGate {
         let used = self.used.as_ref();
         used.filter(|used| used.layout == picture.layout)
             .is_some_and(|used| {
-                let values = used.bytes().zip(picture.bytes());
-                let (mut sum, mut count) = (0, 0u64);
-                for (a, b) in values {
-                    sum += u64::from(a.abs_diff(b));
-                    count += 1;
+                let (mut sum, mut count) = (0, 0);
+                for (a, b) in used.tiles.iter().zip(&picture.tiles) {
+                    let values = a.rgb.iter().zip(&b.rgb);
+                    sum += values.map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+                    count += b.rgb.len();
                 }
                 sum as f64 / count.max(1) as f64 / 255.0 < self.config.min_change
             })

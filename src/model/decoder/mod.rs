@@ -16,7 +16,6 @@ mod rope;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm};
 
@@ -37,13 +36,6 @@ trait Block: Debug + Send + Sync {
         tokens: &[Vec<Token>],
         caches: Vec<LayerSlots<'_>>,
     ) -> Result<Tensor>;
-}
-
-/// Input embeddings, `[vocab, hidden]`.
-#[derive(Debug, Clone)]
-enum Table {
-    Dense(Tensor),
-    Quantised(Arc<QTensor>),
 }
 
 /// The norm in front of the output layer.
@@ -94,7 +86,8 @@ impl Embedded {
 /// The decoder without its cache, which the caller owns.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    embed_tokens: Table,
+    /// `[vocab, hidden]`
+    embed_tokens: Matrix,
     layers: Vec<Arc<dyn Block>>,
     norm: Norm,
     lm_head: Linear,
@@ -147,10 +140,7 @@ impl Decoder {
             None => Linear::of(table.clone(), None),
         };
         Ok(Self {
-            embed_tokens: match table {
-                Matrix::Dense(table) => Table::Dense(table),
-                Matrix::Quantised(table) => Table::Quantised(table),
-            },
+            embed_tokens: table,
             layers,
             norm,
             lm_head,
@@ -178,8 +168,8 @@ impl Decoder {
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::from_slice(ids, ids.len(), &self.device)?;
         match &self.embed_tokens {
-            Table::Dense(table) => table.index_select(&ids, 0),
-            Table::Quantised(table) => table.embedding(&ids)?.to_dtype(self.dtype),
+            Matrix::Dense(table) => table.index_select(&ids, 0),
+            Matrix::Quantised(table) => table.embedding(&ids)?.to_dtype(self.dtype),
         }
     }
 

@@ -46,13 +46,6 @@ pub struct Prepared {
     pub tiles: Vec<Tile>,
 }
 
-impl Prepared {
-    /// All tiles' bytes: what a later picture is compared with.
-    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
-        self.tiles.iter().flat_map(|tile| tile.rgb.iter().copied())
-    }
-}
-
 /// A picture's normalised values, in the order that the family's processor gives them.
 #[derive(Debug, Clone)]
 pub struct Pixels {

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
 
 /// A matrix `[out, in]` to multiply with.
@@ -28,14 +28,6 @@ impl Matrix {
         match self {
             Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
             Self::Quantised(tensor) => tensor.storage_size_in_bytes(),
-        }
-    }
-
-    /// As candle multiplies with it.
-    pub fn to_matmul(&self) -> Result<QMatMul> {
-        match self {
-            Self::Dense(tensor) => Ok(QMatMul::Tensor(tensor.clone())),
-            Self::Quantised(tensor) => QMatMul::from_arc(tensor.clone()),
         }
     }
 }
