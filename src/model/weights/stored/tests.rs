@@ -127,7 +127,8 @@ fn floats_become_floats_and_blocks_of_every_kind() {
 
 #[test]
 fn numbers_that_are_not_finite_or_would_not_be_are_errors() {
-    let errors = |number: f32, to: fn(&Stored) -> Result<()>| {
+    type Load = fn(&Stored) -> Result<()>;
+    let errors = |number: f32, to: Load| {
         let mut values = vec![0.5f32; DIMS[0] * DIMS[1]];
         values[700] = number;
         let bytes = values.iter().flat_map(|x| x.to_le_bytes());
@@ -137,7 +138,7 @@ fn numbers_that_are_not_finite_or_would_not_be_are_errors() {
         assert_eq!(found.is_err(), rows.is_err(), "{number}");
         found.err().map(|error| error.to_string())
     };
-    let dense: [(DType, fn(&Stored) -> Result<()>, f32); 3] = [
+    let dense: [(DType, Load, f32); 3] = [
         (DType::F32, |x| x.dense(DType::F32).map(|_| ()), f32::MAX),
         (DType::F16, |x| x.dense(DType::F16).map(|_| ()), 65519.0),
         (DType::BF16, |x| x.dense(DType::BF16).map(|_| ()), 3.3895e38),
