@@ -25,4 +25,5 @@ mod smollm2;
 mod streams;
 mod support;
 mod untrusted;
+mod variants;
 mod withdrawal;
