@@ -65,6 +65,7 @@ pub fn run() -> Result<(), NodeError> {
     let session = parameters.session()?;
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
+    parameters.check_prompts(engine.prompt_check().clone());
 
     serve_reset(&runtime, &mut node, engine.clone())?;
     serve_pause(&runtime, &mut node, engine.clone())?;
@@ -194,8 +195,12 @@ async fn follow_parameters(
 ) {
     while let Some((name, value)) = changes.next().await {
         if let (SYSTEM_PROMPT, ParameterValue::String(text)) = (name.as_str(), value) {
-            tracing::info!("system_prompt changed; it takes effect at the next reset");
-            engine.set_system_prompt(text);
+            match engine.set_system_prompt(text) {
+                Ok(()) => {
+                    tracing::info!("system_prompt changed; it takes effect at the next reset")
+                }
+                Err(error) => tracing::error!("system_prompt not changed: {error}"),
+            }
         }
     }
 }

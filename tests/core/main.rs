@@ -2,13 +2,16 @@
 
 mod cache_attention;
 mod cache_axes;
+mod cache_marks;
 mod cache_model;
 mod cache_properties;
+mod cache_stream;
 mod checkpoints;
 mod commands;
 mod conversation;
 mod engine;
 mod eval;
+mod failures;
 mod families;
 mod freezing;
 mod gguf;
@@ -22,5 +25,6 @@ mod qwen_vl;
 mod smollm2;
 mod streams;
 mod support;
+mod text_stream;
 mod untrusted;
 mod withdrawal;
