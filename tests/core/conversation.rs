@@ -96,11 +96,11 @@ fn pieces_of_an_answer_join_to_its_text_and_end_once() {
     assert!(pieces.last().unwrap().done);
     assert!(pieces.iter().zip(0..).all(|(piece, i)| piece.index == i));
     assert_eq!(answer.output_tokens, answer.token_ids.len());
-    // As the model, untrained, gives every token about the same chance.
-    let even = -(load(&tiny_dir()).config.vocab_size() as f32).ln();
+    // The most probable tokens are more probable than chance, and none is certain.
+    let chance = -(load(&tiny_dir()).config.vocab_size() as f32).ln();
     assert!(
-        (1.5 * even..0.5 * even).contains(&answer.mean_logprob),
-        "{} where chance is {even}",
+        (chance..0.0).contains(&answer.mean_logprob),
+        "{} where chance is {chance}",
         answer.mean_logprob
     );
 }
