@@ -38,7 +38,7 @@ mod scores;
 mod shape;
 mod slots;
 
-pub use attention::Kernel;
+pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, Standing};
 pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
 pub use layer::{LayerCache, LayerSlots};

@@ -27,4 +27,5 @@ mod streams;
 mod support;
 mod text_stream;
 mod untrusted;
+mod variants;
 mod withdrawal;
