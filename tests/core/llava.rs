@@ -427,7 +427,12 @@ fn frames_without_any_text_enter_the_memory_where_visual_tokens_are_withdrawn() 
     let source = template(turn, "<|im_start|>assistant\\n");
     let source = source.as_str().unwrap().replace("IMAGE", "'<image>'");
     let source = json!(source);
-    let dir = changed("llava_onevision", "chat_template.json", "/chat_template", source);
+    let dir = changed(
+        "llava_onevision",
+        "chat_template.json",
+        "/chat_template",
+        source,
+    );
     let mut config = SessionConfig {
         model_dir: dir.path().to_path_buf(),
         max_new_tokens: 6,
@@ -438,10 +443,17 @@ fn frames_without_any_text_enter_the_memory_where_visual_tokens_are_withdrawn() 
     let mut session = Session::new(config).unwrap();
     for i in 0..20 {
         let frame = picture(i * 100, [(i * 12) as u8, 90, 200]);
-        assert_eq!(session.push_frame(&frame).unwrap(), Taken::Used, "frame {i}");
+        assert_eq!(
+            session.push_frame(&frame).unwrap(),
+            Taken::Used,
+            "frame {i}"
+        );
     }
     assert_eq!(session.memory().seen(), 20);
-    assert!(session.memory().oldest_ns() > Some(0), "the oldest do not fit");
+    assert!(
+        session.memory().oldest_ns() > Some(0),
+        "the oldest do not fit"
+    );
     let asked = instruction("a", "What is in view?");
     let answer = session.ask(&asked, &|| false, &mut |_| ());
     assert_eq!(answer.error, None);

@@ -125,7 +125,11 @@ fn only_what_follows_an_image_is_changed() {
 /// Layers with one kept set for all of them fill at their own pace where images do not reach some: long questions fit into all.
 #[test]
 fn long_questions_are_answered_whatever_the_policy_and_the_layer() {
-    for policy in [PolicyKind::InfMllmPlus, PolicyKind::InfMllm, PolicyKind::H2o] {
+    for policy in [
+        PolicyKind::InfMllmPlus,
+        PolicyKind::InfMllm,
+        PolicyKind::H2o,
+    ] {
         for layer in [1, 2] {
             let mut config = tiny_config();
             config.cache.policy = policy;
