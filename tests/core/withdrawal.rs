@@ -133,6 +133,7 @@ fn long_questions_are_answered_whatever_the_policy_and_the_layer() {
         for layer in [1, 2] {
             let mut config = tiny_config();
             config.cache.policy = policy;
+            config.cache.budget = 320;
             config.cache.withdraw_layer = layer;
             let mut session = Session::new(config).unwrap();
             let tokenizer = &session.model().tokenizer;
