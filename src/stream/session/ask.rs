@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::DType;
 
 use super::{Chunk, Session};
-use crate::cache::PolicyKind;
+use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Generation, Instruction};
@@ -151,11 +151,11 @@ impl Session {
         let text = self.state.stream.grammar.instruction(question, tokenizer);
         let ids = self.encode(&text)?;
         answer.prompt_tokens = ids.len();
-        let cache = &mut self.state.cache;
-        let (tokens, room) = (ids.len(), cache.longest_turn());
-        if tokens > room {
-            return Err(AskError::TooLong { tokens, room });
+        let tokens = ids.len();
+        if tokens > self.state.cache.longest_turn() {
+            return Err(self.no_room(tokens));
         }
+        let cache = &mut self.state.cache;
         if tokens > cache.plan().recent {
             // A compaction in the middle of the instruction could evict its beginning.
             cache.reserve(tokens).map_err(ModelError::from)?;
@@ -173,6 +173,24 @@ impl Session {
         let mut logits = logits.to_dtype(DType::F32)?.to_vec1()?;
         let draws = &mut self.state.stream.draws;
         Ok(self.chooser.choose(&mut logits, draws)?)
+    }
+
+    /// Why an instruction of this many tokens does not fit: it is too long, or what is kept for good leaves too little.
+    fn no_room(&self, tokens: usize) -> AskError {
+        let cache = &self.state.cache;
+        let usage = cache.usage();
+        match self.config.cache.policy {
+            PolicyKind::Full => ModelError::from(CacheError::Full {
+                used: usage.used,
+                budget: usage.budget,
+                needed: tokens,
+            })
+            .into(),
+            _ => AskError::TooLong {
+                tokens,
+                room: cache.longest_turn(),
+            },
+        }
     }
 
     /// Image tokens in the cache, mean over kept sets.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::last_frames::Frame;
 use super::Session;
-use crate::cache::PolicyKind;
+use crate::cache::{CacheError, PolicyKind};
 use crate::model::preprocess::picture::Picture;
 use crate::model::vision::View;
 use crate::model::ModelError;
@@ -25,9 +25,13 @@ impl PushError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Frame(error) => error.reason(),
+            Self::Model(ModelError::Cache(CacheError::Full { .. })) => Self::FULL,
             Self::Model(_) => "model",
         }
     }
+
+    /// The reason of a frame for which a policy that never evicts has no room.
+    pub const FULL: &str = "full";
 }
 
 /// What became of a frame that could have been used.
