@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{
-    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, Snapshot,
+    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope,
 };
 use inf_mllm::model::decoder::{Config, Decoder};
 use inf_mllm::model::weights::{TensorMap, Weights};
@@ -100,7 +100,6 @@ fn filled(len: usize, room: usize, kernel: Kernel, storage: KvStorage) -> Result
     let config = CacheConfig {
         policy: PolicyKind::Full,
         budget: len + room,
-        kernel,
         storage,
         ..CacheConfig::default()
     };
@@ -110,14 +109,10 @@ fn filled(len: usize, room: usize, kernel: Kernel, storage: KvStorage) -> Result
         random(SHAPE.kv_heads, 256)?,
         random(SHAPE.kv_heads, 256)?,
     ];
-    if kernel == Kernel::Fused {
-        while cache.len() < len {
-            attend(&mut cache, &inputs)?;
-        }
-    } else {
-        cache.restore(&filled(len, room, Kernel::Fused, storage)?.snapshot()?)?;
+    while cache.len() < len {
+        attend(&mut cache, &inputs)?;
     }
-    Ok(cache)
+    Ok(cache.with_kernel(kernel))
 }
 
 /// The fused kernel against candle's operations, and against the memory.
@@ -225,7 +220,6 @@ fn random_model() -> Result<Decoder> {
 struct Bench<'a> {
     model: &'a Decoder,
     cache: BoundedCache,
-    saved: Snapshot,
 }
 
 const BUDGET: usize = 2048;
@@ -243,17 +237,12 @@ impl<'a> Bench<'a> {
             feed(model, &mut cache, &mut next, 64)?;
             cache.reserve(64)?;
         }
-        let saved = cache.snapshot()?;
-        Ok(Self {
-            model,
-            cache,
-            saved,
-        })
+        Ok(Self { model, cache })
     }
 
-    /// Seconds for `total` tokens in chunks of `chunk`, with a compaction at the end if `evict`.
+    /// Seconds for `total` tokens in chunks of `chunk`, with a compaction at the end if `evict`; then all is taken back.
     fn run(&mut self, total: usize, chunk: usize, evict: bool) -> Result<f64> {
-        self.cache.restore(&self.saved)?;
+        self.cache.mark();
         let started = Instant::now();
         let mut next = 1;
         for _ in 0..total / chunk {
@@ -262,7 +251,10 @@ impl<'a> Bench<'a> {
         if evict {
             self.cache.reserve(total)?;
         }
-        Ok(started.elapsed().as_secs_f64())
+        let seconds = started.elapsed().as_secs_f64();
+        self.cache.put_back()?;
+        self.cache.let_go();
+        Ok(seconds)
     }
 }
 

@@ -142,6 +142,12 @@ impl Axes {
 #[derive(Debug)]
 pub struct SetTable {
     pub table: RotaryTable,
+    progress: Progress,
+}
+
+/// How far a table has come; what stands behind is not read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
     walk: Walk,
     /// Ranks that have a row.
     len: usize,
@@ -153,20 +159,23 @@ impl SetTable {
     pub fn new(budget: usize, head_dim: usize, dtype: DType, device: &Device) -> Self {
         Self {
             table: RotaryTable::empty(budget, head_dim, dtype, device),
-            walk: Walk::default(),
-            len: 0,
-            border: None,
+            progress: Progress::default(),
         }
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Goes back to where only rows have been added since.
+    pub fn go_back(&mut self, progress: Progress) {
+        self.progress = progress;
     }
 
     /// Takes the next tokens, in the order of time.
     pub fn append(&mut self, tokens: &[Token], axes: &mut Axes) -> Result<()> {
-        let Self {
-            table,
-            walk,
-            len,
-            border,
-        } = self;
+        let Self { table, progress } = self;
+        let Progress { walk, len, border } = progress;
         table.write(*len, tokens.len(), |i, cos, sin| {
             let apart = border.is_some_and(|border| *len + i >= border);
             axes.compose(walk.step(&tokens[i]), apart, cos, sin);
@@ -183,13 +192,11 @@ impl SetTable {
         axes: &mut Axes,
     ) -> Result<()> {
         self.clear();
-        self.border = border;
+        self.progress.border = border;
         self.append(tokens, axes)
     }
 
     pub fn clear(&mut self) {
-        self.walk = Walk::default();
-        self.len = 0;
-        self.border = None;
+        self.progress = Progress::default();
     }
 }

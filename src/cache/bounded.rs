@@ -1,91 +1,14 @@
 //! All layers of a bounded cache, the order of a turn, and the counters.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
-use super::axes::{self, Axes};
 use super::config::{CacheConfig, CacheError, Plan, Scope};
 use super::evict::{compact_together, Workspace};
-use super::layer::{LayerCache, LayerSlots, LayerSnapshot};
+use super::layer::{LayerCache, LayerSlots};
 use super::policy::Policy;
-use super::rope::{Rope, RopeAxes};
-use super::rotary::{rotate, RotaryTable};
-use super::slots::{FrameId, Mark, SlotMap, Token};
-
-/// What the cache must know of the decoder.
-#[derive(Debug, Clone, Copy)]
-pub struct CacheShape {
-    pub layers: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    pub rope: Rope,
-    /// Longest input the model was made for, tokens.
-    pub max_positions: usize,
-}
-
-/// What ranks turn by.
-#[derive(Debug)]
-pub enum Rotary {
-    /// Positions have one axis: the same tables for all kept sets.
-    ByRank {
-        /// While nothing has been evicted: a token's position is its rank in time.
-        plain: RotaryTable,
-        /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
-        apart: Option<RotaryTable>,
-    },
-    /// Positions have three axes: each kept set has a table of its own.
-    BySet,
-}
-
-impl CacheShape {
-    fn rotary(&self, plan: &Plan, dtype: DType, device: &Device) -> Rotary {
-        if self.rope.axes != RopeAxes::One {
-            return Rotary::BySet;
-        }
-        let table = |positions: Vec<usize>| {
-            RotaryTable::new(&self.rope, self.head_dim, &positions, dtype, device)
-        };
-        Rotary::ByRank {
-            plain: table((0..plan.budget).collect()),
-            apart: plan.border().map(|border| {
-                let apart = (border..plan.budget).map(|rank| rank + plan.gap);
-                table((0..border).chain(apart).collect())
-            }),
-        }
-    }
-
-    /// What the tables of kept sets are put together from, where they have their own.
-    fn axes(&self, plan: &Plan) -> Option<Axes> {
-        match self.rope.axes {
-            RopeAxes::One => None,
-            RopeAxes::Sections(_) | RopeAxes::Interleaved(_) => {
-                Some(Axes::new(&self.rope, self.head_dim, plan.gap))
-            }
-        }
-    }
-}
-
-/// How the slots of the cache are used; tokens per layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CacheUsage {
-    pub budget: usize,
-    pub used: usize,
-    pub prefix: usize,
-    pub relevant: usize,
-    pub recent: usize,
-    /// Memory allocated for keys and values over all layers, bytes.
-    pub bytes: usize,
-    pub tokens_seen: u64,
-    pub tokens_evicted: u64,
-    pub compactions: u64,
-    /// Keys that queries have attended to, summed over layers: what attention has cost.
-    pub keys_attended: u64,
-    /// Rows that compactions have moved, summed over kept sets.
-    pub rows_moved: u64,
-}
+use super::shape::{CacheShape, Rotary};
+use super::slots::{Mark, Token};
 
 /// What all layers share.
 #[derive(Debug)]
@@ -101,27 +24,36 @@ pub struct Shared {
 ///
 /// Order of a turn: [`Self::admit`] a chunk that is [`Self::admissible`] and let every layer attend with it ([`LayerSlots::attend`]); after the whole chunk,
 /// [`Self::reserve`] what the next step needs. Nothing is evicted before a chunk that fits has been attended to.
+///
+/// Where that may fail in the middle, or is not to last, [`Self::mark`] comes first: [`Self::put_back`] goes back to it, to the bit.
 #[derive(Debug)]
 pub struct BoundedCache {
-    config: CacheConfig,
-    shape: CacheShape,
-    shared: Shared,
-    layers: Vec<LayerCache>,
+    pub(super) config: CacheConfig,
+    pub(super) shape: CacheShape,
+    pub(super) shared: Shared,
+    pub(super) layers: Vec<LayerCache>,
     workspace: Workspace,
     /// Type of the activations, and where they are.
     dtype: DType,
     device: Device,
-    tokens_seen: u64,
+    pub(super) tokens_seen: u64,
     /// Index of the first token of the newest unit.
+    unit: u64,
+    /// From the outermost to the innermost; the layers have as many.
+    marks: Vec<CacheMark>,
+}
+
+/// What the cache itself notes at a mark.
+#[derive(Debug, Clone, Copy)]
+struct CacheMark {
+    plan: Plan,
+    tokens_seen: u64,
     unit: u64,
 }
 
-/// A copy of the cache's whole state, but for the standing instruction.
-pub struct Snapshot {
-    layers: Vec<LayerSnapshot>,
-    tokens_seen: u64,
-    unit: u64,
-}
+/// Directions of a standing instruction's keys before rotation, of each layer `[kv_heads, tokens, head_dim]`, f32.
+#[derive(Debug, Clone)]
+pub struct Standing(Vec<Option<Tensor>>);
 
 impl BoundedCache {
     /// Allocates the cache; `system_tokens` is the length of the system prompt's turn, which is never evicted.
@@ -162,7 +94,15 @@ impl BoundedCache {
             device: device.clone(),
             tokens_seen: 0,
             unit: 0,
+            marks: Vec::new(),
         })
+    }
+
+    /// The same, with what it holds, attended to by another kernel.
+    pub fn with_kernel(mut self, kernel: Kernel) -> Self {
+        self.config.kernel = kernel;
+        self.shared.kernel = kernel;
+        self
     }
 
     pub fn plan(&self) -> &Plan {
@@ -181,7 +121,7 @@ impl BoundedCache {
         &self.layers
     }
 
-    /// Slots in use of the first layer, which no other exceeds.
+    /// Slots in use of the first layer. Behind `withdraw_layer` there may be fewer, or more when this one has just been compacted.
     pub fn len(&self) -> usize {
         self.layers[0].len()
     }
@@ -258,24 +198,35 @@ impl BoundedCache {
         Ok(())
     }
 
-    /// How many of the next `wanted` tokens can go through all layers at once, at least 1. Layers with one kept set together have to
-    /// compact together, between two forward passes: if need be, they do it here. The others compact as a chunk comes.
-    pub fn admissible(&mut self, wanted: usize) -> Result<usize, CacheError> {
+    /// How many of the next tokens (`marks` says what they are) can go through all layers at once, at least 1 of any. Layers with one
+    /// kept set together have to compact together, between two forward passes: if need be, they do it here. The others compact as a
+    /// chunk comes.
+    pub fn admissible(&mut self, marks: &[Mark]) -> Result<usize, CacheError> {
         if self.shared.policy.scope() != Scope::Model {
-            return Ok(wanted);
+            return Ok(marks.len());
         }
-        self.reserve_together(1)?;
-        Ok(wanted.min(self.shared.plan.budget - self.len()))
+        let (reached, others) = self.layers.split_at_mut(reached(&self.config, &self.shape));
+        let takes: [fn(&Mark) -> bool; 2] = [|_| true, Mark::is_text];
+        let mut count = marks.len();
+        for (layers, takes) in [reached, others].into_iter().zip(takes) {
+            let room = |layers: &[LayerCache]| {
+                let used = layers.first().map(LayerCache::len);
+                used.map(|used| self.shared.plan.budget - used)
+            };
+            if room(layers) == Some(0) && marks.first().is_some_and(takes) {
+                compact_together(layers, &self.shared, &mut self.workspace)?;
+            }
+            let taken = (0..).zip(marks).filter(|(_, mark)| takes(mark));
+            let beyond = room(layers).and_then(|room| taken.map(|(i, _)| i).nth(room));
+            count = count.min(beyond.unwrap_or(count));
+        }
+        Ok(count)
     }
 
     /// [`Self::reserve`] for layers that share one kept set: all of them, or those that visual tokens reach and those that
     /// they do not.
     fn reserve_together(&mut self, next: usize) -> Result<(), CacheError> {
-        let reached = match self.config.withdraw_layer {
-            0 => self.layers.len(),
-            layer => layer,
-        };
-        let (reached, others) = self.layers.split_at_mut(reached);
+        let (reached, others) = self.layers.split_at_mut(reached(&self.config, &self.shape));
         for layers in [reached, others] {
             let used = layers.first().map_or(0, LayerCache::len);
             if self.shared.plan.budget - used < next {
@@ -285,63 +236,18 @@ impl BoundedCache {
         Ok(())
     }
 
-    /// The score of every token in each kept set of a layer, in the order of time, as the policy's evidence defines it; empty
-    /// lists when the policy needs none.
-    pub fn scores(&self, layer: usize) -> Result<Vec<Vec<f32>>, CacheError> {
-        let layer = &self.layers[layer];
-        let mut order = Vec::new();
-        let scores = layer.slot_scores(&self.shared)?;
-        Ok(layer
-            .slot_maps()
-            .iter()
-            .zip(scores)
-            .map(|(set, scores)| {
-                set.order(&mut order);
-                let slots = order.iter().take(scores.len());
-                slots.map(|&slot| scores[slot as usize]).collect()
-            })
-            .collect())
+    /// The newest `tokens` keys, to be looked for as those of a standing instruction.
+    pub fn newest_keys(&self, tokens: usize) -> Result<Standing, CacheError> {
+        let layers = self.layers.iter();
+        let keys = layers.map(|layer| layer.newest_directions(tokens));
+        Ok(Standing(keys.collect::<candle_core::Result<_>>()?))
     }
 
-    /// The keys of a layer as attention sees them: rotated to their positions, in the order of time, `[kv_heads, len, head_dim]`.
-    pub fn rotated_keys(&self, layer: usize) -> Result<Tensor, CacheError> {
-        let keys = self.layers[layer].raw_keys()?.to_dtype(DType::F32)?;
-        let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
-        let tables = self.layers[layer].rotary(&self.shared);
-        Ok(rotate(&tables, &keys, &[&positions])?)
-    }
-
-    /// Where the tokens of each kept set of a layer stand, in the order of time: time, height and width, which are one and the same
-    /// where positions have one axis.
-    pub fn positions(&self, layer: usize) -> Vec<Vec<[usize; 3]>> {
-        let plan = &self.shared.plan;
-        let three = self.shape.rope.axes != RopeAxes::One;
-        let positions = |set: &SlotMap| {
-            let places: Vec<_> = match three {
-                true => axes::positions(&set.by_time()).collect(),
-                false => (0..set.len()).map(|rank| [rank; 3]).collect(),
-            };
-            let border = plan.border().filter(|_| set.relevant() > 0);
-            let gap = |rank| match border {
-                Some(border) if rank >= border => plan.gap,
-                _ => 0,
-            };
-            let places = places.into_iter().enumerate();
-            places
-                .map(|(rank, place)| place.map(|position| position + gap(rank)))
-                .collect()
-        };
-        let sets = self.layers[layer].slot_maps();
-        sets.iter().map(positions).collect()
-    }
-
-    /// Takes the newest `tokens` keys as those of a standing instruction, which policies that know of one look for. They stay
-    /// through [`Self::restore`] and leave with [`Self::reset`].
-    pub fn capture_standing(&mut self, tokens: usize) -> Result<(), CacheError> {
-        for layer in &mut self.layers {
-            layer.capture_standing(tokens)?;
+    /// Gives the keys of a standing instruction to the policies that know of one. They leave with [`Self::reset`].
+    pub fn look_for(&mut self, standing: Standing) {
+        for (layer, keys) in self.layers.iter_mut().zip(standing.0) {
+            layer.standing = keys;
         }
-        Ok(())
     }
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].
@@ -352,87 +258,63 @@ impl BoundedCache {
             system_tokens,
             self.shape.max_positions,
         )?;
-        if plan != self.shared.plan {
-            // The relevant tokens end elsewhere.
-            self.shared.rotary = self.shape.rotary(&plan, self.dtype, &self.device);
-            self.workspace.axes = self.shape.axes(&plan);
-            self.shared.plan = plan;
-        }
+        self.set_plan(plan);
         for layer in &mut self.layers {
-            layer.clear(&self.shared)?;
+            layer.clear(&self.shared);
         }
         self.tokens_seen = 0;
         self.unit = 0;
         Ok(())
     }
 
-    /// Copies the state, to be put back by [`Self::restore`].
-    pub fn snapshot(&self) -> Result<Snapshot, CacheError> {
-        Ok(Snapshot {
-            layers: self
-                .layers
-                .iter()
-                .map(LayerCache::snapshot)
-                .collect::<candle_core::Result<_>>()?,
+    fn set_plan(&mut self, plan: Plan) {
+        if plan == self.shared.plan {
+            return;
+        }
+        // The relevant tokens end elsewhere.
+        self.shared.rotary = self.shape.rotary(&plan, self.dtype, &self.device);
+        self.workspace.axes = self.shape.axes(&plan);
+        self.shared.plan = plan;
+    }
+
+    /// Sets a mark, within those that are set. What it costs is what changes until it is let go, not what the cache holds.
+    pub fn mark(&mut self) {
+        self.marks.push(CacheMark {
+            plan: self.shared.plan,
             tokens_seen: self.tokens_seen,
             unit: self.unit,
-        })
+        });
+        self.layers.iter_mut().for_each(LayerCache::mark);
     }
 
-    /// Puts a state of this cache back; the plan must not have changed in between.
-    pub fn restore(&mut self, saved: &Snapshot) -> Result<(), CacheError> {
-        for (layer, saved) in self.layers.iter_mut().zip(&saved.layers) {
-            layer.restore(saved, &self.shared, &mut self.workspace)?;
-        }
-        self.tokens_seen = saved.tokens_seen;
-        self.unit = saved.unit;
-        Ok(())
-    }
-
-    fn sets(&self) -> impl Iterator<Item = &SlotMap> {
-        self.layers.iter().flat_map(LayerCache::slot_maps)
-    }
-
-    pub fn usage(&self) -> CacheUsage {
-        let count = self.sets().count().max(1);
-        let mean = |f: fn(&SlotMap) -> usize| self.sets().map(f).sum::<usize>() / count;
-        let used = mean(SlotMap::len);
-        let relevant = mean(SlotMap::relevant);
-        let prefix = self.shared.plan.prefix.min(used);
-        let sum = |f: fn(&LayerCache) -> u64| self.layers.iter().map(f).sum();
-        CacheUsage {
-            budget: self.shared.plan.budget,
-            used,
-            prefix,
-            relevant,
-            recent: used.saturating_sub(prefix + relevant),
-            bytes: self.layers.iter().map(LayerCache::bytes).sum(),
-            tokens_seen: self.tokens_seen,
-            tokens_evicted: self.tokens_seen - self.len() as u64,
-            compactions: self.layers[0].compactions,
-            keys_attended: sum(|layer| layer.attended),
-            rows_moved: sum(|layer| layer.moved),
-        }
-    }
-
-    /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.
+    /// Goes back to the innermost mark, which stays set; without one nothing happens.
     ///
-    /// Layers that visual tokens do not reach are not counted.
-    pub fn retained_frames(&self) -> BTreeMap<FrameId, f64> {
-        let layers = match self.config.withdraw_layer {
-            0 => &self.layers[..],
-            reached => &self.layers[..reached],
+    /// Where a device fails, all counts and kept sets are those of the mark, and what could not be put back are contents of rows.
+    pub fn put_back(&mut self) -> Result<(), CacheError> {
+        let Some(&mark) = self.marks.last() else {
+            return Ok(());
         };
-        let mut counts = BTreeMap::new();
-        let mut sets = 0;
-        for set in layers.iter().flat_map(LayerCache::slot_maps) {
-            set.count_frames(&mut counts);
-            sets += 1;
+        self.set_plan(mark.plan);
+        self.tokens_seen = mark.tokens_seen;
+        self.unit = mark.unit;
+        let mut outcome = Ok(());
+        for layer in &mut self.layers {
+            outcome = outcome.and(layer.put_back(&self.shared, &mut self.workspace));
         }
-        let sets = sets.max(1) as f64;
-        counts
-            .into_iter()
-            .map(|(frame, count)| (frame, count as f64 / sets))
-            .collect()
+        Ok(outcome?)
+    }
+
+    /// Forgets the innermost mark: what has happened since then stays, unless an outer one is put back.
+    pub fn let_go(&mut self) {
+        self.marks.pop();
+        self.layers.iter_mut().for_each(LayerCache::let_go);
+    }
+}
+
+/// Layers that visual tokens reach.
+pub(super) fn reached(config: &CacheConfig, shape: &CacheShape) -> usize {
+    match config.withdraw_layer {
+        0 => shape.layers,
+        layer => layer,
     }
 }

@@ -193,6 +193,14 @@ impl Default for CacheConfig {
     }
 }
 
+impl CacheConfig {
+    /// The slot counts of a cache with these parameters, as [`Plan::new`] has it.
+    pub fn plan(&self, system_tokens: usize, max_positions: usize) -> Result<Plan, CacheError> {
+        let policy = self.policy.build(self)?;
+        Plan::new(self, policy.as_ref(), system_tokens, max_positions)
+    }
+}
+
 /// Room above the prefix without which a budget is refused.
 const MIN_ABOVE_PREFIX: usize = 8;
 

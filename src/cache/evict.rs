@@ -73,6 +73,7 @@ impl LayerCache {
 
     /// Drops the slots of one set that are not kept, as [`choose`] left it.
     fn drop_rows(&mut self, set: usize, shared: &Shared, work: &mut Workspace) -> Result<()> {
+        self.before_eviction();
         let relevant = shared.plan.relevant;
         if let (Some(table), Some(axes)) = (self.tables.get_mut(set), &mut work.axes) {
             let kept = work.order.iter().filter(|&&slot| work.kept[slot as usize]);
@@ -82,6 +83,7 @@ impl LayerCache {
             table.restart(&work.tokens, shared.plan.border(), axes)?;
         }
         self.sets[set].evict(&work.kept, &work.order, relevant, &mut work.moves);
+        self.before_moving(set, &work.moves)?;
         let heads = self.heads_of(set)?;
         move_rows(&self.keys, heads.clone(), &work.moves)?;
         move_rows(&self.values, heads.clone(), &work.moves)?;

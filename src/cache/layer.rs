@@ -4,13 +4,15 @@ use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::attention::Past;
 use super::axes::SetTable;
-use super::bounded::{CacheShape, Rotary, Shared};
+use super::bounded::Shared;
 use super::config::Scope;
 use super::evict::Workspace;
+use super::journal::LayerMark;
 use super::likeness::{directions, KeyMean};
 use super::policy::Evidence;
 use super::queries::{QueryRing, QuerySource};
 use super::rotary::RotaryTable;
+use super::shape::{CacheShape, Rotary};
 use super::slots::{SlotMap, Token};
 
 /// One layer's buffers, allocated once. A token's slot is the same in all of them.
@@ -36,19 +38,8 @@ pub struct LayerCache {
     pub(super) attended: u64,
     /// Rows that compactions have moved.
     pub(super) moved: u64,
-}
-
-/// A copy of a layer's state, as long as the tokens it held.
-pub struct LayerSnapshot {
-    keys: Tensor,
-    values: Tensor,
-    queries: QueryRing,
-    mean: KeyMean,
-    history: Vec<f32>,
-    sets: Vec<SlotMap>,
-    compactions: u64,
-    attended: u64,
-    moved: u64,
+    /// From the outermost to the innermost.
+    pub(super) marks: Vec<LayerMark>,
 }
 
 impl LayerCache {
@@ -65,12 +56,14 @@ impl LayerCache {
             Scope::KvHead => shape.kv_heads,
             Scope::Auto | Scope::Layer | Scope::Model => 1,
         };
-        let (source, history) = match shared.policy.evidence() {
-            Evidence::Window { source, .. } => (source, 0),
-            Evidence::Age => (QuerySource::Stream, 0),
-            Evidence::History { .. } => (QuerySource::Stream, shape.kv_heads * budget),
+        let (source, queries, history) = match shared.policy.evidence() {
+            Evidence::Window {
+                source, queries, ..
+            } => (source, queries.min(budget), 0),
+            Evidence::Age => (QuerySource::Stream, 0, 0),
+            Evidence::History { .. } => (QuerySource::Stream, 0, shape.kv_heads * budget),
         };
-        let window = (shared.plan.window, source);
+        let window = (shared.plan.window, queries, source);
         let table = || SetTable::new(budget, shape.head_dim, dtype, device);
         Ok(Self {
             keys: buffer()?,
@@ -87,6 +80,7 @@ impl LayerCache {
             compactions: 0,
             attended: 0,
             moved: 0,
+            marks: Vec::new(),
         })
     }
 
@@ -161,6 +155,7 @@ impl LayerCache {
         work: &mut Workspace,
     ) -> Result<Tensor> {
         let start = self.len();
+        self.before_writing(start..start + tokens.len())?;
         self.keys
             .slice_set(&k.to_dtype(self.keys.dtype())?, 1, start)?;
         self.values
@@ -173,7 +168,13 @@ impl LayerCache {
                 table.append(tokens, axes)?;
             }
         }
-        self.queries.push(q, tokens)?;
+        let (heads, marks) = (q.dim(0)?, &mut self.marks);
+        self.queries.push(q, tokens, &mut |ring, slots| {
+            marks.iter_mut().try_for_each(|mark| {
+                let slots = slots.clone().map(|slot| slot as u32);
+                mark.queries.save((0, 0..heads), &[ring], slots)
+            })
+        })?;
         let len = self.len();
         self.attended += (tokens.len() * len) as u64;
         let positions = (start as u32..len as u32).collect::<Vec<_>>();
@@ -192,6 +193,7 @@ impl LayerCache {
 
     /// Adds the sums of one step (`[kv_heads, len]`) to the history; the slots from `start` on are new.
     fn remember(&mut self, sums: &[f32], start: usize, decay: f32) {
+        self.before_remembering();
         let len = self.len();
         let budget = self.history.len() / (sums.len() / len);
         for (history, sums) in self
@@ -206,67 +208,25 @@ impl LayerCache {
         }
     }
 
-    /// Takes the newest `count` keys as those of the standing instruction.
-    pub(super) fn capture_standing(&mut self, count: usize) -> Result<()> {
+    /// Directions of the newest `count` keys before rotation, `[kv_heads, count, head_dim]`, f32; `None` if there are none.
+    pub(super) fn newest_directions(&self, count: usize) -> Result<Option<Tensor>> {
         let count = count.min(self.len());
-        self.standing = match count {
-            0 => None,
-            _ => {
-                let newest = self.raw_keys()?.narrow(1, self.len() - count, count)?;
-                Some(directions(&newest)?)
-            }
-        };
-        Ok(())
+        if count == 0 {
+            return Ok(None);
+        }
+        let newest = self.raw_keys()?.narrow(1, self.len() - count, count)?;
+        directions(&newest).map(Some)
     }
 
     /// Forgets everything; `shared` may differ from the one before in all but the budget.
-    pub(super) fn clear(&mut self, shared: &Shared) -> Result<()> {
+    pub(super) fn clear(&mut self, shared: &Shared) {
+        self.before_eviction();
         self.sets.iter_mut().for_each(SlotMap::clear);
         self.tables.iter_mut().for_each(SetTable::clear);
-        self.queries = self.queries.emptied(shared.plan.window)?;
+        self.queries.empty(shared.plan.window);
         self.standing = None;
         self.mean = KeyMean::default();
         (self.compactions, self.attended, self.moved) = (0, 0, 0);
-        Ok(())
-    }
-
-    pub(super) fn snapshot(&self) -> Result<LayerSnapshot> {
-        let copy = |buffer: &Tensor| buffer.narrow(1, 0, self.len().max(1))?.force_contiguous();
-        Ok(LayerSnapshot {
-            keys: copy(&self.keys)?,
-            values: copy(&self.values)?,
-            queries: self.queries.deep_copy()?,
-            mean: self.mean.clone(),
-            history: self.history.clone(),
-            sets: self.sets.clone(),
-            compactions: self.compactions,
-            attended: self.attended,
-            moved: self.moved,
-        })
-    }
-
-    /// Puts a state back. The snapshot can be used again.
-    pub(super) fn restore(
-        &mut self,
-        saved: &LayerSnapshot,
-        shared: &Shared,
-        work: &mut Workspace,
-    ) -> Result<()> {
-        self.keys.slice_set(&saved.keys, 1, 0)?;
-        self.values.slice_set(&saved.values, 1, 0)?;
-        self.queries = saved.queries.deep_copy()?;
-        self.mean = saved.mean.clone();
-        self.history.copy_from_slice(&saved.history);
-        self.sets.clone_from(&saved.sets);
-        if let Some(axes) = &mut work.axes {
-            for (table, set) in self.tables.iter_mut().zip(&self.sets) {
-                let border = shared.plan.border().filter(|_| set.relevant() > 0);
-                table.restart(&set.by_time(), border, axes)?;
-            }
-        }
-        (self.compactions, self.attended, self.moved) =
-            (saved.compactions, saved.attended, saved.moved);
-        Ok(())
     }
 
     /// Memory of keys and values, bytes.

@@ -2,11 +2,14 @@
 //!
 //! - `config`: the parameters and the slot arithmetic that follows from them (budget, slack, prefix, recent, relevant)
 //! - `policy`: the eviction policies, one file each
-//! - `bounded`: all layers together, the order of a turn, the counters
+//! - `bounded`: all layers together, the order of a turn, marks to go back to
+//! - `shape`: what the cache must know of the decoder
+//! - `report`: what can be seen of a cache
 //! - `layer`: keys, values and slots of one decoder layer
 //! - `evict`: a compaction of one layer: which slots stay, and what moves
 //! - `slots`: which token of the stream stands in which slot, and at which position
-//! - `compact`: moving rows into the gaps, in place
+//! - `compact`: moving rows into the gaps, in place; taking rows out and putting them back
+//! - `journal`: what a layer notes under a mark
 //! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `queries`: the ring of the last raw queries that scores are computed from
 //! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
@@ -22,21 +25,26 @@ mod bounded;
 mod compact;
 mod config;
 mod evict;
+mod journal;
 mod kernel;
 mod layer;
 mod likeness;
 pub mod policy;
 mod queries;
+mod report;
 mod rope;
 mod rotary;
 mod scores;
+mod shape;
 mod slots;
 
 pub use attention::{shares, weighted_sums, Kernel};
-pub use bounded::{BoundedCache, CacheShape, CacheUsage, Snapshot};
+pub use bounded::{BoundedCache, Standing};
 pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
 pub use layer::{LayerCache, LayerSlots};
 pub use policy::PolicyKind;
 pub use queries::QuerySource;
+pub use report::CacheUsage;
 pub use rope::{Rope, RopeAxes, RopeScaling};
+pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token};

@@ -1,10 +1,12 @@
 //! The ring of the last raw queries of a layer, from which scores are computed at a compaction.
 
+use std::ops::Range;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::config::CacheError;
+use super::journal::SavedRows;
 use super::slots::Token;
 
 /// Which queries score the cached keys.
@@ -43,11 +45,18 @@ impl FromStr for QuerySource {
 }
 
 /// The newest `window` queries before rotation, overwritten in place.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct QueryRing {
-    /// `[heads, window, head_dim]`, not rotated; in ring order.
+    /// `[heads, capacity, head_dim]`, not rotated; in ring order.
     raw: Tensor,
     source: QuerySource,
+    state: RingState,
+}
+
+/// What the ring holds.
+#[derive(Debug, Clone, Copy)]
+pub struct RingState {
+    /// Queries that it turns through, at most its capacity.
     window: usize,
     /// Queries held, at most `window`.
     count: usize,
@@ -58,107 +67,115 @@ pub struct QueryRing {
     within_instruction: bool,
 }
 
-impl QueryRing {
-    pub fn new(
-        heads: usize,
-        (window, source): (usize, QuerySource),
-        head_dim: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        Ok(Self {
-            // A ring of one that nothing reads stands in where no score is needed.
-            raw: Tensor::zeros((heads, window.max(1), head_dim), dtype, device)?,
-            source,
+impl RingState {
+    fn empty(window: usize) -> Self {
+        Self {
             window,
             count: 0,
             cursor: 0,
             instructed: false,
             within_instruction: false,
+        }
+    }
+}
+
+/// What is done before slots of the ring (`[heads, capacity, head_dim]`) are overwritten.
+pub type BeforeWriting<'a> = &'a mut dyn FnMut(&Tensor, Range<usize>) -> Result<()>;
+
+impl QueryRing {
+    /// An empty ring of `window` queries, which can be [emptied](Self::empty) to one of up to `capacity`.
+    pub fn new(
+        heads: usize,
+        (window, capacity, source): (usize, usize, QuerySource),
+        head_dim: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let capacity = capacity.max(window);
+        Ok(Self {
+            // A ring of one that nothing reads stands in where no score is needed.
+            raw: Tensor::zeros((heads, capacity.max(1), head_dim), dtype, device)?,
+            source,
+            state: RingState::empty(window),
         })
     }
 
     /// Takes the newest of the queries `q` (`[heads, tokens, head_dim]`, not rotated) that the source wants.
-    pub fn push(&mut self, q: &Tensor, tokens: &[Token]) -> Result<()> {
-        if self.window == 0 {
+    pub fn push(&mut self, q: &Tensor, tokens: &[Token], before: BeforeWriting) -> Result<()> {
+        if self.state.window == 0 {
             return Ok(());
         }
         if self.source == QuerySource::Stream {
-            return self.take(q, 0, tokens.len());
+            return self.take(q, 0..tokens.len(), before);
         }
         let mut at = 0;
         for run in tokens.chunk_by(|a, b| a.mark.instruction == b.mark.instruction) {
             let instruction = run[0].mark.instruction;
-            if instruction && !self.within_instruction {
-                self.instructed = true;
-                self.count = 0;
-                self.cursor = 0;
+            if instruction && !self.state.within_instruction {
+                self.state.instructed = true;
+                self.state.count = 0;
+                self.state.cursor = 0;
             }
-            self.within_instruction = instruction;
-            if instruction || !self.instructed {
-                self.take(q, at, at + run.len())?;
+            self.state.within_instruction = instruction;
+            if instruction || !self.state.instructed {
+                self.take(q, at..at + run.len(), before)?;
             }
             at += run.len();
         }
         Ok(())
     }
 
-    /// Takes the newest of the queries `from..to` of `q`.
-    fn take(&mut self, q: &Tensor, from: usize, to: usize) -> Result<()> {
-        let taken = (to - from).min(self.window);
-        let mut from = to - taken;
-        while from < to {
-            let run = (self.window - self.cursor).min(to - from);
-            self.raw
-                .slice_set(&q.narrow(1, from, run)?.contiguous()?, 1, self.cursor)?;
+    /// Takes the newest of the queries `given` of `q`.
+    fn take(&mut self, q: &Tensor, given: Range<usize>, before: BeforeWriting) -> Result<()> {
+        let RingState { window, .. } = self.state;
+        let taken = given.len().min(window);
+        let mut from = given.end - taken;
+        while from < given.end {
+            let cursor = self.state.cursor;
+            let run = (window - cursor).min(given.end - from);
+            before(&self.raw, cursor..cursor + run)?;
+            let new = q.narrow(1, from, run)?.contiguous()?;
+            self.raw.slice_set(&new, 1, cursor)?;
             from += run;
-            self.cursor = (self.cursor + run) % self.window;
+            self.state.cursor = (cursor + run) % window;
         }
-        self.count = (self.count + taken).min(self.window);
+        self.state.count = (self.state.count + taken).min(window);
         Ok(())
     }
 
     pub fn count(&self) -> usize {
-        self.count
+        self.state.count
     }
 
     /// The queries held, `[heads, count, head_dim]`, in ring order.
     pub fn raw(&self) -> Result<Tensor> {
-        self.raw.narrow(1, 0, self.count)?.contiguous()
+        self.raw.narrow(1, 0, self.count())?.contiguous()
     }
 
     /// Position of each query in ring order, when `len` slots are in use: as if the newest stood at the end of the stream.
     pub fn positions(&self, len: usize) -> Vec<u32> {
-        (0..self.count)
+        let RingState { window, cursor, .. } = self.state;
+        (0..self.count())
             .map(|slot| {
-                let age = (self.cursor + self.window - 1 - slot) % self.window;
+                let age = (cursor + window - 1 - slot) % window;
                 (len - 1 - age) as u32
             })
             .collect()
     }
 
-    /// An empty ring of `window` queries, in the same memory if the window is unchanged.
-    pub fn emptied(&self, window: usize) -> Result<Self> {
-        if window == self.window {
-            return Ok(Self {
-                count: 0,
-                cursor: 0,
-                instructed: false,
-                within_instruction: false,
-                ..self.clone()
-            });
-        }
-        let (heads, _, head_dim) = self.raw.dims3()?;
-        let (dtype, device) = (self.raw.dtype(), self.raw.device());
-        Self::new(heads, (window, self.source), head_dim, dtype, device)
+    /// Forgets all queries; `window` is at most the capacity.
+    pub fn empty(&mut self, window: usize) {
+        self.state = RingState::empty(window);
     }
 
-    /// A copy that shares no memory with this one.
-    pub fn deep_copy(&self) -> Result<Self> {
-        Ok(Self {
-            raw: self.raw.force_contiguous()?,
-            ..self.clone()
-        })
+    pub fn state(&self) -> RingState {
+        self.state
+    }
+
+    /// Goes back to a state, with the queries that have been overwritten since.
+    pub fn go_back(&mut self, state: RingState, overwritten: &mut SavedRows) -> Result<()> {
+        self.state = state;
+        overwritten.put_back(&[&self.raw])
     }
 }
 
@@ -169,7 +186,7 @@ mod tests {
 
     /// Pushes queries 0, 1, 2 ... in chunks; those in `instructions` (from, to) are an instruction's. Returns query and position, oldest first.
     fn held(source: QuerySource, chunks: &[usize], instructions: &[(u64, u64)]) -> Vec<(f32, u32)> {
-        let mut ring = QueryRing::new(1, (4, source), 1, DType::F32, &Device::Cpu).unwrap();
+        let mut ring = QueryRing::new(1, (4, 4, source), 1, DType::F32, &Device::Cpu).unwrap();
         let mut next = 0;
         for &chunk in chunks {
             let indices = next..next + chunk as u64;
@@ -187,7 +204,7 @@ mod tests {
                 })
                 .collect::<Vec<_>>();
             let q = Tensor::from_vec(q, (1, chunk, 1), &Device::Cpu).unwrap();
-            ring.push(&q, &tokens).unwrap();
+            ring.push(&q, &tokens, &mut |_, _| Ok(())).unwrap();
             next += chunk as u64;
         }
         let raw = ring.raw().unwrap().flatten_all().unwrap();

@@ -37,6 +37,11 @@ impl Mark {
             ..Self::default()
         }
     }
+
+    /// Whether it is no image token.
+    pub fn is_text(&self) -> bool {
+        self.frame.is_none()
+    }
 }
 
 /// A cached token.
@@ -54,7 +59,7 @@ pub type Move = (u32, u32);
 
 /// The tokens of one kept set. Slots are in no order; a position is a token's rank in time, from which its place in the rotary embedding
 /// follows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct SlotMap {
     /// By slot.
     tokens: Vec<Token>,
@@ -62,6 +67,19 @@ pub struct SlotMap {
     positions: Vec<u32>,
     /// Tokens after the prefix that the last compaction kept by value.
     relevant: usize,
+}
+
+impl Clone for SlotMap {
+    fn clone(&self) -> Self {
+        self.first(self.len())
+    }
+
+    /// In the memory that is there.
+    fn clone_from(&mut self, other: &Self) {
+        self.tokens.clone_from(&other.tokens);
+        self.positions.clone_from(&other.positions);
+        self.relevant = other.relevant;
+    }
 }
 
 impl SlotMap {
@@ -123,6 +141,21 @@ impl SlotMap {
             .into_iter()
             .map(|slot| self.tokens[slot as usize])
             .collect()
+    }
+
+    /// The first `len` slots, which hold the `len` oldest tokens.
+    pub fn first(&self, len: usize) -> Self {
+        Self {
+            tokens: self.tokens[..len].to_vec(),
+            positions: self.positions[..len].to_vec(),
+            relevant: self.relevant,
+        }
+    }
+
+    /// Gives up the slots from `len` on, which hold the newest tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.positions.truncate(len);
     }
 
     /// Takes the next slots for the newest tokens.

@@ -7,7 +7,7 @@ use super::feed::Feed;
 use super::model::EvalModel;
 use super::timing::{compare, StepTimes};
 use super::{parameter, EvalError, Progress};
-use crate::cache::{CacheConfig, Snapshot};
+use crate::cache::{BoundedCache, CacheConfig};
 
 /// What is measured along the stream.
 #[derive(Debug, Clone, Copy)]
@@ -84,15 +84,11 @@ pub fn endless(
     };
     let layers = model.shape.layers;
     let mut blocks = Vec::new();
-    let mut first_full: Option<Snapshot> = None;
     let (mut keys, mut seconds) = (0, 0.0);
     while feed.fed < options.tokens {
         let (piece, next) = take(chunk.min(options.tokens - feed.fed));
         feed.chunk(&piece, next)?;
         progress(piece.len());
-        if first_full.is_none() && options.pairs > 0 && feed.caches[0].usage().compactions > 0 {
-            first_full = Some(feed.caches[0].snapshot()?);
-        }
         if feed.fed.is_multiple_of(options.block) || feed.fed == options.tokens {
             feed.settle()?;
             let usage = feed.caches[0].usage();
@@ -123,9 +119,10 @@ pub fn endless(
         chunk_step: None,
         decode_step: None,
     };
-    let Some(early) = first_full else {
+    if options.pairs == 0 || feed.caches[0].usage().compactions == 0 {
         return Ok(result);
-    };
+    }
+    let early = first_full(model, ids, config, chunk)?;
     // Both states are to be equally full: the late one is taken right after a compaction too.
     let full = feed.caches[0].usage().compactions;
     while feed.caches[0].usage().compactions == full {
@@ -134,16 +131,34 @@ pub fn endless(
     }
     let plan = *feed.caches[0].plan();
     let (piece, _) = take(plan.slack.max(chunk));
-    let cache = feed
+    let late = feed
         .caches
         .pop()
         .ok_or_else(|| parameter("policies", 0, "one"))?;
-    let mut caches = [cache];
+    let mut states = [early, late];
     let chunks = piece.chunks(chunk).collect::<Vec<_>>();
-    let states = [early, caches[0].snapshot()?];
-    let mut time =
-        |chunks: &[&[u32]]| compare(model, &mut caches, &states, chunks, options.pairs).map(Some);
+    let mut time = |chunks: &[&[u32]]| compare(model, &mut states, chunks, options.pairs).map(Some);
     result.chunk_step = time(&chunks)?;
     result.decode_step = time(&piece.chunks(1).collect::<Vec<_>>())?;
     Ok(result)
+}
+
+/// The cache as it was at the stream's first compaction.
+fn first_full(
+    model: &EvalModel,
+    ids: &[u32],
+    config: &CacheConfig,
+    chunk: usize,
+) -> Result<BoundedCache, EvalError> {
+    let mut caches = [model.cache(config)?];
+    let mut stream = ids.iter().copied().cycle();
+    let mut before = None;
+    while caches[0].usage().compactions == 0 {
+        let piece = stream.by_ref().take(chunk).collect::<Vec<_>>();
+        model.append(before, &piece, &mut caches)?;
+        caches[0].reserve(chunk)?;
+        before = piece.last().copied();
+    }
+    let [cache] = caches;
+    Ok(cache)
 }

@@ -121,10 +121,13 @@ impl EvalModel {
         if ids.is_empty() {
             return Ok(());
         }
-        let saved = caches[0].snapshot()?;
+        caches[0].mark();
         self.append(None, ids, caches)?;
-        caches[0].capture_standing(ids.len())?;
-        Ok(caches[0].restore(&saved)?)
+        let standing = caches[0].newest_keys(ids.len())?;
+        caches[0].put_back()?;
+        caches[0].let_go();
+        caches[0].look_for(standing);
+        Ok(())
     }
 
     /// Ids of text as it is: nothing in it counts as a control token.

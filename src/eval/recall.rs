@@ -58,7 +58,7 @@ pub fn recall(
         let (now, later) = asks.split_at(due);
         asks = later;
         if !now.is_empty() {
-            let saved = caches[0].snapshot()?;
+            caches[0].mark();
             for ask in now {
                 let fact = &timeline.facts[ask.fact];
                 let kept = ask.distance.map_or(0.0, |distance| {
@@ -66,7 +66,7 @@ pub fn recall(
                     kept_share(&caches[0], end - fact.statement.len() as u64..end)
                 });
                 let (right, loss) = question(model, fact, &mut caches)?;
-                caches[0].restore(&saved)?;
+                caches[0].put_back()?;
                 answers.push(Answer {
                     fact: first + ask.fact,
                     distance: ask.distance,
@@ -75,6 +75,7 @@ pub fn recall(
                     kept,
                 });
             }
+            caches[0].let_go();
         }
         let next = asks.first().map_or(timeline.ids.len(), |ask: &Ask| ask.at);
         let to = next.min(at + options.chunk);

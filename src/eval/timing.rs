@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::EvalModel;
 use super::EvalError;
-use crate::cache::{BoundedCache, Snapshot};
+use crate::cache::BoundedCache;
 
 /// Times of the same steps on a late and an early state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,11 +22,10 @@ pub struct StepTimes {
 }
 
 /// Runs `chunks` on both states (the early one, the late one) by turns, `pairs` times; every second pair begins with the late one.
-/// The cache is left in neither.
+/// Both are left as they were.
 pub fn compare(
     model: &EvalModel,
-    caches: &mut [BoundedCache; 1],
-    states: &[Snapshot; 2],
+    states: &mut [BoundedCache; 2],
     chunks: &[&[u32]],
     pairs: usize,
 ) -> Result<StepTimes, EvalError> {
@@ -35,7 +34,7 @@ pub fn compare(
     for pair in 0..=pairs {
         for turn in 0..2 {
             let which = (pair + turn) % 2;
-            let seconds = step(model, caches, &states[which], chunks)?;
+            let seconds = step(model, &mut states[which], chunks)?;
             if pair > 0 {
                 times[which].push(seconds);
             }
@@ -53,20 +52,18 @@ pub fn compare(
     })
 }
 
-/// Puts a state back and times the chunks on it, seconds.
-fn step(
-    model: &EvalModel,
-    caches: &mut [BoundedCache; 1],
-    state: &Snapshot,
-    chunks: &[&[u32]],
-) -> Result<f64, EvalError> {
-    caches[0].restore(state)?;
+/// Times the chunks on a state, seconds, and takes them back.
+fn step(model: &EvalModel, state: &mut BoundedCache, chunks: &[&[u32]]) -> Result<f64, EvalError> {
+    state.mark();
     let start = Instant::now();
     for chunk in chunks {
-        model.append(None, chunk, caches)?;
-        caches[0].reserve(chunk.len())?;
+        model.append(None, chunk, std::slice::from_mut(state))?;
+        state.reserve(chunk.len())?;
     }
-    Ok(start.elapsed().as_secs_f64())
+    let seconds = start.elapsed().as_secs_f64();
+    state.put_back()?;
+    state.let_go();
+    Ok(seconds)
 }
 
 /// The middle value; 0 for none.

@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder, Embedded};
 use super::ends::Ends;
 use super::family::Family;
+use super::placeholders::placeholders;
 use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
@@ -21,12 +22,15 @@ pub struct Mllm {
     pub family: &'static Family,
     pub config: decoder::Config,
     pub shape: CacheShape,
-    pub tokenizer: ChatTokenizer,
+    /// Can be used in other threads while the model works.
+    pub tokenizer: Arc<ChatTokenizer>,
     pub template: ChatTemplate,
     pub decoder: Decoder,
     pub vision: Box<dyn Vision>,
     /// Tokens that end an answer.
     pub ends: Ends,
+    /// Ids that no answer holds, for they stand for pictures or for nothing.
+    pub placeholders: Vec<u32>,
     image_token: u32,
     video_token: Option<u32>,
     placeholder: String,
@@ -91,6 +95,14 @@ impl Mllm {
         tokenizer.check_vocabulary(family_config.vocabulary())?;
         let template = ChatTemplate::load(checkpoint)?;
         let ends = Ends::load(checkpoint, &tokenizer)?;
+        let markup = family_config.markup_tokens().iter();
+        let markup = markup.map(|name| tokenizer.control(name));
+        let pictures = [Ok(image_token)]
+            .into_iter()
+            .chain(family_config.video_token().map(Ok))
+            .chain(markup)
+            .collect::<Result<Vec<_>, _>>()?;
+        let placeholders = placeholders(pictures, &tokenizer, config.vocab_size(), &ends);
 
         let weights = Weights::new(source, dtype, device);
         let vision = family_config.vision(checkpoint, &weights)?;
@@ -103,11 +115,12 @@ impl Mllm {
             placeholder: placeholder.to_string(),
             config,
             shape,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template,
             decoder,
             vision,
             ends,
+            placeholders,
             image_token,
             video_token: family_config.video_token(),
             device: device.clone(),

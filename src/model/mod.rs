@@ -24,10 +24,13 @@
 //! - `activation`: the activation functions that configurations name
 //! - `precision`: the type that a model computes in
 //! - `threads`: how many threads the products are spread over
-//! - `sample`: the next token from logits
+//! - `placeholders`: the tokens that no answer holds
+//! - `chooser`: the next token from logits
+//! - `text_stream`: text from ids as they come
 
 pub mod activation;
 pub mod checkpoint;
+pub mod chooser;
 pub mod decoder;
 pub mod ends;
 pub mod family;
@@ -39,16 +42,17 @@ pub mod llava;
 pub mod llava_next;
 pub mod llava_onevision;
 pub mod mllm;
+mod placeholders;
 pub mod precision;
 pub mod preprocess;
 pub mod qwen2_5_vl;
 pub mod qwen2_vl;
 pub mod qwen3_vl;
 mod qwen_vl;
-pub mod sample;
 pub mod smolvlm;
 pub mod template;
 pub mod text;
+pub mod text_stream;
 pub mod threads;
 pub mod tokenizer;
 pub mod vision;
@@ -58,6 +62,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
+
+use chooser::ChoiceError;
 
 use crate::cache::CacheError;
 
@@ -84,6 +90,8 @@ pub enum ModelError {
     Threads(String),
     #[error(transparent)]
     Cache(#[from] CacheError),
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
     #[error("tensor operation in the model: {0}")]
     Tensor(#[from] candle_core::Error),
 }

@@ -295,6 +295,19 @@ impl ChatTokenizer {
         })
     }
 
+    /// The token with this id as the vocabulary spells it, if [`Self::decode`] gives it a text.
+    pub fn text_token(&self, id: u32) -> Option<String> {
+        let token = self.full.id_to_token(id)?;
+        let control = self.full.get_added_vocabulary().is_special_token(&token);
+        (!control).then_some(token)
+    }
+
+    /// Control tokens and their ids.
+    pub fn controls(&self) -> impl Iterator<Item = (&str, u32)> {
+        let controls = self.controls.iter();
+        controls.map(|control| (control.content.as_str(), control.id))
+    }
+
     /// Whether there is a token with this id.
     pub fn has(&self, id: u32) -> bool {
         self.full.id_to_token(id).is_some()

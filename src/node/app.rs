@@ -115,6 +115,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     let session = parameters.session()?;
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
+    parameters.check_prompts(engine.prompt_check().clone());
 
     serve_reset(runtime, node, engine.clone())?;
     serve_pause(runtime, node, engine.clone())?;
@@ -252,8 +253,12 @@ async fn follow_parameters(
 ) {
     while let Some((name, value)) = changes.next().await {
         if let (SYSTEM_PROMPT, ParameterValue::String(text)) = (name.as_str(), value) {
-            tracing::info!("system_prompt changed; it takes effect at the next reset");
-            engine.set_system_prompt(text);
+            match engine.set_system_prompt(text) {
+                Ok(()) => {
+                    tracing::info!("system_prompt changed; it takes effect at the next reset")
+                }
+                Err(error) => tracing::error!("system_prompt not changed: {error}"),
+            }
         }
     }
 }

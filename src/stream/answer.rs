@@ -1,6 +1,12 @@
 //! Instructions and answers, and an answer in the making.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::model::chooser::Choice;
+use crate::model::text_stream::TextStream;
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::ModelError;
 
 /// An instruction, free of ROS types.
 #[derive(Debug, Clone)]
@@ -85,59 +91,64 @@ pub(super) struct Generation {
     pub answer: Answer,
     received: Instant,
     logprobs: f64,
-    /// Bytes of the text that have been handed out.
-    sent: usize,
     pieces: u32,
+    tokenizer: Arc<ChatTokenizer>,
+    text: TextStream,
 }
 
 impl Generation {
     /// An answer to `instruction` of which nothing has been generated; `answer` holds what the session knows beforehand.
-    pub fn new(answer: Answer, instruction: &Instruction) -> Self {
+    pub fn new(answer: Answer, instruction: &Instruction, tokenizer: Arc<ChatTokenizer>) -> Self {
         Self {
             answer,
+            tokenizer,
+            text: TextStream::default(),
             received: instruction.received,
             logprobs: 0.0,
-            sent: 0,
             pieces: 0,
         }
     }
 
-    pub fn chose(&mut self, token: u32, logprob: f32) {
+    pub fn chose(&mut self, choice: Choice) {
         self.answer
             .time_to_first_token
             .get_or_insert_with(|| self.received.elapsed());
-        self.answer.token_ids.push(token);
+        self.answer.token_ids.push(choice.token);
         self.answer.output_tokens += 1;
-        self.logprobs += f64::from(logprob);
+        self.logprobs += f64::from(choice.logprob);
     }
 
-    pub fn text_ids(&self) -> &[u32] {
-        &self.answer.token_ids
-    }
-
-    /// Hands out what `text` (all of the answer so far) adds, unless it ends inside a character.
-    pub fn emit(&mut self, text: String, on_delta: &mut dyn FnMut(AnswerDelta)) {
-        self.answer.text = text.trim_start().to_string();
-        if self.answer.text.ends_with(char::REPLACEMENT_CHARACTER) {
-            return;
+    /// Hands out what the text grows by with the token that was chosen last, without blanks at its start.
+    pub fn emit(
+        &mut self,
+        token: u32,
+        on_delta: &mut dyn FnMut(AnswerDelta),
+    ) -> Result<(), ModelError> {
+        let added = self.text.push(token, &self.tokenizer)?;
+        let added = self.append(&added);
+        if !added.is_empty() {
+            self.send(added, false, on_delta);
         }
-        self.send(false, on_delta);
+        Ok(())
     }
 
-    fn send(&mut self, done: bool, on_delta: &mut dyn FnMut(AnswerDelta)) {
-        let added = self.answer.text.get(self.sent..).unwrap_or_default();
-        if added.is_empty() && !done {
-            return;
-        }
-        let delta = AnswerDelta {
+    fn append(&mut self, added: &str) -> String {
+        let added = match self.answer.text.is_empty() {
+            true => added.trim_start(),
+            false => added,
+        };
+        self.answer.text.push_str(added);
+        added.to_string()
+    }
+
+    fn send(&mut self, text: String, done: bool, on_delta: &mut dyn FnMut(AnswerDelta)) {
+        on_delta(AnswerDelta {
             id: self.answer.id.clone(),
             index: self.pieces,
-            text: added.to_string(),
+            text,
             done,
-        };
-        self.sent = self.answer.text.len();
+        });
         self.pieces += 1;
-        on_delta(delta);
     }
 
     pub fn finish(
@@ -146,7 +157,10 @@ impl Generation {
         error: Option<String>,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Answer {
-        self.send(true, on_delta);
+        // What there is of a character that was cut off; ids that have been decoded once are decoded again.
+        let rest = std::mem::take(&mut self.text).finish(&self.tokenizer);
+        let rest = self.append(&rest.unwrap_or_default());
+        self.send(rest, true, on_delta);
         self.answer.finish = finish;
         self.answer.error = error;
         self.answer.latency = self.received.elapsed();

@@ -3,6 +3,7 @@
 //! Decided by stamps and pixels alone, so that a replay decides as the running node did.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::model::vision::Prepared;
 
@@ -60,7 +61,7 @@ pub enum Skip {
 }
 
 /// The state of the decisions.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FrameGate {
     config: GateConfig,
     newest_ns: Option<i64>,
@@ -69,7 +70,7 @@ pub struct FrameGate {
     /// When the next frame may be used.
     due_ns: Option<i64>,
     /// The last frame used, at the model's input size.
-    used: Option<Prepared>,
+    used: Option<Arc<Prepared>>,
 }
 
 impl FrameGate {
@@ -148,7 +149,7 @@ impl FrameGate {
 
     /// Takes note of the picture that was used.
     pub fn took(&mut self, picture: Prepared) {
-        self.used = (self.config.min_change > 0.0).then_some(picture);
+        self.used = (self.config.min_change > 0.0).then(|| Arc::new(picture));
     }
 }
 

@@ -18,7 +18,7 @@ struct Held {
 }
 
 /// The frames since the last reset.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct FrameMemory {
     /// The frames that are still remembered.
     held: BTreeMap<FrameId, Held>,

@@ -100,10 +100,11 @@ impl Fed {
     fn feed(&mut self, mut tokens: usize) -> Tensor {
         let mut outs = vec![Vec::new(); ONE.layers];
         while tokens > 0 {
-            let count = self.cache.admissible(tokens).unwrap();
             let first = self.cache.usage().tokens_seen;
-            let marks = (first..first + count as u64).map(|index| self.stream.mark(index));
-            let admitted = self.cache.admit(&marks.collect::<Vec<_>>()).unwrap();
+            let marks = (first..first + tokens as u64).map(|index| self.stream.mark(index));
+            let marks = marks.collect::<Vec<_>>();
+            let count = self.cache.admissible(&marks).unwrap();
+            let admitted = self.cache.admit(&marks[..count]).unwrap();
             for (layer, outs) in outs.iter_mut().enumerate() {
                 let salt = 10 * layer as u64;
                 let q = rows(first, count, ONE.heads, salt);
@@ -265,9 +266,9 @@ proptest! {
             }
         }
         // What is fed and taken back leaves no trace, and a reset none at all.
-        let saved = fed.cache.snapshot().unwrap();
+        fed.cache.mark();
         let again = |fed: &mut Fed| {
-            fed.cache.restore(&saved).unwrap();
+            fed.cache.put_back().unwrap();
             fed.feed(45)
         };
         let first = again(&mut fed);

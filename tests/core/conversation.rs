@@ -96,7 +96,13 @@ fn pieces_of_an_answer_join_to_its_text_and_end_once() {
     assert!(pieces.last().unwrap().done);
     assert!(pieces.iter().zip(0..).all(|(piece, i)| piece.index == i));
     assert_eq!(answer.output_tokens, answer.token_ids.len());
-    assert!(answer.mean_logprob <= 0.0);
+    // The most probable tokens are more probable than chance, and none is certain.
+    let chance = -(load(&tiny_dir()).config.vocab_size() as f32).ln();
+    assert!(
+        (chance..0.0).contains(&answer.mean_logprob),
+        "{} where chance is {chance}",
+        answer.mean_logprob
+    );
 }
 
 #[test]
@@ -177,6 +183,62 @@ fn instructions_that_cannot_be_answered_say_why_and_change_nothing() {
         ask(&mut session, "good", "What is in view?").finish,
         FinishReason::Error
     );
+}
+
+#[test]
+fn an_answer_is_as_long_as_may_be_asked_for_and_no_longer() {
+    let mut config = tiny_config();
+    config.max_new_tokens_limit = 40;
+    let mut session = Session::new(config).unwrap();
+    show(&mut session, 0, 3);
+    let mut long = instruction("long", "What is in view?");
+    long.max_new_tokens = 41;
+    let before = session.usage();
+    let answer = session.ask(&long, &|| false, &mut |_| ());
+    let error = answer.error.unwrap();
+    assert!(
+        error.contains("41") && error.contains("at most 40"),
+        "{error}"
+    );
+    assert_eq!(session.usage(), before);
+    long.max_new_tokens = 40;
+    assert_eq!(session.ask(&long, &|| false, &mut |_| ()).error, None);
+
+    let mut config = tiny_config();
+    config.max_new_tokens = 2000;
+    let error = Session::new(config).err().unwrap().to_string();
+    assert!(error.contains("2000") && error.contains("1024"), "{error}");
+}
+
+#[test]
+fn an_answer_never_holds_a_token_that_is_no_text() {
+    let model = load(&tiny_dir());
+    let tokenizer = &model.tokenizer;
+    let names = ["<image>", "<fake_token_around_image>", "<global-img>"];
+    let pictures = names.map(|name| tokenizer.control(name).unwrap());
+    assert!(pictures.iter().all(|id| model.placeholders.contains(id)));
+    assert!(model
+        .ends
+        .ids()
+        .iter()
+        .all(|id| !model.placeholders.contains(id)));
+    let mut config = tiny_config();
+    config.temperature = 100.0;
+    config.max_new_tokens = 1000;
+    let mut session = Session::new(config).unwrap();
+    show(&mut session, 0, 1);
+    // Some thousand tokens, each as probable as any other: every one of the vocabulary comes several times.
+    let mut tokens = 0;
+    while tokens < 4000 {
+        let answer = ask(&mut session, "a", "Tell me everything.");
+        assert_eq!(answer.error, None);
+        tokens += answer.token_ids.len();
+        let banned = answer
+            .token_ids
+            .iter()
+            .find(|id| model.placeholders.contains(id));
+        assert_eq!(banned, None);
+    }
 }
 
 #[test]

@@ -12,27 +12,58 @@ use crate::support::{instruction, picture, tiny_config};
 /// Long enough for a busy machine; every wait ends as soon as its condition holds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Collect(Sender<Answer>, Vec<String>);
+/// Hands on the answers; may be held up at the first piece of text.
+struct Collect {
+    answers: Sender<Answer>,
+    ended: Vec<String>,
+    hold: Option<Hold>,
+}
+
+/// Tells that an answer has begun, and waits to be told to go on.
+struct Hold {
+    begun: Sender<()>,
+    release: Receiver<()>,
+}
 
 impl EngineEvents for Collect {
     fn delta(&mut self, delta: AnswerDelta) {
         if delta.done {
-            self.1.push(delta.id);
+            self.ended.push(delta.id);
+        } else if let Some(hold) = self.hold.take() {
+            hold.begun.send(()).unwrap();
+            hold.release.recv_timeout(PATIENCE).unwrap();
         }
     }
 
     fn answer(&mut self, answer: Answer) {
-        let ends = self.1.iter().filter(|&id| *id == answer.id).count();
+        let ends = self.ended.iter().filter(|&id| *id == answer.id).count();
         assert_eq!(ends, 1, "the last piece of {} comes before it", answer.id);
         // The test may have ended.
-        let _ = self.0.send(answer);
+        let _ = self.answers.send(answer);
     }
 }
 
 fn start(config: SessionConfig) -> (Engine, Receiver<Answer>) {
+    start_held(config, None)
+}
+
+fn start_held(config: SessionConfig, hold: Option<Hold>) -> (Engine, Receiver<Answer>) {
     let (sender, answers) = channel();
-    let engine = Engine::spawn(config, Box::new(Collect(sender, Vec::new()))).unwrap();
-    (engine, answers)
+    let events = Collect {
+        answers: sender,
+        ended: Vec::new(),
+        hold,
+    };
+    (Engine::spawn(config, Box::new(events)).unwrap(), answers)
+}
+
+/// Answers that seldom end by themselves: those of an untrained model that writes anything, as long as may be.
+fn endless() -> SessionConfig {
+    let mut config = tiny_config();
+    config.temperature = 100.0;
+    config.max_new_tokens = 65_536;
+    config.max_new_tokens_limit = 65_536;
+    config
 }
 
 fn wait_for(engine: &Engine, condition: impl Fn(&StreamStats) -> bool) -> StreamStats {
@@ -139,38 +170,69 @@ fn instructions_and_frames_do_not_starve_each_other() {
 }
 
 #[test]
-fn a_reset_cuts_the_running_answer_off_and_empties_the_memory() {
-    let mut config = tiny_config();
-    config.max_new_tokens = 1_000_000;
-    let (engine, answers) = start(config);
+fn a_reset_cuts_the_running_answer_off_and_drops_all_that_waits() {
+    let (begun, has_begun) = channel();
+    let (go_on, release) = channel();
+    let (engine, answers) = start_held(endless(), Some(Hold { begun, release }));
     engine.offer_frame(picture(0, [1, 1, 1])).unwrap();
     wait_for(&engine, |s| s.frames_used == 1);
-    // An untrained model hardly ever ends an answer by itself; several make sure that one is running.
     for i in 0..5 {
         engine.instruct(instruction(&format!("q{i}"), "Tell me everything."));
     }
-    std::thread::sleep(Duration::from_millis(50));
-    engine.reset().unwrap();
-    for _ in 0..5 {
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    // The first answer is being written; behind it wait four instructions and a frame.
+    engine.offer_frame(picture(100, [200, 1, 1])).unwrap();
+    std::thread::scope(|scope| {
+        let reset = scope.spawn(|| engine.reset());
+        std::thread::sleep(Duration::from_millis(100));
+        go_on.send(()).unwrap();
+        reset.join().unwrap().unwrap();
+    });
+    for i in 0..5 {
         let answer = answers.recv_timeout(PATIENCE).unwrap();
-        assert!(matches!(
-            answer.finish,
-            FinishReason::Cancelled | FinishReason::Stop
-        ));
+        assert_eq!(
+            (answer.id, answer.finish),
+            (format!("q{i}"), FinishReason::Cancelled)
+        );
+        assert_eq!(answer.output_tokens > 0, i == 0, "only the first had begun");
     }
     let stats = engine.stats();
     assert_eq!(stats.cache.used, stats.cache.prefix);
     assert_eq!(stats.frames_used, 1, "counters survive a reset");
-    engine.offer_frame(picture(100, [1, 1, 1])).unwrap();
+    assert_eq!(stats.frames_superseded, 1, "the frame that waited is gone");
+    engine.instruct(instruction("blind", "What is in view?"));
+    let error = answers.recv_timeout(PATIENCE).unwrap().error.unwrap();
+    assert!(error.contains("no frame has been seen yet"), "{error}");
+    // Frames that come later stay.
+    engine.offer_frame(picture(200, [1, 1, 1])).unwrap();
     wait_for(&engine, |s| s.frames_used == 2);
     assert!(engine.shutdown(PATIENCE));
 }
 
 #[test]
+fn a_system_prompt_that_leaves_no_room_is_refused_when_it_is_set() {
+    let (engine, answers) = start(tiny_config());
+    let too_long = "You are a robot. ".repeat(200);
+    let error = engine.set_system_prompt(too_long).unwrap_err().to_string();
+    assert!(error.contains("budget is 256"), "{error}");
+    assert!(error.contains("one frame"), "{error}");
+    let before = engine.stats().cache.prefix;
+    engine.reset().unwrap();
+    assert_eq!(engine.stats().cache.prefix, before);
+    engine
+        .set_system_prompt("You are a mobile robot in a hall. Be brief.".to_string())
+        .unwrap();
+    engine.reset().unwrap();
+    assert!(engine.stats().cache.prefix > before);
+    engine.offer_frame(picture(0, [9; 3])).unwrap();
+    engine.instruct(instruction("a", "What is in view?"));
+    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().error, None);
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
 fn shutdown_ends_a_running_answer_and_answers_what_waits() {
-    let mut config = tiny_config();
-    config.max_new_tokens = 1_000_000;
-    let (engine, answers) = start(config);
+    let (engine, answers) = start(endless());
     for i in 0..6 {
         engine.instruct(instruction(&format!("q{i}"), "Tell me everything."));
     }

@@ -12,10 +12,11 @@ use inf_mllm::model::vision::vit::{self, Vit};
 use inf_mllm::model::vision::View;
 use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::grammar::ChatFormat;
+use inf_mllm::stream::{Session, SessionConfig, Taken};
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
-use crate::support::{self, deviation, golden, ids, load, tensors};
+use crate::support::{self, deviation, golden, ids, instruction, load, picture, tensors};
 
 fn family(name: &str) -> PathBuf {
     golden("families").join(name)
@@ -416,6 +417,47 @@ fn published_chat_templates_are_recognised() {
         let dir = changed(name, "chat_template.json", "/chat_template", json!(source));
         assert_eq!(ChatFormat::of(&load(dir.path())).unwrap().name, format);
     }
+}
+
+/// With visual tokens withdrawn nothing of a frame reaches the last layer that has no text around its image.
+#[test]
+fn frames_without_any_text_enter_the_memory_where_visual_tokens_are_withdrawn() {
+    let turn =
+        "{{ '<|im_start|>' + message['role'] + ' ' + ns.images + '\\n' + ns.text + '<|im_end|>' }}";
+    let source = template(turn, "<|im_start|>assistant\\n");
+    let source = source.as_str().unwrap().replace("IMAGE", "'<image>'");
+    let source = json!(source);
+    let dir = changed(
+        "llava_onevision",
+        "chat_template.json",
+        "/chat_template",
+        source,
+    );
+    let mut config = SessionConfig {
+        model_dir: dir.path().to_path_buf(),
+        max_new_tokens: 6,
+        ..SessionConfig::default()
+    };
+    config.cache.budget = 160;
+    config.cache.withdraw_layer = 1;
+    let mut session = Session::new(config).unwrap();
+    for i in 0..60 {
+        let frame = picture(i * 100, [(i * 4) as u8, 90, 200]);
+        assert_eq!(
+            session.push_frame(&frame).unwrap(),
+            Taken::Used,
+            "frame {i}"
+        );
+    }
+    assert_eq!(session.memory().seen(), 60);
+    assert!(
+        session.memory().oldest_ns() > Some(0),
+        "the oldest do not fit"
+    );
+    let asked = instruction("a", "What is in view?");
+    let answer = session.ask(&asked, &|| false, &mut |_| ());
+    assert_eq!(answer.error, None);
+    assert_eq!(answer.newest_frame.unwrap().stamp_ns, 5_900_000_000);
 }
 
 /// What the command line prints, which must succeed.

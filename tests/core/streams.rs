@@ -85,13 +85,15 @@ impl Stream {
         let Some((ids, after)) = &self.standing else {
             return;
         };
-        let empty = cache.snapshot().unwrap();
+        cache.mark();
         self.feed(0, *after, cache);
         let x = self.decoder.embed(ids).unwrap();
         let marks = vec![Mark::default(); ids.len()];
         self.decoder.append(&x, &marks, cache).unwrap();
-        cache.capture_standing(ids.len()).unwrap();
-        cache.restore(&empty).unwrap();
+        let standing = cache.newest_keys(ids.len()).unwrap();
+        cache.put_back().unwrap();
+        cache.let_go();
+        cache.look_for(standing);
     }
 }
 

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::mllm::Mllm;
+use inf_mllm::stream::Session;
 
-use crate::support::{deviation, load, tiny_dir};
+use crate::support::{deviation, instruction, load, picture, tiny_config, tiny_dir};
 
 const LAYER: usize = 1;
 
@@ -119,4 +120,36 @@ fn only_what_follows_an_image_is_changed() {
         off > 1e-3,
         "the image has left the upper layers: off by {off}"
     );
+}
+
+/// Layers with one kept set for all of them fill at their own pace where images do not reach some: long questions fit into all.
+#[test]
+fn long_questions_are_answered_whatever_the_policy_and_the_layer() {
+    for policy in [
+        PolicyKind::InfMllmPlus,
+        PolicyKind::InfMllm,
+        PolicyKind::H2o,
+    ] {
+        for layer in [1, 2] {
+            let mut config = tiny_config();
+            config.cache.policy = policy;
+            config.cache.budget = 320;
+            config.cache.withdraw_layer = layer;
+            let mut session = Session::new(config).unwrap();
+            let tokenizer = &session.model().tokenizer;
+            let question = (1..)
+                .map(|words| "a red box ".repeat(words))
+                .find(|text| tokenizer.encode_text(text).unwrap().len() >= 90)
+                .unwrap();
+            for round in 0..12 {
+                for i in 0..3 {
+                    let stamp_ms = round * 1000 + i * 100;
+                    session.push_frame(&picture(stamp_ms, [9, 200, 7])).unwrap();
+                }
+                let answer = session.ask(&instruction("a", &question), &|| false, &mut |_| ());
+                assert_eq!(answer.error, None, "{policy}, layer {layer}, round {round}");
+                assert!(answer.prompt_tokens >= 90);
+            }
+        }
+    }
 }

@@ -24,11 +24,11 @@ def test_while_idle(start: Start, by: signal.Signals) -> None:
 @pytest.mark.parametrize("by", SIGNALS)
 def test_during_an_answer_every_instruction_still_gets_one(start: Start, by: signal.Signals) -> None:
     # At this temperature the model writes anything, and seldom ends.
-    process, client = start({"temperature": 100.0, "queue_size": 100})
+    process, client = start({"temperature": 100.0, "queue_size": 100, "max_new_tokens_limit": 65_536})
     client.show(pictures.raw())
     ids = [f"i{index}" for index in range(20)]
     for name in ids:
-        client.instruct("What is in view?", id=name, max_new_tokens=100_000)
+        client.instruct("What is in view?", id=name, max_new_tokens=65_536)
     client.wait(lambda: bool(client.deltas), "the first piece of an answer")
     received = client.fresh_stats().instructions_received
     status, took = process.stop(by)

@@ -71,17 +71,22 @@ def test_the_system_prompt_of_a_running_node_changes_with_the_next_reset(start: 
     assert stats.used == stats.prefix > before
 
 
-def test_a_system_prompt_that_leaves_no_room_is_refused_at_the_reset_and_nothing_is_lost(start: Start) -> None:
+def test_a_system_prompt_that_leaves_no_room_is_refused_when_it_is_set_and_nothing_is_lost(start: Start) -> None:
     _, client = start()
     client.show(pictures.raw())
+    before = client.fresh_stats().prefix
     value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="Look at the room. " * 400)
     request = SetParameters.Request(parameters=[Parameter(name="system_prompt", value=value)])
-    assert client.call(SetParameters, "/inf_mllm/set_parameters", request).results[0].successful
-    response = client.reset()
-    assert not response.success
-    assert "budget" in response.message
+    result = client.call(SetParameters, "/inf_mllm/set_parameters", request).results[0]
+    assert not result.successful
+    assert "budget is 512" in result.reason
+    assert "one frame" in result.reason
     assert client.ask("What is in view?").frames_seen == 1
-    assert client.reset().success, "the prompt that was refused is forgotten"
+    asked = GetParameters.Request(names=["system_prompt"])
+    shown = client.call(GetParameters, "/inf_mllm/get_parameters", asked).values[0].string_value
+    assert shown == in_file()["system_prompt"]
+    assert client.reset().success
+    assert client.fresh_stats().prefix == before
 
 
 def documented() -> dict[str, tuple[object, str]]:

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use candle_core::DType;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::precision::Precision;
-use inf_mllm::model::sample::Sampler;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::model::weights::Quantization;
@@ -81,12 +81,13 @@ pub fn run(args: &Args) -> Result<()> {
             .with_context(|| format!("writing {}", file.display()))?;
     }
 
-    let mut sampler = Sampler::new(0.0, 0);
+    // As the published tools generate: whatever the model says, also of tokens that are no text.
+    let (chooser, mut draws) = (Chooser::new(0.0, Vec::new()), Draws::new(0));
     // Only text reaches the top where visual tokens are withdrawn.
     let mut last = logits.get(logits.dim(0)? - 1)?.to_vec1::<f32>()?;
     let mut generated = Vec::new();
     while generated.len() < args.max_new_tokens {
-        let (token, _) = sampler.next(&last);
+        let token = chooser.choose(&mut last, &mut draws)?.token;
         generated.push(token);
         if model.ends.contains(token) || generated.len() == args.max_new_tokens {
             break;

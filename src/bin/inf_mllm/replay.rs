@@ -46,6 +46,9 @@ pub struct Args {
     /// Longest answer where an instruction does not say, tokens.
     #[arg(long)]
     max_new_tokens: Option<usize>,
+    /// The most that an instruction may ask for as its longest answer, tokens.
+    #[arg(long)]
+    max_new_tokens_limit: Option<usize>,
     /// Threads of the model; 0: as many as suit its size. The answers do not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -100,6 +103,9 @@ pub fn run(args: &Args) -> Result<()> {
             .unwrap_or(defaults.system_prompt),
         standing_instruction: args.standing.clone().unwrap_or_default(),
         max_new_tokens: args.max_new_tokens.unwrap_or(defaults.max_new_tokens),
+        max_new_tokens_limit: args
+            .max_new_tokens_limit
+            .unwrap_or(defaults.max_new_tokens_limit),
         temperature: args.temperature,
         seed: args.seed,
         queue_size: defaults.queue_size,

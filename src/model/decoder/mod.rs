@@ -28,7 +28,7 @@ pub use config::{Config, Unsupported};
 pub use rope::RopeParameters;
 
 /// A layer of a decoder.
-trait Block: Debug + Send + Sync {
+pub trait Block: Debug + Send + Sync {
     /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, the attention of each on its own cache.
     fn forward(
         &self,
@@ -88,7 +88,8 @@ impl Embedded {
 pub struct Decoder {
     /// `[vocab, hidden]`
     embed_tokens: Matrix,
-    layers: Vec<Arc<dyn Block>>,
+    /// In their order; one can be put around another, to watch it.
+    pub layers: Vec<Arc<dyn Block>>,
     norm: Norm,
     lm_head: Linear,
     dtype: DType,
@@ -173,7 +174,10 @@ impl Decoder {
     /// Appends a chunk to the stream: `x` is `[tokens, hidden]`, `marks` says what each token is.
     ///
     /// Returns the last hidden states, normalised, `[tokens, hidden]`; of text tokens only where the cache withdraws visual tokens
-    /// (arXiv 2405.05803). The caller then asks the cache to reserve what the next step needs.
+    /// (arXiv 2405.05803), which may be none. The caller then asks the cache to reserve what the next step needs.
+    ///
+    /// An error can come when some layers have taken the chunk and others have not: what the cache is worth then is what
+    /// [`BoundedCache::put_back`] makes of it.
     pub fn append(
         &self,
         x: &Tensor,
@@ -217,7 +221,7 @@ impl Decoder {
         while at < marks.len() {
             let mut count = marks.len() - at;
             for cache in caches.iter_mut() {
-                count = cache.admissible(count)?;
+                count = cache.admissible(&marks[at..at + count])?;
             }
             let piece = chunk.narrow(caches.len(), at, count)?;
             pieces.push(self.append_piece(piece, &marks[at..at + count], caches)?);
@@ -311,7 +315,7 @@ fn embedding_and_head(
 
 /// The rows of `x` (`[streams * tokens, hidden]`) and the tokens of each stream that show no frame.
 fn text_only(x: &Tensor, tokens: &[Vec<Token>]) -> Result<(Tensor, Vec<Vec<Token>>)> {
-    let is_text = |token: &Token| token.mark.frame.is_none();
+    let is_text = |token: &Token| token.mark.is_text();
     let rows = (0u32..)
         .zip(tokens.iter().flatten())
         .filter(|(_, token)| is_text(token))

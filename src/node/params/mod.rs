@@ -9,6 +9,7 @@ mod find;
 mod slot;
 
 use std::fmt::Display;
+use std::sync::{Arc, OnceLock};
 
 use r2r::indexmap::IndexMap;
 use r2r::{Parameter, ParameterValue, RosParams};
@@ -19,6 +20,7 @@ use slot::{show, Field, Slot};
 
 use super::NodeError;
 use crate::stream::gate::{FRAME_RATES, MIN_CHANGES};
+use crate::stream::session::PromptCheck;
 use crate::stream::{GateConfig, SessionConfig};
 
 /// Every parameter of the node. They are read once at the start; only the system prompt can be changed later.
@@ -50,6 +52,8 @@ pub struct Parameters {
     pub cache: CacheParameters,
     /// Longest answer, tokens, unless the instruction says otherwise.
     pub max_new_tokens: i64,
+    /// The most that an instruction may ask for as its longest answer, tokens.
+    pub max_new_tokens_limit: i64,
     /// Sampling temperature; 0: greedy.
     pub temperature: f64,
     /// Seed of the sampling.
@@ -69,6 +73,19 @@ pub struct Parameters {
     pub stats_period: f64,
     /// Take the time from /clock.
     pub use_sim_time: bool,
+    /// What a new system prompt has to fit into.
+    prompts: Prompts,
+}
+
+/// The check of system prompts, which there is once the model is loaded: the same for all copies of the parameters.
+#[derive(Debug, Clone, Default)]
+struct Prompts(Arc<OnceLock<PromptCheck>>);
+
+/// It is no value that parameters could differ in.
+impl PartialEq for Prompts {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Default for Parameters {
@@ -88,6 +105,7 @@ impl Default for Parameters {
             standing_instruction: session.standing_instruction,
             cache: CacheParameters::default(),
             max_new_tokens: session.max_new_tokens as i64,
+            max_new_tokens_limit: session.max_new_tokens_limit as i64,
             temperature: session.temperature,
             seed: session.seed as i64,
             queue_size: session.queue_size as i64,
@@ -97,12 +115,16 @@ impl Default for Parameters {
             reset_on_time_jump: session.gate.reset_on_time_jump,
             stats_period: 1.0,
             use_sim_time: false,
+            prompts: Prompts::default(),
         }
     }
 }
 
 /// Token counts stay far from overflow in any sum.
 const TOKENS: i64 = 1 << 24;
+
+/// No answer is longer, tokens: an hour of writing for a fast model.
+const LONGEST_ANSWER: i64 = 65_536;
 
 /// What a reliability may be, as `ros2 topic info --verbose` names it but in small letters.
 pub const BEST_EFFORT: &str = "best_effort";
@@ -173,7 +195,12 @@ impl Parameters {
             field(
                 "max_new_tokens",
                 "longest answer, tokens",
-                Integer(&mut self.max_new_tokens, 1..=TOKENS),
+                Integer(&mut self.max_new_tokens, 1..=LONGEST_ANSWER),
+            ),
+            field(
+                "max_new_tokens_limit",
+                "most that an instruction may ask for, tokens",
+                Integer(&mut self.max_new_tokens_limit, 1..=LONGEST_ANSWER),
             ),
             field(
                 "temperature",
@@ -253,6 +280,11 @@ impl Parameters {
             })
     }
 
+    /// From now on system prompts are refused that do not fit, in all copies of these parameters.
+    pub fn check_prompts(&self, check: PromptCheck) {
+        self.prompts.0.get_or_init(|| check);
+    }
+
     /// Whether compressed images are subscribed.
     pub fn compressed(&self) -> bool {
         self.image_transport == "compressed"
@@ -278,6 +310,7 @@ impl Parameters {
             standing_instruction: self.standing_instruction.clone(),
             system_prompt: self.system_prompt.clone(),
             max_new_tokens: count(self.max_new_tokens),
+            max_new_tokens_limit: count(self.max_new_tokens_limit),
             temperature: self.temperature,
             seed: self.seed.unsigned_abs(),
             queue_size: count(self.queue_size),
@@ -346,8 +379,12 @@ impl RosParams for Parameters {
     fn check_parameter(&self, name: &str, value: &ParameterValue) -> r2r::Result<()> {
         if name == SYSTEM_PROMPT {
             let mut trial = self.clone();
-            return trial
+            trial
                 .set(name, value)
+                .map_err(|error| refusal(name, &error))?;
+            let check = self.prompts.0.get();
+            return check
+                .map_or(Ok(()), |check| check.check(&trial.system_prompt))
                 .map_err(|error| refusal(name, &error));
         }
         Err(r2r::Error::ParameterValueConv {
@@ -358,7 +395,7 @@ impl RosParams for Parameters {
     }
 }
 
-fn refusal(name: &str, error: &NodeError) -> r2r::Error {
+fn refusal(name: &str, error: &impl Display) -> r2r::Error {
     r2r::Error::ParameterValueConv {
         name: name.into(),
         msg: error.to_string(),

@@ -101,7 +101,11 @@ impl Inbox {
             return Some(Work::Stop);
         }
         if !self.resets.is_empty() {
-            return Some(Work::Reset(std::mem::take(&mut self.resets)));
+            // What waited for the memory of before does not enter the new one.
+            return Some(Work::Reset {
+                waiting: std::mem::take(&mut self.resets),
+                dropped: self.frame.take().is_some(),
+            });
         }
         if let Some((instruction, reason)) = self.refused.pop_front() {
             return Some(Work::Refuse(instruction, reason));
@@ -126,7 +130,11 @@ impl Inbox {
 /// Something to do.
 pub enum Work {
     Stop,
-    Reset(Vec<Sender<Result<(), String>>>),
+    /// For those who wait for it; whether a waiting frame was dropped.
+    Reset {
+        waiting: Vec<Sender<Result<(), String>>>,
+        dropped: bool,
+    },
     Refuse(Instruction, String),
     Ask(Instruction),
     Frame(Instant, CameraImage),

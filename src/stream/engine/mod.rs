@@ -22,7 +22,7 @@ use worker::Worker;
 use super::answer::{Answer, AnswerDelta, Instruction};
 use super::complaints::Complaints;
 use super::frame::CameraImage;
-use super::session::{PushError, Session, SessionConfig};
+use super::session::{PromptCheck, PushError, Session, SessionConfig};
 use super::stats::StreamStats;
 use crate::model::ModelError;
 
@@ -51,6 +51,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     queue_size: usize,
+    prompt: PromptCheck,
     /// What the model runs on, as in "cpu, 2 threads".
     hardware: String,
 }
@@ -111,6 +112,7 @@ impl Engine {
         });
         let pool = session.pool();
         let hardware = session.hardware();
+        let prompt = session.prompt_check();
         let mut worker = Worker {
             session,
             events,
@@ -124,6 +126,7 @@ impl Engine {
             shared,
             thread: Mutex::new(Some(thread)),
             queue_size,
+            prompt,
             hardware,
         })
     }
@@ -182,9 +185,16 @@ impl Engine {
         lock(&self.shared.inbox).paused = paused;
     }
 
-    /// Changes the system prompt; it takes effect at the next reset.
-    pub fn set_system_prompt(&self, text: String) {
+    /// Changes the system prompt; it takes effect at the next reset. One that leaves no room for the rest is refused with the numbers.
+    pub fn set_system_prompt(&self, text: String) -> Result<(), EngineError> {
+        self.prompt.check(&text)?;
         lock(&self.shared.inbox).system_prompt = Some(text);
+        Ok(())
+    }
+
+    /// What [`Self::set_system_prompt`] goes by.
+    pub fn prompt_check(&self) -> &PromptCheck {
+        &self.prompt
     }
 
     /// Cuts a running answer off and forgets everything but the prefix; returns when that is done.

@@ -35,7 +35,8 @@ impl Worker {
                     self.cancel_waiting("the node is shutting down");
                     return;
                 }
-                Work::Reset(waiting) => {
+                Work::Reset { waiting, dropped } => {
+                    lock(&self.shared.stats).frames_superseded += u64::from(dropped);
                     self.cancel_waiting("the memory was reset");
                     let outcome = self.reset();
                     self.publish_session();
@@ -59,7 +60,7 @@ impl Worker {
         let mut inbox = lock(&self.shared.inbox);
         loop {
             if let Some(work) = inbox.take_work() {
-                if matches!(work, Work::Reset(_)) {
+                if matches!(work, Work::Reset { .. }) {
                     self.shared.cancel.store(false, Ordering::Release);
                 }
                 return work;
@@ -72,15 +73,18 @@ impl Worker {
         }
     }
 
-    /// Empties the memory; a changed system prompt that does not fit is forgotten.
+    /// Empties the memory. If that fails, all is as it was, and a changed system prompt goes on waiting.
     fn reset(&mut self) -> Result<(), String> {
         let changed = lock(&self.shared.inbox).system_prompt.take();
-        let before = self.session.config().system_prompt.clone();
-        if let Some(text) = changed {
-            self.session.set_system_prompt(text);
-        }
-        self.session.reset().map_err(|error| {
-            self.session.set_system_prompt(before);
+        let outcome = match changed.clone() {
+            Some(text) => self.session.reset_with(text),
+            None => self.session.reset(),
+        };
+        outcome.map_err(|error| {
+            if let Some(text) = changed {
+                let mut inbox = lock(&self.shared.inbox);
+                inbox.system_prompt.get_or_insert(text);
+            }
             error.to_string()
         })?;
         lock(&self.shared.stats).memory_full = false;

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
 use super::{Chunk, Session};
 use crate::cache::{CacheError, PolicyKind};
+use crate::model::chooser::Choice;
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Generation, Instruction};
 
@@ -19,7 +20,7 @@ impl Session {
         cancelled: &dyn Fn() -> bool,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Answer {
-        let mut run = Generation::new(self.answer_to(instruction), instruction);
+        let mut run = self.answer_to(instruction);
         let outcome = self.checked_ask(instruction, cancelled, &mut run, on_delta);
         let (finish, error) = match outcome {
             Ok(finish) => (finish, None),
@@ -37,16 +38,14 @@ impl Session {
         reason: String,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Answer {
-        Generation::new(self.answer_to(instruction), instruction).finish(
-            finish,
-            Some(reason),
-            on_delta,
-        )
+        self.answer_to(instruction)
+            .finish(finish, Some(reason), on_delta)
     }
 
     /// What is known of an answer before any of it is generated.
-    fn answer_to(&self, instruction: &Instruction) -> Answer {
-        Answer {
+    fn answer_to(&self, instruction: &Instruction) -> Generation {
+        let memory = self.memory();
+        let answer = Answer {
             id: instruction.id.clone(),
             text: String::new(),
             finish: FinishReason::Error,
@@ -56,12 +55,13 @@ impl Session {
             output_tokens: 0,
             time_to_first_token: None,
             latency: Duration::ZERO,
-            newest_frame: self.memory.newest().cloned(),
-            oldest_frame_ns: self.memory.oldest_ns(),
-            frames_seen: self.memory.seen(),
+            newest_frame: memory.newest().cloned(),
+            oldest_frame_ns: memory.oldest_ns(),
+            frames_seen: memory.seen(),
             mean_logprob: 0.0,
             token_ids: Vec::new(),
-        }
+        };
+        Generation::new(answer, instruction, self.model.tokenizer.clone())
     }
 
     fn checked_ask(
@@ -71,27 +71,22 @@ impl Session {
         run: &mut Generation,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<FinishReason, AskError> {
+        let (asked, limit) = (instruction.max_new_tokens, self.config.max_new_tokens_limit);
         if instruction.text.trim().is_empty() {
             return Err(AskError::Empty);
         }
-        if self.memory.seen() == 0 {
+        if asked > limit {
+            return Err(AskError::TooMuchAsked { asked, limit });
+        }
+        if self.memory().seen() == 0 {
             return Err(AskError::NoFrame);
         }
-        let saved = match instruction.ephemeral {
-            true => Some((
-                self.cache.snapshot().map_err(ModelError::from)?,
-                self.grammar.clone(),
-                self.last_id,
-            )),
-            false => None,
-        };
-        let finish = self.generate(instruction, cancelled, run, on_delta);
-        if let Some((cache, grammar, last_id)) = saved {
-            self.cache.restore(&cache).map_err(ModelError::from)?;
-            self.grammar = grammar;
-            self.last_id = last_id;
+        let mut generate =
+            |session: &mut Self| session.generate(instruction, cancelled, run, on_delta);
+        match instruction.ephemeral {
+            true => self.passing(generate),
+            false => generate(self),
         }
-        finish
     }
 
     fn generate(
@@ -105,56 +100,85 @@ impl Session {
             0 => self.config.max_new_tokens,
             given => given,
         };
-        if self.config.cache.policy == PolicyKind::LastFrames {
-            self.feed_last_frames()?;
-        }
-        let mut grammar = self.grammar.clone();
-        let text = grammar.instruction(&instruction.text, &self.model.tokenizer);
-        let ids = self.encode(&text)?;
-        run.answer.prompt_tokens = ids.len();
-        if ids.len() > self.cache.longest_turn() {
-            return Err(self.no_room(ids.len()));
-        }
         let started = Instant::now();
-        if ids.len() > self.cache.plan().recent {
-            // A compaction in the middle of the instruction could evict its beginning.
-            self.cache.reserve(ids.len()).map_err(ModelError::from)?;
-        }
-        let mut hidden = self.append(&ids, &[], Chunk::Instruction, longest)?;
-        self.grammar = grammar;
+        let mut choice =
+            self.attempt(|session| session.put(&instruction.text, longest, &mut run.answer))?;
         self.times.prefill = started.elapsed();
 
         let started = Instant::now();
         let finish = loop {
             if cancelled() {
-                break FinishReason::Cancelled;
+                break Ok(FinishReason::Cancelled);
             }
-            let (token, logprob) = self.sampler.next(&self.logits(&hidden)?);
-            run.chose(token, logprob);
+            run.chose(choice);
+            let token = choice.token;
             if self.model.ends.contains(token) {
-                break FinishReason::Stop;
+                break Ok(FinishReason::Stop);
             }
-            run.emit(self.model.tokenizer.decode(run.text_ids())?, on_delta);
-            match self.append(&[token], &[], Chunk::Answer, 1) {
-                Ok(next) => hidden = next,
-                Err(error) => {
-                    self.grammar.answered();
-                    return Err(error.into());
-                }
+            if let Err(error) = run.emit(token, on_delta) {
+                break Err(error.into());
             }
-            if run.answer.output_tokens == longest {
-                break FinishReason::Length;
+            let last = run.answer.output_tokens == longest;
+            let next = self.attempt(|session| match last {
+                true => session
+                    .append(&[token], &[], Chunk::Answer, 1)
+                    .map(|_| None),
+                false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
+            });
+            match next {
+                Ok(Some(next)) => choice = next,
+                Ok(None) => break Ok(FinishReason::Length),
+                Err(error) => break Err(error.into()),
             }
         };
-        self.grammar.answered();
+        self.state.stream.grammar.answered();
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
-        Ok(finish)
+        finish
+    }
+
+    /// Puts a question to the model, with room for an answer of `longest` tokens, of which the first is chosen.
+    fn put(
+        &mut self,
+        question: &str,
+        longest: usize,
+        answer: &mut Answer,
+    ) -> Result<Choice, AskError> {
+        if self.config.cache.policy == PolicyKind::LastFrames {
+            self.feed_last_frames()?;
+        }
+        let tokenizer = &self.model.tokenizer;
+        let text = self.state.stream.grammar.instruction(question, tokenizer);
+        let ids = self.encode(&text)?;
+        answer.prompt_tokens = ids.len();
+        let tokens = ids.len();
+        if tokens > self.state.cache.longest_turn() {
+            return Err(self.no_room(tokens));
+        }
+        let cache = &mut self.state.cache;
+        if tokens > cache.plan().recent {
+            // A compaction in the middle of the instruction could evict its beginning.
+            cache.reserve(tokens).map_err(ModelError::from)?;
+        }
+        Ok(self.go_on(&ids, Chunk::Instruction, longest)?)
+    }
+
+    /// Feeds text and chooses what follows it.
+    fn go_on(&mut self, ids: &[u32], chunk: Chunk, next: usize) -> Result<Choice, ModelError> {
+        let hidden = self.append(ids, &[], chunk, next)?;
+        let hidden = hidden.ok_or_else(|| {
+            ModelError::Inputs("no text to go on from, expected at least one token".to_string())
+        })?;
+        let logits = self.model.decoder.logits(&hidden)?.squeeze(0)?;
+        let mut logits = logits.to_dtype(DType::F32)?.to_vec1()?;
+        let draws = &mut self.state.stream.draws;
+        Ok(self.chooser.choose(&mut logits, draws)?)
     }
 
     /// Why an instruction of this many tokens does not fit: it is too long, or what is kept for good leaves too little.
     fn no_room(&self, tokens: usize) -> AskError {
-        let usage = self.cache.usage();
+        let cache = &self.state.cache;
+        let usage = cache.usage();
         match self.config.cache.policy {
             PolicyKind::Full => ModelError::from(CacheError::Full {
                 used: usage.used,
@@ -164,26 +188,22 @@ impl Session {
             .into(),
             _ => AskError::TooLong {
                 tokens,
-                room: self.cache.longest_turn(),
+                room: cache.longest_turn(),
             },
         }
     }
 
-    /// Logits over the vocabulary for one hidden state (`[1, hidden]`).
-    fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>, ModelError> {
-        let logits = self.model.decoder.logits(hidden)?.squeeze(0)?;
-        Ok(logits.to_dtype(DType::F32)?.to_vec1()?)
-    }
-
     /// Image tokens in the cache, mean over kept sets.
     fn vision_tokens(&self) -> usize {
-        let sets = || self.cache.layers().iter().flat_map(|layer| layer.sets());
+        let sets = || {
+            self.state
+                .cache
+                .layers()
+                .iter()
+                .flat_map(|layer| layer.sets())
+        };
         let images: usize = sets()
-            .map(|set| {
-                set.iter()
-                    .filter(|token| token.mark.frame.is_some())
-                    .count()
-            })
+            .map(|set| set.iter().filter(|token| !token.mark.is_text()).count())
             .sum();
         images / sets().count().max(1)
     }
@@ -198,6 +218,8 @@ enum AskError {
     NoFrame,
     #[error("instruction is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn)")]
     TooLong { tokens: usize, room: usize },
+    #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
+    TooMuchAsked { asked: usize, limit: usize },
     #[error(transparent)]
     Model(#[from] ModelError),
 }

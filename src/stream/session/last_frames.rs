@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{prefix_ids, Session};
+use super::Session;
 use crate::cache::FrameId;
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
@@ -38,16 +38,14 @@ impl LastFrames {
 impl Session {
     /// Begins the stream anew with the prefix and the last frames.
     pub(super) fn feed_last_frames(&mut self) -> Result<(), ModelError> {
-        let mut grammar = self.grammar.fresh();
-        let prefix = prefix_ids(&self.model, &mut grammar, &self.config)?;
-        self.cache.reset(prefix.len())?;
-        self.feed_prefix(&prefix)?;
-        for frame in self.last.clone().frames {
+        let beginning = self.state.stream.beginning.clone();
+        self.feed_prefix(&beginning)?;
+        self.state.stream.grammar = beginning.grammar.clone();
+        for frame in self.state.stream.last.clone().frames {
             let markup = self.model.vision.markup(&frame.layout);
-            let text = grammar.frame(&markup, frame.elapsed_ns);
+            let text = self.state.stream.grammar.frame(&markup, frame.elapsed_ns);
             self.append_frame(&text, frame.id, frame.features)?;
         }
-        self.grammar = grammar;
         Ok(())
     }
 }

@@ -1,0 +1,128 @@
+//! What can be seen of a cache: how full it is, what it holds, where it stands and how it scores.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor};
+
+use super::axes;
+use super::bounded::{reached, BoundedCache};
+use super::config::CacheError;
+use super::layer::LayerCache;
+use super::rope::RopeAxes;
+use super::rotary::rotate;
+use super::slots::{FrameId, SlotMap};
+
+/// How the slots of the cache are used; tokens per layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    pub budget: usize,
+    pub used: usize,
+    pub prefix: usize,
+    pub relevant: usize,
+    pub recent: usize,
+    /// Memory allocated for keys and values over all layers, bytes.
+    pub bytes: usize,
+    pub tokens_seen: u64,
+    pub tokens_evicted: u64,
+    pub compactions: u64,
+    /// Keys that queries have attended to, summed over layers: what attention has cost.
+    pub keys_attended: u64,
+    /// Rows that compactions have moved, summed over kept sets.
+    pub rows_moved: u64,
+}
+
+impl BoundedCache {
+    /// The score of every token in each kept set of a layer, in the order of time, as the policy's evidence defines it; empty
+    /// lists when the policy needs none.
+    pub fn scores(&self, layer: usize) -> Result<Vec<Vec<f32>>, CacheError> {
+        let layer = &self.layers[layer];
+        let mut order = Vec::new();
+        let scores = layer.slot_scores(&self.shared)?;
+        Ok(layer
+            .slot_maps()
+            .iter()
+            .zip(scores)
+            .map(|(set, scores)| {
+                set.order(&mut order);
+                let slots = order.iter().take(scores.len());
+                slots.map(|&slot| scores[slot as usize]).collect()
+            })
+            .collect())
+    }
+
+    /// The keys of a layer as attention sees them: rotated to their positions, in the order of time, `[kv_heads, len, head_dim]`.
+    pub fn rotated_keys(&self, layer: usize) -> Result<Tensor, CacheError> {
+        let keys = self.layers[layer].raw_keys()?.to_dtype(DType::F32)?;
+        let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
+        let tables = self.layers[layer].rotary(&self.shared);
+        Ok(rotate(&tables, &keys, &[&positions])?)
+    }
+
+    /// Where the tokens of each kept set of a layer stand, in the order of time: time, height and width, which are one and the same
+    /// where positions have one axis.
+    pub fn positions(&self, layer: usize) -> Vec<Vec<[usize; 3]>> {
+        let plan = &self.shared.plan;
+        let three = self.shape.rope.axes != RopeAxes::One;
+        let positions = |set: &SlotMap| {
+            let places: Vec<_> = match three {
+                true => axes::positions(&set.by_time()).collect(),
+                false => (0..set.len()).map(|rank| [rank; 3]).collect(),
+            };
+            let border = plan.border().filter(|_| set.relevant() > 0);
+            let gap = |rank| match border {
+                Some(border) if rank >= border => plan.gap,
+                _ => 0,
+            };
+            let places = places.into_iter().enumerate();
+            places
+                .map(|(rank, place)| place.map(|position| position + gap(rank)))
+                .collect()
+        };
+        let sets = self.layers[layer].slot_maps();
+        sets.iter().map(positions).collect()
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &SlotMap> {
+        self.layers.iter().flat_map(LayerCache::slot_maps)
+    }
+
+    pub fn usage(&self) -> CacheUsage {
+        let count = self.sets().count().max(1);
+        let mean = |f: fn(&SlotMap) -> usize| self.sets().map(f).sum::<usize>() / count;
+        let used = mean(SlotMap::len);
+        let relevant = mean(SlotMap::relevant);
+        let prefix = self.shared.plan.prefix.min(used);
+        let sum = |f: fn(&LayerCache) -> u64| self.layers.iter().map(f).sum();
+        CacheUsage {
+            budget: self.shared.plan.budget,
+            used,
+            prefix,
+            relevant,
+            recent: used.saturating_sub(prefix + relevant),
+            bytes: self.layers.iter().map(LayerCache::bytes).sum(),
+            tokens_seen: self.tokens_seen,
+            tokens_evicted: self.tokens_seen - self.len() as u64,
+            compactions: self.layers[0].compactions,
+            keys_attended: sum(|layer| layer.attended),
+            rows_moved: sum(|layer| layer.moved),
+        }
+    }
+
+    /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.
+    ///
+    /// Layers that visual tokens do not reach are not counted.
+    pub fn retained_frames(&self) -> BTreeMap<FrameId, f64> {
+        let layers = &self.layers[..reached(&self.config, &self.shape)];
+        let mut counts = BTreeMap::new();
+        let mut sets = 0;
+        for set in layers.iter().flat_map(LayerCache::slot_maps) {
+            set.count_frames(&mut counts);
+            sets += 1;
+        }
+        let sets = sets.max(1) as f64;
+        counts
+            .into_iter()
+            .map(|(frame, count)| (frame, count as f64 / sets))
+            .collect()
+    }
+}

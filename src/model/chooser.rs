@@ -1,0 +1,174 @@
+//! The next token from logits: greedy, or by temperature with a seeded generator, and never one that is no text.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Why no token could be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum ChoiceError {
+    #[error("the logit of token {token} is {value}, expected a finite number")]
+    NotFinite { token: usize, value: f32 },
+    #[error("no token can be chosen: all of the {logits} logits are of tokens that are no text")]
+    Nothing { logits: usize },
+}
+
+/// Draws tokens; with temperature 0 the first of the highest logits. It holds rules only: what changes is in [`Draws`].
+#[derive(Debug, Clone)]
+pub struct Chooser {
+    pub temperature: f64,
+    /// Ids that are never chosen.
+    banned: Vec<u32>,
+}
+
+/// The random state: a draw depends on the seed and on how many there were before, on nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draws {
+    seed: u64,
+    drawn: u64,
+}
+
+impl Draws {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, drawn: 0 }
+    }
+
+    /// 0 to 1, the latter excluded.
+    fn next(&mut self) -> f64 {
+        // Multiples of an odd constant (2^64 over the golden ratio) do not repeat before all 2^64 are through.
+        let number = self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.drawn += 1;
+        StdRng::seed_from_u64(self.seed.wrapping_add(number)).random()
+    }
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    pub token: u32,
+    /// Natural logarithm of its probability at temperature 1, among the tokens that are not banned.
+    pub logprob: f32,
+}
+
+impl Chooser {
+    /// `banned`: ids that are never chosen, whatever their logits.
+    pub fn new(temperature: f64, banned: Vec<u32>) -> Self {
+        Self {
+            temperature,
+            banned,
+        }
+    }
+
+    /// Chooses from logits over the vocabulary, which are changed: those of banned tokens become minus infinity, so that the
+    /// probabilities of the others sum up to 1.
+    pub fn choose(&self, logits: &mut [f32], draws: &mut Draws) -> Result<Choice, ChoiceError> {
+        if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
+            let value = logits[token];
+            return Err(ChoiceError::NotFinite { token, value });
+        }
+        for &token in &self.banned {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if !max.is_finite() {
+            let logits = logits.len();
+            return Err(ChoiceError::Nothing { logits });
+        }
+        let total: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+        let token = match self.temperature > 0.0 {
+            true => self.draw(logits, max, draws),
+            false => logits.iter().position(|&l| l == max).unwrap_or(0),
+        };
+        let logprob = f64::from(logits[token] - max) - total.ln();
+        Ok(Choice {
+            token: token as u32,
+            logprob: logprob as f32,
+        })
+    }
+
+    fn draw(&self, logits: &[f32], max: f32, draws: &mut Draws) -> usize {
+        let weight = |l: f32| (f64::from(l - max) / self.temperature).exp();
+        let total: f64 = logits.iter().map(|&l| weight(l)).sum();
+        let mut left = draws.next() * total;
+        let mut last = 0;
+        for (token, &l) in logits.iter().enumerate() {
+            let weight = weight(l);
+            if weight > 0.0 {
+                last = token;
+            }
+            left -= weight;
+            if left < 0.0 {
+                return token;
+            }
+        }
+        // What rounding left over.
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn greedy(banned: &[u32], logits: &[f32]) -> Result<Choice, ChoiceError> {
+        Chooser::new(0.0, banned.to_vec()).choose(&mut logits.to_vec(), &mut Draws::new(0))
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equal_logits_and_reports_its_probability() {
+        let choice = greedy(&[], &[0.0, 2.0, 2.0]).unwrap();
+        assert_eq!(choice.token, 1);
+        let p = 2f32.exp() / (1.0 + 2.0 * 2f32.exp());
+        assert!((choice.logprob - p.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn temperature_draws_by_weight_and_repeats_with_the_seed() {
+        let draws = |seed| {
+            let chooser = Chooser::new(1.0, Vec::new());
+            let mut draws = Draws::new(seed);
+            (0..2000)
+                .map(|_| chooser.choose(&mut [0.0, 3f32.ln()], &mut draws))
+                .map(|choice| choice.unwrap().token)
+                .collect::<Vec<_>>()
+        };
+        let first = draws(7);
+        assert_eq!(first, draws(7));
+        assert_ne!(first, draws(8));
+        let ones = first.iter().filter(|&&t| t == 1).count();
+        assert!(
+            (1400..1600).contains(&ones),
+            "{ones} of 2000, expected 1500"
+        );
+        // Neighbouring draws know nothing of each other: half of the pairs differ by more than chance allows if they did.
+        let turns = first.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert!((650..850).contains(&turns), "{turns} of 1999, expected 750");
+    }
+
+    #[test]
+    fn a_banned_token_is_never_chosen_and_the_others_share_its_probability() {
+        let choice = greedy(&[1, 9], &[0.0, 50.0, 2.0]).unwrap();
+        assert_eq!(choice.token, 2);
+        let p = 2f32.exp() / (1.0 + 2f32.exp());
+        assert!((choice.logprob - p.ln()).abs() < 1e-6);
+        let chooser = Chooser::new(100.0, vec![0, 2]);
+        let mut draws = Draws::new(3);
+        for _ in 0..500 {
+            let choice = chooser.choose(&mut [9.0, 1.0, 9.0, 0.0], &mut draws);
+            assert!([1, 3].contains(&choice.unwrap().token));
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_and_nothing_to_choose_from_are_errors() {
+        let error =
+            |banned: &[u32], logits: &[f32]| greedy(banned, logits).unwrap_err().to_string();
+        assert!(error(&[], &[0.0, f32::NAN, 1.0]).contains("token 1 is NaN"));
+        assert!(error(&[], &[0.0, 1.0, f32::INFINITY]).contains("token 2 is inf"));
+        // Not even of a token that could not be chosen: the model is broken.
+        assert!(error(&[0], &[f32::NEG_INFINITY, 1.0]).contains("token 0 is -inf"));
+        assert!(error(&[0, 1], &[1.0, 2.0]).contains("all of the 2 logits"));
+        assert!(error(&[], &[]).contains("0 logits"));
+    }
+}

@@ -1,0 +1,150 @@
+//! How a stream begins: the protected prefix and the standing instruction, and whether a system prompt leaves room for the rest.
+
+use std::sync::Arc;
+
+use super::{Chunk, Session, SessionConfig};
+use crate::cache::{CacheConfig, CacheError};
+use crate::model::mllm::Mllm;
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::vision::View;
+use crate::model::ModelError;
+use crate::stream::grammar::{ChatFormat, Grammar};
+use crate::stream::session::state::StreamState;
+
+/// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
+const USUAL_PICTURE: (usize, usize) = (640, 480);
+
+/// What a system prompt has to fit into. It needs neither the model nor the engine's thread.
+#[derive(Debug, Clone)]
+pub struct PromptCheck {
+    tokenizer: Arc<ChatTokenizer>,
+    format: &'static ChatFormat,
+    cache: CacheConfig,
+    /// The longest input the model was made for, tokens.
+    max_positions: usize,
+    /// Tokens of a frame.
+    frame: usize,
+    standing_instruction: String,
+}
+
+/// The beginning of a stream under some system prompt.
+#[derive(Debug)]
+pub struct Beginning {
+    /// As the prefix leaves it.
+    pub grammar: Grammar,
+    /// Ids of the protected prefix.
+    pub prefix: Vec<u32>,
+    /// The last id behind the prefix, if it is text that the next text goes on from.
+    last_id: Option<u32>,
+    /// Ids of the standing instruction; empty: there is none.
+    standing: Vec<u32>,
+}
+
+impl PromptCheck {
+    pub fn new(
+        model: &Mllm,
+        format: &'static ChatFormat,
+        config: &SessionConfig,
+    ) -> Result<Self, ModelError> {
+        let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
+        let text = Grammar::new(format).frame(&model.vision.markup(&layout), 0);
+        Ok(Self {
+            frame: model.tokenizer.encode(&text)?.len(),
+            tokenizer: model.tokenizer.clone(),
+            format,
+            cache: config.cache.clone(),
+            max_positions: model.shape.max_positions,
+            standing_instruction: config.standing_instruction.clone(),
+        })
+    }
+
+    /// Fails where the budget has no room behind `system_prompt` for a frame and what else must fit, with the numbers.
+    pub fn check(&self, system_prompt: &str) -> Result<(), ModelError> {
+        self.beginning(system_prompt).map(|_| ())
+    }
+
+    /// What a stream with `system_prompt` begins with, if it fits.
+    pub(super) fn beginning(&self, system_prompt: &str) -> Result<Beginning, ModelError> {
+        let mut grammar = Grammar::new(self.format);
+        let text = grammar.prefix(system_prompt, &self.tokenizer);
+        let prefix = self.tokenizer.encode_prompt(&text)?;
+        let least = prefix.len() + self.frame;
+        if self.cache.budget < least {
+            let (prefix, frame) = (prefix.len(), self.frame);
+            return Err(CacheError::Parameter {
+                name: "budget",
+                value: self.cache.budget.to_string(),
+                expected: format!("at least {least} (prefix {prefix} + one frame {frame})"),
+            }
+            .into());
+        }
+        let opening = self.tokenizer.is_opening(&prefix);
+        let last_id = prefix.last().copied().filter(|_| !opening);
+        let longest = self.cache.plan(prefix.len(), self.max_positions)?.recent;
+        let standing = self.standing(grammar.clone(), last_id)?;
+        if standing.len() > longest {
+            return Err(CacheError::Parameter {
+                name: "standing_instruction",
+                value: format!("{} tokens long", standing.len()),
+                expected: format!("at most {longest} tokens (what a compaction keeps as recent)"),
+            }
+            .into());
+        }
+        Ok(Beginning {
+            grammar,
+            prefix,
+            last_id,
+            standing,
+        })
+    }
+
+    /// Ids of the standing instruction behind the prefix.
+    fn standing(&self, mut grammar: Grammar, last_id: Option<u32>) -> Result<Vec<u32>, ModelError> {
+        let standing = self.standing_instruction.trim();
+        if standing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let text = grammar.instruction(standing, &self.tokenizer);
+        self.tokenizer.encode_after(last_id, &text)
+    }
+}
+
+impl Session {
+    /// Forgets everything but the prefix and starts a new epoch.
+    pub fn reset(&mut self) -> Result<(), ModelError> {
+        self.reset_with(self.config.system_prompt.clone())
+    }
+
+    /// [`Self::reset`] to another system prompt. All or nothing: if it fails, the stream goes on as it was.
+    pub fn reset_with(&mut self, system_prompt: String) -> Result<(), ModelError> {
+        let beginning = Arc::new(self.check.beginning(&system_prompt)?);
+        self.attempt(|session| session.begin(beginning))?;
+        self.config.system_prompt = system_prompt;
+        Ok(())
+    }
+
+    /// Feeds the protected beginning of a new stream, and learns what the standing instruction looks like.
+    pub(super) fn begin(&mut self, beginning: Arc<Beginning>) -> Result<(), ModelError> {
+        self.state.stream = StreamState::new(beginning.clone(), &self.config);
+        self.feed_prefix(&beginning)?;
+        if beginning.standing.is_empty() {
+            return Ok(());
+        }
+        let keys = self.passing(|session| {
+            session.append(&beginning.standing, &[], Chunk::Instruction, 1)?;
+            Ok::<_, ModelError>(session.state.cache.newest_keys(beginning.standing.len())?)
+        })?;
+        self.state.cache.look_for(keys);
+        Ok(())
+    }
+
+    /// Empties the cache and feeds the prefix, which is empty where neither the format nor the tokenizer has one.
+    pub(super) fn feed_prefix(&mut self, beginning: &Beginning) -> Result<(), ModelError> {
+        self.state.cache.reset(beginning.prefix.len())?;
+        if !beginning.prefix.is_empty() {
+            self.append(&beginning.prefix, &[], Chunk::Prefix, 1)?;
+        }
+        self.state.stream.last_id = beginning.last_id;
+        Ok(())
+    }
+}

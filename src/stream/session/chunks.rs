@@ -1,0 +1,111 @@
+//! Chunks of tokens through the decoder, and what is undone when one fails.
+
+use candle_core::Tensor;
+
+use super::Session;
+use crate::cache::{FrameId, Mark};
+use crate::model::vision::ImageFeatures;
+use crate::model::{mllm, ModelError};
+
+/// What a chunk of tokens is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chunk {
+    Prefix,
+    Frame(FrameId),
+    Instruction,
+    Answer,
+}
+
+impl Session {
+    /// Does something to the state as a whole: if it fails, the state is what it was.
+    pub(super) fn attempt<T, E>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.state.mark();
+        let outcome = work(self);
+        if outcome.is_err() {
+            self.put_back();
+        }
+        self.state.let_go();
+        outcome
+    }
+
+    /// Does something to the state that is not to last, whether it fails or not.
+    pub(super) fn passing<T, E>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.state.mark();
+        let outcome = work(self);
+        self.put_back();
+        self.state.let_go();
+        outcome
+    }
+
+    fn put_back(&mut self) {
+        if let Err(error) = self.state.put_back() {
+            tracing::error!(
+                "the memory could not be put back as it was and should be reset: {error}"
+            );
+        }
+    }
+
+    /// Ids of text that goes on where the stream has come to.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let last = self.state.stream.last_id;
+        self.model.tokenizer.encode_after(last, text)
+    }
+
+    /// Feeds one frame: `text` with its markup, `features` in the place of its image tokens.
+    pub(super) fn append_frame(
+        &mut self,
+        text: &str,
+        frame: FrameId,
+        features: ImageFeatures,
+    ) -> Result<(), ModelError> {
+        let ids = self.encode(text)?;
+        // The next frame needs about as much room as this one.
+        self.append(&ids, &[features], Chunk::Frame(frame), ids.len())?;
+        Ok(())
+    }
+
+    /// Feeds a chunk and sees to the room for the `next` tokens.
+    ///
+    /// Returns the hidden state of its last token, `[1, hidden]`; where visual tokens are withdrawn that of its last text token, if it
+    /// has one. An error leaves the state in between: see [`Self::attempt`].
+    pub(super) fn append(
+        &mut self,
+        ids: &[u32],
+        images: &[ImageFeatures],
+        chunk: Chunk,
+        next: usize,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let embedded = self.model.embed(ids, images)?;
+        let marks = self.marks(ids, &embedded, chunk);
+        let cache = &mut self.state.cache;
+        let decoder = &self.model.decoder;
+        let hidden = decoder.append_embedded(&embedded.embedded, &marks, cache)?;
+        cache.reserve(next)?;
+        self.state.stream.last_id = ids.last().copied();
+        let last = hidden.dim(0)?.checked_sub(1);
+        Ok(last.map(|last| hidden.narrow(0, last, 1)).transpose()?)
+    }
+
+    fn marks(&self, ids: &[u32], input: &mllm::Chunk, chunk: Chunk) -> Vec<Mark> {
+        ids.iter()
+            .enumerate()
+            .map(|(i, id)| Mark {
+                frame: match chunk {
+                    Chunk::Frame(frame) => input.images[i].map(|_| frame),
+                    _ => None,
+                },
+                place: input.places[i],
+                // An answer belongs to what it answers.
+                starts_unit: i == 0 && chunk != Chunk::Answer,
+                boundary: self.borders.contains(id),
+                instruction: chunk == Chunk::Instruction,
+            })
+            .collect()
+    }
+}

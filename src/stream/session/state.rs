@@ -1,0 +1,85 @@
+//! All that a stream leaves behind, as plain data, and marks to go back to.
+
+use std::sync::Arc;
+
+use super::beginning::Beginning;
+use super::last_frames::LastFrames;
+use super::SessionConfig;
+use crate::cache::{BoundedCache, CacheError};
+use crate::model::chooser::Draws;
+use crate::stream::gate::FrameGate;
+use crate::stream::grammar::Grammar;
+use crate::stream::memory::FrameMemory;
+
+/// The state of a session: with the same model and parameters, what comes next depends on it and on nothing else.
+///
+/// Marks are set one within the other. What one costs is what changes under it, and a copy of [`StreamState`].
+#[derive(Debug)]
+pub struct SessionState {
+    /// Keys and values, the standing instruction's keys among them.
+    pub cache: BoundedCache,
+    pub stream: StreamState,
+    /// From the outermost to the innermost; the cache has as many.
+    marks: Vec<StreamState>,
+}
+
+/// Where the stream has come to, but for the cache.
+#[derive(Debug, Clone)]
+pub struct StreamState {
+    /// What it began with.
+    pub beginning: Arc<Beginning>,
+    pub grammar: Grammar,
+    pub memory: FrameMemory,
+    pub gate: FrameGate,
+    /// The random state of the answers.
+    pub draws: Draws,
+    /// The last id, if any text has come.
+    pub last_id: Option<u32>,
+    /// The frames that policy last_frames feeds again.
+    pub last: LastFrames,
+}
+
+impl StreamState {
+    /// A stream of which nothing has been fed.
+    pub fn new(beginning: Arc<Beginning>, config: &SessionConfig) -> Self {
+        Self {
+            grammar: beginning.grammar.clone(),
+            beginning,
+            memory: FrameMemory::default(),
+            gate: FrameGate::new(config.gate),
+            draws: Draws::new(config.seed),
+            last_id: None,
+            last: LastFrames::default(),
+        }
+    }
+}
+
+impl SessionState {
+    pub fn new(cache: BoundedCache, stream: StreamState) -> Self {
+        Self {
+            cache,
+            stream,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Sets a mark, within those that are set.
+    pub fn mark(&mut self) {
+        self.cache.mark();
+        self.marks.push(self.stream.clone());
+    }
+
+    /// Goes back to the innermost mark, which stays set. An error is one of the device, as [`BoundedCache::put_back`] says.
+    pub fn put_back(&mut self) -> Result<(), CacheError> {
+        if let Some(mark) = self.marks.last() {
+            self.stream.clone_from(mark);
+        }
+        self.cache.put_back()
+    }
+
+    /// Forgets the innermost mark: what has happened since then stays, unless an outer one is put back.
+    pub fn let_go(&mut self) {
+        self.cache.let_go();
+        self.marks.pop();
+    }
+}

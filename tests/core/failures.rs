@@ -1,0 +1,226 @@
+//! A layer that fails in the middle of a pass, as on a device without memory: the session is what it was before.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use inf_mllm::cache::{LayerSlots, PolicyKind, Token};
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::decoder::Block;
+use inf_mllm::model::threads::thread_pool;
+use inf_mllm::stream::gate::Arrival;
+use inf_mllm::stream::{Answer, FinishReason, Session, SessionConfig};
+
+use crate::cache_stream::Seen;
+use crate::support::{instruction, load, picture, tiny_config};
+
+/// A layer that does its work, and says after the `n`-th pass from now that it could not.
+#[derive(Debug)]
+struct Failing {
+    layer: Arc<dyn Block>,
+    /// Passes until then, the failing one among them; 0: none fails.
+    passes: Arc<AtomicUsize>,
+}
+
+impl Block for Failing {
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &[Vec<Token>],
+        caches: Vec<LayerSlots<'_>>,
+    ) -> candle_core::Result<Tensor> {
+        let out = self.layer.forward(x, tokens, caches)?;
+        let left = self.passes.load(Ordering::Relaxed);
+        self.passes.store(left.saturating_sub(1), Ordering::Relaxed);
+        match left {
+            1 => candle_core::bail!("out of memory"),
+            _ => Ok(out),
+        }
+    }
+}
+
+/// A session of which layer number `layer` fails when it is told to.
+fn session(config: &SessionConfig, layer: usize) -> (Session, Arc<AtomicUsize>) {
+    let mut model = load(&config.model_dir);
+    let passes = Arc::new(AtomicUsize::new(0));
+    let inner = model.decoder.layers[layer].clone();
+    model.decoder.layers[layer] = Arc::new(Failing {
+        layer: inner,
+        passes: passes.clone(),
+    });
+    let checkpoint = Checkpoint::open(&config.model_dir).unwrap();
+    let pool = thread_pool(1, &checkpoint).unwrap();
+    let session = Session::with_model(model, pool, config.clone()).unwrap();
+    (session, passes)
+}
+
+/// All that a user can see of a session's memory, and where its text and its chance have come to.
+fn seen(session: &mut Session) -> impl PartialEq + std::fmt::Debug {
+    let state = session.state();
+    let memory = session.memory();
+    let stream = &state.stream;
+    // The next frame finds the gate as it was, too.
+    let gate = [0, 10_000, 10_050].map(|ms| {
+        let mut gate = stream.gate.clone();
+        let due = gate.due(ms * 1_000_000);
+        (due, matches!(gate.arrive(ms * 1_000_000), Arrival::InOrder))
+    });
+    (
+        Seen::of(&state.cache),
+        (memory.seen(), memory.newest().cloned(), memory.oldest_ns()),
+        memory.ages(),
+        (stream.last_id, stream.draws, gate),
+        format!("{:?}", stream.grammar),
+        session.config().system_prompt.clone(),
+    )
+}
+
+fn show(session: &mut Session, from: i64, frames: i64) {
+    for i in from..from + frames {
+        let colour = [(i * 40 % 256) as u8, 90, 200];
+        session.push_frame(&picture(i * 100, colour)).unwrap();
+    }
+}
+
+fn ask(session: &mut Session, text: &str, ephemeral: bool, most: usize) -> Answer {
+    let mut question = instruction("q", text);
+    question.ephemeral = ephemeral;
+    let left = AtomicUsize::new(most);
+    let cancelled = || {
+        let before = left.load(Ordering::Relaxed);
+        left.store(before.saturating_sub(1), Ordering::Relaxed);
+        before == 0
+    };
+    session.ask(&question, &cancelled, &mut |_| ())
+}
+
+/// Two sessions, of which one fails now and then: they never differ.
+fn compare(config: &SessionConfig, layer: usize) {
+    let name = format!("{}, layer {layer}", config.cache.policy);
+    let remembers = config.cache.policy != PolicyKind::LastFrames;
+    let (mut one, passes) = session(config, layer);
+    let (mut twin, _) = session(config, layer);
+    let fail_after = |count| passes.store(count, Ordering::Relaxed);
+    let equal = |one: &mut Session, twin: &mut Session, what: &str| {
+        assert_eq!(seen(one), seen(twin), "{name}: {what}");
+    };
+    // Without eviction there is room for one.
+    let rounds = match config.cache.policy {
+        PolicyKind::Full => 1,
+        _ => 4,
+    };
+    for round in 0..rounds {
+        let at = round * 20;
+        show(&mut one, at, 9);
+        show(&mut twin, at, 9);
+        if remembers {
+            fail_after(1);
+            let error = one.push_frame(&picture((at + 9) * 100 - 1, [250, 0, 0]));
+            assert!(error.unwrap_err().to_string().contains("out of memory"));
+            // It has arrived, no more than that.
+            show(&mut one, at + 9, 1);
+            show(&mut twin, at + 9, 1);
+            equal(&mut one, &mut twin, "a frame");
+        }
+
+        // A question fails as a whole. (Policy last_frames puts prefix and frames before it.)
+        fail_after(1);
+        let answer = ask(&mut one, "What is in view?", false, usize::MAX);
+        assert_eq!(answer.finish, FinishReason::Error, "{name}");
+        assert!(answer.error.unwrap().contains("out of memory"));
+        assert_eq!(answer.output_tokens, 0);
+        equal(&mut one, &mut twin, "a question");
+
+        // An ephemeral one too, and one that fails in its answer.
+        let turn = if remembers {
+            1
+        } else {
+            2 + config.cache.last_frames
+        };
+        fail_after(turn + 3);
+        ask(&mut one, "Where is the box?", true, usize::MAX);
+        fail_after(0);
+        equal(&mut one, &mut twin, "an ephemeral question");
+
+        // An answer that fails at its third token, if it has so many, is one of two tokens.
+        fail_after(turn + 3);
+        let answer = ask(&mut one, "Where is the box?", false, usize::MAX);
+        fail_after(0);
+        let failed = answer.finish == FinishReason::Error;
+        let most = match answer.output_tokens.checked_sub(1) {
+            Some(fed) if failed => fed,
+            _ => usize::MAX,
+        };
+        if !failed || most < usize::MAX {
+            let same = ask(&mut twin, "Where is the box?", false, most);
+            assert_eq!(answer.token_ids[..same.token_ids.len()], same.token_ids);
+        }
+        equal(&mut one, &mut twin, "an answer");
+
+        // A reset, which another prompt would have come with.
+        fail_after(1);
+        let error = one.reset_with("Be quite brief.".to_string()).unwrap_err();
+        assert!(error.to_string().contains("out of memory"), "{error}");
+        equal(&mut one, &mut twin, "a reset");
+        assert_eq!(one.config().system_prompt, config.system_prompt);
+
+        let last = [&mut one, &mut twin].map(|s| ask(s, "And now?", false, usize::MAX));
+        assert_eq!(last[0].token_ids, last[1].token_ids, "{name}");
+        assert_eq!(
+            last[0].mean_logprob.to_bits(),
+            last[1].mean_logprob.to_bits()
+        );
+    }
+    for session in [&mut one, &mut twin] {
+        session.reset_with("Be quite brief.".to_string()).unwrap();
+        show(session, 0, 3);
+    }
+    equal(&mut one, &mut twin, "after a reset");
+}
+
+fn config(policy: PolicyKind) -> SessionConfig {
+    let mut config = tiny_config();
+    config.cache.policy = policy;
+    config.temperature = 2.0;
+    if policy == PolicyKind::Full {
+        config.cache.budget = 512;
+    }
+    config
+}
+
+#[test]
+fn a_pass_that_fails_leaves_every_policy_s_session_as_it_was() {
+    for policy in PolicyKind::ALL {
+        compare(&config(policy), 1);
+    }
+}
+
+#[test]
+fn also_in_the_first_layer_with_a_standing_instruction_a_rate_and_withdrawal() {
+    for policy in [PolicyKind::InfMllmPlus, PolicyKind::InfMllm] {
+        let mut config = config(policy);
+        config.standing_instruction = "Where is the red box?".to_string();
+        config.gate.frame_rate = 50.0;
+        config.gate.min_change = 0.001;
+        config.cache.withdraw_layer = 1;
+        compare(&config, 0);
+        compare(&config, 1);
+    }
+}
+
+#[test]
+fn a_jump_of_the_stamps_whose_reset_fails_is_still_to_come() {
+    let mut config = config(PolicyKind::InfMllm);
+    config.gate.reset_on_time_jump = true;
+    let (mut session, passes) = session(&config, 1);
+    show(&mut session, 0, 5);
+    let before = seen(&mut session);
+    passes.store(1, Ordering::Relaxed);
+    let far = picture(1_000_000, [1, 2, 3]);
+    assert!(session.push_frame(&far).is_err());
+    assert_eq!(before, seen(&mut session));
+    assert_eq!(session.time_jumps(), 0);
+    session.push_frame(&far).unwrap();
+    assert_eq!(session.time_jumps(), 1);
+    assert_eq!(session.memory().seen(), 1);
+}
