@@ -15,6 +15,7 @@
 //! - `axes`: the tables of decoders whose positions have three axes
 //! - `attention`: attention over the cached keys, fused or eager
 //! - `kernel`: the loops of the fused attention on the CPU
+//! - `tensor_error`: errors of the tensor library without backtraces
 
 mod attention;
 mod axes;
@@ -31,6 +32,7 @@ mod rope;
 mod rotary;
 mod scores;
 mod slots;
+mod tensor_error;
 
 pub use attention::Kernel;
 pub use bounded::{BoundedCache, CacheShape, CacheUsage, Snapshot};
@@ -40,3 +42,4 @@ pub use policy::PolicyKind;
 pub use queries::QuerySource;
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use slots::{FrameId, Mark, Place, Token};
+pub use tensor_error::TensorError;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{gpt_neox, llama};
 use crate::cache::CacheShape;
-use crate::model::ModelError;
+use crate::model::{json, ModelError};
 
 /// A configuration that cannot be honoured.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -76,9 +76,9 @@ impl Config {
     pub const KINDS: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gpt_neox"];
 
     /// Of a configuration in JSON; `kind` is its model_type if it does not say so.
-    pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
+    pub fn from_json(json: Value, kind: &str) -> Result<Self, Unsupported> {
         match json["model_type"].as_str().unwrap_or(kind) {
-            "gpt_neox" => Ok(Self::GptNeoX(serde_json::from_value(json)?)),
+            "gpt_neox" => Ok(Self::GptNeoX(json::of_value(&json)?)),
             _ => Ok(Self::Llama(llama::Config::from_json(json, kind)?)),
         }
     }

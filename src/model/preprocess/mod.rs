@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Unsupported;
+use super::json;
 use super::vision::Tile;
 use super::ModelError;
 use resample::Filter;
@@ -36,11 +37,10 @@ pub fn processor_config<T: DeserializeOwned>(
         return Ok((file, checkpoint.json(PREPROCESSOR)?));
     }
     let file = checkpoint.path(PROCESSOR);
-    let config = serde_json::from_value(nested).map_err(|e| ModelError::File {
-        file: file.clone(),
-        what: format!("image_processor: {e}"),
-    })?;
-    Ok((file, config))
+    match json::of_value(&nested) {
+        Ok(config) => Ok((file, config)),
+        Err(unsupported) => Err(unsupported.within("image_processor").of(file)),
+    }
 }
 
 /// Mean and deviation of the pictures that CLIP was trained on, the defaults of several processors.

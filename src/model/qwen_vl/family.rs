@@ -12,6 +12,7 @@ use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
 use crate::model::family::{text_config, FamilyConfig, CONFIG};
+use crate::model::json;
 use crate::model::vision::Vision;
 use crate::model::weights::Weights;
 use crate::model::ModelError;
@@ -77,10 +78,8 @@ impl<V: VisionConfig> QwenVl<V> {
             }
             json["text_config"] = text;
         }
-        let config: Config<V> = serde_json::from_value(json).map_err(|e| ModelError::File {
-            file: file(),
-            what: e.to_string(),
-        })?;
+        let config: Config<V> =
+            json::of_value(&json).map_err(|unsupported| unsupported.of(file()))?;
         let tied = config.tie_word_embeddings;
         let text = text_config(checkpoint, config.text_config, kind.text_type, tied)?;
         kind.check_axes(&text).map_err(|error| error.of(file()))?;
