@@ -42,8 +42,8 @@ pub struct About {
     /// Spellings of tensor names.
     pub names: Names,
     /// Where the decoder and its output layer stand in the tree of tensors.
-    text: String,
-    head: String,
+    pub text: String,
+    pub head: String,
 }
 
 impl TextTokenizer {

@@ -48,6 +48,7 @@ impl Hollow {
         let Some(mut dims) = self.source.shape(name) else {
             candle_core::bail!("the tensor {} is missing", self.source.describe(name));
         };
+        self.source.check(name)?;
         let kept = Kept {
             elements: dims.iter().product(),
             blocks,
@@ -91,6 +92,10 @@ impl Source for Hollow {
             blocks,
             (dtype, device),
         )?))
+    }
+
+    fn check(&self, name: &str) -> Result<()> {
+        self.source.check(name)
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {

@@ -1,0 +1,333 @@
+//! The files of a model: a directory as a model hub publishes it, or GGUF files, which are read as if they were one.
+//! Safetensors, GGUF and JSON only; nothing in them is ever executed.
+//!
+//! - this file: a checkpoint's files by name
+//! - `place`: from what the user gives to the folder or file that is meant
+//! - `folder`: what lies in a folder that is no whole checkpoint
+//! - `content`: what a file is that is not what its name says
+//! - `quantised`: ways of quantising that are not read
+
+mod content;
+mod folder;
+mod place;
+mod quantised;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+
+use super::gguf::{GgufFiles, ENDING};
+use super::json;
+use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
+use super::ModelError;
+use crate::cache::TensorError;
+use content::foreign_text;
+use folder::Folder;
+
+pub use content::{dangling, foreign};
+pub use place::expand_home;
+pub use quantised::INSTEAD;
+
+const CONFIG: &str = "config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A checkpoint as a model hub publishes it.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    form: Form,
+}
+
+/// What the files are.
+#[derive(Debug, Clone)]
+enum Form {
+    /// JSON and safetensors files.
+    Published,
+    Gguf(Box<GgufFiles>),
+}
+
+impl Checkpoint {
+    /// Opens a directory with a `config.json` and safetensors, or with the `.gguf` files of one decoder and at most one vision tower
+    /// (`mmproj`), or the `.gguf` file of a decoder, beside which its tower may lie. `~/` in front is the user's home, and the root
+    /// of a model in a hub's cache is its snapshot.
+    ///
+    /// An error says what lies there instead.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let dir = place::resolve(path)?;
+        if !dir.is_dir() {
+            return Self::open_file(dir);
+        }
+        let published = Self {
+            dir,
+            form: Form::Published,
+        };
+        let fail = |what: String| published.error(what);
+        let folder = Folder::look(&published.dir).map_err(|e| fail(e.to_string()))?;
+        if let Some(refusal) = folder.refusal() {
+            return Err(fail(refusal));
+        }
+        let whole = folder.has(CONFIG) && folder.has_safetensors();
+        let found = if whole {
+            None
+        } else {
+            GgufFiles::find(&published.dir)?
+        };
+        if let Some(files) = found {
+            let form = Form::Gguf(Box::new(files));
+            return Ok(Self { form, ..published });
+        }
+        if let Some(Err(unsupported)) = folder.config.as_ref().map(quantised::check) {
+            return Err(unsupported.of(published.path(CONFIG)));
+        }
+        if folder.has(CONFIG) {
+            // Weights that are not there are missed when they are asked for.
+            return Ok(published);
+        }
+        Err(fail(format!(
+            "{CONFIG} is missing, and no file ends in .{ENDING}; {}",
+            folder.says()
+        )))
+    }
+
+    fn open_file(file: PathBuf) -> Result<Self, ModelError> {
+        let ending = file.extension().unwrap_or_default();
+        if let ("safetensors" | "json" | "jinja", Some(dir)) =
+            (ending.to_string_lossy().as_ref(), file.parent())
+        {
+            let dir = dir.display();
+            return Err(ModelError::File {
+                what: format!(
+                    "one file of a checkpoint, expected the folder that it lies in: {dir}"
+                ),
+                file,
+            });
+        }
+        let form = Form::Gguf(Box::new(GgufFiles::open(&file)?));
+        Ok(Self { dir: file, form })
+    }
+
+    /// Fails if it is the GGUF file of a decoder alone, or if it cannot be told which vision tower beside it is meant.
+    pub fn check_vision(&self) -> Result<(), ModelError> {
+        match &self.form {
+            Form::Gguf(files) => files.check_projector(),
+            Form::Published => Ok(()),
+        }
+    }
+
+    /// Model files that lie there and are not used.
+    pub fn left_alone(&self) -> Vec<PathBuf> {
+        match &self.form {
+            Form::Gguf(_) => Vec::new(),
+            Form::Published => super::gguf::files_of(&self.dir).unwrap_or_default(),
+        }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the file `name` is: of GGUF files, that which holds its contents.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match &self.form {
+            Form::Published => self.dir.join(name),
+            Form::Gguf(files) => files.path(name).to_path_buf(),
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        match &self.form {
+            Form::Published => self.path(name).is_file(),
+            Form::Gguf(files) => files.has(name),
+        }
+    }
+
+    fn error(&self, what: impl Into<String>) -> ModelError {
+        ModelError::Directory {
+            dir: self.dir.clone(),
+            what: what.into(),
+        }
+    }
+
+    /// The text of a file that must be there.
+    pub fn text(&self, name: &str) -> Result<String, ModelError> {
+        if !self.has(name) {
+            return Err(self.missing(name));
+        }
+        let fail = |what: String| ModelError::File {
+            file: self.path(name),
+            what,
+        };
+        let text = fs::read_to_string(self.path(name)).map_err(|e| fail(e.to_string()))?;
+        match foreign_text(&text) {
+            Some(what) => Err(fail(what.to_string())),
+            None => Ok(text),
+        }
+    }
+
+    /// That the file `name`, which is needed, is not there.
+    fn missing(&self, name: &str) -> ModelError {
+        match dangling(&self.path(name)) {
+            Some(link) => self.error(format!("{name} is {link}")),
+            None => self.error(format!("{name} is missing")),
+        }
+    }
+
+    /// A JSON file that must be there.
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ModelError> {
+        let read = match &self.form {
+            Form::Published => {
+                let text = self.text(name)?;
+                json::of_text(&text).map_err(|what| foreign(text.as_bytes()).unwrap_or(what))
+            }
+            Form::Gguf(files) => {
+                let json = files.json(name)?.ok_or_else(|| self.missing(name))?;
+                json::of_value(&json).map_err(|unsupported| unsupported.to_string())
+            }
+        };
+        read.map_err(|what| ModelError::File {
+            file: self.path(name),
+            what,
+        })
+    }
+
+    /// The tensors under the hub's names: those of GGUF files, or of `model.safetensors`, or of the shards that
+    /// `model.safetensors.index.json` names.
+    pub fn tensors(
+        &self,
+        names: Names,
+        quantization: Quantization,
+    ) -> Result<Arc<dyn Source>, ModelError> {
+        match &self.form {
+            Form::Published => Ok(Arc::new(self.safetensors(names, quantization)?)),
+            Form::Gguf(files) => Ok(Arc::new(files.tensors(quantization)?)),
+        }
+    }
+
+    fn safetensors(
+        &self,
+        names: Names,
+        quantization: Quantization,
+    ) -> Result<SafetensorsFiles, ModelError> {
+        let files = self.weight_files()?;
+        let tensors = SafetensorsFiles::open(&files, names, quantization)?;
+        if !self.has(SINGLE) {
+            let stored = tensors.stored_names().collect::<HashSet<_>>();
+            let index = self.index()?;
+            if let Some((name, shard)) = index
+                .iter()
+                .find(|(name, _)| !stored.contains(name.as_str()))
+            {
+                return Err(ModelError::File {
+                    file: self.path(INDEX),
+                    what: format!("it names the tensor {name} in {shard}, which does not hold it"),
+                });
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// The weights for arithmetic in `dtype` on `device`.
+    pub fn weights(
+        &self,
+        names: Names,
+        quantization: Quantization,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Weights, ModelError> {
+        let tensors = self.tensors(names, quantization)?;
+        Ok(Weights::new(tensors, dtype, device))
+    }
+
+    /// Size of the weights' files, bytes.
+    pub fn weight_bytes(&self) -> Result<u64, ModelError> {
+        if let Form::Gguf(files) = &self.form {
+            return Ok(files.bytes());
+        }
+        self.weight_files()?
+            .into_iter()
+            .map(|file| match fs::metadata(&file) {
+                Ok(found) => Ok(found.len()),
+                Err(e) => Err(ModelError::File {
+                    what: e.to_string(),
+                    file,
+                }),
+            })
+            .sum()
+    }
+
+    fn weight_files(&self) -> Result<Vec<PathBuf>, ModelError> {
+        if self.has(SINGLE) {
+            return Ok(vec![self.path(SINGLE)]);
+        }
+        if !self.has(INDEX) {
+            return Err(self.no_weights());
+        }
+        let mut shards = self.index()?.into_values().collect::<Vec<_>>();
+        shards.sort();
+        shards.dedup();
+        for shard in &shards {
+            if Path::new(shard).file_name() != Some(shard.as_ref()) {
+                return Err(self.error(format!(
+                    "{INDEX} names the shard {shard}, expected a file's name"
+                )));
+            }
+            if !self.has(shard) {
+                return Err(match dangling(&self.path(shard)) {
+                    Some(link) => self.error(format!("{shard}, which {INDEX} names, is {link}")),
+                    None => self.error(format!("{shard} is missing, which {INDEX} names")),
+                });
+            }
+        }
+        Ok(shards.iter().map(|shard| self.path(shard)).collect())
+    }
+
+    /// That there are no weights, and what lies there instead.
+    fn no_weights(&self) -> ModelError {
+        for name in [SINGLE, INDEX] {
+            if let Some(link) = dangling(&self.path(name)) {
+                return self.error(format!("{name} is {link}"));
+            }
+        }
+        let missing = format!("{SINGLE} is missing (and there is no {INDEX})");
+        match Folder::look(&self.dir) {
+            Ok(folder) => self.error(format!("{missing}; {}", folder.says())),
+            Err(_) => self.error(missing),
+        }
+    }
+
+    /// The shard of each tensor, as the index has it.
+    fn index(&self) -> Result<BTreeMap<String, String>, ModelError> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        Ok(self.json::<Index>(INDEX)?.weight_map)
+    }
+
+    /// Says which file and tensor an error of the tensor library is about.
+    pub fn weight_error(&self, error: candle_core::Error) -> ModelError {
+        let error = TensorError::describe(&error);
+        let (keys, mlx) = match &self.form {
+            Form::Published => (CONFIG, self.is_of_mlx()),
+            Form::Gguf(_) => ("the keys of the file", false),
+        };
+        let why = match mlx {
+            true => " (they were written by MLX, which turns matrices and packs them: take the model that it was made from)",
+            false => "",
+        };
+        self.error(format!("weights do not fit {keys}: {error}{why}"))
+    }
+
+    /// Whether the first file of weights says that MLX wrote it.
+    fn is_of_mlx(&self) -> bool {
+        let files = self.weight_files().unwrap_or_default();
+        let format = files.first().and_then(|file| safetensors_format(file));
+        format.as_deref() == Some("mlx")
+    }
+}
