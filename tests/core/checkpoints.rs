@@ -47,7 +47,7 @@ fn a_whole_copy_loads() {
 fn a_missing_directory_or_file_is_named() {
     refused(
         Path::new("no/such/model"),
-        &["no/such/model", "not a directory"],
+        &["no/such/model", "no such file or folder"],
     );
     for name in [
         "config.json",
