@@ -52,11 +52,12 @@ impl Keeping<'_> {
         repacked_bytes(blocks, (rows, kept.width), chunks)
     }
 
-    /// Whether a matrix was to become blocks of 256 and did not.
+    /// Whether a matrix of floats was to become blocks of 256 and did not; blocks in the file stay what they are.
     fn fell_back(&self, kept: &Kept) -> bool {
         const SUPER_BLOCK: usize = 256;
         self.quantization == Quantization::Q4K
             && kept.blocks.is_some()
+            && kept.blocks == self.quantization.blocks(kept.width)
             && !kept.width.is_multiple_of(SUPER_BLOCK)
     }
 }
