@@ -154,7 +154,8 @@ pub fn decoder_config(checkpoint: &Checkpoint) -> Result<decoder::Config, ModelE
 }
 
 /// The decoder's part of a configuration, checked. `kind` is its model_type if it does not say so, `tied` what the top level says of the
-/// output layer, which wins.
+/// output layer. It is tied if either says so: versions of transformers have written it into the one and into the other, and the default
+/// of the class, which is false, beside it.
 pub fn text_config(
     checkpoint: &Checkpoint,
     json: Value,
@@ -168,8 +169,8 @@ pub fn text_config(
         false => unsupported.of(file()),
     };
     let mut config = decoder::Config::from_json(json, kind).map_err(wrong)?;
-    if let Some(tied) = tied {
-        config.set_tied(tied);
+    if tied == Some(true) {
+        config.set_tied();
     }
     match config.cache_shape() {
         Ok(_) => Ok(config),

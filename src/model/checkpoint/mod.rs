@@ -20,7 +20,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::decoder::Unsupported;
 use super::gguf::{GgufFiles, ENDING};
 use super::json;
 use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
@@ -36,6 +38,10 @@ pub use quantised::INSTEAD;
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const WEIGHTS_ENDING: &str = ".safetensors";
+const INDEX_ENDING: &str = ".safetensors.index.json";
+/// The field of `config.json` that names another file of weights, or another index, than the usual ones.
+const NAMED: &str = "transformers_weights";
 
 /// A checkpoint as a model hub publishes it.
 #[derive(Debug, Clone)]
@@ -197,7 +203,7 @@ impl Checkpoint {
     }
 
     /// The tensors under the hub's names: those of GGUF files, or of `model.safetensors`, or of the shards that
-    /// `model.safetensors.index.json` names.
+    /// `model.safetensors.index.json` names, or of the file or index that `config.json` names instead.
     pub fn tensors(
         &self,
         names: Names,
@@ -216,15 +222,16 @@ impl Checkpoint {
     ) -> Result<SafetensorsFiles, ModelError> {
         let files = self.weight_files()?;
         let tensors = SafetensorsFiles::open(&files, names, quantization)?;
-        if !self.has(SINGLE) {
+        let named = self.weights_name()?;
+        if named.ends_with(INDEX_ENDING) {
             let stored = tensors.stored_names().collect::<HashSet<_>>();
-            let index = self.index()?;
+            let index = self.index(&named)?;
             if let Some((name, shard)) = index
                 .iter()
                 .find(|(name, _)| !stored.contains(name.as_str()))
             {
                 return Err(ModelError::File {
-                    file: self.path(INDEX),
+                    file: self.path(&named),
                     what: format!("it names the tensor {name} in {shard}, which does not hold it"),
                 });
             }
@@ -262,25 +269,23 @@ impl Checkpoint {
     }
 
     fn weight_files(&self) -> Result<Vec<PathBuf>, ModelError> {
-        if self.has(SINGLE) {
-            return Ok(vec![self.path(SINGLE)]);
+        let named = self.weights_name()?;
+        if !named.ends_with(INDEX_ENDING) {
+            return Ok(vec![self.path(&named)]);
         }
-        if !self.has(INDEX) {
-            return Err(self.no_weights());
-        }
-        let mut shards = self.index()?.into_values().collect::<Vec<_>>();
+        let mut shards = self.index(&named)?.into_values().collect::<Vec<_>>();
         shards.sort();
         shards.dedup();
         for shard in &shards {
             if Path::new(shard).file_name() != Some(shard.as_ref()) {
                 return Err(self.error(format!(
-                    "{INDEX} names the shard {shard}, expected a file's name"
+                    "{named} names the shard {shard}, expected a file's name"
                 )));
             }
             if !self.has(shard) {
                 return Err(match dangling(&self.path(shard)) {
-                    Some(link) => self.error(format!("{shard}, which {INDEX} names, is {link}")),
-                    None => self.error(format!("{shard} is missing, which {INDEX} names")),
+                    Some(link) => self.error(format!("{shard}, which {named} names, is {link}")),
+                    None => self.error(format!("{shard} is missing, which {named} names")),
                 });
             }
         }
@@ -301,13 +306,39 @@ impl Checkpoint {
         }
     }
 
-    /// The shard of each tensor, as the index has it.
-    fn index(&self) -> Result<BTreeMap<String, String>, ModelError> {
+    /// The file of weights, or the index of those that they are in: what `config.json` names, or the one with the usual name.
+    fn weights_name(&self) -> Result<String, ModelError> {
+        let config: Value = self.json(CONFIG)?;
+        let named = match &config[NAMED] {
+            Value::Null => {
+                let there = [SINGLE, INDEX].into_iter().find(|name| self.has(name));
+                return there.map(str::to_string).ok_or_else(|| self.no_weights());
+            }
+            named => named,
+        };
+        let expected = "the name of a safetensors file, or of the index of several";
+        let name = named.as_str().filter(|name| {
+            let known = [WEIGHTS_ENDING, INDEX_ENDING].iter();
+            Path::new(name).file_name() == Some(name.as_ref())
+                && known.clone().any(|ending| name.ends_with(ending))
+        });
+        match name {
+            Some(name) if self.has(name) => Ok(name.to_string()),
+            Some(name) => Err(match dangling(&self.path(name)) {
+                Some(link) => self.error(format!("{name}, which {CONFIG} names as {NAMED}, is {link}")),
+                None => self.error(format!("{name} is missing, which {CONFIG} names as {NAMED}")),
+            }),
+            None => Err(Unsupported::new(NAMED, named, expected).of(self.path(CONFIG))),
+        }
+    }
+
+    /// The shard of each tensor, as the index `name` has it.
+    fn index(&self, name: &str) -> Result<BTreeMap<String, String>, ModelError> {
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        Ok(self.json::<Index>(INDEX)?.weight_map)
+        Ok(self.json::<Index>(name)?.weight_map)
     }
 
     /// Says which file and tensor an error of the tensor library is about.

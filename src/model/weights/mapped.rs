@@ -13,6 +13,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use super::{Listed, Matrix, Names, Quantization, Source, Stored};
+use crate::cache::TensorError;
 use crate::model::checkpoint::{foreign, INSTEAD};
 use crate::model::ModelError;
 
@@ -123,6 +124,12 @@ impl SafetensorsFiles {
         })
     }
 
+    /// Says which tensor an error is about.
+    fn explain(&self, name: &str, error: candle_core::Error) -> candle_core::Error {
+        let error = TensorError::describe(&error);
+        candle_core::Error::msg(format!("the tensor {}: {error}", self.describe(name)))
+    }
+
     fn whence(&self, entry: &Entry) -> String {
         let file = &self.shards[entry.shard].file;
         format!("{} in {}", entry.stored, file.display())
@@ -141,7 +148,10 @@ impl Source for SafetensorsFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.stored(name, rows)?.dense(dtype)?.to_device(device)
+        let dense = self.stored(name, rows)?.dense(dtype);
+        dense
+            .map_err(|error| self.explain(name, error))?
+            .to_device(device)
     }
 
     fn matrix(
@@ -153,12 +163,15 @@ impl Source for SafetensorsFiles {
     ) -> Result<Matrix> {
         let stored = self.stored(name, rows)?;
         let width = stored.dims.last().copied().unwrap_or(0);
-        match self.quantization.blocks(width) {
-            Some(blocks) => Ok(Matrix::Quantised(Arc::new(
-                stored.quantised(blocks, device)?,
-            ))),
-            None => Ok(Matrix::Dense(stored.dense(dtype)?.to_device(device)?)),
-        }
+        let matrix = match self.quantization.blocks(width) {
+            Some(blocks) => stored
+                .quantised(blocks, device)
+                .map(|blocks| Matrix::Quantised(Arc::new(blocks))),
+            None => stored
+                .dense(dtype)
+                .and_then(|tensor| Ok(Matrix::Dense(tensor.to_device(device)?))),
+        };
+        matrix.map_err(|error| self.explain(name, error))
     }
 
     fn check(&self, name: &str) -> Result<()> {
@@ -168,6 +181,13 @@ impl Source for SafetensorsFiles {
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
         let width = self.entries.get(name)?.dims.last()?;
         self.quantization.blocks(*width)
+    }
+
+    fn same(&self, one: &str, other: &str) -> bool {
+        match (self.stored(one, None), self.stored(other, None)) {
+            (Ok(one), Ok(other)) => one.same(&other),
+            _ => false,
+        }
     }
 
     fn list(&self) -> Vec<Listed> {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::model::activation::Activation;
 use crate::model::decoder::Unsupported;
+use crate::model::fields::{optional_side, side, without_nulls};
 use crate::model::json;
 
 /// Which of the towers it is: they differ in what stands in front of the layers.
@@ -32,7 +33,9 @@ pub struct Config {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_channels: usize,
+    #[serde(deserialize_with = "side")]
     pub image_size: usize,
+    #[serde(deserialize_with = "optional_side")]
     pub patch_size: Option<usize>,
     pub hidden_act: Option<String>,
     pub layer_norm_eps: Option<f64>,
@@ -73,7 +76,7 @@ pub struct Shape {
 impl Config {
     /// Checks that the tower can be computed; `kind` is its model_type if it does not say so.
     pub fn from_json(json: Value, kind: &str) -> Result<Shape, Unsupported> {
-        let config = json::of_value::<Self>(&json);
+        let config = json::of_value::<Self>(&without_nulls(json, &[]));
         let shape = config.and_then(|config| config.shape(kind));
         shape.map_err(|unsupported| unsupported.within("vision_config"))
     }
@@ -113,6 +116,7 @@ impl Config {
             ("hidden_size", shape.hidden),
             ("intermediate_size", shape.intermediate),
         ])?;
+        Unsupported::negative(&[("layer_norm_eps", shape.epsilon)])?;
         if self.num_channels != CHANNELS {
             return Err(Unsupported::new(
                 "num_channels",
