@@ -325,8 +325,12 @@ impl Checkpoint {
         match name {
             Some(name) if self.has(name) => Ok(name.to_string()),
             Some(name) => Err(match dangling(&self.path(name)) {
-                Some(link) => self.error(format!("{name}, which {CONFIG} names as {NAMED}, is {link}")),
-                None => self.error(format!("{name} is missing, which {CONFIG} names as {NAMED}")),
+                Some(link) => self.error(format!(
+                    "{name}, which {CONFIG} names as {NAMED}, is {link}"
+                )),
+                None => self.error(format!(
+                    "{name} is missing, which {CONFIG} names as {NAMED}"
+                )),
             }),
             None => Err(Unsupported::new(NAMED, named, expected).of(self.path(CONFIG))),
         }
