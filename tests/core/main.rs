@@ -22,5 +22,7 @@ mod qwen_vl;
 mod smollm2;
 mod streams;
 mod support;
+mod templates;
+mod tokenizers;
 mod untrusted;
 mod withdrawal;

@@ -16,7 +16,7 @@ use rayon::ThreadPool;
 
 use super::frame::{CameraImage, FrameError};
 use super::gate::{Arrival, FrameGate, GateConfig, Skip};
-use super::grammar::{ChatFormat, Grammar};
+use super::grammar::{Chat, Grammar};
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
 use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, PolicyKind};
@@ -139,7 +139,7 @@ impl Session {
         let checkpoint = Checkpoint::open(&config.model_dir)?;
         let pool = thread_pool(config.threads, &checkpoint)?;
         let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
-        let mut grammar = Grammar::new(ChatFormat::of(&model)?);
+        let mut grammar = Grammar::new(Chat::of(&model)?);
         let prefix = prefix_ids(&model, &mut grammar, &config)?;
         check_room(&model, &grammar, &config, prefix.len())?;
         let cache = BoundedCache::new(
