@@ -270,18 +270,25 @@ fn title(text: &str) -> String {
     for c in text.chars() {
         match inside {
             true => titled.extend(c.to_lowercase()),
-            false => titled.extend(c.to_uppercase()),
+            false => titled.push_str(&large(c)),
         }
         inside = c.is_alphabetic();
     }
     titled
 }
 
+/// A letter as the first of a word: of several that stand for it, only the first is large.
+pub fn large(letter: char) -> String {
+    let mut letters = letter.to_uppercase();
+    let first = letters.next().into_iter().collect::<String>();
+    first + &letters.collect::<String>().to_lowercase()
+}
+
 /// One large letter in front, the others small.
 pub fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
-        Some(first) => first.to_uppercase().collect::<String>() + &chars.as_str().to_lowercase(),
+        Some(first) => large(first) + &chars.as_str().to_lowercase(),
         None => String::new(),
     }
 }
