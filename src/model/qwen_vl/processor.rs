@@ -6,7 +6,8 @@ use serde::Deserialize;
 use super::{Grid, Measures};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
-use crate::model::preprocess::picture::Picture;
+use crate::model::fields::side;
+use crate::model::preprocess::picture::{Picture, MAX_ASPECT};
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{
     filter, processor_config, Normalisation, NormalisationConfig, CLIP_MEAN, CLIP_STD,
@@ -25,7 +26,9 @@ struct Config {
     /// Where these stand, they win over `size`.
     min_pixels: Option<usize>,
     max_pixels: Option<usize>,
+    #[serde(deserialize_with = "side")]
     patch_size: usize,
+    #[serde(deserialize_with = "side")]
     temporal_patch_size: usize,
     merge_size: usize,
     #[serde(flatten)]
@@ -33,10 +36,14 @@ struct Config {
 }
 
 /// The fewest and the most pixels of a resized picture, whatever the names say.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
 struct PixelCounts {
     shortest_edge: Option<usize>,
     longest_edge: Option<usize>,
+    /// The same in older files.
+    min_pixels: Option<usize>,
+    max_pixels: Option<usize>,
 }
 
 impl Default for Config {
@@ -61,13 +68,17 @@ impl Config {
         let size = self.size.unwrap_or(PixelCounts {
             shortest_edge: Some(56 * 56),
             longest_edge: Some(28 * 28 * 1280),
+            ..PixelCounts::default()
         });
         let given = |name, value: Option<usize>| {
             value.ok_or_else(|| Unsupported::new(name, "missing", "a number of pixels"))
         };
-        let min = given("size.shortest_edge", self.min_pixels.or(size.shortest_edge))?;
-        let max = given("size.longest_edge", self.max_pixels.or(size.longest_edge))?;
-        Unsupported::too_large(&[("most pixels", max)])?;
+        let fewest = self.min_pixels.or(size.shortest_edge).or(size.min_pixels);
+        let most = self.max_pixels.or(size.longest_edge).or(size.max_pixels);
+        let min = given("size.shortest_edge", fewest)?;
+        let max = given("size.longest_edge", most)?;
+        // No picture is made larger than the fewest; the most only bounds what pictures have anyway.
+        Unsupported::too_large(&[("fewest pixels", min)])?;
         if min == 0 || min > max {
             let expected = format!("1 to {max}, the most pixels");
             return Err(Unsupported::new("fewest pixels", min, expected));
@@ -134,7 +145,9 @@ impl ImageProcessor {
     /// The grid of a picture of `size` (width, height).
     ///
     /// Both sides become multiples of a square's, the nearest if the number of pixels is then within the limits, else with the
-    /// aspect ratio kept as well as it can be. (The published processor refuses pictures more than 200 times as long as wide.)
+    /// aspect ratio kept as well as it can be: the published numbers, which go beyond the most pixels where a shorter side of one square
+    /// makes a long picture larger. The published processor (`smart_resize`) refuses pictures more than 200 times as long as wide; here
+    /// the longer side of those gives way, so that the most pixels hold.
     pub fn grid(&self, (width, height): (usize, usize), view: View) -> Grid {
         let side = self.patch * self.merge;
         let (min, max) = match (view, self.pixels) {
@@ -152,6 +165,15 @@ impl ImageProcessor {
             let grow = (min as f64 / (h * w)).sqrt();
             let fitted = |length: f64| (length * grow / unit).ceil();
             (down, across) = (fitted(h), fitted(w));
+        }
+        if width.max(height) > MAX_ASPECT * width.min(height) {
+            let squares = (max as f64 / (unit * unit)).floor().max(1.0);
+            let at_most = |this: f64, other: f64| this.min((squares / other).floor()).max(1.0);
+            if down > across {
+                down = at_most(down, across);
+            } else {
+                across = at_most(across, down);
+            }
         }
         Grid {
             height: down as usize * self.merge,
