@@ -354,7 +354,10 @@ proptest! {
 fn a_template_in_a_gguf_file_is_bounded_too() {
     for (source, words) in [
         ("{%}".to_string(), "line 1"),
-        ("{{ ".to_string() + &"(".repeat(50_000) + &")".repeat(50_000) + " }}", "nested deeper"),
+        (
+            "{{ ".to_string() + &"(".repeat(50_000) + &")".repeat(50_000) + " }}",
+            "nested deeper",
+        ),
     ] {
         let (_dir, file) = written(
             &File::decoder()

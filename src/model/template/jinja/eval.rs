@@ -10,7 +10,7 @@ use super::ast::{Body, Expr, For, Macro, Postfix, Stmt, Target};
 use super::given::Given;
 use super::meter::{Error, Meter, Result};
 use super::text::Writer;
-use super::value::{Loop, Value, SLOT};
+use super::value::{Loop, Space, Value, SLOT};
 
 pub(super) type Scope = HashMap<Arc<str>, Value>;
 
@@ -38,7 +38,7 @@ pub(super) struct Eval<'t> {
 pub fn render(body: &Body, variables: &Map<String, Json>, meter: &Meter) -> Result<String> {
     let mut scope = Scope::new();
     for (name, value) in variables {
-        scope.insert(name.as_str().into(), meter.from_json(value)?);
+        scope.insert(name.as_str().into(), meter.data(value)?);
     }
     let mut eval = Eval {
         meter,
@@ -328,12 +328,7 @@ impl<'t> Eval<'t> {
 }
 
 /// Puts a value under a name into a namespace.
-pub(super) fn set_in(
-    space: &std::cell::RefCell<Vec<(Arc<str>, Value)>>,
-    name: &Arc<str>,
-    value: Value,
-    meter: &Meter,
-) -> Result<()> {
+pub(super) fn set_in(space: &Space, name: &Arc<str>, value: Value, meter: &Meter) -> Result<()> {
     value.check_data()?;
     let mut entries = space.borrow_mut();
     meter.spend_many(entries.len() + 1, SLOT)?;

@@ -19,10 +19,10 @@ pub enum Value {
     Int(i64),
     Float(f64),
     Str(Arc<str>),
-    List(Arc<List>),
-    Dict(Arc<Dict>),
+    List(Rc<List>),
+    Dict(Rc<Dict>),
     /// What `set` may change from inside a loop.
-    Namespace(Rc<RefCell<Vec<(Arc<str>, Value)>>>),
+    Namespace(Rc<Space>),
     /// The state of a loop.
     Loop(Rc<Loop>),
     /// One of the functions that every template knows.
@@ -30,6 +30,9 @@ pub enum Value {
     /// A macro of the template, by its number.
     Macro(usize),
 }
+
+/// The names of a namespace.
+pub type Space = RefCell<Vec<(Arc<str>, Value)>>;
 
 pub struct List {
     pub items: Vec<Value>,
@@ -90,7 +93,7 @@ impl Meter {
         self.step()?;
         self.spend_many(items.len(), SLOT)?;
         let depth = depth_above(items.iter())?;
-        Ok(Value::List(Arc::new(List {
+        Ok(Value::List(Rc::new(List {
             items,
             is_tuple,
             depth,
@@ -112,14 +115,14 @@ impl Meter {
             }
         }
         let depth = depth_above(unique.iter().map(|(_, value)| value))?;
-        Ok(Value::Dict(Arc::new(Dict {
+        Ok(Value::Dict(Rc::new(Dict {
             pairs: unique,
             depth,
         })))
     }
 
     /// Data that comes from outside.
-    pub fn from_json(&self, json: &Json) -> Result<Value> {
+    pub fn data(&self, json: &Json) -> Result<Value> {
         self.deeper(|| match json {
             Json::Null => Ok(Value::None),
             Json::Bool(truth) => Ok(Value::Bool(*truth)),
@@ -129,14 +132,14 @@ impl Meter {
             }),
             Json::String(text) => self.text(text),
             Json::Array(items) => {
-                let items = items.iter().map(|item| self.from_json(item));
+                let items = items.iter().map(|item| self.data(item));
                 let items = items.collect::<Result<Vec<_>>>()?;
                 self.list(items)
             }
             Json::Object(map) => {
                 let mut pairs = Vec::with_capacity(map.len());
                 for (key, value) in map {
-                    pairs.push((self.text(key)?, self.from_json(value)?));
+                    pairs.push((self.text(key)?, self.data(value)?));
                 }
                 self.dict(pairs)
             }
