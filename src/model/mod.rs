@@ -53,10 +53,10 @@ pub mod vision;
 pub mod weights;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
 
+use crate::cache::parameter::choice;
 use crate::cache::CacheError;
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
@@ -96,6 +96,8 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Cuda];
+
     /// As parameters name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -153,17 +155,4 @@ pub fn device_name(device: &Device) -> String {
     }
 }
 
-impl FromStr for DeviceKind {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            _ => Err(format!(
-                "{s} is unknown as device, expected one of auto, cpu, cuda"
-            )),
-        }
-    }
-}
+choice!(DeviceKind);

@@ -18,6 +18,11 @@ impl Sampler {
         }
     }
 
+    /// Draws at another temperature from the next token on.
+    pub fn set_temperature(&mut self, temperature: f64) {
+        self.temperature = temperature;
+    }
+
     /// The chosen token and the natural logarithm of its probability (at temperature 1), from logits over the vocabulary.
     pub fn next(&mut self, logits: &[f32]) -> (u32, f32) {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -1,13 +1,13 @@
 //! Start, the loop, and a clean end.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::DType;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use r2r::std_srvs::srv::{SetBool, Trigger};
-use r2r::{ParameterValue, QosProfile};
+use r2r::QosProfile;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -15,11 +15,12 @@ use super::diagnostics::{self, Diagnostics};
 use super::inputs::Inputs;
 use super::names::RosArguments;
 use super::outputs::{Answers, Event, Sender, Statistics};
-use super::params::{Parameters, SYSTEM_PROMPT};
+use super::params;
 use super::publishers::Watch;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::model::inspect;
+use crate::parameters::NodeConfig;
 use crate::stream::{Engine, EngineError, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
@@ -51,29 +52,28 @@ pub fn run() -> Result<(), NodeError> {
         ros("node name", node.name())?,
         ros("namespace", node.namespace())?,
     );
-    let parameters = Parameters::from_given(&arguments.parameters(&name, &namespace)?)?;
-    let (handler, changes) = ros(
-        "parameter services",
-        node.make_derived_parameter_handler(Arc::new(Mutex::new(parameters.clone()))),
-    )?;
-    runtime.spawn(handler);
+    let config = params::configure(&arguments.parameters(&name, &namespace)?)?;
+    if config.ros.use_sim_time {
+        let time = node.get_time_source();
+        ros("use_sim_time", time.enable_sim_time(&mut node))?;
+    }
 
     let answers = Answers::advertise(&mut node)?;
     let statistics = Statistics::advertise(&mut node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
-    let session = parameters.session()?;
+    let session = params::session(&config)?;
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
     serve_reset(&runtime, &mut node, engine.clone())?;
     serve_pause(&runtime, &mut node, engine.clone())?;
-    runtime.spawn(follow_parameters(changes, engine.clone()));
-    let topics = Topics::of(&arguments, &name, &namespace, &parameters)?;
-    let mut inputs = Inputs::subscribe(&mut node, &topics, parameters.compressed())?;
+    params::serve(&runtime, &mut node, config.clone(), engine.clone())?;
+    let topics = Topics::of(&arguments, &name, &namespace, &config.ros)?;
+    let mut inputs = Inputs::subscribe(&mut node, &topics, config.ros.image_transport)?;
     let mut watch = Watch::new(&topics);
-    let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &engine, &topics.image)?;
+    let stats_period = Duration::from_secs_f64(config.ros.stats_period);
+    let mut diagnostics = Diagnostics::advertise(&mut node, &config, &engine, &topics.image)?;
     let cameras = diagnostics.cameras();
     let source = engine.clone();
     runtime.spawn(every(diagnostics::PERIOD, move || {
@@ -83,7 +83,7 @@ pub fn run() -> Result<(), NodeError> {
     runtime.spawn(every(stats_period, move || {
         statistics.publish(&source.stats());
     }));
-    announce(&node, &parameters, &engine, &topics);
+    announce(&node, &config, &engine, &topics);
 
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
@@ -187,19 +187,6 @@ fn serve_pause(
     Ok(())
 }
 
-/// Hands a changed system prompt to the engine.
-async fn follow_parameters(
-    mut changes: impl Stream<Item = (String, ParameterValue)> + Unpin,
-    engine: Arc<Engine>,
-) {
-    while let Some((name, value)) = changes.next().await {
-        if let (SYSTEM_PROMPT, ParameterValue::String(text)) = (name.as_str(), value) {
-            tracing::info!("system_prompt changed; it takes effect at the next reset");
-            engine.set_system_prompt(text);
-        }
-    }
-}
-
 /// Does something at once and then again and again, skipping what it was too late for.
 async fn every(period: Duration, mut action: impl FnMut()) {
     let mut ticks = tokio::time::interval(period);
@@ -226,16 +213,16 @@ fn show_checkpoint(session: &SessionConfig) {
 }
 
 /// One line that says what runs.
-fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, topics: &Topics) {
+fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Topics) {
     let stats = engine.stats();
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
         image = %topics.image,
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
-        model = parameters.model,
+        model = %config.session.model_dir.display(),
         device = engine.hardware(),
-        policy = parameters.cache.policy,
+        policy = %config.session.cache.policy,
         budget_tokens = stats.cache.budget,
         budget_bytes = stats.cache.bytes,
         "ready"

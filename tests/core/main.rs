@@ -16,6 +16,7 @@ mod golden_cache;
 mod golden_forward;
 mod llava;
 mod loading;
+mod parameters;
 mod preprocess;
 mod published;
 mod qwen_vl;

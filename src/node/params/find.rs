@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cache::parameter::ParameterError;
 use crate::node::{NodeError, NAME};
 
 /// Finds the checkpoint's folder: an absolute path as it is, a relative one in the package's share folders, then from the
 /// working directory.
-pub fn find_model(model: &str) -> Result<PathBuf, NodeError> {
+pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
     let mut tried = Vec::new();
-    if !Path::new(model).is_absolute() {
+    if !model.is_absolute() {
         let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
         for prefix in std::env::split_paths(&prefixes) {
             tried.push(prefix.join("share").join(NAME).join(model));
@@ -27,16 +28,15 @@ pub fn find_model(model: &str) -> Result<PathBuf, NodeError> {
         .iter()
         .find(|path| path.is_dir())
         .cloned()
-        .ok_or_else(|| NodeError::Parameter {
-            name: "model".into(),
-            value: format!("\"{model}\""),
-            expected: format!(
-                "an existing folder, looked for: {}",
-                tried
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
+        .ok_or_else(|| {
+            let tried = tried.iter().map(|path| path.display().to_string());
+            NodeError::Parameter(ParameterError::Value {
+                name: "model",
+                value: format!("\"{}\"", model.display()),
+                expected: format!(
+                    "an existing folder, looked for: {}",
+                    tried.collect::<Vec<_>>().join(", ")
+                ),
+            })
         })
 }

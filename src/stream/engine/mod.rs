@@ -24,6 +24,7 @@ use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::session::{PushError, Session, SessionConfig};
 use super::stats::StreamStats;
+use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
 pub use inbox::{MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
@@ -175,6 +176,11 @@ impl Engine {
     /// Changes the system prompt; it takes effect at the next reset.
     pub fn set_system_prompt(&self, text: String) {
         lock(&self.shared.inbox).system_prompt = Some(text);
+    }
+
+    /// Changes a parameter that can be set while the engine runs; it holds from the next frame or instruction on.
+    pub fn set_parameter(&self, name: &'static str, value: Value) {
+        lock(&self.shared.inbox).settings.push((name, value));
     }
 
     /// Cuts a running answer off and forgets everything but the prefix; returns when that is done.

@@ -1,13 +1,14 @@
 //! A session: the model, its bounded cache and the conversation, one frame or instruction at a time.
 //!
 //! - this file: what a session is, and frames
+//! - `config`: its parameters
 //! - `ask`: instructions
 //! - `last_frames`: the session without a memory, as a baseline
 
 mod ask;
+mod config;
 mod last_frames;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,67 +16,22 @@ use candle_core::Tensor;
 use rayon::ThreadPool;
 
 use super::frame::{CameraImage, FrameError};
-use super::gate::{Arrival, FrameGate, GateConfig, Skip};
+use super::gate::{Arrival, FrameGate, Skip};
 use super::grammar::{ChatFormat, Grammar};
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
-use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, PolicyKind};
+use crate::cache::parameter::{ParameterError, Parameters, Value};
+use crate::cache::{
+    BoundedCache, CacheConfig, CacheError, CacheUsage, FrameId, Mark, Plan, PolicyKind,
+};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::mllm::{self, Mllm};
-use crate::model::precision::Precision;
 use crate::model::sample::Sampler;
 use crate::model::threads::thread_pool;
 use crate::model::vision::{ImageFeatures, View};
-use crate::model::weights::Quantization;
-use crate::model::{device_name, DeviceKind, ModelError};
+use crate::model::{device_name, ModelError};
+pub use config::SessionConfig;
 use last_frames::{Frame, LastFrames};
-
-/// Everything that shapes a session.
-#[derive(Debug, Clone)]
-pub struct SessionConfig {
-    pub model_dir: PathBuf,
-    pub device: DeviceKind,
-    /// What becomes of the decoder's matrices.
-    pub quantization: Quantization,
-    /// Type of the arithmetic.
-    pub dtype: Precision,
-    pub cache: CacheConfig,
-    /// The protected beginning of the stream; may be empty.
-    pub system_prompt: String,
-    /// What matters, as an example of it: inf_mllm_plus keeps what is like it. Empty: nothing in particular.
-    pub standing_instruction: String,
-    /// Longest answer when an instruction does not say, tokens.
-    pub max_new_tokens: usize,
-    /// 0: greedy.
-    pub temperature: f64,
-    pub seed: u64,
-    /// Instructions that may wait.
-    pub queue_size: usize,
-    /// Which frames are used.
-    pub gate: GateConfig,
-    /// Threads of the model; 0: as many as suit its size.
-    pub threads: usize,
-}
-
-impl Default for SessionConfig {
-    fn default() -> Self {
-        Self {
-            model_dir: PathBuf::from("models/demo"),
-            device: DeviceKind::Auto,
-            quantization: Quantization::Auto,
-            dtype: Precision::Auto,
-            cache: CacheConfig::default(),
-            system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
-            standing_instruction: String::new(),
-            max_new_tokens: 32,
-            temperature: 0.0,
-            seed: 0,
-            queue_size: 8,
-            gate: GateConfig::default(),
-            threads: 0,
-        }
-    }
-}
 
 /// Why a frame did not enter the memory.
 #[derive(Debug, thiserror::Error)]
@@ -278,6 +234,14 @@ impl Session {
         self.config.system_prompt = text;
     }
 
+    /// Changes a parameter that can be set while the session runs; it holds from the next frame or instruction on.
+    pub fn set_parameter(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
+        self.config.set(name, value)?;
+        self.sampler.set_temperature(self.config.temperature);
+        self.gate.configure(self.config.gate);
+        Ok(())
+    }
+
     /// Takes a frame into the memory: vision tower, connector, one chunk through the decoder.
     pub fn push_frame(&mut self, image: &CameraImage) -> Result<Taken, PushError> {
         let started = Instant::now();
@@ -424,7 +388,10 @@ fn prefix_ids(
 /// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
 const USUAL_PICTURE: (usize, usize) = (640, 480);
 
-/// A budget holds at least the prefix and one frame.
+/// A question of the usual length.
+const USUAL_QUESTION: &str = "What is in view?";
+
+/// A budget holds at least the prefix, one frame and a short question with the beginning of its answer.
 fn check_room(
     model: &Mllm,
     grammar: &Grammar,
@@ -432,19 +399,36 @@ fn check_room(
     prefix: usize,
 ) -> Result<(), ModelError> {
     let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
-    let text = grammar.fresh().frame(&model.vision.markup(&layout), 0);
+    let mut grammar = grammar.fresh();
+    let text = grammar.frame(&model.vision.markup(&layout), 0);
     let frame = model.tokenizer.encode(&text)?.len();
+    let text = grammar.instruction(USUAL_QUESTION, &model.tokenizer);
+    let question = model.tokenizer.encode(&text)?.len();
+    let policy = config.cache.policy.build(&config.cache)?;
+    let longest = model.shape.max_positions;
+    let enough = |budget: usize| {
+        let cache = CacheConfig {
+            budget,
+            ..config.cache.clone()
+        };
+        let plan = Plan::new(&cache, policy.as_ref(), prefix, longest);
+        let room = plan.is_ok_and(|plan| !policy.evicts() || plan.longest_turn() >= question);
+        room && budget > prefix + frame + question
+    };
     let budget = config.cache.budget;
-    if budget < prefix + frame {
-        return Err(CacheError::Parameter {
-            name: "budget",
-            value: budget.to_string(),
-            expected: format!(
-                "at least {} (prefix {prefix} + one frame {frame})",
-                prefix + frame
-            ),
-        }
-        .into());
+    if enough(budget) {
+        return Ok(());
     }
-    Ok(())
+    // What is wrong with the other parameters is said where they are put together.
+    let Some(least) = (budget..=longest).find(|&budget| enough(budget)) else {
+        return Ok(());
+    };
+    Err(CacheError::Parameter {
+        name: "budget",
+        value: budget.to_string(),
+        expected: format!(
+            "at least {least} (room for a prefix of {prefix}, one frame of {frame} and a question of {question} tokens)"
+        ),
+    }
+    .into())
 }
