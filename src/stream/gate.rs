@@ -142,7 +142,7 @@ impl FrameGate {
 
     /// Takes note of the picture that was used.
     pub fn took(&mut self, picture: Prepared) {
-        self.used = (self.config.min_change > 0.0).then_some(picture);
+        self.used = Some(picture);
     }
 }
 

@@ -154,11 +154,11 @@ impl Served {
             self.config
                 .set(parameter.name, value.clone())
                 .map_err(|error| error.to_string())?;
-            tracing::info!(
-                "parameter {} set to {value}, {}",
-                parameter.name,
-                parameter.settable.about()
-            );
+            let from = match parameter.settable {
+                Settable::Reset => "takes effect at the next reset",
+                _ => "holds from the next frame or instruction on",
+            };
+            tracing::info!("parameter {} set to {value}, {from}", parameter.name);
             changed.push(ros_msg::Parameter {
                 name: parameter.name.to_string(),
                 value: messages::to_message(Some(&value)),
