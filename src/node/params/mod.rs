@@ -40,9 +40,13 @@ pub fn configure(overrides: &Overrides) -> Result<NodeConfig, NodeError> {
         }
         match take(&mut config, given) {
             Ok(()) => {}
-            Err(error @ ParameterError::Unknown { .. }) if given.for_many() => {
+            Err(ParameterError::Unknown { name, nearest, .. }) if given.for_many() => {
                 let (file, nodes) = given.origin.clone().unwrap_or_default();
-                tracing::warn!("ignored, from under {nodes} in {file}: {error}");
+                let meant =
+                    nearest.map_or_else(String::new, |nearest| format!(" (is {nearest} meant?)"));
+                tracing::warn!(
+                    "ignored: {name}, under {nodes} in {file}, is not a parameter of this node{meant}"
+                );
             }
             Err(error) => return Err(refusal(given, error)),
         }
