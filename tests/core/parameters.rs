@@ -236,8 +236,8 @@ fn decisions_of(policy: &dyn Policy) -> (bool, usize, String) {
 fn other_value(parameter: &Parameter) -> Value {
     match (&parameter.default, &parameter.kind) {
         (Value::Flag(flag), _) => Value::Flag(!flag),
-        // Odd, as one of them has to be, and more than the sinks and the prefix.
-        (Value::Integer(value), _) => Value::Integer(value + 6 - value % 2),
+        // Odd where it has to be, and more than the prefix of the plan.
+        (Value::Integer(value), _) => Value::Integer(value + 6),
         (Value::Number(value), _) => Value::Number(if *value > 0.3 {
             value * 0.5
         } else {
@@ -252,7 +252,13 @@ fn other_value(parameter: &Parameter) -> Value {
 }
 
 /// What the cache and the session read themselves, whatever the policy.
-const NOT_THE_POLICYS: [&str; 4] = ["policy", "withdraw_layer", "last_frames", "kv_storage"];
+const NOT_THE_POLICYS: [&str; 5] = [
+    "policy",
+    "budget",
+    "withdraw_layer",
+    "last_frames",
+    "kv_storage",
+];
 
 #[test]
 fn a_policy_reads_the_parameters_that_the_list_says_it_reads() {
@@ -262,7 +268,7 @@ fn a_policy_reads_the_parameters_that_the_list_says_it_reads() {
             ..CacheConfig::default()
         };
         // Attention, novelty and the standing instruction all have a share.
-        base.plus.novelty_weight = 0.5;
+        base.plus.novelty_weight = 0.7;
         let list = CacheConfig::list();
         for parameter in list.iter().filter(|p| !NOT_THE_POLICYS.contains(&p.name)) {
             let mut changed = base.clone();
