@@ -184,34 +184,37 @@ proptest! {
     }
 }
 
-/// Everything that a policy decides, on a few candidates of which each evidence tells something else.
+/// Everything that a policy decides, on sets of candidates of which each evidence tells something else.
 fn decisions(config: &CacheConfig) -> String {
     let policy = config.policy.build(config).unwrap();
     let tokens = (0..24)
         .map(|i| Token {
             index: 40 + 3 * i,
-            unit: 40 + 3 * (i / 4),
+            unit: 40 + 12 * (i / 4),
             mark: Mark::default(),
         })
         .collect::<Vec<_>>();
-    let wave = |speed: f32| {
-        (0..24)
-            .map(|i| (i as f32 * speed).sin().abs())
-            .collect::<Vec<_>>()
-    };
-    let (scores, standing, novelty, norms) = (wave(0.7), wave(1.3), wave(2.1), wave(0.3));
-    let candidates = Candidates {
-        tokens: &tokens,
-        scores: &scores,
-        standing: &standing,
-        novelty: &novelty,
-        value_norms: &norms,
-        newest: 200,
-        room: 12,
-        protected: &[false; 24],
-    };
-    let mut values = vec![0.0; tokens.len()];
-    policy.values(&candidates, &mut values);
+    // Whole units may only be ranked: of many sets some are ranked otherwise by a value that counts.
+    let values = (1..=20).map(|set| {
+        let wave = |speed: f32| {
+            let phase = |i: usize| (i * i) as f32 * speed * 0.1 * set as f32;
+            (0..24).map(|i| phase(i).sin().abs()).collect::<Vec<_>>()
+        };
+        let (scores, standing, novelty, norms) = (wave(0.7), wave(1.3), wave(2.1), wave(0.3));
+        let candidates = Candidates {
+            tokens: &tokens,
+            scores: &scores,
+            standing: &standing,
+            novelty: &novelty,
+            value_norms: &norms,
+            newest: 200,
+            room: 12,
+            protected: &[false; 24],
+        };
+        let mut values = vec![0.0; tokens.len()];
+        policy.values(&candidates, &mut values);
+        values
+    });
     format!(
         "{:?} {:?} {:?} {:?}",
         decisions_of(policy.as_ref()),
@@ -220,7 +223,7 @@ fn decisions(config: &CacheConfig) -> String {
         policy
             .evicts()
             .then(|| Plan::new(config, policy.as_ref(), 2, 4096)),
-        values
+        values.collect::<Vec<_>>()
     )
 }
 
