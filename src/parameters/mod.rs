@@ -60,7 +60,7 @@ parameters! {
     /// What only the node has.
     #[derive(Debug, Clone)]
     pub struct RosConfig {
-        /// Which images are subscribed: topic `image` (rgb8, bgr8, rgba8, bgra8, mono8, yuv422, yuv422_yuy2, nv12), or topic
+        /// Which images are subscribed: topic `image` (rgb8, bgr8, rgba8, bgra8, mono8, yuv422, yuv422_yuy2, nv12, nv21), or topic
         /// `image/compressed` (jpeg, png).
         image_transport: ImageTransport = ImageTransport::Raw;
         /// QoS of the image subscription: best_effort hears every publisher; reliable hears reliable ones only, and lost messages are

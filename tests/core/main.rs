@@ -1,5 +1,6 @@
 //! Tests of everything below the ROS edge, on the library's public interface.
 
+mod bags;
 mod cache_attention;
 mod cache_axes;
 mod cache_model;
@@ -17,6 +18,7 @@ mod golden_forward;
 mod llava;
 mod loading;
 mod parameters;
+mod pictures;
 mod preprocess;
 mod published;
 mod qwen_vl;
