@@ -2,6 +2,7 @@
 //!
 //! OK, WARN and ERROR speak of the time since the report before; STALE means that the camera is silent.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use r2r::std_msgs::msg::Header;
 use r2r::{Publisher, QosProfile};
 
 use super::messages::{publishable, time};
+use super::namesakes;
 use super::outputs::{advertise, report, RosTime};
 use super::publishers::Publishers;
 use super::topics::Subscription;
@@ -30,6 +32,8 @@ pub struct Diagnostics {
     node: String,
     image_topic: String,
     cameras: Cameras,
+    /// How many other nodes have this node's name.
+    namesakes: Arc<AtomicUsize>,
     model: String,
     device: String,
     before: StreamStats,
@@ -91,6 +95,7 @@ impl Diagnostics {
             publisher: advertise(node, "/diagnostics", QosProfile::default())?,
             image_topic: image.topic.clone(),
             cameras: Cameras::default(),
+            namesakes: Arc::default(),
             model: config.session.model_dir.display().to_string(),
             device: engine.hardware().to_string(),
             before: StreamStats::default(),
@@ -101,6 +106,11 @@ impl Diagnostics {
     /// Where to leave word of the publishers of images.
     pub fn cameras(&self) -> Cameras {
         self.cameras.clone()
+    }
+
+    /// Where to leave word of how many other nodes have this node's name.
+    pub fn namesakes(&self) -> Arc<AtomicUsize> {
+        self.namesakes.clone()
     }
 
     /// Publishes a report; `stats` are those of now.
@@ -193,6 +203,14 @@ impl Diagnostics {
         let cache = &stats.cache;
         let (level, message) = if failed > 0 {
             (ERROR, format!("{failed} frames could not be taken"))
+        } else if stats.memory_full {
+            (
+                WARN,
+                format!(
+                    "full with {} of {} slots: policy {} evicts nothing, so nothing more is taken until ~/reset",
+                    cache.used, cache.budget, stats.policy
+                ),
+            )
         } else {
             (OK, format!("{} of {} slots", cache.used, cache.budget))
         };
@@ -211,7 +229,10 @@ impl Diagnostics {
 
     fn instructions(&self, stats: &StreamStats) -> Status {
         let failed = stats.instructions_failed - self.before.instructions_failed;
-        let (level, message) = if failed > 0 {
+        let namesakes = self.namesakes.load(Ordering::Relaxed);
+        let (level, message) = if namesakes > 0 {
+            (WARN, namesakes::warning(namesakes, &self.node))
+        } else if failed > 0 {
             (WARN, format!("{failed} refused or cancelled"))
         } else {
             (OK, format!("{} wait", stats.instructions_waiting))

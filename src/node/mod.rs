@@ -6,15 +6,19 @@
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
+//! - `namesakes`: other nodes of the same name
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
+//! - `logging`: the log, through rcl: console, file, /rosout
 //! - `app`: start, the loop, and a clean end
 
 mod app;
 mod diagnostics;
 mod inputs;
+mod logging;
 mod messages;
 mod names;
+mod namesakes;
 mod outputs;
 mod params;
 mod publishers;
@@ -36,6 +40,8 @@ pub enum NodeError {
         #[source]
         source: r2r::Error,
     },
+    #[error("ROS context: {0}")]
+    Context(String),
     #[error("command line: {0}")]
     Arguments(String),
     #[error(transparent)]

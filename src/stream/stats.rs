@@ -29,6 +29,8 @@ pub struct StreamStats {
     /// Ages of the frames of which at least half of the slots is kept.
     pub ages: Ages,
     pub paused: bool,
+    /// The last frame did not fit beside what is kept for good.
+    pub memory_full: bool,
     /// Instructions in the queue.
     pub instructions_waiting: usize,
     pub instructions_received: u64,

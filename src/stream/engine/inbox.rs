@@ -10,7 +10,7 @@ use crate::stream::frame::CameraImage;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
 pub const MAX_INSTRUCTION_BYTES: usize = 64 * 1024;
-/// The longest id of an instruction, bytes; it is echoed in every piece of the answer.
+/// The longest id of an instruction, bytes; it is echoed in every piece of the answer. A longer one is refused, and not echoed.
 pub const MAX_ID_BYTES: usize = 256;
 
 /// Frames of the last this long make up `frames_per_second`.
@@ -83,9 +83,11 @@ impl Inbox {
 
     /// Answers an instruction with an error, in its turn.
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
-        // Only the id is echoed, and no more of it than anybody could have meant as one.
+        // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
-        instruction.id = instruction.id.chars().take(MAX_ID_BYTES).collect();
+        if instruction.id.len() > MAX_ID_BYTES {
+            instruction.id.clear();
+        }
         self.refused.push_back((instruction, reason));
     }
 

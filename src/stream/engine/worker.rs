@@ -94,7 +94,9 @@ impl Worker {
         self.session.reset().map_err(|error| {
             self.session.set_system_prompt(before);
             error.to_string()
-        })
+        })?;
+        lock(&self.shared.stats).memory_full = false;
+        Ok(())
     }
 
     fn push(&mut self, since: Instant, image: &CameraImage) {
@@ -106,6 +108,7 @@ impl Worker {
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
                 stats.frames_used += 1;
+                stats.memory_full = false;
                 stats.frame_wait = waited;
                 stats.transport_ns = image.arrival_ns.saturating_sub(image.stamp_ns);
             }
