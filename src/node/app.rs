@@ -17,6 +17,7 @@ use super::names::RosArguments;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params::{Parameters, SYSTEM_PROMPT};
 use super::publishers::Watch;
+use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::model::inspect;
@@ -72,9 +73,11 @@ pub fn run() -> Result<(), NodeError> {
     let topics = Topics::of(&arguments, &name, &namespace, &parameters)?;
     let mut inputs = Inputs::subscribe(&mut node, &topics, parameters.compressed())?;
     let mut watch = Watch::new(&topics);
+    let mut sight = Sight::new(&node, &topics, &parameters);
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let mut diagnostics = Diagnostics::advertise(&mut node, &parameters, &engine, &topics.image)?;
-    let cameras = diagnostics.cameras();
+    let camera = sight.shared();
+    let mut diagnostics =
+        Diagnostics::advertise(&mut node, &parameters, &engine, &topics.image, camera)?;
     let source = engine.clone();
     runtime.spawn(every(diagnostics::PERIOD, move || {
         diagnostics.publish(source.stats());
@@ -94,7 +97,7 @@ pub fn run() -> Result<(), NodeError> {
         node.spin_once(SPIN);
         inputs.drain(&engine);
         if let Some(publishers) = watch.look(&node) {
-            cameras.set(publishers);
+            sight.look(&engine, publishers);
         }
     }
 

@@ -6,18 +6,22 @@
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
+//! - `graph`: the topics that there are
+//! - `sight`: whether the robot sees, and if not, why
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
 //! - `app`: start, the loop, and a clean end
 
 mod app;
 mod diagnostics;
+mod graph;
 mod inputs;
 mod messages;
 mod names;
 mod outputs;
 mod params;
 mod publishers;
+mod sight;
 mod topics;
 
 pub use app::run;

@@ -207,5 +207,8 @@ fn decode(file: &Path, message: &mcap::Message<'_>) -> Result<CameraImage, BagEr
         (image.header, data)
     };
     let stamp_ns = i64::from(header.sec) * 1_000_000_000 + i64::from(header.nanosec);
-    Ok(CameraImage::recorded(stamp_ns, &header.frame_id, data))
+    Ok(CameraImage {
+        arrival_ns: i64::try_from(message.log_time).unwrap_or(i64::MAX),
+        ..CameraImage::recorded(stamp_ns, &header.frame_id, data)
+    })
 }

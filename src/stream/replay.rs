@@ -124,6 +124,7 @@ pub fn replay(
         totals: (0, 0, 0),
         started: Instant::now(),
         played: 0,
+        undated: false,
     };
     let mut span = Span::default();
     for round in 0..options.repeat {
@@ -164,6 +165,8 @@ struct Run<'a> {
     totals: (u64, u64, u64),
     started: Instant,
     played: u64,
+    /// An image without a stamp has come.
+    undated: bool,
 }
 
 impl Run<'_> {
@@ -184,6 +187,9 @@ impl Run<'_> {
         };
         for image in bag.images() {
             let mut image = image?;
+            if image.date(image.arrival_ns) && !std::mem::replace(&mut self.undated, true) {
+                tracing::warn!("images without a stamp: the times of their recording are taken");
+            }
             let first = *span.first_ns.get_or_insert(image.stamp_ns);
             if round == 0 {
                 span.last_ns = image.stamp_ns;
@@ -198,6 +204,7 @@ impl Run<'_> {
                 self.reset()?;
             }
             image.stamp_ns += shift;
+            image.arrival_ns += shift;
             if self.black {
                 image.data = black_picture();
             }
@@ -250,6 +257,8 @@ impl Run<'_> {
                 text: entry.text.clone(),
                 max_new_tokens: entry.max_new_tokens,
                 ephemeral: false,
+                stamp_ns: 0,
+                arrival_ns: None,
                 received: Instant::now(),
             },
             &|| false,

@@ -21,7 +21,8 @@ pub const MAX_PIXELS: u64 = 36_000_000;
 pub struct CameraImage {
     /// The header's stamp, nanoseconds.
     pub stamp_ns: i64,
-    /// When it arrived, on the clock of its stamp, nanoseconds; a recorded one: its stamp.
+    /// When it arrived, nanoseconds on the node's clock (ROS time, which stamps should be of as well); a recorded one: when it was
+    /// recorded.
     pub arrival_ns: i64,
     pub frame_id: String,
     pub data: ImageData,
@@ -76,6 +77,8 @@ pub enum FrameError {
     },
     #[error("image stamp is {} s, expected {} s or later, the newest frame's: it was overtaken", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
     OutOfOrder { stamp_ns: i64, newest_ns: i64 },
+    #[error("image stamp is {} s, but the other images are at {} s: stamps of two clocks (two publishers, or a driver that stamps some images otherwise), and these are left out", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
+    OtherClock { stamp_ns: i64, newest_ns: i64 },
     #[error("compressed image is neither jpeg nor png: {0}")]
     Format(String),
     #[error("compressed image cannot be decoded: {0}")]
@@ -91,6 +94,7 @@ impl FrameError {
             Self::Step { .. } => "step",
             Self::Length { .. } => "length",
             Self::OutOfOrder { .. } => "out_of_order",
+            Self::OtherClock { .. } => "other_clock",
             Self::Format(_) => "format",
             Self::Corrupt(_) => "corrupt",
         }
@@ -121,13 +125,32 @@ impl Picture for CameraPicture<'_> {
 }
 
 impl CameraImage {
-    /// An image out of a recording, which arrives at the time of its stamp.
+    /// An image out of a recording that arrives at the time of its stamp.
     pub fn recorded(stamp_ns: i64, frame_id: &str, data: ImageData) -> Self {
         Self {
             stamp_ns,
             arrival_ns: stamp_ns,
             frame_id: frame_id.to_string(),
             data,
+        }
+    }
+
+    /// Gives an image without a stamp the time of its arrival, or of its receipt where the node has no clock; true if it had none.
+    pub fn date(&mut self, received_ns: i64) -> bool {
+        let undated = self.stamp_ns == 0;
+        if undated {
+            self.stamp_ns = match self.arrival_ns {
+                0 => received_ns,
+                arrival_ns => arrival_ns,
+            };
+        }
+        undated
+    }
+
+    /// Bytes of pixels.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            ImageData::Raw { data, .. } | ImageData::Compressed { data, .. } => data.len(),
         }
     }
 

@@ -14,8 +14,10 @@ use std::time::Instant;
 use candle_core::Tensor;
 use rayon::ThreadPool;
 
+use super::clock::StreamClock;
+use super::complaints::Complaints;
 use super::frame::{CameraImage, FrameError};
-use super::gate::{Arrival, FrameGate, GateConfig, Skip};
+use super::gate::{FrameGate, GateConfig, Skip};
 use super::grammar::{ChatFormat, Grammar};
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
@@ -28,6 +30,7 @@ use crate::model::threads::thread_pool;
 use crate::model::vision::{ImageFeatures, View};
 use crate::model::weights::Quantization;
 use crate::model::{device_name, DeviceKind, ModelError};
+pub use ask::AskError;
 use last_frames::{Frame, LastFrames};
 
 /// Everything that shapes a session.
@@ -111,10 +114,12 @@ pub struct Session {
     config: SessionConfig,
     sampler: Sampler,
     memory: FrameMemory,
+    /// Of the frames that come in lock-step.
+    clock: StreamClock,
     gate: FrameGate,
-    time_jumps: u64,
     times: StepTimes,
     pool: Arc<ThreadPool>,
+    complaints: Complaints,
     /// The frames that policy last_frames encodes again.
     last: LastFrames,
     /// Ids of the control tokens that stand between turns.
@@ -150,6 +155,7 @@ impl Session {
             &device,
         )?;
         let gate = FrameGate::new(config.gate);
+        let clock = StreamClock::new(config.gate.time_jump_threshold);
         let borders = grammar.format().borders.iter();
         let borders = borders
             .map(|name| model.tokenizer.control(name))
@@ -164,17 +170,25 @@ impl Session {
             grammar,
             config,
             memory: FrameMemory::default(),
+            clock,
             gate,
-            time_jumps: 0,
             times: StepTimes::default(),
+            complaints: Complaints::default(),
             pool: Arc::new(pool),
         };
         session.begin(&prefix)?;
         Ok(session)
     }
 
-    /// Forgets everything but the prefix and starts a new epoch.
+    /// Forgets everything but the prefix; the stream, and its clock, begin anew.
     pub fn reset(&mut self) -> Result<(), ModelError> {
+        self.forget()?;
+        self.clock.reset();
+        Ok(())
+    }
+
+    /// Forgets everything but the prefix and starts a new epoch.
+    fn forget(&mut self) -> Result<(), ModelError> {
         let mut grammar = self.grammar.fresh();
         let prefix = prefix_ids(&self.model, &mut grammar, &self.config)?;
         check_room(&self.model, &grammar, &self.config, prefix.len())?;
@@ -268,21 +282,30 @@ impl Session {
         &self.memory
     }
 
-    /// Times that the stamps have jumped since the start.
-    pub fn time_jumps(&self) -> u64 {
-        self.time_jumps
-    }
-
     /// The system prompt that the next [`Self::reset`] begins with.
     pub fn set_system_prompt(&mut self, text: String) {
         self.config.system_prompt = text;
     }
 
-    /// Takes a frame into the memory: vision tower, connector, one chunk through the decoder.
+    /// Takes frames in lock-step, as they arrive: one that is late or of another clock is refused, one after a jump of the stamps
+    /// begins an epoch, all others are taken as by [`Self::take_frame`].
     pub fn push_frame(&mut self, image: &CameraImage) -> Result<Taken, PushError> {
-        let started = Instant::now();
         image.check()?;
-        self.place_in_time(image.stamp_ns)?;
+        let arrival = self.clock.arrive(image.stamp_ns, image.arrival_ns);
+        self.take_frame(image, arrival.check(image.stamp_ns)?)
+    }
+
+    /// Takes a frame whose time is in order into the memory: vision tower, connector, one chunk through the decoder. `jumped`: an
+    /// epoch begins with it, since the stamps jumped from there, nanoseconds.
+    pub fn take_frame(
+        &mut self,
+        image: &CameraImage,
+        jumped: Option<i64>,
+    ) -> Result<Taken, PushError> {
+        let started = Instant::now();
+        if let Some(from_ns) = jumped {
+            self.begin_epoch(from_ns, image.stamp_ns)?;
+        }
         if !self.gate.due(image.stamp_ns) {
             return Ok(Taken::Skipped(Skip::Rate));
         }
@@ -291,6 +314,7 @@ impl Session {
         let vision = &self.model.vision;
         let prepared = vision.prepare(&picture, View::Frame);
         if self.gate.unchanged(&prepared) {
+            self.memory.confirm(image);
             return Ok(Taken::Skipped(Skip::Unchanged));
         }
         let pixels = vision.pixels(&prepared).map_err(ModelError::from)?;
@@ -325,32 +349,21 @@ impl Session {
         Ok(Taken::Used)
     }
 
-    /// Refuses a frame that was overtaken; starts a new epoch where the stamps have jumped.
-    fn place_in_time(&mut self, stamp_ns: i64) -> Result<(), PushError> {
-        match self.gate.arrive(stamp_ns) {
-            Arrival::InOrder => {}
-            Arrival::OutOfOrder { newest_ns } => {
-                return Err(FrameError::OutOfOrder {
-                    stamp_ns,
-                    newest_ns,
-                }
-                .into())
-            }
-            Arrival::Jump { newest_ns } => {
-                let reset = self.config.gate.reset_on_time_jump;
-                tracing::warn!(
-                    from_s = newest_ns as f64 * 1e-9,
-                    to_s = stamp_ns as f64 * 1e-9,
-                    memory = if reset { "reset" } else { "kept" },
-                    "time of the images jumped"
-                );
-                self.time_jumps += 1;
-                if reset {
-                    self.reset()?;
-                    self.gate.arrive(stamp_ns);
-                }
-                self.memory.end_epoch();
-            }
+    /// The stamps have jumped; what is remembered stays as it is, or is forgotten.
+    fn begin_epoch(&mut self, from_ns: i64, to_ns: i64) -> Result<(), PushError> {
+        let reset = self.config.gate.reset_on_time_jump;
+        if let Some(more) = self.complaints.due("time_jump", Instant::now()) {
+            tracing::warn!(
+                from_s = from_ns as f64 * 1e-9,
+                to_s = to_ns as f64 * 1e-9,
+                memory = if reset { "reset" } else { "kept" },
+                "time of the images jumped{more}"
+            );
+        }
+        self.gate.begin_epoch();
+        self.memory.end_epoch();
+        if reset {
+            self.forget()?;
         }
         Ok(())
     }
