@@ -181,7 +181,7 @@ fn random_model() -> Result<Decoder> {
     let json = serde_json::json!({
         "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": SHAPE.layers,
         "num_attention_heads": SHAPE.heads, "num_key_value_heads": SHAPE.kv_heads,
-        "max_position_embeddings": SHAPE.max_positions, "rope_theta": SHAPE.rope.theta, "rms_norm_eps": 1e-5
+        "max_position_embeddings": SHAPE.max_positions, "rope_theta": SHAPE.rope.theta, "rms_norm_eps": 1e-5, "tie_word_embeddings": true
     });
     let (hidden, inner, head) = (576, 1536, SHAPE.head_dim);
     let (queries, keys) = (SHAPE.heads * head, SHAPE.kv_heads * head);
@@ -217,11 +217,8 @@ fn random_model() -> Result<Decoder> {
         place: "a random model".to_string(),
     };
     let weights = Weights::new(Arc::new(source), DType::F32, &Device::Cpu);
-    Ok(Decoder::new(
-        &Config::from_json(json, "llama")?,
-        &weights,
-        None,
-    )?)
+    let config = Config::from_json(json, "llama")?;
+    Ok(Decoder::new(&config, &weights, &weights.pp("lm_head"))?)
 }
 
 /// A full cache under `policy`, just after a compaction.

@@ -100,8 +100,11 @@ pub fn load(path: &Path, quantization: Quantization, dtype: DType) -> anyhow::Re
     let checkpoint = Checkpoint::open(path)?;
     let config = Config::from_json(checkpoint.json("config.json")?, "llama")?;
     let weights = checkpoint.weights(Names::default(), quantization, dtype, &Device::Cpu)?;
-    let head = (!config.tied()).then(|| weights.pp("lm_head"));
-    Ok(Decoder::new(&config, &weights.pp("model"), head)?)
+    Ok(Decoder::new(
+        &config,
+        &weights.pp("model"),
+        &weights.pp("lm_head"),
+    )?)
 }
 
 /// The most memory that this process has had, with what it had of files, bytes.

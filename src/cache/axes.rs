@@ -10,7 +10,7 @@
 
 use candle_core::{DType, Device, Result};
 
-use super::rope::Rope;
+use super::rope::{Pair, Rope};
 use super::rotary::{turns, RotaryTable};
 use super::slots::{FrameId, Place, Token};
 
@@ -76,8 +76,8 @@ impl Angles {
     }
 
     /// Makes the row of `position`, counted from `first`, and those before it.
-    fn reach(&mut self, position: usize, frequencies: &[f64]) {
-        let width = frequencies.len();
+    fn reach(&mut self, position: usize, pairs: &[Pair]) {
+        let width = pairs.len();
         let have = self.cos.len() / width.max(1);
         if position < have {
             return;
@@ -88,7 +88,7 @@ impl Angles {
         for row in have..rows {
             let values = row * width..(row + 1) * width;
             let (cos, sin) = (&mut self.cos[values.clone()], &mut self.sin[values]);
-            turns(self.first + row, frequencies, cos, sin);
+            turns(self.first + row, pairs, cos, sin);
         }
     }
 }
@@ -96,7 +96,7 @@ impl Angles {
 /// What the tables of all kept sets are put together from.
 #[derive(Debug)]
 pub struct Axes {
-    frequencies: Vec<f64>,
+    pairs: Vec<Pair>,
     /// The axis that each pair of a head turns by.
     axis_of_pairs: Vec<usize>,
     plain: Angles,
@@ -108,7 +108,7 @@ impl Axes {
     /// `gap` is that of the plan.
     pub fn new(rope: &Rope, head_dim: usize, gap: usize) -> Self {
         Self {
-            frequencies: rope.frequencies(head_dim),
+            pairs: rope.pairs(head_dim),
             axis_of_pairs: rope.axis_of_pairs(head_dim),
             plain: Angles::starting_at(0),
             apart: Angles::starting_at(gap),
@@ -122,7 +122,7 @@ impl Axes {
             false => &mut self.plain,
         };
         let [time, height, width] = place;
-        angles.reach(time.max(height).max(width), &self.frequencies);
+        angles.reach(time.max(height).max(width), &self.pairs);
         let pairs = self.axis_of_pairs.len();
         if time == height && height == width {
             let row = time * pairs..(time + 1) * pairs;

@@ -32,7 +32,7 @@ mod rotary;
 mod scores;
 mod slots;
 
-pub use attention::Kernel;
+pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, CacheShape, CacheUsage, Snapshot};
 pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
 pub use layer::{LayerCache, LayerSlots};

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::rope::Rope;
+use super::rope::{Pair, Rope};
 
 /// Cosines and sines of the rotary embedding (RoFormer, arXiv 2104.09864), halves layout as in Llama checkpoints.
 ///
@@ -45,11 +45,11 @@ impl RotaryTable {
         device: &Device,
     ) -> Self {
         let mut table = Self::empty(positions.len(), head_dim, dtype, device);
-        let frequencies = rope.frequencies(head_dim);
+        let pairs = rope.pairs(head_dim);
         let rows = table.cos.chunks_exact_mut(table.half.max(1));
         let rows = rows.zip(table.sin.chunks_exact_mut(table.half.max(1)));
         for (&position, (cos, sin)) in positions.iter().zip(rows) {
-            turns(position, &frequencies, cos, sin);
+            turns(position, &pairs, cos, sin);
         }
         table
     }
@@ -127,10 +127,10 @@ pub fn rotate(tables: &[&RotaryTable], x: &Tensor, ranks: &[&[u32]]) -> Result<T
 }
 
 /// Cosines and sines of the angles at a position, one for each frequency.
-pub fn turns(position: usize, frequencies: &[f64], cos: &mut [f32], sin: &mut [f32]) {
-    for (i, frequency) in frequencies.iter().enumerate() {
-        let angle = position as f64 * frequency;
-        cos[i] = angle.cos() as f32;
-        sin[i] = angle.sin() as f32;
+pub fn turns(position: usize, pairs: &[Pair], cos: &mut [f32], sin: &mut [f32]) {
+    for (i, pair) in pairs.iter().enumerate() {
+        let angle = position as f64 * pair.frequency;
+        cos[i] = (angle.cos() * pair.amplitude) as f32;
+        sin[i] = (angle.sin() * pair.amplitude) as f32;
     }
 }

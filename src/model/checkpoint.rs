@@ -9,7 +9,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::decoder::Unsupported;
 use super::gguf::GgufFiles;
 use super::weights::{Names, Quantization, SafetensorsFiles, Source, Weights};
 use super::ModelError;
@@ -17,6 +19,10 @@ use super::ModelError;
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const WEIGHTS_ENDING: &str = ".safetensors";
+const INDEX_ENDING: &str = ".safetensors.index.json";
+/// The field of `config.json` that names another file of weights, or another index, than the usual ones.
+const NAMED: &str = "transformers_weights";
 
 /// A checkpoint as a model hub publishes it.
 #[derive(Debug, Clone)]
@@ -126,7 +132,7 @@ impl Checkpoint {
     }
 
     /// The tensors under the hub's names: those of GGUF files, or of `model.safetensors`, or of the shards that
-    /// `model.safetensors.index.json` names.
+    /// `model.safetensors.index.json` names, or of the file or index that `config.json` names instead.
     pub fn tensors(
         &self,
         names: Names,
@@ -145,15 +151,16 @@ impl Checkpoint {
     ) -> Result<SafetensorsFiles, ModelError> {
         let files = self.weight_files()?;
         let tensors = SafetensorsFiles::open(&files, names, quantization)?;
-        if !self.has(SINGLE) {
+        let named = self.weights_name()?;
+        if named.ends_with(INDEX_ENDING) {
             let stored = tensors.stored_names().collect::<HashSet<_>>();
-            let index = self.index()?;
+            let index = self.index(&named)?;
             if let Some((name, shard)) = index
                 .iter()
                 .find(|(name, _)| !stored.contains(name.as_str()))
             {
                 return Err(ModelError::File {
-                    file: self.path(INDEX),
+                    file: self.path(&named),
                     what: format!("it names the tensor {name} in {shard}, which does not hold it"),
                 });
             }
@@ -191,35 +198,62 @@ impl Checkpoint {
     }
 
     fn weight_files(&self) -> Result<Vec<PathBuf>, ModelError> {
-        if self.has(SINGLE) {
-            return Ok(vec![self.path(SINGLE)]);
+        let named = self.weights_name()?;
+        if !named.ends_with(INDEX_ENDING) {
+            return Ok(vec![self.path(&named)]);
         }
-        if !self.has(INDEX) {
-            return Err(self.error(format!("{SINGLE} is missing (and there is no {INDEX})")));
-        }
-        let mut shards = self.index()?.into_values().collect::<Vec<_>>();
+        let mut shards = self.index(&named)?.into_values().collect::<Vec<_>>();
         shards.sort();
         shards.dedup();
         for shard in &shards {
             if Path::new(shard).file_name() != Some(shard.as_ref()) {
                 return Err(self.error(format!(
-                    "{INDEX} names the shard {shard}, expected a file's name"
+                    "{named} names the shard {shard}, expected a file's name"
                 )));
             }
             if !self.has(shard) {
-                return Err(self.error(format!("{shard} is missing, which {INDEX} names")));
+                return Err(self.error(format!("{shard} is missing, which {named} names")));
             }
         }
         Ok(shards.iter().map(|shard| self.path(shard)).collect())
     }
 
-    /// The shard of each tensor, as the index has it.
-    fn index(&self) -> Result<BTreeMap<String, String>, ModelError> {
+    /// The file of weights, or the index of those that they are in: what `config.json` names, or the one with the usual name.
+    fn weights_name(&self) -> Result<String, ModelError> {
+        let config: Value = self.json(CONFIG)?;
+        let named = match &config[NAMED] {
+            Value::Null => {
+                let there = [SINGLE, INDEX].into_iter().find(|name| self.has(name));
+                let missing = || format!("{SINGLE} is missing (and there is no {INDEX})");
+                return match there {
+                    Some(name) => Ok(name.to_string()),
+                    None => Err(self.error(missing())),
+                };
+            }
+            named => named,
+        };
+        let expected = "the name of a safetensors file, or of the index of several";
+        let name = named.as_str().filter(|name| {
+            let known = [WEIGHTS_ENDING, INDEX_ENDING].iter();
+            Path::new(name).file_name() == Some(name.as_ref())
+                && known.clone().any(|ending| name.ends_with(ending))
+        });
+        match name {
+            Some(name) if self.has(name) => Ok(name.to_string()),
+            Some(name) => Err(self.error(format!(
+                "{name} is missing, which {CONFIG} names as {NAMED}"
+            ))),
+            None => Err(Unsupported::new(NAMED, named, expected).of(self.path(CONFIG))),
+        }
+    }
+
+    /// The shard of each tensor, as the index `name` has it.
+    fn index(&self, name: &str) -> Result<BTreeMap<String, String>, ModelError> {
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        Ok(self.json::<Index>(INDEX)?.weight_map)
+        Ok(self.json::<Index>(name)?.weight_map)
     }
 
     /// Says which file and tensor an error of the tensor library is about.

@@ -154,7 +154,8 @@ pub fn decoder_config(checkpoint: &Checkpoint) -> Result<decoder::Config, ModelE
 }
 
 /// The decoder's part of a configuration, checked. `kind` is its model_type if it does not say so, `tied` what the top level says of the
-/// output layer, which wins.
+/// output layer. It is tied if either says so: versions of transformers have written it into the one and into the other, and the default
+/// of the class, which is false, beside it.
 pub fn text_config(
     checkpoint: &Checkpoint,
     json: Value,
@@ -166,8 +167,8 @@ pub fn text_config(
         file: file(),
         what: format!("text_config: {e}"),
     })?;
-    if let Some(tied) = tied {
-        config.set_tied(tied);
+    if tied == Some(true) {
+        config.set_tied();
     }
     let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
     match config.cache_shape() {

@@ -356,6 +356,21 @@ mod tests {
     }
 
     #[test]
+    fn sums_of_f16_are_whole() {
+        const WIDTH: usize = 8192;
+        let ones = |rows| Tensor::ones((rows, WIDTH), DType::F16, &Device::Cpu).unwrap();
+        let layer = Linear::new(ones(3));
+        for rows in [1, 2, 5, 40] {
+            let sums = layer.forward(&ones(rows)).unwrap();
+            let sums = sums.flatten_all().unwrap().to_vec1::<half::f16>().unwrap();
+            assert!(
+                sums.iter().all(|sum| sum.to_f32() == WIDTH as f32),
+                "{rows} rows"
+            );
+        }
+    }
+
+    #[test]
     fn shapes_and_types_that_do_not_fit_are_errors_or_candles() {
         let layer = Linear::new(random(5, 8, 1));
         let error = layer.forward(&random(1, 7, 1)).unwrap_err().to_string();

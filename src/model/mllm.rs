@@ -94,9 +94,10 @@ impl Mllm {
 
         let weights = Weights::new(source, dtype, device);
         let vision = family_config.vision(checkpoint, &weights)?;
-        let head = (!config.tied()).then(|| weights.pp(family_config.head_path()));
-        let decoder = Decoder::new(&config, &weights.pp(family_config.text_path()), head)
-            .map_err(|error| checkpoint.weight_error(error))?;
+        let text = weights.pp(family_config.text_path());
+        let head = weights.pp(family_config.head_path());
+        let decoder =
+            Decoder::new(&config, &text, &head).map_err(|error| checkpoint.weight_error(error))?;
         Ok(Self {
             family,
             placeholder: placeholder.to_string(),

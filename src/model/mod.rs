@@ -10,6 +10,7 @@
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
 //! - `qwen_vl`: what the Qwen-VL families share
+//! - `fields`: fields of configurations that stand in more than one form
 //! - `mllm`: a loaded multimodal checkpoint
 //! - `text`: a decoder with its tokenizer, for text alone, from any of the formats
 //! - `decoder`: the text decoders, whose attention runs on the cache
@@ -30,6 +31,7 @@ pub mod checkpoint;
 pub mod decoder;
 pub mod ends;
 pub mod family;
+mod fields;
 pub mod gguf;
 pub mod inspect;
 pub mod linear;

@@ -46,6 +46,15 @@ pub struct About {
     head: String,
 }
 
+/// The spellings of names beside the hub's: of a decoder that was saved without its output layer, or taken out of a multimodal model.
+const NAMES: Names = Names(&[
+    ("model.language_model.", "model."),
+    ("language_model.", "model."),
+    ("embed_tokens.", "model.embed_tokens."),
+    ("layers.", "model.layers."),
+    ("norm.", "model.norm."),
+]);
+
 impl TextTokenizer {
     /// Ids of plain text: what looks like a control token is taken as the characters it consists of. A byte that the
     /// vocabulary does not have is left out.
@@ -105,14 +114,14 @@ impl TextModel {
             });
         }
         let config = family::decoder_config(checkpoint)?;
-        let (text, head) = match config {
-            decoder::Config::Llama(_) => ("model", "lm_head"),
-            decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
+        let (text, head, names) = match config {
+            decoder::Config::Llama(_) => ("model", "lm_head", NAMES),
+            decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out", Names::default()),
         };
         Ok(About {
             vocabulary: config.vocab_size(),
             config,
-            names: Names::default(),
+            names,
             text: text.to_string(),
             head: head.to_string(),
         })
@@ -130,8 +139,7 @@ impl TextModel {
         let chat = ChatTokenizer::load(checkpoint)?;
         chat.check_vocabulary(about.vocabulary)?;
         let weights = Weights::new(source, dtype, device);
-        let head = (!config.tied()).then(|| weights.pp(about.head));
-        let decoder = Decoder::new(&config, &weights.pp(about.text), head)
+        let decoder = Decoder::new(&config, &weights.pp(about.text), &weights.pp(about.head))
             .map_err(|error| checkpoint.weight_error(error))?;
         Ok(Self {
             shape: shape(&config, &checkpoint.path(CONFIG))?,

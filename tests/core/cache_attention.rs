@@ -119,6 +119,43 @@ fn f16_storage_costs_rounding_only() {
 }
 
 /// Ten thousand compactions, after which attention still is that of keys freshly rotated to where they stand.
+/// Equal keys, so that every slot has the same share, and values of one: a sum of f16 in f16 would stop at a quarter.
+#[test]
+fn f16_sums_over_a_long_cache_are_whole() {
+    const LEN: usize = 630 * 13 + 2;
+    for kernel in [Kernel::Fused, Kernel::Eager] {
+        for (dtype, group) in [(DType::F16, 1), (DType::F16, 3), (DType::F32, 1)] {
+            let config = CacheConfig {
+                policy: PolicyKind::Full,
+                budget: LEN,
+                kernel,
+                ..CacheConfig::default()
+            };
+            let shape = shape(1, group, 8);
+            let mut cache = BoundedCache::new(shape, &config, 0, dtype, &Device::Cpu).unwrap();
+            let tensor = |value: f32, heads: usize, tokens: usize| {
+                let shape = (heads, tokens, 8);
+                let tensor = Tensor::full(value, shape, &Device::Cpu).unwrap();
+                tensor.contiguous().unwrap().to_dtype(dtype).unwrap()
+            };
+            for tokens in [630; 13].into_iter().chain([1, 1]) {
+                let admitted = cache.admit(&vec![Mark::default(); tokens]).unwrap();
+                let q = tensor(0.0, group, tokens);
+                let (k, v) = (tensor(0.0, 1, tokens), tensor(1.0, 1, tokens));
+                let out = cache.layer(0).attend(&q, &k, &v, &admitted).unwrap();
+                assert_eq!(out.dtype(), dtype);
+                let out = out.to_dtype(DType::F32).unwrap();
+                let off = (out - 1.0).unwrap().abs().unwrap().max_all().unwrap();
+                let off = off.to_scalar::<f32>().unwrap();
+                assert!(
+                    off < 1e-3,
+                    "{kernel:?}, {dtype:?}, {tokens} tokens: off by {off}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn ten_thousand_compactions_leave_keys_as_fresh_as_new_ones() {
     /// Tokens that every query looks at, in a pair of numbers that the rotary embedding hardly turns.

@@ -132,8 +132,15 @@ fn unsupported_configurations_are_named_with_value_and_expectation() {
         &["text_config.hidden_act", "gelu"],
     );
     unsupported(
+        |c| {
+            c["text_config"]["rope_scaling"] =
+                serde_json::json!({"rope_type": "dynamic", "factor": 2.0})
+        },
+        &["rope_type", "dynamic"],
+    );
+    unsupported(
         |c| c["text_config"]["rope_scaling"] = serde_json::json!({"rope_type": "yarn"}),
-        &["rope_type", "yarn"],
+        &["rope factor", "missing"],
     );
     unsupported(
         |c| c["text_config"]["num_key_value_heads"] = 4.into(),
@@ -141,11 +148,27 @@ fn unsupported_configurations_are_named_with_value_and_expectation() {
     );
     unsupported(
         |c| c["text_config"]["rope_scaling"] = serde_json::json!({"type": "linear", "factor": 0.0}),
-        &["rope factor", "0.0", "positive"],
+        &["rope factor", "0", "positive"],
     );
     unsupported(
         |c| c["text_config"]["model_type"] = "gemma".into(),
         &["text_config.model_type", "gemma"],
+    );
+    unsupported(
+        |c| c["text_config"]["rms_norm_eps"] = (-1e-5).into(),
+        &["text_config.rms_norm_eps", "-0.00001", "from 0 on"],
+    );
+    unsupported(
+        |c| c["text_config"]["max_position_embeddings"] = 0.into(),
+        &["text_config.max_position_embeddings", "0"],
+    );
+    unsupported(
+        |c| c["vision_config"]["layer_norm_eps"] = (-1.0).into(),
+        &["vision_config.layer_norm_eps", "-1"],
+    );
+    unsupported(
+        |c| c["vision_config"]["patch_size"] = serde_json::json!([8, 16]),
+        &["[8, 16]", "equal"],
     );
     unsupported(|c| c["scale_factor"] = 4.into(), &["scale_factor", "4"]);
     unsupported(

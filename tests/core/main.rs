@@ -23,4 +23,5 @@ mod smollm2;
 mod streams;
 mod support;
 mod untrusted;
+mod variants;
 mod withdrawal;

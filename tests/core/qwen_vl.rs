@@ -430,8 +430,11 @@ fn configurations_that_cannot_be_computed_are_named_with_value_and_expectation()
     );
     processor(
         two_five,
-        &[("/max_pixels", json!(1u64 << 50))],
-        &["most pixels"],
+        &[
+            ("/min_pixels", json!(1u64 << 50)),
+            ("/max_pixels", json!(1u64 << 51)),
+        ],
+        &["fewest pixels", "16777216"],
     );
     processor(two_five, &[("/resample", json!(0))], &["resample", "0"]);
     let size = json!({ "height": 30, "width": 30 });

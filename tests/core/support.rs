@@ -62,8 +62,7 @@ pub fn decoder_alone(dir: &Path) -> (Decoder, CacheShape) {
         Config::Llama(_) => ("model", "lm_head"),
         Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
     };
-    let head = (!config.tied()).then(|| weights.pp(head));
-    let decoder = Decoder::new(&config, &weights.pp(text), head).unwrap();
+    let decoder = Decoder::new(&config, &weights.pp(text), &weights.pp(head)).unwrap();
     (decoder, config.cache_shape().unwrap())
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::Past;
+use super::{shares, weighted_sums, Past};
 use crate::cache::rotary::rotate;
 
 /// As [`Past::attend`] says.
@@ -21,11 +21,8 @@ pub fn attend(
     }
     let (kv_heads, group, _, len) = probabilities.dims4()?;
     let values = past.values.narrow(1, 0, len)?.to_dtype(q.dtype())?;
-    probabilities
-        .reshape((kv_heads, group * tokens, len))?
-        .to_dtype(q.dtype())?
-        .matmul(&values)?
-        .reshape((heads, tokens, head_dim))
+    let probabilities = probabilities.reshape((kv_heads, group * tokens, len))?;
+    weighted_sums(&probabilities, &values)?.reshape((heads, tokens, head_dim))
 }
 
 /// As [`Past::sums`] says.
@@ -55,7 +52,7 @@ fn probabilities(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Tensor> {
         .matmul(&keys.t()?)?
         .to_dtype(DType::F32)?
         .reshape((kv_heads, group, tokens, len))?;
-    candle_nn::ops::softmax_last_dim(&logits.broadcast_add(&causal_mask(past, positions)?)?)
+    shares(&logits.broadcast_add(&causal_mask(past, positions)?)?)
 }
 
 /// `[sets, 1, tokens, len]`: zero where a query may see a slot, minus infinity where not.

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
 use super::Past;
 use crate::cache::kernel::{self, Element, Queries, Turns, View};
@@ -22,16 +22,18 @@ pub fn attend(
         positions,
         sums: Mutex::new(sums),
     };
-    q.apply_op3_no_bwd(past.keys, past.values, &op)
+    let attended = (q.to_dtype(DType::F32)?).apply_op3_no_bwd(past.keys, past.values, &op)?;
+    attended.to_dtype(q.dtype())
 }
 
 /// As [`Past::sums`] says.
 pub fn sums(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
-    q.apply_op2_no_bwd(past.keys, &Sums { past, positions })?
+    (q.to_dtype(DType::F32)?)
+        .apply_op2_no_bwd(past.keys, &Sums { past, positions })?
         .to_vec1()
 }
 
-/// Inputs: queries `[heads, tokens, head_dim]`, keys and values `[kv_heads, budget, head_dim]`.
+/// Inputs: queries `[heads, tokens, head_dim]`, f32, keys and values `[kv_heads, budget, head_dim]`.
 struct Attend<'a, 'b> {
     past: &'a Past<'a>,
     positions: &'a [u32],
@@ -81,7 +83,7 @@ impl CustomOp3 for Attend<'_, '_> {
     }
 }
 
-/// Inputs: queries `[heads, tokens, head_dim]`, keys `[kv_heads, budget, head_dim]`.
+/// Inputs: queries `[heads, tokens, head_dim]`, f32, keys `[kv_heads, budget, head_dim]`.
 struct Sums<'a> {
     past: &'a Past<'a>,
     positions: &'a [u32],

@@ -8,13 +8,38 @@ mod eager;
 mod fused;
 
 use candle_core::{DType, Result, Tensor};
+use candle_nn::ops::softmax_last_dim;
 
 use super::rotary::RotaryTable;
+
+/// Softmax of `logits` (`[.., len]`) over the last dimension; on the CPU as f32.
+///
+/// There candle sums f16 in f16, where a sum of 2048 no longer grows by 1; on a GPU its sums are in f32 for any type.
+pub fn shares(logits: &Tensor) -> Result<Tensor> {
+    softmax_last_dim(&wide_on_cpu(logits)?)
+}
+
+/// `values` (`[.., len, width]`) summed with the weights `shares` (`[.., rows, len]`), as the type of `values`.
+///
+/// The sums are in f32 whatever the types are; of a single row, candle's product of f16 on the CPU would sum in f16.
+pub fn weighted_sums(shares: &Tensor, values: &Tensor) -> Result<Tensor> {
+    let wide = wide_on_cpu(values)?;
+    let sums = shares.to_dtype(wide.dtype())?.matmul(&wide)?;
+    sums.to_dtype(values.dtype())
+}
+
+/// As f32 on the CPU, as it is on a GPU.
+fn wide_on_cpu(x: &Tensor) -> Result<Tensor> {
+    match x.device().is_cpu() {
+        true => x.to_dtype(DType::F32),
+        false => Ok(x.clone()),
+    }
+}
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// One pass over the keys as they are stored; where there is no such kernel (on a GPU, or for f16 activations), eager.
+    /// One pass over the keys as they are stored; where there is no such kernel (on a GPU), eager.
     Fused,
     /// One operation of candle after the other.
     Eager,
@@ -40,14 +65,15 @@ impl Past<'_> {
     }
 
     fn fuses(&self, q: &Tensor) -> bool {
-        self.kernel == Kernel::Fused && q.device().is_cpu() && q.dtype() == DType::F32
+        let known = [DType::F32, DType::F16, DType::BF16].contains(&q.dtype());
+        self.kernel == Kernel::Fused && q.device().is_cpu() && known
     }
 
     /// Causal attention of the queries `q` (`[heads, tokens, head_dim]`, not rotated) at `positions` (`[tokens]`) over every slot.
     ///
     /// A query sees the slots whose position is not above its own. Returns `[heads, tokens, head_dim]`. With `sums`
     /// (`[kv_heads, len]`), the probability that each slot gets is added there: the sum over the queries of the mean over the
-    /// heads that share the KV head. Softmax in f32.
+    /// heads that share the KV head. Softmax and sums over the slots are in f32, whatever the queries are.
     pub fn attend(
         &self,
         q: &Tensor,
@@ -68,5 +94,28 @@ impl Past<'_> {
         } else {
             eager::sums(self, q, positions)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn shares_of_many_equal_logits_add_up_to_one() {
+        let logits = Tensor::zeros((2, 8192), DType::F16, &Device::Cpu).unwrap();
+        let shares = shares(&logits).unwrap();
+        let sums = shares.sum(1).unwrap().to_vec1::<f32>().unwrap();
+        assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-3), "{sums:?}");
+        let values = Tensor::ones((8192, 4), DType::F16, &Device::Cpu).unwrap();
+        let sums = weighted_sums(&shares.narrow(0, 0, 1).unwrap(), &values).unwrap();
+        assert_eq!(sums.dtype(), DType::F16);
+        let sums = sums.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+        assert!(
+            sums[0].iter().all(|sum| (sum - 1.0).abs() < 1e-3),
+            "{sums:?}"
+        );
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{gpt_neox, llama};
 use crate::cache::CacheShape;
+use crate::model::fields::without_nulls;
 use crate::model::ModelError;
 
 /// A configuration that cannot be honoured.
@@ -34,6 +35,15 @@ impl Unsupported {
     pub fn zeros(sizes: &[(&str, usize)]) -> Result<(), Self> {
         match sizes.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(Self::new(name, 0, "at least 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails for the first number that is below 0 or infinite.
+    pub fn negative(numbers: &[(&str, f64)]) -> Result<(), Self> {
+        let wrong = |value: f64| !value.is_finite() || value < 0.0;
+        match numbers.iter().find(|(_, value)| wrong(*value)) {
+            Some((name, value)) => Err(Self::new(name, value, "a number from 0 on")),
             None => Ok(()),
         }
     }
@@ -73,12 +83,24 @@ pub enum Config {
 
 impl Config {
     /// What `model_type` says of decoders that stand alone.
-    pub const KINDS: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gpt_neox"];
+    pub const KINDS: [&str; 8] = [
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        llama::QWEN2_VL,
+        llama::QWEN2_5_VL,
+        llama::QWEN3_VL,
+        "gpt_neox",
+    ];
 
     /// Of a configuration in JSON; `kind` is its model_type if it does not say so.
     pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
         match json["model_type"].as_str().unwrap_or(kind) {
-            "gpt_neox" => Ok(Self::GptNeoX(serde_json::from_value(json)?)),
+            "gpt_neox" => Ok(Self::GptNeoX(serde_json::from_value(without_nulls(
+                json,
+                &[],
+            ))?)),
             _ => Ok(Self::Llama(llama::Config::from_json(json, kind)?)),
         }
     }
@@ -112,11 +134,11 @@ impl Config {
         }
     }
 
-    /// Says that the output layer is the input embedding, or that it is not.
-    pub fn set_tied(&mut self, tied: bool) {
+    /// Says that the output layer is the input embedding.
+    pub fn set_tied(&mut self) {
         match self {
-            Self::Llama(cfg) => cfg.tie_word_embeddings = Some(tied),
-            Self::GptNeoX(cfg) => cfg.tie_word_embeddings = tied,
+            Self::Llama(cfg) => cfg.tie_word_embeddings = Some(true),
+            Self::GptNeoX(cfg) => cfg.tie_word_embeddings = true,
         }
     }
 

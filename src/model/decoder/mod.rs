@@ -98,8 +98,8 @@ pub struct Decoder {
 
 impl Decoder {
     /// `text` stands at the decoder (`embed_tokens`, `layers`, `norm`; for GPT-NeoX `embed_in`, `layers`, `final_layer_norm`),
-    /// `head` at the output layer (`lm_head`, `embed_out`); no `head` means that it is the input embedding.
-    pub fn new(config: &Config, text: &Weights, head: Option<Weights>) -> Result<Self> {
+    /// `head` at the output layer (`lm_head`, `embed_out`).
+    pub fn new(config: &Config, text: &Weights, head: &Weights) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size(), config.hidden_size());
         let before = text.taken();
         let (embed, norm, layers): (_, _, Vec<Arc<dyn Block>>) = match config {
@@ -134,16 +134,13 @@ impl Decoder {
                 )
             }
         };
-        let table = text.pp(embed).matrix((vocab, hidden), "weight", None)?;
-        let lm_head = match head {
-            Some(head) => Linear::load(hidden, vocab, &head)?,
-            None => Linear::of(table.clone(), None),
-        };
+        let [embed_tokens, head] =
+            embedding_and_head(&text.pp(embed), head, (vocab, hidden), config.tied())?;
         Ok(Self {
-            embed_tokens: table,
+            embed_tokens,
             layers,
             norm,
-            lm_head,
+            lm_head: Linear::of(head, None),
             dtype: text.dtype(),
             device: text.device().clone(),
             weight_bytes: text.taken() - before,
@@ -276,6 +273,40 @@ impl Decoder {
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.lm_head.forward(hidden)
     }
+}
+
+/// The input embedding and the output layer, `[vocab, hidden]` each.
+///
+/// If they are `tied`, they are one, whichever of them there is; but if there are two that differ, the configuration is wrong and both
+/// are used, as transformers does (5.24, `tie_weights`).
+fn embedding_and_head(
+    embedding: &Weights,
+    head: &Weights,
+    shape: (usize, usize),
+    tied: bool,
+) -> Result<[Matrix; 2]> {
+    const NAME: &str = "weight";
+    let two = match (embedding.contains(NAME), head.contains(NAME)) {
+        (true, true) => !tied || !embedding.same(head, NAME),
+        _ => !tied,
+    };
+    if two {
+        if tied {
+            tracing::warn!(
+                "tie_word_embeddings is true, but the checkpoint has an output layer that differs from the embeddings: it is used"
+            );
+        }
+        return Ok([
+            embedding.matrix(shape, NAME, None)?,
+            head.matrix(shape, NAME, None)?,
+        ]);
+    }
+    let there = match embedding.contains(NAME) || !head.contains(NAME) {
+        true => embedding,
+        false => head,
+    };
+    let one = there.matrix(shape, NAME, None)?;
+    Ok([one.clone(), one])
 }
 
 /// The rows of `x` (`[streams * tokens, hidden]`) and the tokens of each stream that show no frame.

@@ -134,16 +134,13 @@ mod tests {
     use crate::cache::{Rope, RopeScaling};
 
     fn divisors(theta: f64, pairs: usize, scaling: RopeScaling) -> Vec<f64> {
-        let plain = Rope::new(theta).frequencies(2 * pairs);
-        let scaled = Rope {
-            scaling,
-            ..Rope::new(theta)
-        };
-        let scaled = scaled.frequencies(2 * pairs);
-        let divisors = plain
-            .iter()
-            .zip(scaled)
-            .map(|(plain, scaled)| plain / scaled);
+        let plain = Rope::new(theta);
+        let scaled = Rope { scaling, ..plain };
+        let pairs = plain
+            .pairs(2 * pairs)
+            .into_iter()
+            .zip(scaled.pairs(2 * pairs));
+        let divisors = pairs.map(|(plain, scaled)| plain.frequency / scaled.frequency);
         // As a file holds them.
         divisors.map(|divisor| f64::from(divisor as f32)).collect()
     }

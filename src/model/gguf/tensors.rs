@@ -144,6 +144,13 @@ impl Source for GgufTensors {
         }
     }
 
+    fn same(&self, one: &str, other: &str) -> bool {
+        match (self.stored(one, None), self.stored(other, None)) {
+            (Ok(one), Ok(other)) => one.same(&other),
+            _ => false,
+        }
+    }
+
     fn list(&self) -> Vec<Listed> {
         let entries = self.parts.iter().flat_map(|part| &part.entries);
         let one = |(name, entry): (&String, &Entry)| Listed {

@@ -95,10 +95,9 @@ impl Config {
         self.text_config.clone().unwrap_or_else(|| json!({}))
     }
 
-    /// Whether the output layer is the input embedding, as far as the top level decides: models that say so in their text part deny
-    /// it here, because that is the default of the class.
+    /// Whether the output layer is the input embedding, as the top level has it.
     pub fn tied(&self) -> Option<bool> {
-        self.tie_word_embeddings.filter(|&tied| tied)
+        self.tie_word_embeddings
     }
 
     /// Checks what is said of tower and connector.

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Unsupported;
+use super::fields::without_nulls;
 use super::vision::Tile;
 use super::ModelError;
 use resample::Filter;
@@ -23,7 +24,8 @@ use resample::Filter;
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const PROCESSOR: &str = "processor_config.json";
 
-/// An image processor's configuration, and the file that it stands in.
+/// An image processor's configuration, and the file that it stands in: the block in `processor_config.json`, which wins as in
+/// transformers since 5.0, or else `preprocessor_config.json`.
 pub fn processor_config<T: DeserializeOwned>(
     checkpoint: &Checkpoint,
 ) -> Result<(PathBuf, T), ModelError> {
@@ -31,16 +33,18 @@ pub fn processor_config<T: DeserializeOwned>(
         true => checkpoint.json::<Value>(PROCESSOR)?["image_processor"].take(),
         false => Value::Null,
     };
-    if checkpoint.has(PREPROCESSOR) || nested.is_null() {
-        let file = checkpoint.path(PREPROCESSOR);
-        return Ok((file, checkpoint.json(PREPROCESSOR)?));
+    let (name, part, json) = match nested {
+        Value::Null => (PREPROCESSOR, "", checkpoint.json(PREPROCESSOR)?),
+        nested => (PROCESSOR, "image_processor: ", nested),
+    };
+    let file = checkpoint.path(name);
+    match serde_json::from_value(without_nulls(json, &[])) {
+        Ok(config) => Ok((file, config)),
+        Err(e) => Err(ModelError::File {
+            file,
+            what: format!("{part}{e}"),
+        }),
     }
-    let file = checkpoint.path(PROCESSOR);
-    let config = serde_json::from_value(nested).map_err(|e| ModelError::File {
-        file: file.clone(),
-        what: format!("image_processor: {e}"),
-    })?;
-    Ok((file, config))
 }
 
 /// Mean and deviation of the pictures that CLIP was trained on, the defaults of several processors.
@@ -81,19 +85,26 @@ impl Normalisation {
                 return Err(Unsupported::new(field, "false", "true"));
             }
         }
+        let mean = config.image_mean.unwrap_or(mean);
         let std = config.image_std.unwrap_or(std);
-        if std.contains(&0.0) {
+        let scale = config.rescale_factor.unwrap_or(1.0 / 255.0) as f32;
+        if !mean.iter().all(|value| value.is_finite()) {
+            let (value, expected) = (format!("{mean:?}"), "three finite numbers");
+            return Err(Unsupported::new("image_mean", value, expected));
+        }
+        let positive = |value: &f32| value.is_finite() && *value > 0.0;
+        if !std.iter().all(positive) {
+            let (value, expected) = (format!("{std:?}"), "three numbers above 0");
+            return Err(Unsupported::new("image_std", value, expected));
+        }
+        if !positive(&scale) {
             return Err(Unsupported::new(
-                "image_std",
-                format!("{std:?}"),
-                "no zeros",
+                "rescale_factor",
+                scale,
+                "a number above 0",
             ));
         }
-        Ok(Self {
-            scale: config.rescale_factor.unwrap_or(1.0 / 255.0) as f32,
-            mean: config.image_mean.unwrap_or(mean),
-            std,
-        })
+        Ok(Self { scale, mean, std })
     }
 
     /// Of each channel, in values from 0 to 1.

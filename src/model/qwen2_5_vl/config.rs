@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::tower::WindowTower;
 use crate::model::decoder::Unsupported;
+use crate::model::fields::side;
 use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `Qwen2_5_VLVisionConfig`.
@@ -20,8 +21,10 @@ pub struct Config {
     pub in_channels: Option<usize>,
     /// The spelling of the hub's files.
     pub in_chans: Option<usize>,
+    #[serde(deserialize_with = "side")]
     pub patch_size: usize,
     pub spatial_merge_size: usize,
+    #[serde(deserialize_with = "side")]
     pub temporal_patch_size: usize,
     /// Side of a window, pixels.
     pub window_size: usize,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::tower::DeepTower;
 use crate::model::decoder::Unsupported;
+use crate::model::fields::side;
 use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `Qwen3VLVisionConfig`.
@@ -18,8 +19,10 @@ pub struct Config {
     pub intermediate_size: usize,
     pub num_heads: usize,
     pub in_channels: Option<usize>,
+    #[serde(deserialize_with = "side")]
     pub patch_size: usize,
     pub spatial_merge_size: usize,
+    #[serde(deserialize_with = "side")]
     pub temporal_patch_size: usize,
     pub out_hidden_size: usize,
     /// Places of the table of learned positions, which is a square.

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::{layer_norm, linear, rms_norm, LayerNorm, Linear, Module, RmsNorm, VarBuilder};
 
 use super::{Angles, Measures};
+use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
 
 /// What the published towers add to a variance; their configurations do not say it.
@@ -134,8 +135,7 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, logits: usize) -> Result<Tensor> {
     for first in (0..patches).step_by(rows) {
         let q = q.narrow(1, first, rows.min(patches - first))?;
         let logits = q.contiguous()?.matmul(&k)?.to_dtype(DType::F32)?;
-        let shares = candle_nn::ops::softmax_last_dim(&logits)?;
-        outs.push(shares.to_dtype(v.dtype())?.matmul(v)?);
+        outs.push(weighted_sums(&shares(&logits)?, v)?);
     }
     Tensor::cat(&outs, 1)
 }

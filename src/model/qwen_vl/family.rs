@@ -4,7 +4,7 @@ use candle_core::Result;
 use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use super::vision::{QwenVision, Tower};
 use super::{Measures, AROUND_IMAGE, IMAGE_PAD};
@@ -12,6 +12,7 @@ use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
 use crate::model::family::{text_config, FamilyConfig, CONFIG};
+use crate::model::fields::without_nulls;
 use crate::model::vision::Vision;
 use crate::model::weights::Weights;
 use crate::model::ModelError;
@@ -42,8 +43,7 @@ struct Config<V> {
     image_token_id: u32,
     tie_word_embeddings: Option<bool>,
     text_config: Value,
-    #[serde(default = "V::default")]
-    #[serde(bound(deserialize = "V: DeserializeOwned + Default"))]
+    #[serde(bound(deserialize = "V: DeserializeOwned"))]
     vision_config: V,
 }
 
@@ -77,6 +77,11 @@ impl<V: VisionConfig> QwenVl<V> {
             }
             json["text_config"] = text;
         }
+        json = without_nulls(json, &[]);
+        json["vision_config"] = match json["vision_config"].take() {
+            Value::Null => json!({}),
+            given => without_nulls(given, &[]),
+        };
         let config: Config<V> = serde_json::from_value(json).map_err(|e| ModelError::File {
             file: file(),
             what: e.to_string(),

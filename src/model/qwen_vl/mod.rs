@@ -53,25 +53,14 @@ pub struct Measures {
 const MAX_SIDE: usize = 256;
 
 /// Mirrors `rope_parameters` of `vision_config`, as transformers 5 writes it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
 pub struct AxialRope {
-    #[serde(default = "default_theta")]
-    rope_theta: f64,
+    rope_theta: Option<f64>,
     rope_type: Option<String>,
 }
 
-fn default_theta() -> f64 {
-    10_000.0
-}
-
-impl Default for AxialRope {
-    fn default() -> Self {
-        Self {
-            rope_theta: default_theta(),
-            rope_type: None,
-        }
-    }
-}
+const DEFAULT_THETA: f64 = 10_000.0;
 
 impl AxialRope {
     /// Base of the frequencies.
@@ -83,9 +72,10 @@ impl AxialRope {
             None | Some("axial" | "default") => {}
             Some(other) => return fail("rope_type", &other, "axial"),
         }
-        match self.rope_theta.is_finite() && self.rope_theta > 1.0 {
-            true => Ok(self.rope_theta),
-            false => fail("rope_theta", &self.rope_theta, "a number above 1"),
+        let theta = self.rope_theta.unwrap_or(DEFAULT_THETA);
+        match theta.is_finite() && theta > 1.0 {
+            true => Ok(theta),
+            false => fail("rope_theta", &theta, "a number above 1"),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::{Grid, Measures};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
+use crate::model::fields::side;
 use crate::model::preprocess::picture::Picture;
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{
@@ -25,7 +26,9 @@ struct Config {
     /// Where these stand, they win over `size`.
     min_pixels: Option<usize>,
     max_pixels: Option<usize>,
+    #[serde(deserialize_with = "side")]
     patch_size: usize,
+    #[serde(deserialize_with = "side")]
     temporal_patch_size: usize,
     merge_size: usize,
     #[serde(flatten)]
@@ -33,10 +36,14 @@ struct Config {
 }
 
 /// The fewest and the most pixels of a resized picture, whatever the names say.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
 struct PixelCounts {
     shortest_edge: Option<usize>,
     longest_edge: Option<usize>,
+    /// The same in older files.
+    min_pixels: Option<usize>,
+    max_pixels: Option<usize>,
 }
 
 impl Default for Config {
@@ -61,13 +68,17 @@ impl Config {
         let size = self.size.unwrap_or(PixelCounts {
             shortest_edge: Some(56 * 56),
             longest_edge: Some(28 * 28 * 1280),
+            ..PixelCounts::default()
         });
         let given = |name, value: Option<usize>| {
             value.ok_or_else(|| Unsupported::new(name, "missing", "a number of pixels"))
         };
-        let min = given("size.shortest_edge", self.min_pixels.or(size.shortest_edge))?;
-        let max = given("size.longest_edge", self.max_pixels.or(size.longest_edge))?;
-        Unsupported::too_large(&[("most pixels", max)])?;
+        let fewest = self.min_pixels.or(size.shortest_edge).or(size.min_pixels);
+        let most = self.max_pixels.or(size.longest_edge).or(size.max_pixels);
+        let min = given("size.shortest_edge", fewest)?;
+        let max = given("size.longest_edge", most)?;
+        // No picture is made larger than the fewest; the most only bounds what pictures have anyway.
+        Unsupported::too_large(&[("fewest pixels", min)])?;
         if min == 0 || min > max {
             let expected = format!("1 to {max}, the most pixels");
             return Err(Unsupported::new("fewest pixels", min, expected));

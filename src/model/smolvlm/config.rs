@@ -7,17 +7,32 @@ use candle_transformers::models::siglip;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
+use crate::model::family::CONFIG;
+use crate::model::fields::{side, without_nulls};
+use crate::model::ModelError;
 
 /// Mirrors `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
+    #[serde(default = "image_token_of_the_class")]
     pub image_token_id: u32,
     /// Side of the square of patches that the connector joins into one token.
+    #[serde(default = "scale_of_the_class")]
     pub scale_factor: usize,
     pub tie_word_embeddings: Option<bool>,
     pub text_config: Value,
     pub vision_config: VisionConfig,
+}
+
+/// The values of transformers' `SmolVLMConfig` and `Idefics3Config`.
+fn image_token_of_the_class() -> u32 {
+    128_257
+}
+
+fn scale_of_the_class() -> usize {
+    2
 }
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `SmolVLMVisionConfig`.
@@ -29,7 +44,9 @@ pub struct VisionConfig {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_channels: usize,
+    #[serde(deserialize_with = "side")]
     pub image_size: usize,
+    #[serde(deserialize_with = "side")]
     pub patch_size: usize,
     pub hidden_act: String,
     pub layer_norm_eps: f64,
@@ -52,6 +69,18 @@ impl Default for VisionConfig {
 }
 
 impl Config {
+    /// Reads `config.json`.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        let mut json = without_nulls(checkpoint.json(CONFIG)?, &[]);
+        if let Some(vision) = json.get_mut("vision_config") {
+            *vision = without_nulls(vision.take(), &[]);
+        }
+        serde_json::from_value(json).map_err(|e| ModelError::File {
+            file: checkpoint.path(CONFIG),
+            what: e.to_string(),
+        })
+    }
+
     /// Checks the vision part.
     pub fn check(&self) -> Result<(), Unsupported> {
         let vision = &self.vision_config;
@@ -67,6 +96,7 @@ impl Config {
             let expected = "gelu_pytorch_tanh".to_string();
             return fail("vision_config.hidden_act", &vision.hidden_act, expected);
         }
+        Unsupported::negative(&[("vision_config.layer_norm_eps", vision.layer_norm_eps)])?;
         if vision.num_channels != 3 {
             let expected = "3".to_string();
             return fail("vision_config.num_channels", &vision.num_channels, expected);

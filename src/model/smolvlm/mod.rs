@@ -43,7 +43,7 @@ struct SmolVlm {
 
 /// Reads and checks `config.json`.
 pub fn open(checkpoint: &Checkpoint) -> std::result::Result<Box<dyn FamilyConfig>, ModelError> {
-    let config: Config = checkpoint.json(CONFIG)?;
+    let config = Config::load(checkpoint)?;
     config
         .check()
         .map_err(|unsupported| unsupported.of(checkpoint.path(CONFIG)))?;
@@ -82,12 +82,14 @@ impl FamilyConfig for SmolVlm {
         let processor = ImageProcessor::load(checkpoint, config.vision_config.image_size)?;
         let load = || -> Result<SmolVlmVision> {
             let model = weights.pp("model");
+            let tower = model.pp("vision_model").wide_on_cpu();
             Ok(SmolVlmVision {
                 processor,
+                tower_dtype: tower.dtype(),
                 tower: siglip::VisionModel::new(
                     &config.vision_config.to_siglip(),
                     false,
-                    model.pp("vision_model").var_builder(),
+                    tower.var_builder(),
                 )?,
                 connector: Connector::new(
                     config,
@@ -107,6 +109,8 @@ impl FamilyConfig for SmolVlm {
 struct SmolVlmVision {
     processor: ImageProcessor,
     tower: siglip::VisionModel,
+    /// Type of the tower's arithmetic.
+    tower_dtype: DType,
     connector: Connector,
     tokens_per_tile: usize,
     image_token: u32,
@@ -205,14 +209,15 @@ impl Vision for SmolVlmVision {
     fn tower(&self, pixels: &Pixels) -> Result<TowerOutput> {
         let values = pixels.values.to_device(&self.device)?;
         Ok(TowerOutput {
-            features: self.tower.forward(&values.to_dtype(self.dtype)?)?,
+            features: self.tower.forward(&values.to_dtype(self.tower_dtype)?)?,
             deep: Vec::new(),
         })
     }
 
     fn connect(&self, features: &TowerOutput, _: &Layout) -> Result<ImageFeatures> {
+        let features = features.features.to_dtype(self.dtype)?;
         Ok(ImageFeatures {
-            rows: self.connector.forward(&features.features)?.flatten_to(1)?,
+            rows: self.connector.forward(&features)?.flatten_to(1)?,
             deep: Vec::new(),
             grid: None,
         })

@@ -97,6 +97,10 @@ impl Source for Hollow {
         self.source.blocks(name)
     }
 
+    fn same(&self, one: &str, other: &str) -> bool {
+        self.source.same(one, other)
+    }
+
     fn describe(&self, name: &str) -> String {
         self.source.describe(name)
     }

@@ -126,6 +126,11 @@ impl SafetensorsFiles {
         })
     }
 
+    /// Says which tensor an error is about.
+    fn explain(&self, name: &str, error: candle_core::Error) -> candle_core::Error {
+        candle_core::Error::msg(format!("the tensor {}: {error}", self.describe(name)))
+    }
+
     fn whence(&self, entry: &Entry) -> String {
         let file = &self.shards[entry.shard].file;
         format!("{} in {}", entry.stored, file.display())
@@ -144,7 +149,10 @@ impl Source for SafetensorsFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.stored(name, rows)?.dense(dtype)?.to_device(device)
+        let dense = self.stored(name, rows)?.dense(dtype);
+        dense
+            .map_err(|error| self.explain(name, error))?
+            .to_device(device)
     }
 
     fn matrix(
@@ -156,17 +164,27 @@ impl Source for SafetensorsFiles {
     ) -> Result<Matrix> {
         let stored = self.stored(name, rows)?;
         let width = stored.dims.last().copied().unwrap_or(0);
-        match self.quantization.blocks(width) {
-            Some(blocks) => Ok(Matrix::Quantised(Arc::new(
-                stored.quantised(blocks, device)?,
-            ))),
-            None => Ok(Matrix::Dense(stored.dense(dtype)?.to_device(device)?)),
-        }
+        let matrix = match self.quantization.blocks(width) {
+            Some(blocks) => stored
+                .quantised(blocks, device)
+                .map(|blocks| Matrix::Quantised(Arc::new(blocks))),
+            None => stored
+                .dense(dtype)
+                .and_then(|tensor| Ok(Matrix::Dense(tensor.to_device(device)?))),
+        };
+        matrix.map_err(|error| self.explain(name, error))
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
         let width = self.entries.get(name)?.dims.last()?;
         self.quantization.blocks(*width)
+    }
+
+    fn same(&self, one: &str, other: &str) -> bool {
+        match (self.stored(one, None), self.stored(other, None)) {
+            (Ok(one), Ok(other)) => one.same(&other),
+            _ => false,
+        }
     }
 
     fn list(&self) -> Vec<Listed> {

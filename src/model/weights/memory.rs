@@ -52,6 +52,10 @@ impl Source for TensorMap {
         None
     }
 
+    fn same(&self, one: &str, other: &str) -> bool {
+        one == other
+    }
+
     fn list(&self) -> Vec<Listed> {
         let one = |(name, tensor): (&String, &Tensor)| Listed {
             name: name.clone(),

@@ -3,11 +3,15 @@
 //! - this file: [`Weights`], which model code walks as it walks candle's `VarBuilder`
 //! - `mapped`: safetensors files, mapped into memory
 //! - `stored`: what lies in a mapped file, as tensors
+//! - `blocks`: the same as blocks of small integers
+//! - `finite`: numbers that are none
 //! - `memory`: tensors that are in memory already
 //! - `names`: the spellings of published tensor names
 //! - `hollow`: shapes without numbers, to check a checkpoint without reading it
 //! - `quantization`: weights as blocks of small integers
 
+mod blocks;
+mod finite;
 mod hollow;
 mod mapped;
 mod memory;
@@ -57,6 +61,9 @@ pub trait Source: Send + Sync {
 
     /// The blocks that [`Self::matrix`] gives; none: floats.
     fn blocks(&self, name: &str) -> Option<GgmlDType>;
+
+    /// Whether two tensors are known to hold the same numbers.
+    fn same(&self, one: &str, other: &str) -> bool;
 
     /// What errors call a tensor: its name in the file, and the file.
     fn describe(&self, name: &str) -> String;
@@ -133,6 +140,11 @@ impl Weights {
         self.source.shape(&self.path(name)).is_some()
     }
 
+    /// Whether the tensor `name` here and there is known to hold the same numbers.
+    pub fn same(&self, other: &Self, name: &str) -> bool {
+        self.source.same(&self.path(name), &other.path(name))
+    }
+
     /// A tensor of exactly this shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let name = self.checked(name, &shape.into())?;
@@ -162,6 +174,18 @@ impl Weights {
                 self.taken.fetch_add(quantised.bytes(), Ordering::Relaxed);
                 Ok(quantised)
             }
+        }
+    }
+
+    /// The same place, for model code that sums in the type of its inputs: on the CPU candle's sums of f16 stop growing, so that there
+    /// the tensors come as f32.
+    pub fn wide_on_cpu(&self) -> Self {
+        Self {
+            dtype: match self.device.is_cpu() {
+                true => DType::F32,
+                false => self.dtype,
+            },
+            ..self.clone()
         }
     }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::cache::CacheShape;
 use crate::model::activation::Activation;
-use crate::model::decoder::rope::RopeParameters;
+use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
 
 /// Mirrors `config.json`; missing fields have the values of transformers' `GPTNeoXConfig`.
@@ -72,6 +72,7 @@ impl Config {
             ("intermediate_size", self.intermediate_size),
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", heads),
+            ("max_position_embeddings", self.max_position_embeddings),
         ])?;
         Unsupported::too_large(&[
             ("vocab_size", self.vocab_size),
@@ -89,14 +90,21 @@ impl Config {
             ));
         }
         self.activation()?;
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let rope = rope.cloned().unwrap_or_default();
+        Unsupported::negative(&[("layer_norm_eps", self.layer_norm_eps)])?;
+        let rope = RopeParameters::of(self.rope_scaling.as_ref(), self.rope_parameters.as_ref());
+        let beside = Beside {
+            head_dim,
+            theta: self.rotary_emb_base,
+            rotary_share: self.rotary_pct,
+            max_position_embeddings: self.max_position_embeddings,
+            layer_types: &[],
+        };
         Ok(CacheShape {
             layers: self.num_hidden_layers,
             heads,
             kv_heads: heads,
             head_dim,
-            rope: rope.rope(head_dim, self.rotary_emb_base, self.rotary_pct)?,
+            rope: rope.rope(&beside)?,
             max_positions: self.max_position_embeddings,
         })
     }

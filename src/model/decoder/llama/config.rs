@@ -5,8 +5,9 @@ use serde_json::{json, Value};
 
 use crate::cache::CacheShape;
 use crate::model::activation::Activation;
-use crate::model::decoder::rope::RopeParameters;
+use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
+use crate::model::fields::without_nulls;
 
 /// Mirrors the `text_config` of a checkpoint, or its whole `config.json` if it is a decoder alone.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +36,8 @@ pub struct Config {
     pub rope_scaling: Option<RopeParameters>,
     /// The form that transformers 5 writes.
     pub rope_parameters: Option<RopeParameters>,
+    /// The kind of each layer, where they are told apart.
+    pub layer_types: Vec<String>,
 }
 
 impl Default for Config {
@@ -59,6 +62,7 @@ impl Default for Config {
             rope_theta: None,
             rope_scaling: None,
             rope_parameters: None,
+            layer_types: Vec::new(),
         }
     }
 }
@@ -104,6 +108,9 @@ pub const KINDS: [&str; 7] = [
     "llama", "mistral", "qwen2", "qwen3", QWEN2_VL, QWEN2_5_VL, QWEN3_VL,
 ];
 
+/// Fields of which null says something: no window, a head's share of hidden_size, as many KV heads as heads. Null elsewhere says nothing.
+const NONE_COUNTS: [&str; 3] = ["sliding_window", "head_dim", "num_key_value_heads"];
+
 /// Puts the fields of `changes` over those of `base`.
 fn merge(base: &mut Value, changes: Value) {
     if let (Value::Object(base), Value::Object(changes)) = (base, changes) {
@@ -116,7 +123,7 @@ impl Config {
     pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
         let kind = json["model_type"].as_str().unwrap_or(kind).to_string();
         let mut whole = class_defaults(&kind);
-        merge(&mut whole, json);
+        merge(&mut whole, without_nulls(json, &NONE_COUNTS));
         merge(&mut whole, json!({ "model_type": kind }));
         serde_json::from_value(whole)
     }
@@ -142,6 +149,22 @@ impl Config {
     /// Queries and keys are normalised head by head.
     pub fn qk_norm(&self) -> bool {
         ["qwen3", QWEN3_VL].contains(&self.model_type.as_str())
+    }
+
+    /// The parameters of the rotary embedding, with the axes of positions that the model's class has.
+    fn rope(&self) -> RopeParameters {
+        let mut rope =
+            RopeParameters::of(self.rope_scaling.as_ref(), self.rope_parameters.as_ref());
+        let axes = match self.model_type.as_str() {
+            QWEN2_VL | QWEN2_5_VL => Some(([16, 24, 24], false)),
+            QWEN3_VL => Some(([24, 20, 20], true)),
+            _ => None,
+        };
+        if let Some((sections, interleaved)) = axes {
+            rope.mrope_section.get_or_insert(sections.to_vec());
+            rope.mrope_interleaved.get_or_insert(interleaved);
+        }
+        rope
     }
 
     /// Longest input, tokens. Within its window a sliding one is no different from full attention, so that a cache that is not
@@ -177,6 +200,7 @@ impl Config {
             ("num_attention_heads", heads),
             ("num_key_value_heads", kv_heads),
             ("head_dim", head_dim),
+            ("max_position_embeddings", self.max_position_embeddings),
             ("sliding_window", self.sliding_window.unwrap_or(1)),
         ])?;
         Unsupported::too_large(&[
@@ -198,14 +222,20 @@ impl Config {
         if !head_dim.is_multiple_of(2) {
             return Err(Unsupported::new("head_dim", head_dim, "an even number"));
         }
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let rope = rope.cloned().unwrap_or_default();
+        Unsupported::negative(&[("rms_norm_eps", self.rms_norm_eps)])?;
+        let beside = Beside {
+            head_dim,
+            theta: self.rope_theta.unwrap_or(10_000.0),
+            rotary_share: 1.0,
+            max_position_embeddings: self.max_position_embeddings,
+            layer_types: &self.layer_types,
+        };
         Ok(CacheShape {
             layers: self.num_hidden_layers,
             heads,
             kv_heads,
             head_dim,
-            rope: rope.rope(head_dim, self.rope_theta.unwrap_or(10_000.0), 1.0)?,
+            rope: self.rope().rope(&beside)?,
             max_positions: self.max_positions(),
         })
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::model::activation::Activation;
 use crate::model::decoder::Unsupported;
+use crate::model::fields::{optional_side, side, without_nulls};
 
 /// Which of the towers it is: they differ in what stands in front of the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,9 @@ pub struct Config {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_channels: usize,
+    #[serde(deserialize_with = "side")]
     pub image_size: usize,
+    #[serde(deserialize_with = "optional_side")]
     pub patch_size: Option<usize>,
     pub hidden_act: Option<String>,
     pub layer_norm_eps: Option<f64>,
@@ -72,7 +75,7 @@ pub struct Shape {
 impl Config {
     /// Checks that the tower can be computed; `kind` is its model_type if it does not say so.
     pub fn from_json(json: Value, kind: &str) -> Result<Shape, Unsupported> {
-        let config: Self = serde_json::from_value(json)
+        let config: Self = serde_json::from_value(without_nulls(json, &[]))
             .map_err(|e| Unsupported::new("vision_config", e, "a vision tower's configuration"))?;
         config.shape(kind).map_err(|e| e.within("vision_config"))
     }
@@ -112,6 +115,7 @@ impl Config {
             ("hidden_size", shape.hidden),
             ("intermediate_size", shape.intermediate),
         ])?;
+        Unsupported::negative(&[("layer_norm_eps", shape.epsilon)])?;
         if self.num_channels != CHANNELS {
             return Err(Unsupported::new(
                 "num_channels",

@@ -12,9 +12,9 @@ mod config;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
 use candle_nn::{layer_norm, linear, LayerNorm, Linear, Module};
 
+use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
 use crate::model::weights::Weights;
 use config::CHANNELS;
@@ -122,8 +122,9 @@ impl Module for Attention {
         let k = self.by_head(&self.k_proj.forward(x)?)?;
         let v = self.by_head(&self.v_proj.forward(x)?)?;
         let scale = 1.0 / (q.dim(3)? as f64).sqrt();
-        let weights = softmax_last_dim(&(q * scale)?.matmul(&k.t()?)?)?;
-        let attended = weights.matmul(&v)?.transpose(1, 2)?.flatten_from(2)?;
+        let weights = shares(&(q * scale)?.matmul(&k.t()?)?)?;
+        let attended = weighted_sums(&weights, &v)?;
+        let attended = attended.transpose(1, 2)?.flatten_from(2)?;
         self.out_proj.forward(&attended)
     }
 }
