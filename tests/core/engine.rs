@@ -119,12 +119,12 @@ fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
 #[test]
 fn instructions_and_frames_do_not_starve_each_other() {
     let (engine, answers) = start(tiny_config());
-    engine.offer_frame(picture(0, [0, 200, 0])).unwrap();
+    engine.offer_frame(picture(1, [0, 200, 0])).unwrap();
     for i in 0..8 {
         engine.instruct(instruction(&format!("q{i}"), "What is in view?"));
     }
     let mut seen = Vec::new();
-    let mut stamp = 0;
+    let mut stamp = 1;
     let deadline = Instant::now() + PATIENCE;
     while seen.len() < 8 {
         stamp += 1;
