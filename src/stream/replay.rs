@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::answer::{Answer, FinishReason, Instruction};
-use super::bag::{Bag, BagError};
+use super::bag::Bag;
 use super::frame::{CameraImage, ImageData};
 use super::script::{is_right, Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
@@ -23,8 +23,6 @@ const PROGRESS_FRAMES: u64 = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    #[error(transparent)]
-    Bag(#[from] BagError),
     #[error(transparent)]
     Script(#[from] ScriptError),
     #[error(transparent)]
@@ -66,6 +64,9 @@ impl Tally {
 pub struct Summary {
     pub frames: u64,
     pub frames_rejected: u64,
+    /// For each reason, as ~/cache_stats has them; `undecodable`: the message is none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rejected_by_reason: BTreeMap<&'static str, u64>,
     pub frames_skipped: u64,
     pub tokens: u64,
     pub compactions: u64,
@@ -186,7 +187,14 @@ impl Run<'_> {
             span.period_ns() * round as i64
         };
         for image in bag.images() {
-            let mut image = image?;
+            let mut image = match image {
+                Ok(image) => image,
+                Err(error) => {
+                    self.reject("undecodable", &error);
+                    self.played += 1;
+                    continue;
+                }
+            };
             if image.date(image.arrival_ns) && !std::mem::replace(&mut self.undated, true) {
                 tracing::warn!("images without a stamp: the times of their recording are taken");
             }
@@ -203,8 +211,8 @@ impl Run<'_> {
                 while resets.next_if(|&&reset| reset <= elapsed).is_some() {}
                 self.reset()?;
             }
-            image.stamp_ns += shift;
-            image.arrival_ns += shift;
+            image.stamp_ns = image.stamp_ns.saturating_add(shift);
+            image.arrival_ns = image.arrival_ns.saturating_add(shift);
             if self.black {
                 image.data = black_picture();
             }
@@ -217,14 +225,19 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Counts an image that cannot be used.
+    fn reject(&mut self, reason: &'static str, error: &dyn std::error::Error) {
+        tracing::warn!("image rejected: {error}");
+        self.summary.frames_rejected += 1;
+        let counted = self.summary.rejected_by_reason.entry(reason);
+        *counted.or_default() += 1;
+    }
+
     fn push(&mut self, image: &CameraImage) -> Result<(), ReplayError> {
         match self.session.push_frame(image) {
             Ok(Taken::Used) => self.summary.frames += 1,
             Ok(Taken::Skipped(_)) => self.summary.frames_skipped += 1,
-            Err(PushError::Frame(error)) => {
-                tracing::warn!(stamp_ns = image.stamp_ns, %error, "image rejected");
-                self.summary.frames_rejected += 1;
-            }
+            Err(PushError::Frame(error)) => self.reject(error.reason(), &error),
             Err(PushError::Model(error)) => return Err(error.into()),
         }
         self.played += 1;

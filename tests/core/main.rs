@@ -1,5 +1,6 @@
 //! Tests of everything below the ROS edge, on the library's public interface.
 
+mod bags;
 mod cache_attention;
 mod cache_axes;
 mod cache_model;
@@ -16,6 +17,7 @@ mod golden_cache;
 mod golden_forward;
 mod llava;
 mod loading;
+mod pictures;
 mod preprocess;
 mod published;
 mod qwen_vl;

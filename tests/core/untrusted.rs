@@ -1,17 +1,20 @@
 //! Arbitrary bytes into everything that parses input: an error or a result, never a panic.
 
 use std::io::Cursor;
+use std::sync::OnceLock;
 
 use image::{ImageFormat, RgbImage};
-use inf_mllm::model::preprocess::picture::to_rgb_image;
+use inf_mllm::model::preprocess::picture::{to_rgb_image, Picture};
+use inf_mllm::model::vision::{View, Vision};
 use inf_mllm::stream::bag::Bag;
 use inf_mllm::stream::script::Script;
 use inf_mllm::stream::{CameraImage, ImageData};
 use proptest::prelude::*;
 
+use crate::pictures::visions;
 use crate::support::{load, root, tiny_dir};
 
-const ENCODINGS: [&str; 10] = [
+const ENCODINGS: [&str; 14] = [
     "rgb8",
     "bgr8",
     "rgba8",
@@ -22,7 +25,30 @@ const ENCODINGS: [&str; 10] = [
     "yuv422_yuy2",
     "yuyv",
     "nv12",
+    "nv21",
+    "8UC1",
+    "8UC3",
+    "8UC4",
 ];
+
+/// What is decoded goes on to the model: every family prepares it.
+fn prepare(picture: &dyn Picture) {
+    static VISIONS: OnceLock<Vec<(String, Box<dyn Vision>)>> = OnceLock::new();
+    for (name, vision) in VISIONS.get_or_init(visions) {
+        for view in [View::Image { of: 1 }, View::Frame] {
+            let prepared = vision.prepare(picture, view);
+            assert_eq!(
+                prepared.layout,
+                vision.layout(picture.size(), view),
+                "{name}"
+            );
+            assert!(prepared
+                .tiles
+                .iter()
+                .all(|t| t.rgb.len() == 3 * t.width * t.height));
+        }
+    }
+}
 
 fn image(data: ImageData) -> CameraImage {
     CameraImage::recorded(0, "", data)
@@ -51,7 +77,10 @@ proptest! {
         let image = image(ImageData::Raw { encoding, width, height, step, is_bigendian, data });
         prop_assert_eq!(image.check().is_ok(), image.picture().is_ok());
         if let Ok(picture) = image.picture() {
-            prop_assert_eq!(to_rgb_image(&picture).dimensions(), (width, height));
+            let read = to_rgb_image(&picture).dimensions();
+            // The height of two planes may count the rows of colours.
+            prop_assert!(read == (width, height) || read == (width, height / 3 * 2), "{read:?}");
+            prepare(&picture);
         }
     }
 
@@ -69,7 +98,9 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        let _ = image(ImageData::Compressed { format: "jpeg".to_string(), data: bytes }).picture();
+        if let Ok(picture) = image(ImageData::Compressed { format: "jpeg".to_string(), data: bytes }).picture() {
+            prepare(&picture);
+        }
     }
 
     #[test]
@@ -105,6 +136,32 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("bag.mcap"), bytes).unwrap();
         if let Ok(bag) = Bag::open(dir.path(), Some("/camera/image/compressed")) {
+            let _ = bag.images().take(1000).filter(Result::is_ok).count();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn damaged_sqlite_bags(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bag.db3");
+        crate::bags::write_sqlite_images(&file, 12);
+        let mut bytes = std::fs::read(&file).unwrap();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        std::fs::write(&file, bytes).unwrap();
+        if let Ok(bag) = Bag::open(&file, None) {
             let _ = bag.images().take(1000).filter(Result::is_ok).count();
         }
     }

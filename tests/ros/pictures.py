@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from conftest import ROOT
 from recording import IMAGE_TYPE, BagMessage, Recording
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -65,6 +65,11 @@ def interleaved(pixels: np.ndarray, luma_first: bool) -> np.ndarray:
     return np.stack(pair if luma_first else pair[::-1], axis=-1).reshape(len(pixels), -1)
 
 
+def planes(pixels: np.ndarray) -> np.ndarray:
+    """Rows of Y, and below them neutral ones of U and V."""
+    return np.concatenate([luma(pixels), np.full((len(pixels) // 2, pixels.shape[1]), 128, np.uint8)])
+
+
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rgb8": lambda pixels: pixels.reshape(len(pixels), -1),
     "bgr8": lambda pixels: pixels[:, :, ::-1].reshape(len(pixels), -1),
@@ -73,7 +78,10 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mono8": lambda pixels: pixels[:, :, 0],
     "yuv422": lambda pixels: interleaved(pixels, luma_first=False),
     "yuv422_yuy2": lambda pixels: interleaved(pixels, luma_first=True),
-    "nv12": lambda pixels: np.concatenate([luma(pixels), np.full((len(pixels) // 2, pixels.shape[1]), 128, np.uint8)]),
+    "nv12": lambda pixels: planes(pixels),
+    "nv21": lambda pixels: planes(pixels),
+    "8UC1": lambda pixels: pixels[:, :, 0],
+    "8UC3": lambda pixels: pixels[:, :, ::-1].reshape(len(pixels), -1),
 }
 """From a picture [height, width, 3] to the rows of an encoding."""
 
@@ -96,9 +104,16 @@ def demo_frames() -> list[BagMessage]:
     return [event.what for event in events if isinstance(event.what, BagMessage) and event.what.type == IMAGE_TYPE]
 
 
-def write_bag(folder: Path, frames: list[BagMessage]) -> None:
-    """Writes camera images as a new bag."""
-    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+def write_bag(
+    folder: Path,
+    frames: list[BagMessage],
+    storage: StoragePlugin = StoragePlugin.MCAP,
+    mode: CompressionMode = CompressionMode.NONE,
+) -> None:
+    """Writes camera images as a new bag, compressed with zstd as `mode` says."""
+    writer = Writer(folder, version=9, storage_plugin=storage)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
         connection = writer.add_connection("/camera/image/compressed", IMAGE_TYPE, typestore=STORE)
         for frame in frames:
             writer.write(connection, frame.stamp_ns, frame.data)

@@ -15,13 +15,13 @@ from node_process import NodeProcess
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-CMYK = ROOT / "tests" / "golden" / "camera" / "cmyk.jpg"
+CAMERA = ROOT / "tests" / "golden" / "camera"
 BOMB_BYTES = 400_000_000
 """What a bomb inflates to."""
 ALLOWED_BYTES = 200_000_000
 """Growth of the node's peak memory that a bomb may cause: less than half of it."""
 
-JPEG_SOF0 = b"\xff\xc0"
+JPEG_SOI, JPEG_SOF0, JPEG_SOS, JPEG_DQT, JPEG_EOI = b"\xff\xd8", b"\xff\xc0", b"\xff\xda", b"\xff\xdb", b"\xff\xd9"
 
 
 def compressed(client_format: str, data: bytes, sec: int = 1) -> CompressedImage:
@@ -40,13 +40,25 @@ def with_precision(bits: int) -> bytes:
     return bytes(data)
 
 
-def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 8-bit RGB with these chunks between header and end."""
+def without_tables() -> bytes:
+    """A JPEG as a USB camera sends it: nothing but the tables of quantisation, frame and scan."""
+    data, kept, at = jpeg_bytes(), [JPEG_SOI], 2
+    while True:
+        marker, length = data[at : at + 2], 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in (JPEG_DQT, JPEG_SOF0, JPEG_SOS):
+            kept.append(data[at : at + length])
+        at += length
+        if marker == JPEG_SOS:
+            return b"".join([*kept, data[at:]])
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, colour: int = 2) -> bytes:
+    """A PNG, of 8-bit RGB if not said otherwise, with these chunks between header and end."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*c) for c in chunks) + chunk(b"IEND", b"")
 
 
@@ -89,8 +101,50 @@ def test_the_data_decides_whatever_the_format_says(start: Start, text: str, data
 
 def test_a_jpeg_in_ink_colours_is_a_picture(start: Start) -> None:
     _, client = start({"image_transport": "compressed"}, compressed=True)
-    client.show(compressed("jpeg", CMYK.read_bytes()))
+    client.show(compressed("jpeg", (CAMERA / "cmyk.jpg").read_bytes()))
     assert client.fresh_stats().frames_used == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        without_tables,
+        lambda: jpeg_bytes().removesuffix(JPEG_EOI),
+        lambda: jpeg_bytes() + bytes(4096),
+        lambda: jpeg_bytes().removesuffix(JPEG_EOI) + bytes(4096),
+        lambda: (CAMERA / "progressive_restart.jpg").read_bytes(),
+        lambda: (CAMERA / "turned.jpg").read_bytes(),
+    ],
+    ids=["no_huffman_tables", "no_end_marker", "padded", "padded_without_end_marker", "progressive", "exif"],
+)
+def test_what_drivers_make_of_a_jpeg_is_a_picture(start: Start, make: Callable[[], bytes]) -> None:
+    _, client = start({"image_transport": "compressed"}, compressed=True)
+    client.show(compressed("jpeg", make()))
+    stats = client.fresh_stats()
+    assert (stats.frames_used, stats.frames_rejected) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["baseline.jpg", "restart.jpg", "progressive.jpg", "grey.jpg"])
+def test_jpegs_that_a_bad_link_cut_off_are_counted_and_never_used(start: Start, name: str) -> None:
+    process, client = start({"image_transport": "compressed"}, compressed=True)
+    whole = (CAMERA / name).read_bytes()
+    for sec, percent in enumerate((30, 60, 95), start=1):
+        client.show(compressed("jpeg", whole[: len(whole) * percent // 100], sec))
+    stats = client.fresh_stats()
+    assert (stats.frames_used, stats.frames_rejected) == (0, 3)
+    assert dict(zip(stats.reject_reasons, stats.reject_counts, strict=True)) == {"corrupt": 3}
+    assert "its data stops before the picture does" in process.log
+    check_alive(client, 9)
+
+
+def test_a_png_of_sixteen_bits_is_refused_as_such(start: Start) -> None:
+    process, client = start({"image_transport": "compressed"}, compressed=True)
+    rows = zlib.compress(bytes(24 * (1 + 2 * 32)))
+    client.show(compressed("16UC1; png compressed ", png(32, 24, (b"IDAT", rows), bits=16, colour=0)))
+    stats = client.fresh_stats()
+    assert dict(zip(stats.reject_reasons, stats.reject_counts, strict=True)) == {"encoding": 1}
+    assert "compressed image is a png of 16 bits a channel" in process.log
+    check_alive(client, 2)
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -98,7 +152,7 @@ def test_a_jpeg_of_more_bits_is_refused(start: Start, bits: int) -> None:
     process, client = start({"image_transport": "compressed"}, compressed=True)
     client.show(compressed("jpeg", with_precision(bits)))
     assert client.fresh_stats().frames_rejected == 1
-    assert "compressed image cannot be decoded" in process.log
+    assert f"compressed image is a jpeg of {bits} bits a channel" in process.log
     check_alive(client, 2)
 
 
@@ -107,6 +161,7 @@ def test_a_jpeg_of_more_bits_is_refused(start: Start, bits: int) -> None:
     [
         (lambda: png(30_000, 30_000, (b"IDAT", inflating(1_000_000))), "image size is 30000 x 30000, expected"),
         (lambda: png(5_000, 5_000, (b"IDAT", zlib.compress(bytes(1000)))), "compressed image cannot be decoded"),
+        (lambda: png(15_000_000, 1, (b"IDAT", inflating(45_000_000))), "image size is 15000000 x 1, expected"),
         (lambda: png(8, 8, (b"IDAT", inflating(BOMB_BYTES))), None),
         (
             lambda: png(8, 8, (b"iCCP", b"x\0\0" + inflating(BOMB_BYTES)), (b"IDAT", zlib.compress(bytes(25 * 8)))),
@@ -117,7 +172,7 @@ def test_a_jpeg_of_more_bits_is_refused(start: Start, bits: int) -> None:
             None,
         ),
     ],
-    ids=["900_megapixels", "25_megapixels_without_data", "pixels", "colour_profile", "text"],
+    ids=["900_megapixels", "25_megapixels_without_data", "line", "pixels", "colour_profile", "text"],
 )
 def test_a_png_bomb_takes_no_memory(start: Start, make: Callable[[], bytes], reason: str | None) -> None:
     process, client = start({"image_transport": "compressed"}, compressed=True)

@@ -27,11 +27,28 @@ def test_the_encodings_of_one_picture_are_one_picture_to_the_model(start: Start)
         assert client.reset().success
         return answer.text, answer.mean_logprob
 
-    colours = {encoding: outcome(encoding) for encoding in ("rgb8", "bgr8", "rgba8", "bgra8")}
+    colours = {encoding: outcome(encoding) for encoding in ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3")}
     assert len(set(colours.values())) == 1, colours
-    greys = {encoding: outcome(encoding) for encoding in ("yuv422", "yuv422_yuy2", "nv12")}
+    greys = {encoding: outcome(encoding) for encoding in ("yuv422", "yuv422_yuy2", "nv12", "nv21")}
     assert len(set(greys.values())) == 1, greys
     assert set(greys.values()) != set(colours.values())
+
+
+def test_what_is_behind_the_rows_of_a_buffer_is_left_alone(start: Start) -> None:
+    _, client = start()
+    image = pictures.raw(sec=1)
+    image.data = bytes(image.data) + bytes(4096)
+    client.show(image)
+    stats = client.fresh_stats()
+    assert (stats.frames_used, stats.frames_rejected) == (1, 0)
+
+
+def test_an_encoding_that_does_not_name_its_channels_is_warned_of_once(start: Start) -> None:
+    process, client = start()
+    for sec in range(1, 5):
+        client.show(pictures.raw("8UC3", sec=sec))
+    assert client.fresh_stats().frames_used == 4
+    assert process.log.count("image encoding 8UC3 does not say what its channels are: taken for bgr8") == 1
 
 
 @pytest.mark.parametrize("make", [pictures.jpeg, pictures.png])

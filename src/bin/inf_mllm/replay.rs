@@ -16,10 +16,10 @@ use crate::args::{CacheArgs, DeviceArgs};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Bag directory (mcap).
+    /// Bag directory, or one file of it (mcap, sqlite3).
     #[arg(long)]
     bag: PathBuf,
-    /// Image topic; the first one in the bag if not given.
+    /// Image topic; the first one with colour images if not given.
     #[arg(long)]
     topic: Option<String>,
     /// Instructions with their times, YAML.
@@ -131,7 +131,26 @@ pub fn run(args: &Args) -> Result<()> {
         args.out.display(),
         timings_file(&args.out).display()
     );
+    ensure!(
+        summary.frames > 0,
+        "no frame was used: of {} images of {}, {} were rejected{} and {} skipped",
+        bag.count(),
+        bag.topic(),
+        summary.frames_rejected,
+        reasons(&summary),
+        summary.frames_skipped
+    );
     Ok(())
+}
+
+/// Why images were rejected, in words.
+fn reasons(summary: &Summary) -> String {
+    let reasons = summary.rejected_by_reason.iter();
+    let reasons = reasons.map(|(reason, count)| format!("{reason}: {count}"));
+    match reasons.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => none,
+        list => format!(" ({list})"),
+    }
 }
 
 fn print(summary: &Summary) {

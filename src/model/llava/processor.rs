@@ -1,6 +1,5 @@
 //! Pictures to tiles, as the published image processors of CLIP, SigLIP and the LLaVA families do it.
 
-use image::RgbImage;
 use serde::Deserialize;
 
 use crate::model::checkpoint::Checkpoint;
@@ -43,9 +42,6 @@ enum Size {
     /// As old files have it: the shortest edge of a size, both sides of a crop.
     Number(usize),
 }
-
-/// The longest side of a picture that is prepared as it is, pixels.
-const LONGEST: usize = 1 << 14;
 
 /// The image processor of a checkpoint.
 #[derive(Debug)]
@@ -105,19 +101,6 @@ impl Processor {
             resizer: Resizer::new(filter(config.resample.unwrap_or(BICUBIC))?),
             normalisation: Normalisation::new(&config.normalisation, mean, std)?,
         })
-    }
-
-    /// A picture so long that no camera took it, at a length that some might: what a message asks for in memory and time depends on the
-    /// length, which its number of pixels does not bound.
-    pub fn shortened(&self, picture: &dyn Picture) -> Option<RgbImage> {
-        let (width, height) = picture.size();
-        let longest = width.max(height);
-        if longest <= LONGEST {
-            return None;
-        }
-        let side = |side: usize| (side * LONGEST / longest).max(1);
-        let to = (side(width), side(height));
-        RgbImage::from_raw(to.0 as u32, to.1 as u32, self.resizer.resize(picture, to))
     }
 
     /// A picture as the processor of CLIP or SigLIP makes it a tile.

@@ -9,7 +9,7 @@ use candle_nn::{linear_b, Linear, Module};
 use super::config::VisionConfig;
 use super::processor::Processor;
 use crate::model::activation::Activation;
-use crate::model::preprocess::picture::Picture;
+use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::vision::vit::Vit;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, Tile, TowerOutput, View, Vision,
@@ -156,14 +156,10 @@ impl Vision for LlavaVision {
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {
         let layout = self.layout(picture.size(), view);
-        let shortened = self.processor.shortened(picture);
-        let picture = match &shortened {
-            Some(shortened) => shortened as &dyn Picture,
-            None => picture,
-        };
+        let picture = Bounded::new(picture);
         Prepared {
             layout,
-            tiles: self.arrangement.tiles(&self.processor, picture, &layout),
+            tiles: self.arrangement.tiles(&self.processor, &picture, &layout),
         }
     }
 

@@ -3,6 +3,13 @@
 use image::RgbImage;
 use pulp::{Arch, NullaryFnOnce};
 
+/// The longest side of a picture, pixels. A resampler's weights take memory by the length of the sides, which a number of pixels does
+/// not bound.
+pub const MAX_SIDE: usize = 1 << 14;
+
+/// How many times as long as the other a side may be: what the published processor of the Qwen families accepts (`smart_resize`).
+pub const MAX_ASPECT: usize = 200;
+
 /// Anything that can give rows of RGB pixels.
 pub trait Picture {
     /// Width and height, pixels; both at least 1.
@@ -104,6 +111,57 @@ impl Picture for RgbImage {
             bytes: self.as_raw(),
         }
         .read_row(y, row);
+    }
+}
+
+/// A picture of any size, within [`MAX_SIDE`].
+///
+/// One that is longer, which no camera's is, keeps pixels at even distances; all others are read as they are. What comes after this
+/// has a bound in memory and time, whatever the picture.
+#[derive(Clone, Copy)]
+pub struct Bounded<'a> {
+    picture: &'a dyn Picture,
+    size: (usize, usize),
+}
+
+impl<'a> Bounded<'a> {
+    pub fn new(picture: &'a dyn Picture) -> Self {
+        let (width, height) = picture.size();
+        let longest = width.max(height);
+        let side = |side: usize| match longest > MAX_SIDE {
+            true => (side * MAX_SIDE / longest).max(1),
+            false => side,
+        };
+        Self {
+            picture,
+            size: (side(width), side(height)),
+        }
+    }
+}
+
+impl Picture for Bounded<'_> {
+    fn size(&self) -> (usize, usize) {
+        self.size
+    }
+
+    fn read_row(&self, y: usize, row: &mut PlanarRow) {
+        let (width, height) = self.picture.size();
+        let y = y * height / self.size.1;
+        if width == self.size.0 {
+            return self.picture.read_row(y, row);
+        }
+        let mut whole = PlanarRow::new(width);
+        self.picture.read_row(y, &mut whole);
+        let planes = [
+            (&mut row.red, &whole.red),
+            (&mut row.green, &whole.green),
+            (&mut row.blue, &whole.blue),
+        ];
+        for (to, from) in planes {
+            for (x, to) in to[..self.size.0].iter_mut().enumerate() {
+                *to = from[x * width / self.size.0];
+            }
+        }
     }
 }
 

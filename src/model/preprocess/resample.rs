@@ -80,6 +80,9 @@ impl Taps {
     }
 }
 
+/// The longest side of a resized picture all of whose pixels are looked at for the sake of a part of them.
+const LONGEST: usize = 1 << 20;
+
 /// The weights of one pass.
 #[derive(Debug)]
 struct Axis {
@@ -106,7 +109,12 @@ impl Axis {
             let weights = weights.iter().map(|weight| weight / sum);
             (start, weights.collect::<Vec<_>>())
         };
-        let largest = (0..to).flat_map(|i| weights_of(i).1).fold(0.0, f64::max);
+        // The fixed point is that of all pixels, but for a side that no processor asks for: there it is that of the part.
+        let all = match to <= LONGEST {
+            true => 0..to,
+            false => part.clone(),
+        };
+        let largest = all.flat_map(|i| weights_of(i).1).fold(0.0, f64::max);
         let bits = fraction_bits(largest);
         let taps = part.map(weights_of).map(|(start, weights)| {
             let fixed = weights.iter();
@@ -300,7 +308,9 @@ impl NullaryFnOnce for AddRows<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::picture::PackedRgb;
+    use proptest::prelude::*;
+
+    use super::super::picture::{PackedRgb, MAX_SIDE};
     use super::*;
 
     fn resize(
@@ -362,5 +372,28 @@ mod tests {
         // The second output pixel is centred between inputs 2 and 3; its triangle of width 4 weighs 1, 3, 3, 1.
         let out = resize(&row, (8, 1), (4, 1), Filter::Bilinear);
         assert_eq!([out[0], out[3], out[6]], [11, 30, 0]);
+    }
+
+    proptest! {
+        /// Six weights for each pixel of the longer side, and as many as fill up a step for each that is made.
+        #[test]
+        fn a_plan_takes_memory_by_the_sides_alone(
+            from in 1..=MAX_SIDE,
+            to in prop_oneof![1usize..5000, Just(usize::MAX >> 20)],
+            start: prop::sample::Index,
+            filter in prop::sample::select(vec![Filter::Bilinear, Filter::Bicubic, Filter::Lanczos]),
+        ) {
+            let part = match to < 5000 {
+                true => 0..to,
+                false => {
+                    let start = start.index(to - 400);
+                    start..start + 400
+                }
+            };
+            let wanted = part.len();
+            let axis = Axis::new(from, to, part, filter);
+            let weights = axis.taps.iter().map(|taps| taps.weights.len()).sum::<usize>();
+            prop_assert!(weights <= 6 * from.max(wanted) + (LANES + 2) * wanted, "{weights} weights");
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::{Grid, Measures};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::fields::side;
-use crate::model::preprocess::picture::Picture;
+use crate::model::preprocess::picture::{Picture, MAX_ASPECT};
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{
     filter, processor_config, Normalisation, NormalisationConfig, CLIP_MEAN, CLIP_STD,
@@ -145,7 +145,9 @@ impl ImageProcessor {
     /// The grid of a picture of `size` (width, height).
     ///
     /// Both sides become multiples of a square's, the nearest if the number of pixels is then within the limits, else with the
-    /// aspect ratio kept as well as it can be. (The published processor refuses pictures more than 200 times as long as wide.)
+    /// aspect ratio kept as well as it can be: the published numbers, which go beyond the most pixels where a shorter side of one square
+    /// makes a long picture larger. The published processor (`smart_resize`) refuses pictures more than 200 times as long as wide; here
+    /// the longer side of those gives way, so that the most pixels hold.
     pub fn grid(&self, (width, height): (usize, usize), view: View) -> Grid {
         let side = self.patch * self.merge;
         let (min, max) = match (view, self.pixels) {
@@ -163,6 +165,15 @@ impl ImageProcessor {
             let grow = (min as f64 / (h * w)).sqrt();
             let fitted = |length: f64| (length * grow / unit).ceil();
             (down, across) = (fitted(h), fitted(w));
+        }
+        if width.max(height) > MAX_ASPECT * width.min(height) {
+            let squares = (max as f64 / (unit * unit)).floor().max(1.0);
+            let at_most = |this: f64, other: f64| this.min((squares / other).floor()).max(1.0);
+            if down > across {
+                down = at_most(down, across);
+            } else {
+                across = at_most(across, down);
+            }
         }
         Grid {
             height: down as usize * self.merge,

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::processor::ImageProcessor;
 use super::{Grid, Measures, IMAGE_PAD};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::preprocess::picture::Picture;
+use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -78,9 +78,12 @@ impl Vision for QwenVision {
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {
         let layout = self.layout(picture.size(), view);
+        let tile = self
+            .processor
+            .resize(&Bounded::new(picture), self.grid(&layout));
         Prepared {
             layout,
-            tiles: vec![self.processor.resize(picture, self.grid(&layout))],
+            tiles: vec![tile],
         }
     }
 

@@ -21,7 +21,7 @@ use candle_transformers::models::siglip;
 use super::checkpoint::Checkpoint;
 use super::decoder;
 use super::family::{text_config, FamilyConfig, CONFIG};
-use super::preprocess::picture::Picture;
+use super::preprocess::picture::{Bounded, Picture};
 use super::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -156,7 +156,9 @@ impl Vision for SmolVlmVision {
         let [_, rows, columns] = layout.grid;
         Prepared {
             layout,
-            tiles: self.processor.tiles(picture, (rows, columns)),
+            tiles: self
+                .processor
+                .tiles(&Bounded::new(picture), (rows, columns)),
         }
     }
 

@@ -2,8 +2,12 @@
 //!
 //! - `raw`: sensor_msgs/Image, read row by row where it lies
 //! - `compressed`: sensor_msgs/CompressedImage
+//! - `jpeg`: a JPEG's headers, and whether its data is all there
+//! - `huffman`: the tables of a JPEG that has none
 
 mod compressed;
+mod huffman;
+mod jpeg;
 mod raw;
 
 use image::RgbImage;
@@ -11,7 +15,7 @@ use image::RgbImage;
 pub use raw::layout;
 use raw::{RawPicture, ENCODINGS};
 
-use crate::model::preprocess::picture::{Picture, PlanarRow};
+use crate::model::preprocess::picture::{Picture, PlanarRow, MAX_ASPECT, MAX_SIDE};
 
 /// The largest picture that is accepted, pixels: an 8K camera's (7680 x 4320) and a little more.
 pub const MAX_PIXELS: u64 = 36_000_000;
@@ -50,7 +54,7 @@ pub enum FrameError {
     #[error("image encoding is {0:?}, expected {ENCODINGS}")]
     Encoding(String),
     #[error(
-        "image size is {width} x {height}, expected at least 1 x 1 and at most {MAX_PIXELS} pixels"
+        "image size is {width} x {height}, expected sides of 1 to {MAX_SIDE} pixels, none more than {MAX_ASPECT} times the other, and at most {MAX_PIXELS} pixels"
     )]
     Size { width: u32, height: u32 },
     #[error(
@@ -62,7 +66,9 @@ pub enum FrameError {
         width: u32,
         encoding: String,
     },
-    #[error("image data is {length} bytes, expected {expected} ({rows} rows of {step} bytes)")]
+    #[error(
+        "image data is {length} bytes, expected at least {expected} ({rows} rows of {step} bytes)"
+    )]
     Length {
         length: usize,
         expected: u64,
@@ -81,6 +87,12 @@ pub enum FrameError {
     OtherClock { stamp_ns: i64, newest_ns: i64 },
     #[error("compressed image is neither jpeg nor png: {0}")]
     Format(String),
+    #[error("compressed image is a {kind} of {bits} bits a channel, the message says {format:?}, expected 8 bits")]
+    Bits {
+        kind: &'static str,
+        bits: u8,
+        format: String,
+    },
     #[error("compressed image cannot be decoded: {0}")]
     Corrupt(String),
 }
@@ -89,7 +101,7 @@ impl FrameError {
     /// The kind of refusal, for counting.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Encoding(_) => "encoding",
+            Self::Encoding(_) | Self::Bits { .. } => "encoding",
             Self::Size { .. } | Self::Odd { .. } => "size",
             Self::Step { .. } => "step",
             Self::Length { .. } => "length",
@@ -98,6 +110,19 @@ impl FrameError {
             Self::Format(_) => "format",
             Self::Corrupt(_) => "corrupt",
         }
+    }
+}
+
+/// Checks the sides of a picture before anything is done with it.
+fn check_size((width, height): (u32, u32)) -> Result<(), FrameError> {
+    let (short, long) = (width.min(height), width.max(height));
+    let fits = short > 0
+        && long as usize <= MAX_SIDE
+        && u64::from(long) <= u64::from(short) * MAX_ASPECT as u64
+        && u64::from(width) * u64::from(height) <= MAX_PIXELS;
+    match fits {
+        true => Ok(()),
+        false => Err(FrameError::Size { width, height }),
     }
 }
 
@@ -125,7 +150,7 @@ impl Picture for CameraPicture<'_> {
 }
 
 impl CameraImage {
-    /// An image out of a recording that arrives at the time of its stamp.
+    /// An image that arrives at the time of its stamp.
     pub fn recorded(stamp_ns: i64, frame_id: &str, data: ImageData) -> Self {
         Self {
             stamp_ns,
@@ -154,11 +179,23 @@ impl CameraImage {
         }
     }
 
-    /// The checks that cost nothing: what a raw image's fields promise, and the kind of a compressed one.
+    /// The checks that cost nothing: what a raw image's fields promise, and what the header of a compressed one says. One that cannot be
+    /// read is left to decoding.
     pub fn check(&self) -> Result<(), FrameError> {
+        match self.is_grey() {
+            Ok(_) | Err(FrameError::Corrupt(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the picture has no colours, by fields and header.
+    pub fn is_grey(&self) -> Result<bool, FrameError> {
         match &self.data {
-            ImageData::Raw { .. } => self.picture().map(|_| ()),
-            ImageData::Compressed { format, data } => compressed::kind(format, data).map(|_| ()),
+            ImageData::Raw { .. } => match self.picture()? {
+                CameraPicture::Raw(picture) => Ok(picture.is_grey()),
+                CameraPicture::Decoded(_) => Ok(false),
+            },
+            ImageData::Compressed { format, data } => Ok(compressed::head(format, data)?.is_grey),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Raw images: what their fields promise, and their rows in RGB.
 
+use std::sync::Once;
+
 use pulp::{Arch, NullaryFnOnce};
 
-use super::{FrameError, MAX_PIXELS};
+use super::{check_size, FrameError};
 use crate::model::preprocess::picture::{Picture, PlanarRow};
 
 /// The pixel formats that are understood, all of 8 bits a channel, so that the byte order of a message has no meaning.
@@ -19,11 +21,20 @@ enum Encoding {
     Yuyv,
     /// A plane of Y, then one of U, V pairs at half the width and height.
     Nv12,
+    /// The same with V before U.
+    Nv21,
 }
 
 /// Names as in sensor_msgs/image_encodings.hpp.
 pub const ENCODINGS: &str =
-    "rgb8, bgr8, rgba8, bgra8, mono8, yuv422 (uyvy), yuv422_yuy2 (yuyv) or nv12";
+    "rgb8, bgr8, rgba8, bgra8, mono8, yuv422 (uyvy), yuv422_yuy2 (yuyv), nv12 or nv21";
+
+/// The encodings of OpenCV's types, which do not say what the channels are, with what they are taken for: the order that OpenCV has.
+const UNNAMED: [(&str, &str, Encoding); 3] = [
+    ("8UC1", "mono8", Encoding::Mono),
+    ("8UC3", "bgr8", Encoding::Bgr),
+    ("8UC4", "bgra8", Encoding::Bgra),
+];
 
 impl Encoding {
     fn parse(name: &str) -> Result<Self, FrameError> {
@@ -36,15 +47,29 @@ impl Encoding {
             "yuv422" | "uyvy" => Self::Uyvy,
             "yuv422_yuy2" | "yuyv" => Self::Yuyv,
             "nv12" => Self::Nv12,
-            other => return Err(FrameError::Encoding(other.to_string())),
+            "nv21" => Self::Nv21,
+            other => return Self::unnamed(other),
         })
+    }
+
+    fn unnamed(name: &str) -> Result<Self, FrameError> {
+        static SAID: Once = Once::new();
+        let known = UNNAMED.iter().find(|(unnamed, ..)| *unnamed == name);
+        let (_, taken_for, encoding) =
+            known.ok_or_else(|| FrameError::Encoding(name.to_string()))?;
+        SAID.call_once(|| {
+            tracing::warn!(
+                "image encoding {name} does not say what its channels are: taken for {taken_for}"
+            );
+        });
+        Ok(*encoding)
     }
 
     /// Bytes of a row of the picture's width, without padding.
     fn row_bytes(self, width: u32) -> u64 {
         u64::from(width)
             * match self {
-                Self::Mono | Self::Nv12 => 1,
+                Self::Mono | Self::Nv12 | Self::Nv21 => 1,
                 Self::Uyvy | Self::Yuyv => 2,
                 Self::Rgb | Self::Bgr => 3,
                 Self::Rgba | Self::Bgra => 4,
@@ -55,7 +80,7 @@ impl Encoding {
     fn rows(self, height: u32) -> u64 {
         let height = u64::from(height);
         match self {
-            Self::Nv12 => height + height / 2,
+            Self::Nv12 | Self::Nv21 => height + height / 2,
             _ => height,
         }
     }
@@ -64,7 +89,7 @@ impl Encoding {
     fn fits(self, width: u32, height: u32) -> bool {
         match self {
             Self::Uyvy | Self::Yuyv => width.is_multiple_of(2),
-            Self::Nv12 => width.is_multiple_of(2) && height.is_multiple_of(2),
+            Self::Nv12 | Self::Nv21 => width.is_multiple_of(2) && height.is_multiple_of(2),
             _ => true,
         }
     }
@@ -86,8 +111,31 @@ pub struct RawPicture<'a> {
     data: &'a [u8],
 }
 
+/// Height of the picture and bytes of a row of Y, of an image of two planes (nv12, nv21) with so much data.
+///
+/// Its `step` is the length of a row of Y and its `height` the picture's, but not every driver's are: a `step` can be the bytes of all
+/// planes by row (the data's length divided by the height), or two bytes a pixel, which Jazzy's `numChannels` makes of nv21, and a
+/// `height` can count the rows of colours. Where the data is too short for the fields as they should be and just right for those, these
+/// are meant.
+fn planes((width, height): (u32, u32), step: u32, length: usize) -> (u32, u32) {
+    let (w, h, s) = (u64::from(width), u64::from(height), u64::from(step));
+    let length = length as u64;
+    if length >= s * (h + h / 2) || length != s * h {
+        return (height, step);
+    }
+    if 2 * s == 3 * w || s == 2 * w {
+        (height, width)
+    } else if 2 * s > 3 * w && step.is_multiple_of(3) {
+        (height, step / 3 * 2)
+    } else if height.is_multiple_of(3) {
+        (height / 3 * 2, step)
+    } else {
+        (height, step)
+    }
+}
+
 impl<'a> RawPicture<'a> {
-    /// Checks that the data is what the other fields promise.
+    /// Checks that the data is at least what the other fields promise; what lies behind it is left alone.
     pub fn new(
         encoding: &str,
         (width, height): (u32, u32),
@@ -95,9 +143,11 @@ impl<'a> RawPicture<'a> {
         data: &'a [u8],
     ) -> Result<Self, FrameError> {
         let known = Encoding::parse(encoding)?;
-        if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(FrameError::Size { width, height });
-        }
+        check_size((width, height))?;
+        let (height, step) = match known {
+            Encoding::Nv12 | Encoding::Nv21 => planes((width, height), step, data.len()),
+            _ => (height, step),
+        };
         if !known.fits(width, height) {
             return Err(FrameError::Odd {
                 width,
@@ -116,7 +166,7 @@ impl<'a> RawPicture<'a> {
         }
         let rows = known.rows(height);
         let expected = u64::from(step) * rows;
-        if data.len() as u64 != expected {
+        if (data.len() as u64) < expected {
             return Err(FrameError::Length {
                 length: data.len(),
                 expected,
@@ -131,6 +181,22 @@ impl<'a> RawPicture<'a> {
             step: step as usize,
             data,
         })
+    }
+
+    /// Whether it has no colours.
+    pub fn is_grey(&self) -> bool {
+        self.encoding == Encoding::Mono
+    }
+
+    /// A row of two planes, the second of pairs that `colours` brings into the order of U, V.
+    fn read_planes(&self, y: usize, row: &mut PlanarRow, colours: impl Fn(&[u8; 2]) -> (u8, u8)) {
+        let shared = self.line(self.height + y / 2).as_chunks::<2>().0;
+        let pairs = self.line(y).as_chunks::<2>().0.iter().zip(shared);
+        let pairs = pairs.map(|(luma, shared)| {
+            let (u, v) = colours(shared);
+            (*luma, u, v)
+        });
+        Arch::new().dispatch(WritePairs { pairs, row });
     }
 
     fn line(&self, row: usize) -> &'a [u8] {
@@ -167,12 +233,8 @@ impl Picture for RawPicture<'_> {
                     .map(|p| ([p[0], p[2]], p[1], p[3]));
                 Arch::new().dispatch(WritePairs { pairs, row });
             }
-            Encoding::Nv12 => {
-                let colours = self.line(self.height + y / 2).as_chunks::<2>().0;
-                let pairs = line.as_chunks::<2>().0.iter().zip(colours);
-                let pairs = pairs.map(|(luma, &[u, v])| (*luma, u, v));
-                Arch::new().dispatch(WritePairs { pairs, row });
-            }
+            Encoding::Nv12 => self.read_planes(y, row, |&[u, v]| (u, v)),
+            Encoding::Nv21 => self.read_planes(y, row, |&[v, u]| (u, v)),
         }
     }
 }
