@@ -11,11 +11,11 @@ use r2r_rcl::{
     rcl_get_zero_initialized_context, rcl_get_zero_initialized_init_options,
     rcl_get_zero_initialized_node, rcl_init, rcl_init_options_fini, rcl_init_options_init,
     rcl_names_and_types_fini, rcl_node_fini, rcl_node_get_default_options, rcl_node_init,
-    rcl_node_t, rcl_shutdown, rcutils_get_default_allocator, rcutils_reset_error,
+    rcl_node_t, rcl_ret_t, rcl_shutdown, rcutils_get_default_allocator, rcutils_reset_error,
     rcutils_string_array_t, rmw_get_zero_initialized_names_and_types,
 };
 
-use super::names::check;
+use super::names;
 use super::NodeError;
 
 /// Hidden from `ros2 node list` by its underscore.
@@ -42,18 +42,17 @@ impl Graph {
         unsafe {
             let mut context = Box::new(rcl_get_zero_initialized_context());
             let mut options = rcl_get_zero_initialized_init_options();
-            check(rcl_init_options_init(
+            done(rcl_init_options_init(
                 &mut options,
                 rcutils_get_default_allocator(),
             ))?;
-            let started = check(rcl_init(0, ptr::null(), &options, context.as_mut()));
+            let started = done(rcl_init(0, ptr::null(), &options, context.as_mut()));
             rcl_init_options_fini(&mut options);
             started?;
             let mut node = Box::new(rcl_get_zero_initialized_node());
             let mut options = rcl_node_get_default_options();
-            options.use_global_arguments = false;
             options.enable_rosout = false;
-            let made = check(rcl_node_init(
+            let made = done(rcl_node_init(
                 node.as_mut(),
                 NAME.as_ptr(),
                 NAMESPACE.as_ptr(),
@@ -75,7 +74,7 @@ impl Graph {
         // SAFETY: rcl fills the list, of as many types as names, with strings that live until it is freed at the end.
         unsafe {
             let mut listed = rmw_get_zero_initialized_names_and_types();
-            check(rcl_get_topic_names_and_types(
+            done(rcl_get_topic_names_and_types(
                 self.node.as_ref(),
                 &mut rcutils_get_default_allocator(),
                 false,
@@ -85,7 +84,7 @@ impl Graph {
                 let mut publishers = 0;
                 let counted =
                     rcl_count_publishers(self.node.as_ref(), topic.as_ptr(), &mut publishers);
-                if check(counted).is_err() || publishers == 0 {
+                if done(counted).is_err() || publishers == 0 {
                     continue;
                 }
                 for kind in strings(&*listed.types.add(at)) {
@@ -103,6 +102,14 @@ impl Graph {
         found.sort();
         Ok(found)
     }
+}
+
+/// Turns a return code into an error with rcl's own words.
+fn done(code: rcl_ret_t) -> Result<(), NodeError> {
+    names::check(code).map_err(|error| match error {
+        NodeError::Arguments(words) => NodeError::Graph(words),
+        other => other,
+    })
 }
 
 /// The strings of an array of rcl's.

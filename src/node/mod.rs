@@ -39,6 +39,8 @@ pub enum NodeError {
         #[source]
         source: r2r::Error,
     },
+    #[error("ROS graph: {0}")]
+    Graph(String),
     #[error("command line: {0}")]
     Arguments(String),
     #[error("unknown parameter {name}, expected one of: {expected}")]

@@ -125,9 +125,13 @@ impl Sight {
         if silent <= self.timeout / 2 {
             self.graph = None;
         } else if self.graph.is_none() {
-            self.graph = Graph::open()
-                .inspect_err(|error| tracing::error!("the topics cannot be listed: {error}"))
-                .ok();
+            match Graph::open() {
+                Ok(graph) => self.graph = Some(graph),
+                Err(error) if self.due("graph") => {
+                    tracing::error!("the topics cannot be listed: {error}");
+                }
+                Err(_) => {}
+            }
         }
         let overdue = silent > self.timeout;
         if !overdue && std::mem::take(&mut self.told_silence) {

@@ -56,7 +56,9 @@ def test_without_a_camera_the_node_says_so_and_waits(start: Start, advertise: Ad
     wait_for_message(client, "camera", DiagnosticStatus.WARN, "no image has come on /image: nobody publishes it")
     answer = client.ask("What is the closest object?")
     assert answer.finish_reason == Reasoning.FINISH_ERROR
-    reason = "no frame has been seen yet, expected at least one before an instruction: no image has come on /image: nobody"
+    reason = (
+        "no frame has been seen yet, expected at least one before an instruction: no image has come on /image: nobody"
+    )
     assert answer.error.startswith(reason)
     late = advertise(Image, "/image", qos_profile_sensor_data)
 

@@ -47,8 +47,14 @@ def warning(client: Client, camera: Callable[[], None]) -> str:
     ("stamp", "told"),
     [
         (lambda: pictures.now(ahead=30), r"camera clock is (30\.0|29\.\d) s ahead of the node's clock"),
-        (lambda: pictures.now(ahead=-30), r"camera clock is 30\.\d s behind the node's clock, or images take that long"),
-        (lambda: pictures.raw(sec=100), r"camera clock stands at 10\d\.\d s and not at the time of day: set use_sim_time"),
+        (
+            lambda: pictures.now(ahead=-30),
+            r"camera clock is 30\.\d s behind the node's clock, or images take that long",
+        ),
+        (
+            lambda: pictures.raw(sec=100),
+            r"camera clock stands at 10\d\.\d s and not at the time of day: set use_sim_time",
+        ),
     ],
     ids=["ahead", "behind", "1970"],
 )

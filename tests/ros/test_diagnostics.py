@@ -49,9 +49,7 @@ def test_a_silent_camera_is_a_warning_and_a_speaking_one_is_not(start: Start) ->
     assert status.message.startswith("no image for 5 s on /image: /test_client would, but sends nothing that arrives")
     assert float(values(status)["silence_s"]) > 5
     client.stop_camera()
-    client.wait(
-        lambda: " s on /image: nobody publishes it" in wait_for(client, "camera", WARN).message, "the reason"
-    )
+    client.wait(lambda: " s on /image: nobody publishes it" in wait_for(client, "camera", WARN).message, "the reason")
 
 
 def test_refused_images_are_an_error_unless_others_are_used(start: Start) -> None:

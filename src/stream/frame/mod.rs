@@ -349,7 +349,7 @@ mod tests {
             raw("rgb8", 2, 1, 5, vec![0; 5]).check(),
             Err(FrameError::Step { .. })
         ));
-        for length in [0, 5, 7] {
+        for length in [0, 5] {
             assert!(matches!(
                 raw("rgb8", 2, 1, 6, vec![0; length]).check(),
                 Err(FrameError::Length { .. })
