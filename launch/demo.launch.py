@@ -1,4 +1,7 @@
-"""Plays the demo bag into the node; ask with: ros2 topic pub --once /instruction_text std_msgs/msg/String "{data: ...}"."""
+"""Plays the demo bag into the node, which takes its time from the bag.
+
+Ask with: ros2 topic pub --once /instruction_text std_msgs/msg/String "{data: What is in view?}".
+"""
 
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess, IncludeLaunchDescription
@@ -14,13 +17,14 @@ def generate_launch_description() -> LaunchDescription:
         [
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "inf_mllm.launch.py"])),
-                launch_arguments={"image": "/camera/image", "image_transport": "compressed"}.items(),
+                launch_arguments={
+                    "image": "/camera/image",
+                    "image_transport": "compressed",
+                    "use_sim_time": "true",
+                }.items(),
             ),
             ExecuteProcess(
-                cmd=["ros2", "bag", "play", PathJoinSubstitution([SHARE, "bags", "demo"])],
-                additional_env={
-                    "FASTRTPS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
-                },
+                cmd=["ros2", "bag", "play", PathJoinSubstitution([SHARE, "bags", "demo"]), "--clock"],
                 output="screen",
             ),
         ]

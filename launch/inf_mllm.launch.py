@@ -1,49 +1,97 @@
-"""Starts the node: ros2 launch inf_mllm inf_mllm.launch.py image:=/camera/image image_transport:=compressed."""
+"""Starts the node: ros2 launch inf_mllm inf_mllm.launch.py image:=/camera/image image_transport:=compressed.
 
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+The launch ends with an error if the node ends with one, unless respawn is true.
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.utilities.type_utils import coerce_to_type
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare("inf_mllm")
 
 OVERRIDES = {
-    "model": "folder of the checkpoint",
-    "device": "where the model runs: auto, cpu, cuda",
-    "image_transport": "raw or compressed",
-    "use_sim_time": "true: take the time from /clock",
+    "model": (str, "folder of the checkpoint"),
+    "device": (str, "where the model runs: auto, cpu, cuda"),
+    "policy": (str, "what stays in the cache, such as inf_mllm, streaming_llm, window"),
+    "budget": (int, "slots of the cache, tokens"),
+    "image_transport": (str, "raw or compressed"),
+    "use_sim_time": (bool, "true: take the time from /clock"),
 }
-"""Parameters that are arguments too; an empty one leaves the value of params_file."""
+"""Parameters that are arguments too, with their types; an empty one leaves the value of params_file."""
+
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for its profile: until version 2 (Jazzy), and since version 3 (Kilted)."""
+
+RESPAWN_DELAY = 2.0
+"""Seconds."""
 
 
-def node(context: LaunchContext) -> list[Node]:
-    given = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
-    overrides = {name: value for name, value in given.items() if value}
-    if "use_sim_time" in overrides:
-        overrides["use_sim_time"] = overrides["use_sim_time"].lower() == "true"
-    return [
-        Node(
-            package="inf_mllm",
-            executable="inf_mllm_node",
-            name="inf_mllm",
-            namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), overrides],
-            remappings=[("image", LaunchConfiguration("image"))],
-            additional_env={"FASTRTPS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([SHARE, "config", "fastdds.xml"])},
-            output="screen",
-        )
-    ]
+def profile(context: LaunchContext) -> dict[str, str]:
+    """The transport that camera images need, unless the user has chosen a profile."""
+    if any(name in context.environment for name in PROFILE_VARIABLES):
+        return {}
+    path = PathJoinSubstitution([SHARE, "config", "fastdds.xml"]).perform(context)
+    return dict.fromkeys(PROFILE_VARIABLES, path)
+
+
+def ended(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
+    """Ends the launch when the node ends by itself: with an error if it had one."""
+    if context.is_shutdown:
+        return None
+    if event.returncode != 0:
+        raise RuntimeError(f"the node ended with exit code {event.returncode}; the end of its log says why")
+    return EmitEvent(event=Shutdown(reason="the node was ended"))
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "log_level", "respawn")}
+    if not Path(given["params_file"]).is_file():
+        raise FileNotFoundError(f"params_file is {given['params_file']!r}, expected an existing file")
+    respawn = coerce_to_type(given["respawn"], bool)
+    overrides = {
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        for name, (kind, _) in OVERRIDES.items()
+        if LaunchConfiguration(name).perform(context)
+    }
+    node = Node(
+        package="inf_mllm",
+        executable="inf_mllm_node",
+        name=LaunchConfiguration("name"),
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[given["params_file"], overrides],
+        remappings=[("image", LaunchConfiguration("image"))],
+        ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else [],
+        additional_env=profile(context),
+        output="screen",
+        respawn=respawn,
+        respawn_delay=RESPAWN_DELAY,
+    )
+    return [node] if respawn else [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)), node]
 
 
 def generate_launch_description() -> LaunchDescription:
     params_file = PathJoinSubstitution([SHARE, "config", "inf_mllm.yaml"])
+    arguments = [
+        ("name", "inf_mllm", "name of the node"),
+        ("namespace", "", "namespace of the node"),
+        ("params_file", params_file, "parameters of the node"),
+        ("image", "image", "image topic, without /compressed"),
+        *((name, "", text) for name, (_, text) in OVERRIDES.items()),
+        ("log_level", "", "debug, info, warn, error or fatal, of everything; or NAME:=LEVEL"),
+        ("respawn", "false", f"true: start the node again {RESPAWN_DELAY:g} s after it has ended"),
+    ]
     return LaunchDescription(
         [
-            DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
-            DeclareLaunchArgument("params_file", default_value=params_file, description="parameters of the node"),
-            DeclareLaunchArgument("image", default_value="image", description="image topic, without /compressed"),
-            *(DeclareLaunchArgument(name, default_value="", description=text) for name, text in OVERRIDES.items()),
-            OpaqueFunction(function=node),
+            *(DeclareLaunchArgument(name, default_value=value, description=text) for name, value, text in arguments),
+            OpaqueFunction(function=start),
         ]
     )

@@ -42,7 +42,11 @@ use_ros() {
     export LIBCLANG_PATH="${LIBCLANG_PATH:-$site/clang/native}"
     # libclang from a wheel comes without the compiler's own headers (stddef.h and the like).
     export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include 2>/dev/null)}"
-    export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$INF_MLLM_ROOT/config/fastdds.xml}"
+    # Until Fast DDS 2 (Jazzy), and since Fast DDS 3 (Kilted); a profile of the user's own stays.
+    if [ -z "${FASTRTPS_DEFAULT_PROFILES_FILE-}${FASTDDS_DEFAULT_PROFILES_FILE-}" ]; then
+        export FASTRTPS_DEFAULT_PROFILES_FILE="$INF_MLLM_ROOT/config/fastdds.xml"
+        export FASTDDS_DEFAULT_PROFILES_FILE="$FASTRTPS_DEFAULT_PROFILES_FILE"
+    fi
     # python, pytest and ruff are the ones of .ros, also beside a sourced ROS, whose own machine may have none of them.
     export PATH="$tools/bin:${PATH#"$tools/bin:"}"
     ros_is_sourced && return 0

@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTABLE = "inf_mllm_node"
 PARAMETER_FILE = ROOT / "config" / "inf_mllm.yaml"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for its profile: until version 2 (Jazzy), and since version 3 (Kilted)."""
 READY = "ready"
 """A word of the line that the node logs when it has loaded the model."""
 
@@ -51,7 +53,8 @@ def isolate(domain: int) -> None:
     """Keeps this process and its children in `domain` and on this machine, with the transport that camera images need."""
     os.environ["ROS_DOMAIN_ID"] = str(domain)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+    for name in PROFILE_VARIABLES:
+        os.environ[name] = str(ROOT / "config" / "fastdds.xml")
 
 
 class NodeProcess:

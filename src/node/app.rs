@@ -13,7 +13,9 @@ use tokio::signal::unix::{signal, SignalKind};
 
 use super::diagnostics::{self, Diagnostics};
 use super::inputs::Inputs;
-use super::names::RosArguments;
+use super::logging::{self, Log};
+use super::names::{last_error, RosArguments};
+use super::namesakes::Namesakes;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params::{Parameters, SYSTEM_PROMPT};
 use super::publishers::Watch;
@@ -36,48 +38,100 @@ const LOADING: u8 = 0;
 const RUNNING: u8 = 1;
 const STOPPING: u8 = 2;
 
-/// Runs the node until SIGINT or SIGTERM.
+/// Runs the node until SIGINT or SIGTERM; what ends it otherwise is in the log.
 pub fn run() -> Result<(), NodeError> {
-    let arguments = RosArguments::from_env()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    let phase = Arc::new(AtomicU8::new(LOADING));
-    watch_signals(&runtime, phase.clone())?;
+    let mut start = Start::new().inspect_err(logging::say_without_node)?;
+    let Start {
+        node,
+        name,
+        namespace,
+        ..
+    } = &mut start;
+    let log = Log::of_node(node, name, namespace).inspect_err(logging::say_without_node)?;
+    let outcome = serve(&mut start);
+    match &outcome {
+        Ok(()) => tracing::info!("ended"),
+        Err(error) => tracing::error!("{error}"),
+    }
+    std::thread::sleep(FLUSH);
+    start.runtime.shutdown_background();
+    log.hush(|| drop(start.node));
+    outcome
+}
 
-    let context = ros("ROS context", r2r::Context::create())?;
-    let mut node = ros("node", r2r::Node::create(context, NAME, ""))?;
-    let (name, namespace) = (
-        ros("node name", node.name())?,
-        ros("namespace", node.namespace())?,
-    );
-    let parameters = Parameters::from_given(&arguments.parameters(&name, &namespace)?)?;
+/// A node of which nothing but its name is known.
+struct Start {
+    arguments: RosArguments,
+    runtime: Runtime,
+    phase: Arc<AtomicU8>,
+    node: r2r::Node,
+    name: String,
+    namespace: String,
+}
+
+impl Start {
+    fn new() -> Result<Self, NodeError> {
+        let arguments = RosArguments::from_env()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let phase = Arc::new(AtomicU8::new(LOADING));
+        watch_signals(&runtime, phase.clone())?;
+        // The ROS library knows only that it failed; rcl knows why, as when there is no place for a log file.
+        let context = r2r::Context::create().map_err(|_| NodeError::Context(last_error()))?;
+        let node = ros("node", r2r::Node::create(context, NAME, ""))?;
+        Ok(Self {
+            name: ros("node name", node.name())?,
+            namespace: ros("namespace", node.namespace())?,
+            arguments,
+            runtime,
+            phase,
+            node,
+        })
+    }
+}
+
+/// From the parameters to the end.
+fn serve(start: &mut Start) -> Result<(), NodeError> {
+    let Start {
+        arguments,
+        runtime,
+        phase,
+        node,
+        name,
+        namespace,
+    } = start;
+    let parameters = Parameters::from_given(&arguments.parameters(name, namespace)?)?;
     let (handler, changes) = ros(
         "parameter services",
         node.make_derived_parameter_handler(Arc::new(Mutex::new(parameters.clone()))),
     )?;
     runtime.spawn(handler);
 
-    let answers = Answers::advertise(&mut node)?;
-    let statistics = Statistics::advertise(&mut node)?;
+    let answers = Answers::advertise(node)?;
+    let statistics = Statistics::advertise(node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
     let session = parameters.session()?;
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
-    serve_reset(&runtime, &mut node, engine.clone())?;
-    serve_pause(&runtime, &mut node, engine.clone())?;
+    serve_reset(runtime, node, engine.clone())?;
+    serve_pause(runtime, node, engine.clone())?;
     runtime.spawn(follow_parameters(changes, engine.clone()));
-    let topics = Topics::of(&arguments, &name, &namespace, &parameters)?;
-    let mut inputs = Inputs::subscribe(&mut node, &topics, parameters.compressed())?;
+    let topics = Topics::of(arguments, name, namespace, &parameters)?;
+    let mut inputs = Inputs::subscribe(node, &topics, parameters.compressed())?;
     let mut watch = Watch::new(&topics);
-    let mut sight = Sight::new(&node, &topics, &parameters);
+    let mut sight = Sight::new(node, &topics, &parameters);
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
     let camera = sight.shared();
     let mut diagnostics =
-        Diagnostics::advertise(&mut node, &parameters, &engine, &topics.image, camera)?;
+        Diagnostics::advertise(node, &parameters, &engine, &topics.image, camera)?;
+    let (mut namesakes, others) = (
+        Namesakes::new(name, namespace, &topics.statistics),
+        diagnostics.namesakes(),
+    );
     let source = engine.clone();
     runtime.spawn(every(diagnostics::PERIOD, move || {
         diagnostics.publish(source.stats());
@@ -86,7 +140,7 @@ pub fn run() -> Result<(), NodeError> {
     runtime.spawn(every(stats_period, move || {
         statistics.publish(&source.stats());
     }));
-    announce(&node, &parameters, &engine, &topics);
+    announce(node, &parameters, &engine, &topics);
 
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
@@ -96,8 +150,11 @@ pub fn run() -> Result<(), NodeError> {
         }
         node.spin_once(SPIN);
         inputs.drain(&engine);
-        if let Some(publishers) = watch.look(&node) {
+        if let Some(publishers) = watch.look(node) {
             sight.look(&engine, publishers);
+        }
+        if let Some(count) = namesakes.look(node) {
+            others.store(count, Ordering::Relaxed);
         }
     }
 
@@ -109,9 +166,6 @@ pub fn run() -> Result<(), NodeError> {
     if runtime.block_on(published).is_err() {
         tracing::warn!("the last answers could not be published within {PUBLISH_GRACE:?}");
     }
-    std::thread::sleep(FLUSH);
-    runtime.shutdown_background();
-    tracing::info!("ended");
     Ok(())
 }
 
@@ -154,6 +208,10 @@ fn serve_reset(
                 Ok(Err(error)) => (false, error.to_string()),
                 Err(error) => (false, error.to_string()),
             };
+            match success {
+                true => tracing::info!("reset: {message}"),
+                false => tracing::warn!("not reset: {message}"),
+            }
             if let Err(error) = request.respond(Trigger::Response { success, message }) {
                 tracing::error!("~/reset could not be answered: {error}");
             }
@@ -236,6 +294,7 @@ fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, topics: 
         image = %topics.image,
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
+        services = topics.services.join(", "),
         model = parameters.model,
         device = engine.hardware(),
         policy = parameters.cache.policy,

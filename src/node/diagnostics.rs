@@ -2,6 +2,8 @@
 //!
 //! OK, WARN and ERROR speak of the time since the report before.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
@@ -9,6 +11,7 @@ use r2r::std_msgs::msg::Header;
 use r2r::{Publisher, QosProfile};
 
 use super::messages::{publishable, time};
+use super::namesakes;
 use super::outputs::{advertise, report, RosTime};
 use super::params::Parameters;
 use super::sight::Shared;
@@ -27,6 +30,8 @@ pub struct Diagnostics {
     node: String,
     image_topic: String,
     camera: Shared,
+    /// How many other nodes have this node's name.
+    namesakes: Arc<AtomicUsize>,
     model: String,
     device: String,
     before: StreamStats,
@@ -74,6 +79,7 @@ impl Diagnostics {
             publisher: advertise(node, "/diagnostics", QosProfile::default())?,
             image_topic: image.topic.clone(),
             camera,
+            namesakes: Arc::default(),
             model: parameters.model.clone(),
             device: engine.hardware().to_string(),
             before: StreamStats::default(),
@@ -81,9 +87,14 @@ impl Diagnostics {
         })
     }
 
+    /// Where to leave word of how many other nodes have this node's name.
+    pub fn namesakes(&self) -> Arc<AtomicUsize> {
+        self.namesakes.clone()
+    }
+
     /// Publishes a report; `stats` are those of now.
     pub fn publish(&mut self, stats: StreamStats) {
-        let refused = stats.frames_rejected - self.before.frames_rejected;
+        let refused = stats.images_refused() - self.before.images_refused();
         let good = stats.frames_decided() - self.before.frames_decided();
         let received = stats.frames_received - self.before.frames_received;
         if good > 0 || refused > 0 {
@@ -120,7 +131,7 @@ impl Diagnostics {
     }
 
     fn camera(&self, stats: &StreamStats) -> Status {
-        let refused = stats.frames_rejected - self.before.frames_rejected;
+        let refused = stats.images_refused() - self.before.images_refused();
         let camera = self.camera.get();
         let (level, message) = if stats.paused {
             (OK, "paused".to_string())
@@ -168,6 +179,14 @@ impl Diagnostics {
         let cache = &stats.cache;
         let (level, message) = if failed > 0 {
             (ERROR, format!("{failed} frames could not be taken"))
+        } else if stats.memory_full {
+            (
+                WARN,
+                format!(
+                    "full with {} of {} slots: policy {} evicts nothing, so nothing more is taken until ~/reset",
+                    cache.used, cache.budget, stats.policy
+                ),
+            )
         } else {
             (OK, format!("{} of {} slots", cache.used, cache.budget))
         };
@@ -186,7 +205,10 @@ impl Diagnostics {
 
     fn instructions(&self, stats: &StreamStats) -> Status {
         let failed = stats.instructions_failed - self.before.instructions_failed;
-        let (level, message) = if failed > 0 {
+        let namesakes = self.namesakes.load(Ordering::Relaxed);
+        let (level, message) = if namesakes > 0 {
+            (WARN, namesakes::warning(namesakes, &self.node))
+        } else if failed > 0 {
             (WARN, format!("{failed} refused or cancelled"))
         } else {
             (OK, format!("{} wait", stats.instructions_waiting))

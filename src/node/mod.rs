@@ -6,18 +6,22 @@
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
+//! - `namesakes`: other nodes of the same name
 //! - `graph`: the topics that there are
 //! - `sight`: whether the robot sees, and if not, why
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
+//! - `logging`: the log, through rcl: console, file, /rosout
 //! - `app`: start, the loop, and a clean end
 
 mod app;
 mod diagnostics;
 mod graph;
 mod inputs;
+mod logging;
 mod messages;
 mod names;
+mod namesakes;
 mod outputs;
 mod params;
 mod publishers;
@@ -39,6 +43,8 @@ pub enum NodeError {
         #[source]
         source: r2r::Error,
     },
+    #[error("ROS context: {0}")]
+    Context(String),
     #[error("ROS graph: {0}")]
     Graph(String),
     #[error("command line: {0}")]

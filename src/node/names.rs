@@ -15,12 +15,32 @@ use r2r_rcl::{
 
 use super::NodeError;
 
-// The generated bindings leave out this function of rcl/remap.h.
+/// An rcl function that applies the command line's remappings to the full name of a topic or service.
+type Remap = unsafe extern "C" fn(
+    local_arguments: *const rcl_arguments_t,
+    global_arguments: *const rcl_arguments_t,
+    full_name: *const c_char,
+    node_name: *const c_char,
+    node_namespace: *const c_char,
+    allocator: rcl_allocator_t,
+    output_name: *mut *mut c_char,
+) -> rcl_ret_t;
+
+// The generated bindings leave out these functions of rcl/remap.h.
 extern "C" {
     fn rcl_remap_topic_name(
         local_arguments: *const rcl_arguments_t,
         global_arguments: *const rcl_arguments_t,
         topic_name: *const c_char,
+        node_name: *const c_char,
+        node_namespace: *const c_char,
+        allocator: rcl_allocator_t,
+        output_name: *mut *mut c_char,
+    ) -> rcl_ret_t;
+    fn rcl_remap_service_name(
+        local_arguments: *const rcl_arguments_t,
+        global_arguments: *const rcl_arguments_t,
+        service_name: *const c_char,
         node_name: *const c_char,
         node_namespace: *const c_char,
         allocator: rcl_allocator_t,
@@ -181,21 +201,43 @@ impl RosArguments {
 
     /// The full name of a topic of this node after the command line's remappings.
     ///
-    /// `topic` is relative, to the node if it begins with `~/`; `node` and `namespace` are those the node really has.
+    /// `topic` is relative, to the node if it begins with `~/`, or absolute; `node` and `namespace` are those the node really
+    /// has.
     pub fn resolve(&self, topic: &str, node: &str, namespace: &str) -> Result<String, NodeError> {
-        let full = match topic.strip_prefix("~/") {
+        self.remap(rcl_remap_topic_name, topic, node, namespace)
+    }
+
+    /// The same for a service.
+    pub fn resolve_service(
+        &self,
+        service: &str,
+        node: &str,
+        namespace: &str,
+    ) -> Result<String, NodeError> {
+        self.remap(rcl_remap_service_name, service, node, namespace)
+    }
+
+    fn remap(
+        &self,
+        remap: Remap,
+        name: &str,
+        node: &str,
+        namespace: &str,
+    ) -> Result<String, NodeError> {
+        let full = match name.strip_prefix("~/") {
             Some(own) => absolute(&format!("{node}/{own}"), namespace),
-            None => absolute(topic, namespace),
+            None if name.starts_with('/') => name.to_string(),
+            None => absolute(name, namespace),
         };
-        let (topic, node, namespace) = (c_string(&full)?, c_string(node)?, c_string(namespace)?);
+        let (name, node, namespace) = (c_string(&full)?, c_string(node)?, c_string(namespace)?);
         // SAFETY: all strings outlive the call; the result, if any, is a C string from the default allocator.
         unsafe {
             let allocator = rcutils_get_default_allocator();
             let mut output: *mut c_char = ptr::null_mut();
-            check(rcl_remap_topic_name(
+            check(remap(
                 ptr::null(),
                 &self.parsed,
-                topic.as_ptr(),
+                name.as_ptr(),
                 node.as_ptr(),
                 namespace.as_ptr(),
                 allocator,
@@ -280,14 +322,18 @@ pub(super) fn check(code: rcl_ret_t) -> Result<(), NodeError> {
     if code == OK {
         return Ok(());
     }
+    Err(NodeError::Arguments(last_error()))
+}
+
+/// What rcl said of the last failure in this thread.
+pub fn last_error() -> String {
     // SAFETY: the error state is this thread's own, and its text ends with NUL.
-    let text = unsafe {
+    unsafe {
         let state = rcutils_get_error_string();
         let text = CStr::from_ptr(state.str_.as_ptr())
             .to_string_lossy()
             .into_owned();
         rcutils_reset_error();
         text
-    };
-    Err(NodeError::Arguments(text))
+    }
 }

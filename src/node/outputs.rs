@@ -68,10 +68,12 @@ impl Answers {
         let clock = RosTime::of(node);
         // A long answer has many pieces, a burst of instructions as many answers: none may be lost to a slow reader.
         let qos = QosProfile::default().keep_last(1000);
+        // Who looks at the text only asks first and listens then, so the last one waits for them.
+        let latched = QosProfile::default().keep_last(1).transient_local();
         Ok(Self {
             reasoning: advertise(node, "~/reasoning", qos.clone())?,
-            delta: advertise(node, "~/reasoning_delta", qos.clone())?,
-            text: advertise(node, "~/reasoning_text", qos)?,
+            delta: advertise(node, "~/reasoning_delta", qos)?,
+            text: advertise(node, "~/reasoning_text", latched)?,
             clock,
             complaints: Complaints::default(),
         })
@@ -93,7 +95,7 @@ impl Answers {
 
     fn publish_answer(&mut self, answer: &Answer) {
         match &answer.error {
-            None => tracing::info!(id = %answer.id, "answer: {}", answer.text),
+            None => tracing::debug!(id = %answer.id, "answer: {}", answer.text),
             Some(error) => {
                 if let Some(more) = self.complaints.due(answer.finish.name(), Instant::now()) {
                     tracing::warn!(id = %answer.id, "not answered: {error}{more}");

@@ -1,4 +1,4 @@
-//! The topics that the node listens to, with types and QoS, and the full names of those that it publishes.
+//! The topics that the node listens to, with types and QoS, and the full names of those that it publishes and of its services.
 
 use std::fmt;
 
@@ -60,15 +60,22 @@ pub struct Topics {
     pub instruction_text: Subscription,
     /// Full names of what the node publishes, after remapping.
     pub published: Vec<String>,
+    /// Of these, where the statistics are published.
+    pub statistics: String,
+    /// Full names of the node's own services, after remapping.
+    pub services: Vec<String>,
 }
 
-/// What the node publishes beside /diagnostics.
-const PUBLISHED: [&str; 4] = [
+const STATISTICS: &str = "~/cache_stats";
+const PUBLISHED: [&str; 5] = [
     "~/reasoning",
     "~/reasoning_delta",
     "~/reasoning_text",
-    "~/cache_stats",
+    STATISTICS,
+    "/diagnostics",
 ];
+
+const SERVICES: [&str; 2] = ["~/reset", "~/pause"];
 
 impl Topics {
     /// Those of a node of this name and namespace.
@@ -108,9 +115,14 @@ impl Topics {
             },
             instruction: instruction("instruction", "inf_mllm/msg/Instruction")?,
             instruction_text: instruction("instruction_text", "std_msgs/msg/String")?,
+            statistics: resolve(STATISTICS)?,
             published: PUBLISHED
                 .into_iter()
                 .map(resolve)
+                .collect::<Result<_, _>>()?,
+            services: SERVICES
+                .into_iter()
+                .map(|service| arguments.resolve_service(service, name, namespace))
                 .collect::<Result<_, _>>()?,
         })
     }

@@ -44,6 +44,8 @@ pub struct StreamStats {
     /// Ages of the frames of which at least half of the slots is kept.
     pub ages: Ages,
     pub paused: bool,
+    /// The last frame did not fit beside what is kept for good.
+    pub memory_full: bool,
     /// Instructions in the queue.
     pub instructions_waiting: usize,
     pub instructions_received: u64,
@@ -64,11 +66,22 @@ impl StreamStats {
         *self.rejected_by_reason.entry(error.reason()).or_default() += 1;
     }
 
+    /// Of the rejected frames, those that there was nothing wrong with: the model could not take them, or the memory was full.
+    pub fn frames_not_taken(&self) -> u64 {
+        let count = |reason| self.rejected_by_reason.get(reason).copied().unwrap_or(0);
+        count("model") + count(PushError::FULL)
+    }
+
+    /// Images that were refused for what they are.
+    pub fn images_refused(&self) -> u64 {
+        self.frames_rejected - self.frames_not_taken()
+    }
+
     /// Good frames that were decided on.
     pub fn frames_decided(&self) -> u64 {
         let skipped = &self.frames_skipped;
         let skipped = skipped.rate + skipped.unchanged + skipped.paused;
-        self.frames_used + self.frames_superseded + skipped
+        self.frames_used + self.frames_superseded + skipped + self.frames_not_taken()
     }
 }
 

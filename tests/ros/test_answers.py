@@ -146,7 +146,7 @@ def test_a_reset_cuts_a_running_answer_off(start: Start) -> None:
     client.show(pictures.raw())
     for index in range(20):
         client.instruct("What is in view?", id=f"i{index}", max_new_tokens=100_000)
-    client.wait(lambda: bool(client.deltas), "the first piece of an answer")
+    client.wait(lambda: any(delta.text for delta in client.deltas), "the first piece of an answer")
     # The queue holds 8: what does not fit in has been refused.
     assert client.reset().success
     client.wait(lambda: len(client.answers) >= 20, "all answers")

@@ -103,13 +103,24 @@ def test_an_instruction_of_a_megabyte_is_refused_at_once(start: Start) -> None:
     assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
 
 
-def test_an_id_of_a_megabyte_is_refused_and_not_echoed_whole(start: Start) -> None:
+@pytest.mark.parametrize(("id", "length"), [("\u00e9" * 500_000, 1_000_000), ("a" * 257, 257)], ids=["megabyte", "257"])
+def test_an_id_that_is_too_long_is_refused_and_no_part_of_it_echoed(start: Start, id: str, length: int) -> None:
     _, client = start()
     client.show(pictures.raw())
-    answer = client.ask("What is in view?", id="\u00e9" * 500_000)
+    answer = client.ask("What is in view?", id=id)
     assert answer.finish_reason == Reasoning.FINISH_ERROR
-    assert "instruction id is 1000000 bytes long, expected at most 256" in answer.error
-    assert answer.instruction_id == "\u00e9" * 256
+    assert f"instruction id is {length} bytes long, expected at most 256" in answer.error
+    assert answer.instruction_id == ""
+    client.wait(lambda: any(delta.done for delta in client.deltas), "the last piece")
+    assert {delta.instruction_id for delta in client.deltas} == {""}
+
+
+def test_the_longest_id_is_echoed_whole(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    longest = "\u00e9" * 128
+    answer = client.ask("What is in view?", id=longest)
+    assert (answer.finish_reason, answer.instruction_id) == (Reasoning.FINISH_STOP, longest)
 
 
 @pytest.mark.parametrize("plain", [False, True])

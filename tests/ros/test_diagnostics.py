@@ -5,6 +5,7 @@ import pytest
 from client import Client
 from conftest import Start
 from diagnostic_msgs.msg import DiagnosticStatus
+from inf_mllm.msg import Reasoning
 from std_srvs.srv import SetBool
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -81,11 +82,27 @@ def test_a_paused_node_is_well(start: Start) -> None:
     assert wait_for(client, "camera", OK).message == "paused"
 
 
-def test_a_full_memory_is_an_error(start: Start) -> None:
-    _, client = start({"policy": "full", "budget": 96})
+def test_a_full_memory_under_policy_full_is_said_once_and_shown_until_the_reset(start: Start) -> None:
+    process, client = start({"policy": "full", "budget": 96})
     for sec in range(8):
         client.show(pictures.raw(sec=sec))
-    assert "could not be taken" in wait_for(client, "memory", ERROR).message
+    stats = client.fresh_stats()
+    message = f"full with {stats.used} of 96 slots: policy full evicts nothing, so nothing more is taken until ~/reset"
+    assert wait_for(client, "memory", WARN).message == message
+    assert dict(zip(stats.reject_reasons, stats.reject_counts, strict=True)) == {"full": stats.frames_rejected}
+    warnings = [line for line in process.lines if "the cache is full: " in line]
+    assert len(warnings) == 1, warnings
+    assert "[WARN]" in warnings[0]
+    assert "policy full never evicts; nothing more is taken until a reset" in warnings[0]
+    answer = client.ask("What is in view? " * 2)
+    assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert "policy full never evicts" in answer.error
+    assert client.reset().success
+    wait_for(client, "memory", OK)
+    for sec in range(10, 18):
+        client.show(pictures.raw(sec=sec))
+    wait_for(client, "memory", WARN)
+    assert len([line for line in process.lines if "nothing more is taken until a reset" in line]) == 2
 
 
 @pytest.mark.parametrize("namespace", ["", "/robot"])

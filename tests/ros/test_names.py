@@ -2,7 +2,9 @@
 
 import pictures
 import pytest
+import rclpy
 from conftest import Start
+from test_diagnostics import OK, WARN, wait_for
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -60,3 +62,25 @@ def test_simulated_time(start: Start) -> None:
     answer = client.ask("What is in view?")
     age = answer.newest_frame_age
     assert (answer.header.stamp.sec, age.sec, age.nanosec) == (240, 10, 500_000_000)
+
+
+def test_another_node_of_the_same_name_is_warned_of(start: Start, domain: int) -> None:
+    first, client = start()
+    status = wait_for(client, "instructions", OK)
+    second, _ = start()
+    status = wait_for(client, "instructions", WARN)
+    assert "another node is called /inf_mllm" in status.message
+    for process in (first, second):
+        client.wait(lambda p=process: "another node is called /inf_mllm" in p.log, "the warning")
+    second.stop()
+    client.wait(lambda: "no other node is called /inf_mllm any longer" in first.log, "the end of the warning", 30.0)
+    assert first.log.count("another node is called") == 1
+    # Not one of this kind, and with nothing in common but the name.
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    try:
+        other = rclpy.create_node("inf_mllm", context=context)
+        client.wait(lambda: first.log.count("another node is called") == 2, "the second warning")
+        other.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)

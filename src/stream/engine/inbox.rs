@@ -12,7 +12,7 @@ use crate::stream::stats::StreamStats;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
 pub const MAX_INSTRUCTION_BYTES: usize = 64 * 1024;
-/// The longest id of an instruction, bytes; it is echoed in every piece of the answer.
+/// The longest id of an instruction, bytes; it is echoed in every piece of the answer. A longer one is refused, and not echoed.
 pub const MAX_ID_BYTES: usize = 256;
 
 /// Frames of the last this long make up `frames_per_second`.
@@ -152,9 +152,11 @@ impl Inbox {
 
     /// Answers an instruction with an error, in its turn.
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
-        // Only the id is echoed, and no more of it than anybody could have meant as one.
+        // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
-        instruction.id = instruction.id.chars().take(MAX_ID_BYTES).collect();
+        if instruction.id.len() > MAX_ID_BYTES {
+            instruction.id.clear();
+        }
         self.refused.push_back((instruction, reason));
     }
 
@@ -346,7 +348,7 @@ mod tests {
             inbox.offer(image(offset + now), now * MS, &mut stats).unwrap();
             model.work(&mut inbox, now, &mut stats);
             prop_assert!(inbox.frame.is_none() && inbox.jumped.is_none());
-            prop_assert_eq!(stats.frames_received, stats.frames_decided() + stats.frames_rejected);
+            prop_assert_eq!(stats.frames_received, stats.frames_decided() + stats.images_refused());
             // Jumps between two frames taken are one epoch.
             prop_assert!((model.epochs > 0) == (made > 0));
             prop_assert!(model.used.windows(2).all(|pair| pair[0] < pair[1]));

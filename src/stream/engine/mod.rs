@@ -72,7 +72,17 @@ struct Shared {
 impl Shared {
     /// Counts a refused frame and says so in the log, though not of each of many.
     fn reject(&self, error: &PushError) {
-        lock(&self.stats).reject(error);
+        {
+            let mut stats = lock(&self.stats);
+            stats.reject(error);
+            if error.reason() == PushError::FULL {
+                // What stays so until a reset is said once.
+                if !std::mem::replace(&mut stats.memory_full, true) {
+                    tracing::warn!("frame not taken: {error}; nothing more is taken until a reset, and a larger budget or another policy goes on longer");
+                }
+                return;
+            }
+        }
         let due = lock(&self.complaints).due(error.reason(), Instant::now());
         match (due, error) {
             (None, _) => {}

@@ -86,7 +86,8 @@ impl Worker {
             error.to_string()
         })?;
         lock(&self.shared.inbox).forget_stamps();
-        let stats = lock(&self.shared.stats);
+        let mut stats = lock(&self.shared.stats);
+        stats.memory_full = false;
         self.before = (stats.frames_received, stats.frames_rejected);
         Ok(())
     }
@@ -100,6 +101,7 @@ impl Worker {
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
                 stats.frames_used += 1;
+                stats.memory_full = false;
                 stats.frame_wait = waited;
                 stats.transport_ns = image.arrival_ns.saturating_sub(image.stamp_ns);
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Tensor};
 
 use super::{Chunk, Session};
-use crate::cache::PolicyKind;
+use crate::cache::{CacheError, PolicyKind};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Generation, Instruction};
 
@@ -128,10 +128,7 @@ impl Session {
         let ids = self.encode(&text)?;
         run.answer.prompt_tokens = ids.len();
         if ids.len() > self.cache.longest_turn() {
-            return Err(AskError::TooLong {
-                tokens: ids.len(),
-                room: self.cache.longest_turn(),
-            });
+            return Err(self.no_room(ids.len()));
         }
         let started = Instant::now();
         if ids.len() > self.cache.plan().recent {
@@ -168,6 +165,23 @@ impl Session {
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
         Ok(finish)
+    }
+
+    /// Why an instruction of this many tokens does not fit: it is too long, or what is kept for good leaves too little.
+    fn no_room(&self, tokens: usize) -> AskError {
+        let usage = self.cache.usage();
+        match self.config.cache.policy {
+            PolicyKind::Full => ModelError::from(CacheError::Full {
+                used: usage.used,
+                budget: usage.budget,
+                needed: tokens,
+            })
+            .into(),
+            _ => AskError::TooLong {
+                tokens,
+                room: self.cache.longest_turn(),
+            },
+        }
     }
 
     /// Logits over the vocabulary for one hidden state (`[1, hidden]`).

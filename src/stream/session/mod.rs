@@ -94,9 +94,13 @@ impl PushError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Frame(error) => error.reason(),
+            Self::Model(ModelError::Cache(CacheError::Full { .. })) => Self::FULL,
             Self::Model(_) => "model",
         }
     }
+
+    /// The reason of a frame for which a policy that never evicts has no room.
+    pub const FULL: &str = "full";
 }
 
 /// What became of a frame that could have been used.
