@@ -225,3 +225,23 @@ fn a_picture_of_any_size_is_prepared_by_every_family_within_bounds() {
         }
     });
 }
+
+/// Pictures that the published processor refuses (`smart_resize`: more than 200 times as long as wide) keep to the most pixels of the
+/// configuration.
+#[test]
+fn a_line_takes_no_more_tokens_than_the_qwen_families_largest_picture() {
+    for (name, most_pixels, square) in [
+        ("qwen2_vl", 1260, 6),
+        ("qwen2_5_vl", 1260, 6),
+        ("qwen3_vl", 1920, 8),
+    ] {
+        let vision = load(&golden("families").join(name)).vision;
+        for size in [(15_000_000, 1), (1, 15_000_000), (201, 1), (16_384, 40)] {
+            for view in [View::Image { of: 1 }, View::Frame] {
+                let tokens = vision.tokens(&vision.layout(size, view));
+                let most = most_pixels / (square * square);
+                assert!((1..=most).contains(&tokens), "{name}, {size:?}: {tokens}");
+            }
+        }
+    }
+}
