@@ -6,9 +6,9 @@ use std::process::{Command, Output};
 
 use byteorder::LittleEndian;
 use candle_core::{DType, Tensor};
-use serde::Serialize;
 use serde_json::Value;
 
+use crate::bags::{serialized, Header, RawImage};
 use crate::support::{deviation, golden, json, tensors, tiny_dir};
 
 fn run(args: &[&str]) -> Output {
@@ -112,24 +112,6 @@ fn forward_writes_the_numbers_of_transformers() {
     }
 }
 
-#[derive(Serialize)]
-struct Header {
-    sec: i32,
-    nanosec: u32,
-    frame_id: &'static str,
-}
-
-#[derive(Serialize)]
-struct RawImage {
-    header: Header,
-    height: u32,
-    width: u32,
-    encoding: &'static str,
-    is_bigendian: u8,
-    step: u32,
-    data: Vec<u8>,
-}
-
 /// A bag of `frames` raw images, ten per second, of which number `bad` holds too little data.
 fn write_bag(dir: &Path, frames: u32, bad: u32) {
     let file = fs::File::create(dir.join("bag.mcap")).unwrap();
@@ -155,8 +137,7 @@ fn write_bag(dir: &Path, frames: u32, bad: u32) {
             step: 36,
             data: pixel.repeat(if i == bad { 7 } else { 120 }),
         };
-        let mut data = vec![0, 1, 0, 0];
-        data.extend(cdr_encoding::to_vec::<_, LittleEndian>(&message).unwrap());
+        let data = serialized::<LittleEndian>(&message, 1);
         let time = u64::from(i) * 100_000_000;
         let header = mcap::records::MessageHeader {
             channel_id: channel,

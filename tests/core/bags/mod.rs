@@ -26,21 +26,21 @@ const MS: u64 = 1_000_000;
 const SIDE: u32 = 12;
 
 #[derive(Serialize)]
-struct Header {
-    sec: i32,
-    nanosec: u32,
-    frame_id: &'static str,
+pub struct Header {
+    pub sec: i32,
+    pub nanosec: u32,
+    pub frame_id: &'static str,
 }
 
 #[derive(Serialize)]
-struct RawImage {
-    header: Header,
-    height: u32,
-    width: u32,
-    encoding: &'static str,
-    is_bigendian: u8,
-    step: u32,
-    data: Vec<u8>,
+pub struct RawImage {
+    pub header: Header,
+    pub height: u32,
+    pub width: u32,
+    pub encoding: &'static str,
+    pub is_bigendian: u8,
+    pub step: u32,
+    pub data: Vec<u8>,
 }
 
 /// An image whose stamp says which it is: number `i` of ten per second from 100 s on.
@@ -65,7 +65,8 @@ fn image(i: u32, encoding: &'static str) -> RawImage {
     }
 }
 
-fn serialized<B: ByteOrder>(image: &RawImage, order: u8) -> Vec<u8> {
+/// A message with its CDR header, whose second byte is the byte order `B`: 1 for little-endian.
+pub fn serialized<B: ByteOrder>(image: &RawImage, order: u8) -> Vec<u8> {
     let mut bytes = vec![0, order, 0, 0];
     bytes.extend(cdr_encoding::to_vec::<_, B>(image).unwrap());
     bytes
