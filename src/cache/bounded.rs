@@ -134,7 +134,7 @@ impl BoundedCache {
     pub fn longest_turn(&self) -> usize {
         let plan = &self.shared.plan;
         match self.shared.policy.evicts() {
-            true => plan.recent.max(plan.slack),
+            true => plan.longest_turn(),
             false => plan.budget - self.len(),
         }
     }

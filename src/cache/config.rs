@@ -1,10 +1,9 @@
 //! The cache's parameters, and the slot arithmetic that follows from them.
 
-use std::str::FromStr;
-
 use candle_core::DType;
 
 use super::attention::Kernel;
+use super::parameter::{choice, parameters, TOKENS};
 use super::policy::{BiasForm, Evidence, PlusConfig, Policy, PolicyKind};
 use super::queries::QuerySource;
 use super::tensor_error::TensorError;
@@ -25,12 +24,6 @@ pub enum CacheError {
         used: usize,
         budget: usize,
         needed: usize,
-    },
-    #[error("{name} is unknown as {what}, expected one of {expected}")]
-    Unknown {
-        what: &'static str,
-        name: String,
-        expected: String,
     },
     #[error("tensor operation in the cache: {0}")]
     Tensor(TensorError),
@@ -78,20 +71,7 @@ impl Scope {
     }
 }
 
-impl FromStr for Scope {
-    type Err = CacheError;
-
-    fn from_str(s: &str) -> Result<Self, CacheError> {
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.name() == s)
-            .ok_or_else(|| CacheError::Unknown {
-                what: "scope",
-                name: s.to_string(),
-                expected: Self::ALL.map(Self::name).join(", "),
-            })
-    }
-}
+choice!(Scope);
 
 /// What keys and values are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +84,8 @@ pub enum KvStorage {
 }
 
 impl KvStorage {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::F32, Self::F16];
+
     /// As parameters name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -123,80 +105,62 @@ impl KvStorage {
     }
 }
 
-impl FromStr for KvStorage {
-    type Err = CacheError;
+choice!(KvStorage);
 
-    fn from_str(s: &str) -> Result<Self, CacheError> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            _ => Err(CacheError::Unknown {
-                what: "kv_storage",
-                name: s.to_string(),
-                expected: "auto, f32, f16".to_string(),
-            }),
-        }
+parameters! {
+    section "Memory";
+    /// Parameters of a bounded cache; all counts are in tokens (slots).
+    #[derive(Debug, Clone)]
+    pub struct CacheConfig {
+        /// What stays in the cache: everything until the budget is used up and no frame is taken any more (full), the newest tokens
+        /// (window), first and newest tokens (streaming_llm), what got attention, as the papers have it (h2o, tova, snapkv),
+        /// attention with an age bias (inf_mllm), the same with the further rules below (inf_mllm_plus), or nothing but the last
+        /// frames, fed again for every question (last_frames).
+        policy: PolicyKind = PolicyKind::InfMllm;
+        /// Slots per layer, a hard bound: at most the model's longest input, and at least what the system prompt, one frame and a
+        /// short question need. Memory for all of them is allocated at the start.
+        budget: usize = 512, range 1..=TOKENS, unit "tokens";
+        /// Slots that a compaction leaves free; 0: 1 for h2o, an eighth of the budget for the others. More: fewer compactions, shorter
+        /// memory.
+        slack: usize = 0, range 0..=TOKENS, unit "tokens",
+            read by [Window, StreamingLlm, H2o, Tova, SnapKv, InfMllm, InfMllmPlus, LastFrames];
+        /// First tokens of the stream that are never evicted, even without a system prompt; a longer system turn covers them.
+        sinks: usize = 4, range 0..=TOKENS, unit "tokens", read by [StreamingLlm, InfMllm, InfMllmPlus];
+        /// Newest tokens that a compaction always keeps; 0: half of what is kept, five eighths for inf_mllm_plus.
+        n_recent: usize = 0, range 0..=TOKENS, unit "tokens", read by [InfMllm, InfMllmPlus];
+        /// Newest queries whose attention scores the cached keys; at most `n_recent` of them are used.
+        query_window: usize = 32, range 1..=TOKENS, unit "tokens", read by [InfMllm, InfMllmPlus];
+        /// Which queries these are: the newest, whatever they are (stream), or those of the newest instruction, asked again at the end
+        /// of the stream (instruction).
+        query_source: QuerySource = QuerySource::Stream, read by [InfMllm, InfMllmPlus];
+        /// Weight of the age bias: older tokens are worth that much less. For slope the bias per token of age, for range that of the
+        /// oldest candidate.
+        bias: f64 = 0.002, range 0.0..=1e6, unit "mean candidate scores", read by [InfMllm, InfMllmPlus];
+        /// What the bias multiplies: a token's age in tokens (slope), or its place between the newest and the oldest candidate (range).
+        bias_form: BiasForm = BiasForm::Slope, read by [InfMllm];
+        /// What shares one set of kept tokens: a KV head, the KV heads of a layer, or all layers (model); auto: layer for inf_mllm,
+        /// model for inf_mllm_plus. The other policies have that of their paper.
+        scope: Scope = Scope::Auto, read by [InfMllm, InfMllmPlus];
+        /// Factor by which the sums of h2o fade with each query; 1: never, as published.
+        h2o_decay: f64 = 1.0, range 0.001..=1.0, read by [H2o];
+        /// Newest borders of turns that no policy evicts.
+        protect_boundaries: usize = 0, range 0..=TOKENS, unit "tokens",
+            read by [Window, StreamingLlm, H2o, Tova, SnapKv, InfMllm, InfMllmPlus, LastFrames];
+        /// Decoder layer from which on image tokens are left out (visual-token withdrawal, arXiv 2405.05803); 0: none. Saves memory and
+        /// time.
+        withdraw_layer: usize = 0, range 0..=TOKENS;
+        /// Frames that last_frames feeds again for a question.
+        last_frames: usize = 4, range 1..=TOKENS, unit "frames", read by [LastFrames];
+        /// What keys and values are stored as; auto: as the model computes; f16: half the memory of f32, sums stay in f32.
+        storage: KvStorage = KvStorage::Auto, name "kv_storage";
     }
-}
-
-/// Parameters of a bounded cache; all counts are in tokens (slots).
-#[derive(Debug, Clone)]
-pub struct CacheConfig {
-    pub policy: PolicyKind,
-    /// Slots allocated per layer, a hard bound.
-    pub budget: usize,
-    /// Slots that a compaction leaves free; 0: as the policy has it, an eighth of the budget for most.
-    pub slack: usize,
-    /// First tokens of the stream that streaming_llm and inf_mllm never evict, even without a system prompt.
-    pub sinks: usize,
-    /// Newest tokens that a compaction of inf_mllm always keeps; 0: half of what is kept, five eighths for inf_mllm_plus.
-    pub n_recent: usize,
-    /// Newest queries that score the cached keys; at most `n_recent` of them are used.
-    pub query_window: usize,
-    /// Weight of the age bias: for `range` the bias of the oldest candidate, for `slope` the bias per token of age,
-    /// both in units of the mean candidate score.
-    pub bias: f64,
-    pub bias_form: BiasForm,
-    /// What shares a kept set of inf_mllm (auto: layer) or inf_mllm_plus (auto: model). The other policies have that of their paper.
-    pub scope: Scope,
-    /// Which queries fill the query window of inf_mllm.
-    pub query_source: QuerySource,
-    /// Factor by which h2o's sums fade with each query; 1: never, as published.
-    pub h2o_decay: f64,
-    /// What inf_mllm_plus has beyond inf_mllm.
-    pub plus: PlusConfig,
-    /// Newest borders of turns that no policy evicts, tokens.
-    pub protect_boundaries: usize,
-    /// Layer from which on visual tokens are left out (visual-token withdrawal, arXiv 2405.05803); 0: none.
-    pub withdraw_layer: usize,
-    /// Frames that last_frames encodes again for a question.
-    pub last_frames: usize,
-    pub storage: KvStorage,
-    pub kernel: Kernel,
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        Self {
-            policy: PolicyKind::InfMllm,
-            budget: 512,
-            slack: 0,
-            sinks: 4,
-            n_recent: 0,
-            query_window: 32,
-            bias: 0.002,
-            bias_form: BiasForm::Slope,
-            scope: Scope::Auto,
-            query_source: QuerySource::Stream,
-            h2o_decay: 1.0,
-            plus: PlusConfig::default(),
-            protect_boundaries: 0,
-            withdraw_layer: 0,
-            last_frames: 4,
-            storage: KvStorage::Auto,
-            kernel: Kernel::Fused,
-        }
+    parts {
+        /// What inf_mllm_plus has beyond inf_mllm.
+        plus: PlusConfig;
+    }
+    others {
+        /// Fused, or eager as a reference.
+        kernel: Kernel = Kernel::Fused;
     }
 }
 
@@ -308,6 +272,11 @@ impl Plan {
     /// Slots in use right after a compaction.
     pub fn keep(&self) -> usize {
         self.budget - self.slack
+    }
+
+    /// The longest turn that can be attended to as a whole before any of it may be evicted, tokens.
+    pub fn longest_turn(&self) -> usize {
+        self.recent.max(self.slack)
     }
 
     /// The rank from which on tokens stand `gap` farther on once tokens have been evicted, if there are such.

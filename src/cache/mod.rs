@@ -1,6 +1,7 @@
 //! The bounded KV cache: what is stored, scored and evicted, for any decoder.
 //!
-//! - `config`: the parameters and the slot arithmetic that follows from them (budget, slack, prefix, recent, relevant)
+//! - `parameter`: what a parameter is, and the macro that defines a configuration by a list of them
+//! - `config`: the cache's parameters, and the slot arithmetic that follows from them (budget, slack, prefix, recent, relevant)
 //! - `policy`: the eviction policies, one file each
 //! - `bounded`: all layers together, the order of a turn, marks to go back to
 //! - `shape`: what the cache must know of the decoder
@@ -30,6 +31,7 @@ mod journal;
 mod kernel;
 mod layer;
 mod likeness;
+pub mod parameter;
 pub mod policy;
 mod queries;
 mod report;

@@ -1,12 +1,11 @@
 //! The ring of the last raw queries of a layer, from which scores are computed at a compaction.
 
 use std::ops::Range;
-use std::str::FromStr;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::config::CacheError;
 use super::journal::SavedRows;
+use super::parameter::choice;
 use super::slots::Token;
 
 /// Which queries score the cached keys.
@@ -19,6 +18,8 @@ pub enum QuerySource {
 }
 
 impl QuerySource {
+    pub const ALL: [Self; 2] = [Self::Stream, Self::Instruction];
+
     /// As parameters name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -28,21 +29,7 @@ impl QuerySource {
     }
 }
 
-impl FromStr for QuerySource {
-    type Err = CacheError;
-
-    fn from_str(s: &str) -> std::result::Result<Self, CacheError> {
-        match s {
-            "stream" => Ok(Self::Stream),
-            "instruction" => Ok(Self::Instruction),
-            _ => Err(CacheError::Unknown {
-                what: "query_source",
-                name: s.to_string(),
-                expected: "stream, instruction".to_string(),
-            }),
-        }
-    }
-}
+choice!(QuerySource);
 
 /// The newest `window` queries before rotation, overwritten in place.
 #[derive(Debug)]

@@ -31,6 +31,7 @@ pub mod variant;
 
 use std::path::PathBuf;
 
+use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, TensorError};
 use crate::model::ModelError;
 
@@ -45,6 +46,8 @@ pub enum EvalError {
         value: String,
         expected: String,
     },
+    #[error(transparent)]
+    Given(#[from] ParameterError),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]

@@ -59,12 +59,12 @@ pub mod vision;
 pub mod weights;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
 
 use chooser::ChoiceError;
 
+use crate::cache::parameter::{choice, ParameterError};
 use crate::cache::{CacheError, TensorError};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
@@ -72,6 +72,8 @@ use crate::cache::{CacheError, TensorError};
 pub enum ModelError {
     #[error("model directory {dir}: {what}")]
     Directory { dir: PathBuf, what: String },
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
     #[error("{file}: {what}")]
     File { file: PathBuf, what: String },
     #[error("{file}: {field} is {value}, expected {expected}")]
@@ -112,6 +114,8 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Cuda];
+
     /// As parameters name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -169,17 +173,4 @@ pub fn device_name(device: &Device) -> String {
     }
 }
 
-impl FromStr for DeviceKind {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            _ => Err(format!(
-                "{s} is unknown as device, expected one of auto, cpu, cuda"
-            )),
-        }
-    }
-}
+choice!(DeviceKind);

@@ -1,11 +1,11 @@
 //! The type that a model computes in.
 
 use std::fmt::{self, Display, Formatter};
-use std::str::FromStr;
 
 use candle_core::{DType, Device};
 
 use super::weights::Source;
+use crate::cache::parameter::choice;
 
 /// The type of the arithmetic, as parameters name it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,18 +63,4 @@ impl Display for Precision {
     }
 }
 
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == s)
-            .ok_or_else(|| {
-                format!(
-                    "{s} is unknown as dtype, expected one of {}",
-                    Self::ALL.map(Self::name).join(", ")
-                )
-            })
-    }
-}
+choice!(Precision);

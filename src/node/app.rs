@@ -1,12 +1,12 @@
 //! Start, the loop, and a clean end.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use r2r::std_srvs::srv::{SetBool, Trigger};
-use r2r::{ParameterValue, QosProfile};
+use r2r::QosProfile;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -16,10 +16,11 @@ use super::logging::{self, Log};
 use super::names::{last_error, RosArguments};
 use super::namesakes::Namesakes;
 use super::outputs::{Answers, Event, Sender, Statistics};
-use super::params::{Parameters, SYSTEM_PROMPT};
+use super::params;
 use super::publishers::Watch;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
+use crate::parameters::NodeConfig;
 use crate::stream::{inspect, Engine, EngineError, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
@@ -99,30 +100,28 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         name,
         namespace,
     } = start;
-    let parameters = Parameters::from_given(&arguments.parameters(name, namespace)?)?;
-    let (handler, changes) = ros(
-        "parameter services",
-        node.make_derived_parameter_handler(Arc::new(Mutex::new(parameters.clone()))),
-    )?;
-    runtime.spawn(handler);
+    let config = params::configure(&arguments.parameters(name, namespace)?)?;
+    if config.ros.use_sim_time {
+        let time = node.get_time_source();
+        ros("use_sim_time", time.enable_sim_time(node))?;
+    }
 
     let answers = Answers::advertise(node)?;
     let statistics = Statistics::advertise(node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
-    let session = parameters.session()?;
+    let session = params::session(&config)?;
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
-    parameters.check_prompts(engine.prompt_check().clone());
 
     serve_reset(runtime, node, engine.clone())?;
     serve_pause(runtime, node, engine.clone())?;
-    runtime.spawn(follow_parameters(changes, engine.clone()));
-    let topics = Topics::of(arguments, name, namespace, &parameters)?;
-    let mut inputs = Inputs::subscribe(node, &topics, parameters.compressed())?;
+    params::serve(runtime, node, config.clone(), engine.clone())?;
+    let topics = Topics::of(arguments, name, namespace, &config.ros)?;
+    let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
     let mut watch = Watch::new(&topics);
-    let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let mut diagnostics = Diagnostics::advertise(node, &parameters, &engine, &topics.image)?;
+    let stats_period = Duration::from_secs_f64(config.ros.stats_period);
+    let mut diagnostics = Diagnostics::advertise(node, &config, &engine, &topics.image)?;
     let cameras = diagnostics.cameras();
     let (mut namesakes, others) = (
         Namesakes::new(name, namespace, &topics.statistics),
@@ -136,7 +135,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     runtime.spawn(every(stats_period, move || {
         statistics.publish(&source.stats());
     }));
-    announce(node, &parameters, &engine, &topics);
+    announce(node, &config, &engine, &topics);
 
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
@@ -244,23 +243,6 @@ fn serve_pause(
     Ok(())
 }
 
-/// Hands a changed system prompt to the engine.
-async fn follow_parameters(
-    mut changes: impl Stream<Item = (String, ParameterValue)> + Unpin,
-    engine: Arc<Engine>,
-) {
-    while let Some((name, value)) = changes.next().await {
-        if let (SYSTEM_PROMPT, ParameterValue::String(text)) = (name.as_str(), value) {
-            match engine.set_system_prompt(text) {
-                Ok(()) => {
-                    tracing::info!("system_prompt changed; it takes effect at the next reset")
-                }
-                Err(error) => tracing::error!("system_prompt not changed: {error}"),
-            }
-        }
-    }
-}
-
 /// Does something at once and then again and again, skipping what it was too late for.
 async fn every(period: Duration, mut action: impl FnMut()) {
     let mut ticks = tokio::time::interval(period);
@@ -288,7 +270,7 @@ fn show_checkpoint(session: &SessionConfig) {
 }
 
 /// One line that says what runs.
-fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, topics: &Topics) {
+fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Topics) {
     let stats = engine.stats();
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
@@ -296,9 +278,9 @@ fn announce(node: &r2r::Node, parameters: &Parameters, engine: &Engine, topics: 
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
         services = topics.services.join(", "),
-        model = parameters.model,
+        model = %config.session.model_dir.display(),
         device = engine.hardware(),
-        policy = parameters.cache.policy,
+        policy = %config.session.cache.policy,
         budget_tokens = stats.cache.budget,
         budget_bytes = stats.cache.bytes,
         "ready"

@@ -13,10 +13,10 @@ use r2r::{Publisher, QosProfile};
 use super::messages::{publishable, time};
 use super::namesakes;
 use super::outputs::{advertise, report, RosTime};
-use super::params::Parameters;
 use super::publishers::Publishers;
 use super::topics::Subscription;
 use super::NodeError;
+use crate::parameters::NodeConfig;
 use crate::stream::{Engine, StreamStats};
 
 /// Time between two reports.
@@ -85,7 +85,7 @@ const STALE: u8 = DiagnosticStatus::STALE as u8;
 impl Diagnostics {
     pub fn advertise(
         node: &mut r2r::Node,
-        parameters: &Parameters,
+        config: &NodeConfig,
         engine: &Engine,
         image: &Subscription,
     ) -> Result<Self, NodeError> {
@@ -96,7 +96,7 @@ impl Diagnostics {
             image_topic: image.topic.clone(),
             cameras: Cameras::default(),
             namesakes: Arc::default(),
-            model: parameters.model.clone(),
+            model: config.session.model_dir.display().to_string(),
             device: engine.hardware().to_string(),
             before: StreamStats::default(),
             heard: None,

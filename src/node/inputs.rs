@@ -9,6 +9,7 @@ use r2r::NativeMsg;
 use super::outputs::RosTime;
 use super::topics::{Subscription, Topics};
 use super::{messages, ros, NodeError};
+use crate::parameters::ImageTransport;
 use crate::stream::{CameraImage, Engine, Instruction};
 
 type Messages<T> = Box<dyn Stream<Item = NativeMsg<T>> + Unpin>;
@@ -31,13 +32,12 @@ impl Inputs {
     pub fn subscribe(
         node: &mut r2r::Node,
         topics: &Topics,
-        compressed: bool,
+        transport: ImageTransport,
     ) -> Result<Self, NodeError> {
         Ok(Self {
-            camera: if compressed {
-                Camera::Compressed(subscribe(node, &topics.image)?)
-            } else {
-                Camera::Raw(subscribe(node, &topics.image)?)
+            camera: match transport {
+                ImageTransport::Compressed => Camera::Compressed(subscribe(node, &topics.image)?),
+                ImageTransport::Raw => Camera::Raw(subscribe(node, &topics.image)?),
             },
             instructions: subscribe(node, &topics.instruction)?,
             plain_instructions: subscribe(node, &topics.instruction_text)?,

@@ -1,6 +1,6 @@
 //! The ROS 2 edge: messages in, messages out. Everything that thinks is in `stream`; this folder only translates.
 //!
-//! - `params`: the node's parameters, their defaults and ranges
+//! - `params`: the node's parameters: at the start from files and command line, afterwards by service
 //! - `names`: the command line's ROS arguments: topic names after remapping, and parameters
 //! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
 //! - `messages`: between ROS messages and the stream's types
@@ -25,7 +25,8 @@ mod publishers;
 mod topics;
 
 pub use app::run;
-pub use params::Parameters;
+
+use crate::cache::parameter::ParameterError;
 
 /// Name of the package, and of the node unless it is remapped.
 pub const NAME: &str = "inf_mllm";
@@ -43,13 +44,13 @@ pub enum NodeError {
     Context(String),
     #[error("command line: {0}")]
     Arguments(String),
-    #[error("unknown parameter {name}, expected one of: {expected}")]
-    UnknownParameter { name: String, expected: String },
-    #[error("parameter {name} is {value}, expected {expected}")]
-    Parameter {
-        name: String,
-        value: String,
-        expected: String,
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    #[error("{file}, under {nodes}: {error}")]
+    ParameterFile {
+        file: String,
+        nodes: String,
+        error: ParameterError,
     },
     #[error("{0}")]
     Engine(#[from] crate::stream::EngineError),

@@ -54,6 +54,31 @@ type GetIndices =
 
 const OK: rcl_ret_t = RCL_RET_OK as rcl_ret_t;
 
+/// A parameter that the command line or a parameter file gives to the node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Override {
+    pub name: String,
+    pub value: ParameterValue,
+    /// The parameter file that it stands in, and the node names that it stands under; none for one of the command line itself.
+    pub origin: Option<(String, String)>,
+}
+
+impl Override {
+    /// Whether it is given to whatever nodes a wildcard stands for, which need not have such a parameter.
+    pub fn for_many(&self) -> bool {
+        matches!(&self.origin, Some((_, nodes)) if nodes.contains('*'))
+    }
+}
+
+/// What the command line and the parameter files say.
+#[derive(Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// In their order: of two values with one name the later one holds.
+    pub given: Vec<Override>,
+    /// What may have been meant for the node and is not.
+    pub warnings: Vec<String>,
+}
+
 /// The parsed command line of this process.
 pub struct RosArguments {
     parsed: rcl_arguments_t,
@@ -104,39 +129,43 @@ impl RosArguments {
         }
     }
 
-    /// The parameters that the command line and its parameter files give to a node, in their order: of two values with one
-    /// name the later one holds.
+    /// The parameters that the command line and its parameter files give to a node.
     ///
-    /// Each argument is parsed by itself, since rcl keeps only one of two values of different types, and not the later one.
-    pub fn parameters(
-        &self,
-        node: &str,
-        namespace: &str,
-    ) -> Result<Vec<(String, ParameterValue)>, NodeError> {
+    /// Each argument is parsed by itself: rcl keeps only one of two values of different types, and not the later one, and moves
+    /// the `-p` arguments, which are for all nodes, before the blocks of files that name a node.
+    pub fn parameters(&self, node: &str, namespace: &str) -> Result<Overrides, NodeError> {
         let full = absolute(node, namespace);
-        let mut found = Vec::new();
+        let mut found = Overrides::default();
         let mut ros = false;
         for pair in self.arguments.windows(2) {
-            match pair[0].as_str() {
-                "--ros-args" => ros = true,
-                "--" => ros = false,
-                "-p" | "--param" | "--params-file" if ros => {
-                    let alone = ["", "--ros-args", &pair[0], &pair[1]].map(String::from);
-                    found.extend(Self::parse(&alone)?.overrides(node, &full)?);
+            let file = match pair[0].as_str() {
+                "--ros-args" => {
+                    ros = true;
+                    continue;
                 }
-                _ => {}
-            }
+                "--" => {
+                    ros = false;
+                    continue;
+                }
+                "-p" | "--param" if ros => None,
+                "--params-file" if ros => Some(pair[1].as_str()),
+                _ => continue,
+            };
+            let alone = ["", "--ros-args", &pair[0], &pair[1]].map(String::from);
+            Self::parse(&alone)?.overrides(file, &full, &mut found)?;
         }
         Ok(found)
     }
 
-    /// The parameters for a node of this name and full name.
+    /// The parameters for the node of this full name, which stand in `file`, if in any.
     fn overrides(
         &self,
-        node: &str,
+        file: Option<&str>,
         full: &str,
-    ) -> Result<Vec<(String, ParameterValue)>, NodeError> {
-        let mut found = Vec::new();
+        found: &mut Overrides,
+    ) -> Result<(), NodeError> {
+        let mut others = Vec::new();
+        let mut matched = false;
         // SAFETY: rcl allocates the parameters, whose lists are as long as it says, and frees them at the end.
         unsafe {
             let mut parameters: *mut rcl_params_t = ptr::null_mut();
@@ -145,22 +174,42 @@ impl RosArguments {
                 &mut parameters,
             ))?;
             let Some(given) = parameters.as_ref() else {
-                return Ok(found);
+                return Ok(());
             };
             for i in 0..given.num_nodes {
-                let pattern = CStr::from_ptr(*given.node_names.add(i)).to_string_lossy();
-                if !["/**", "**", node, full].contains(&&*pattern) {
+                let nodes = CStr::from_ptr(*given.node_names.add(i)).to_string_lossy();
+                if !stands_for(&nodes, full) {
+                    others.push(nodes.into_owned());
                     continue;
                 }
+                matched = true;
                 let values = &*given.params.add(i);
                 for j in 0..values.num_params {
                     let name = CStr::from_ptr(*values.parameter_names.add(j)).to_string_lossy();
-                    found.push((name.into_owned(), value(&*values.parameter_values.add(j))));
+                    found.given.push(Override {
+                        name: name.into_owned(),
+                        value: value(&*values.parameter_values.add(j)),
+                        origin: file.map(|file| (file.to_string(), nodes.to_string())),
+                    });
                 }
             }
             rcl_yaml_node_struct_fini(parameters);
         }
-        Ok(found)
+        let name = full.rsplit('/').next();
+        let same_name = |other: &&String| other.rsplit('/').next() == name;
+        if let Some(file) = file {
+            if let Some(other) = others.iter().find(same_name) {
+                found.warnings.push(format!(
+                    "parameter file {file}: what stands under {other} is not for this node, whose name is {full}"
+                ));
+            } else if !matched {
+                found.warnings.push(format!(
+                    "parameter file {file} has nothing for this node, whose name is {full}; it is for: {}",
+                    others.join(", ")
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Index of the first argument, after the program's name, that rcl does not know.
@@ -281,6 +330,25 @@ impl Drop for RosArguments {
     }
 }
 
+/// Whether the node names that parameters stand under are those of a node, by rcl's rules: `*` is any one name, `**` any number of
+/// them, and a name without a slash before it is one of the root namespace.
+fn stands_for(nodes: &str, full: &str) -> bool {
+    let pattern = nodes.trim_start_matches('/').split('/').collect::<Vec<_>>();
+    let names = full.trim_start_matches('/').split('/').collect::<Vec<_>>();
+    all_match(&pattern, &names)
+}
+
+fn all_match(pattern: &[&str], names: &[&str]) -> bool {
+    match (pattern, names) {
+        ([], names) => names.is_empty(),
+        (["**", rest @ ..], names) => (0..=names.len()).any(|n| all_match(rest, &names[n..])),
+        ([first, rest @ ..], [name, names @ ..]) => {
+            (*first == "*" || first == name) && all_match(rest, names)
+        }
+        _ => false,
+    }
+}
+
 fn absolute(topic: &str, namespace: &str) -> String {
     format!("{}/{topic}", namespace.trim_end_matches('/'))
 }
@@ -334,5 +402,46 @@ pub fn last_error() -> String {
             .into_owned();
         rcutils_reset_error();
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stands_for;
+
+    #[test]
+    fn wildcards_stand_for_what_rcl_lets_them_stand_for() {
+        for nodes in [
+            "/**",
+            "**",
+            "/*/inf_mllm",
+            "/robot1/*",
+            "/robot1/**",
+            "/**/inf_mllm",
+            "/*/*",
+            "/robot1/inf_mllm",
+            "robot1/inf_mllm",
+            "/**/robot1/inf_mllm",
+            "/**/robot1/**",
+        ] {
+            assert!(stands_for(nodes, "/robot1/inf_mllm"), "{nodes}");
+        }
+        for nodes in [
+            "/*",
+            "*",
+            "/inf_mllm",
+            "inf_mllm",
+            "/robot1",
+            "/robot1/inf",
+            "/robot2/**",
+            "/*/*/*",
+            "/**/eyes",
+            "/robot1/*/inf_mllm",
+        ] {
+            assert!(!stands_for(nodes, "/robot1/inf_mllm"), "{nodes}");
+        }
+        for nodes in ["/*", "*", "/**", "/inf_mllm", "inf_mllm", "/**/inf_mllm"] {
+            assert!(stands_for(nodes, "/inf_mllm"), "{nodes}");
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use r2r::qos::ReliabilityPolicy;
 
-use super::params::{BEST_EFFORT, RELIABLE};
 use super::topics::{Subscription, Topics};
 use super::NodeError;
+use crate::parameters::Reliability;
 
 /// Time between two looks. A publisher counts as unheard from the second one, as its node's name is found out after its topic.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -52,8 +52,9 @@ impl Publishers {
                 && matches!(other.qos_profile.reliability, ReliabilityPolicy::BestEffort)
             {
                 let parameter = subscription.parameter;
+                let [best_effort, reliable] = Reliability::ALL.map(Reliability::name);
                 publishers.unheard.insert(format!(
-                    "{name} publishes on {topic} with {BEST_EFFORT}, but {parameter} is {RELIABLE}: set it to {BEST_EFFORT}, or the publisher to {RELIABLE}"
+                    "{name} publishes on {topic} with {best_effort}, but {parameter} is {reliable}: set it to {best_effort}, or the publisher to {reliable}"
                 ));
             }
         }

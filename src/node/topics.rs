@@ -6,8 +6,8 @@ use r2r::qos::ReliabilityPolicy;
 use r2r::QosProfile;
 
 use super::names::RosArguments;
-use super::params::{Parameters, BEST_EFFORT, RELIABLE};
 use super::NodeError;
+use crate::parameters::{ImageTransport, Reliability, RosConfig};
 
 /// Instructions that the middleware holds until they are read. It drops the oldest of more than this, unanswered, so it is more
 /// than a user sends in the time that one spin takes.
@@ -43,11 +43,16 @@ impl Subscription {
 
 impl fmt::Display for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reliability = if self.reliable { RELIABLE } else { BEST_EFFORT };
+        let reliability = match self.reliable {
+            true => Reliability::Reliable,
+            false => Reliability::BestEffort,
+        };
         write!(
             f,
-            "{} ({reliability}, keep last {})",
-            self.topic, self.depth
+            "{} ({}, keep last {})",
+            self.topic,
+            reliability.name(),
+            self.depth
         )
     }
 }
@@ -83,10 +88,10 @@ impl Topics {
         arguments: &RosArguments,
         name: &str,
         namespace: &str,
-        parameters: &Parameters,
+        config: &RosConfig,
     ) -> Result<Self, NodeError> {
         let resolve = |topic: &str| arguments.resolve(topic, name, namespace);
-        let compressed = parameters.compressed();
+        let compressed = config.image_transport == ImageTransport::Compressed;
         let image = if compressed {
             arguments.resolve_compressed("image", name, namespace)?
         } else {
@@ -96,7 +101,7 @@ impl Topics {
             Ok::<_, NodeError>(Subscription {
                 topic: resolve(topic)?,
                 message_type,
-                reliable: parameters.instruction_reliability == RELIABLE,
+                reliable: config.instruction_reliability == Reliability::Reliable,
                 depth: HELD_INSTRUCTIONS,
                 parameter: "instruction_reliability",
             })
@@ -109,8 +114,8 @@ impl Topics {
                 } else {
                     "sensor_msgs/msg/Image"
                 },
-                reliable: parameters.image_reliability == RELIABLE,
-                depth: usize::try_from(parameters.image_depth).unwrap_or(1),
+                reliable: config.image_reliability == Reliability::Reliable,
+                depth: config.image_depth,
                 parameter: "image_reliability",
             },
             instruction: instruction("instruction", "inf_mllm/msg/Instruction")?,

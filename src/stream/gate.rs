@@ -2,39 +2,29 @@
 //!
 //! Decided by stamps and pixels alone, so that a replay decides as the running node did.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::cache::parameter::parameters;
 use crate::model::vision::Prepared;
 
-/// What [`GateConfig::frame_rate`] may be.
-pub const FRAME_RATES: RangeInclusive<f64> = 0.0..=1000.0;
-/// What [`GateConfig::min_change`] may be.
-pub const MIN_CHANGES: RangeInclusive<f64> = 0.0..=1.0;
-
-/// What the gate goes by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GateConfig {
-    /// Most frames used per second of stamps; 0: all.
-    pub frame_rate: f64,
-    /// A frame that differs less from the last one used is skipped: mean difference of the pixels at the model's input size,
-    /// 0 to 1; 0: none is.
-    pub min_change: f64,
-    /// A stamp further from the one before than this, seconds, starts a new epoch.
-    pub time_jump_threshold: f64,
-    /// A new epoch starts with an empty memory.
-    pub reset_on_time_jump: bool,
-}
-
-impl Default for GateConfig {
-    fn default() -> Self {
-        Self {
-            frame_rate: 0.0,
-            min_change: 0.0,
-            time_jump_threshold: 10.0,
-            reset_on_time_jump: false,
-        }
+parameters! {
+    section "Frames";
+    /// What the gate goes by.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct GateConfig {
+        /// Most frames used per second, counted by their stamps; 0: all that the model can take.
+        frame_rate: f64 = 0.0, range 0.0..=1000.0, unit "1/s", set Running;
+        /// A frame that differs less from the last one used is skipped (mean difference of the pixels at the model's input size); 0:
+        /// none is. 0.01 keeps a parked robot from filling its memory with one picture.
+        min_change: f64 = 0.0, range 0.0..=1.0, unit "full scale", set Running;
+        /// Stamps that jump by more than this start a new epoch: a looped bag, a restarted simulation, a long gap. A smaller step back
+        /// is an overtaken message, which is refused, unless the next one goes on from there.
+        time_jump_threshold: f64 = 10.0, range 0.1..=1e6, unit "s";
+        /// A new epoch starts with an empty memory (true), or goes on with the one there is (false).
+        reset_on_time_jump: bool = false;
     }
+    parts {}
+    others {}
 }
 
 /// A frame's place in time.
@@ -86,6 +76,11 @@ impl FrameGate {
 
     pub fn config(&self) -> &GateConfig {
         &self.config
+    }
+
+    /// Goes by other settings from the next frame on.
+    pub fn configure(&mut self, config: GateConfig) {
+        self.config = config;
     }
 
     /// Places a frame in time by its stamp.
@@ -149,7 +144,7 @@ impl FrameGate {
 
     /// Takes note of the picture that was used.
     pub fn took(&mut self, picture: Prepared) {
-        self.used = (self.config.min_change > 0.0).then(|| Arc::new(picture));
+        self.used = Some(Arc::new(picture));
     }
 }
 

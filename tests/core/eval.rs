@@ -255,7 +255,7 @@ fn variants_are_read_and_named() {
     for (line, word) in [
         ("lru", "lru"),
         ("window:slack", "window:slack"),
-        ("window:slack=x", "slack=x"),
+        ("window:slack=x", "slack is x"),
         ("window:colour=1", "colour"),
     ] {
         let error = variant::parse(line, &base).err().unwrap().to_string();

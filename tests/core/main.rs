@@ -21,6 +21,7 @@ mod golden_forward;
 mod inspect;
 mod llava;
 mod loading;
+mod parameters;
 mod pictures;
 mod preprocess;
 mod published;

@@ -113,6 +113,12 @@ class Client:
         while time.monotonic() < deadline:
             self._executor.spin_once(timeout_sec=0.01)
 
+    def subscribe(self, message: type, topic: str, take: Callable[[Any], None], qos: QoSProfile) -> None:
+        """Listens to a further topic, and waits until somebody publishes there."""
+        subscription = self._node.create_subscription(message, topic, take, qos)
+        self._subscriptions.append(subscription)
+        self.wait(lambda: subscription.get_publisher_count() > 0, f"a publisher of {topic}")
+
     def publish(self, image: Image | CompressedImage | bytes) -> None:
         self._image.publish(image)
 

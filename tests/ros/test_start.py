@@ -38,13 +38,13 @@ def refusal(
         ("budget", 10, "at least"),
         ("sinks", -1, "an integer, 0 to"),
         ("query_window", 0, "an integer, 1 to"),
-        ("bias", -0.5, "a number, 0 to"),
+        ("bias", -0.5, "a number, 0.0 to"),
         ("max_new_tokens", 0, "an integer, 1 to"),
-        ("temperature", -1.5, "a number, 0 to"),
+        ("temperature", -1.5, "a number, 0.0 to"),
         ("queue_size", 0, "an integer, 1 to"),
         ("stats_period", 0.0, "a number, 0.01 to"),
-        ("frame_rate", -1.5, "a number, 0 to"),
-        ("min_change", 1.5, "a number, 0 to 1"),
+        ("frame_rate", -1.5, "a number, 0.0 to"),
+        ("min_change", 1.5, "a number, 0.0 to 1.0"),
         ("time_jump_threshold", 0.05, "a number, 0.1 to"),
         (
             "policy",
@@ -96,7 +96,7 @@ def test_the_last_of_two_values_holds_whatever_their_types(start: Start) -> None
 @pytest.mark.usefixtures("domain")
 def test_an_unknown_parameter() -> None:
     log = refusal({"bugdet": 256})
-    assert "unknown parameter bugdet, expected one of: " in log
+    assert "unknown parameter bugdet (is budget meant?), expected one of: " in log
     assert "budget" in log
 
 

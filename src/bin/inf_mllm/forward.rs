@@ -9,12 +9,10 @@ use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::family::{model_type, Family};
 use inf_mllm::model::mllm::Mllm;
-use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::vision::{ImageFeatures, View};
-use inf_mllm::model::weights::Quantization;
 
-use crate::args::DeviceArgs;
+use crate::args::{Compared, Given};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,31 +29,26 @@ pub struct Args {
     /// The images are frames of a video.
     #[arg(long)]
     frames: bool,
-    /// Type of the arithmetic: auto, f32, f16, bf16.
-    #[arg(long, default_value_t = Precision::F32)]
-    dtype: Precision,
-    /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
-    #[arg(long, default_value_t)]
-    quantization: Quantization,
     #[command(flatten)]
-    device: DeviceArgs,
+    given: Given<Compared>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let device = args.device.device.open()?;
+    let config = args.given.config()?;
+    let device = config.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let inputs = candle_core::safetensors::load(&args.inputs, &Device::Cpu)
         .with_context(|| format!("inputs {}", args.inputs.display()))?;
     let ids = input_ids(&inputs)?;
     let mut outputs = HashMap::new();
     let (decoder, shape, input, marks) = if Family::of(&model_type(&checkpoint)?).is_some() {
-        let model = Mllm::load(&checkpoint, args.quantization, args.dtype, &device)?;
+        let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
         let images = images(&model, &inputs, args.frames, &mut outputs)?;
         let chunk = model.embed(&ids, &images)?;
         let marks = chunk.marks();
         (model.decoder, model.shape, chunk.embedded, marks)
     } else {
-        let model = TextModel::load(&args.model, args.quantization, args.dtype, &device)?;
+        let model = TextModel::load(&args.model, config.quantization, config.dtype, &device)?;
         let x = model.decoder.embed(&ids)?;
         let marks = vec![Mark::default(); ids.len()];
         (model.decoder, model.shape, x.into(), marks)

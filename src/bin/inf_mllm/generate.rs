@@ -9,14 +9,13 @@ use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, M
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::mllm::Mllm;
-use inf_mllm::model::precision::Precision;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
-use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::grammar::{ChatFormat, Grammar};
+use inf_mllm::stream::SessionConfig;
 use serde_json::json;
 
-use crate::args::{CacheArgs, DeviceArgs};
+use crate::args::{Given, Prompted};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,39 +31,30 @@ pub struct Args {
     /// System turn in front; none if not given.
     #[arg(long)]
     system: Option<String>,
-    /// Longest answer, tokens.
-    #[arg(long, default_value_t = 32)]
-    max_new_tokens: usize,
     /// Write the logits of every prompt position here, tensor `logits`, f32, [tokens, vocab].
     #[arg(long)]
     logits_out: Option<PathBuf>,
     /// Print prompt_ids, generated_ids and text as JSON.
     #[arg(long)]
     json: bool,
-    /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
-    #[arg(long, default_value_t)]
-    quantization: Quantization,
-    /// Type of the arithmetic: auto, f32, f16, bf16.
-    #[arg(long, default_value_t)]
-    dtype: Precision,
     #[command(flatten)]
-    cache: CacheArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
+    given: Given<Prompted>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let device = args.device.device.open()?;
+    let config = args.given.config()?;
+    let device = config.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let model = Mllm::load(&checkpoint, args.quantization, args.dtype, &device)?;
+    let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
     let (ids, images) = prompt(&model, args)?;
     let system_tokens = match &args.system {
         Some(system) => system_length(&model, system)?,
         None => 1,
     };
     let shape = model.shape;
-    let config = args.cache.over(default_cache(args, &shape, ids.len()));
-    let mut cache = BoundedCache::new(shape, &config, system_tokens, model.dtype(), &device)?;
+    let max_new_tokens = config.max_new_tokens;
+    let cache = cache_config(&args.given, config, &shape, ids.len());
+    let mut cache = BoundedCache::new(shape, &cache, system_tokens, model.dtype(), &device)?;
 
     let chunk = model.embed(&ids, &images)?;
     let mut marks = chunk.marks();
@@ -74,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
     let hidden = model
         .decoder
         .append_embedded(&chunk.embedded, &marks, &mut cache)?;
-    cache.reserve(args.max_new_tokens)?;
+    cache.reserve(max_new_tokens)?;
     let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
     if let Some(file) = &args.logits_out {
         candle_core::safetensors::save(&HashMap::from([("logits", logits.clone())]), file)
@@ -86,10 +76,10 @@ pub fn run(args: &Args) -> Result<()> {
     // Only text reaches the top where visual tokens are withdrawn.
     let mut last = logits.get(logits.dim(0)? - 1)?.to_vec1::<f32>()?;
     let mut generated = Vec::new();
-    while generated.len() < args.max_new_tokens {
+    while generated.len() < max_new_tokens {
         let token = chooser.choose(&mut last, &mut draws)?.token;
         generated.push(token);
-        if model.ends.contains(token) || generated.len() == args.max_new_tokens {
+        if model.ends.contains(token) || generated.len() == max_new_tokens {
             break;
         }
         let x = model.decoder.embed(&[token])?;
@@ -114,19 +104,20 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Full attention over prompt and answer, unless a policy or a budget is asked for.
-fn default_cache(args: &Args, shape: &CacheShape, prompt: usize) -> CacheConfig {
-    let bounded = CacheConfig::default();
-    if args.cache.policy.is_some() || args.cache.budget.is_some() {
-        return CacheConfig {
-            budget: bounded.budget.min(shape.max_positions),
-            ..bounded
-        };
+fn cache_config(
+    given: &Given<Prompted>,
+    config: SessionConfig,
+    shape: &CacheShape,
+    prompt: usize,
+) -> CacheConfig {
+    let mut cache = config.cache;
+    if !given.has("policy") && !given.has("budget") {
+        cache.policy = PolicyKind::Full;
+        cache.budget = (prompt + config.max_new_tokens).max(MIN_BUDGET);
+    } else if !given.has("budget") {
+        cache.budget = cache.budget.min(shape.max_positions);
     }
-    CacheConfig {
-        policy: PolicyKind::Full,
-        budget: (prompt + args.max_new_tokens).max(MIN_BUDGET),
-        ..bounded
-    }
+    cache
 }
 
 /// The rendered prompt's ids, with each image's placeholder expanded to its tokens, and the images' features.

@@ -3,12 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{bail, Result};
-use inf_mllm::cache::{CacheConfig, KvStorage};
-use inf_mllm::model::precision::Precision;
-use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::inspect::{Options, Report};
 
-use crate::args::DeviceArgs;
+use crate::args::{Given, Inspected};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,23 +14,11 @@ pub struct Args {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
-    /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
-    #[arg(long, default_value_t)]
-    quantization: Quantization,
-    /// Type of the arithmetic: auto, f32, f16, bf16.
-    #[arg(long, default_value_t)]
-    dtype: Precision,
-    /// Slots per layer, tokens.
-    #[arg(long, default_value_t = CacheConfig::default().budget)]
-    budget: usize,
-    /// What keys and values are stored as: auto, f32 or f16.
-    #[arg(long, default_value = "auto")]
-    kv_storage: KvStorage,
     /// Memory that the model may take, GiB: the largest budget that fits is told.
     #[arg(long)]
     memory: Option<f64>,
     #[command(flatten)]
-    device: DeviceArgs,
+    given: Given<Inspected>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -41,14 +26,15 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(memory) = args.memory.filter(|gib| !(gib.is_finite() && *gib > 0.0)) {
         bail!("--memory is {memory}, expected a positive number of GiB");
     }
+    let config = args.given.config()?;
     let report = Report::of(
         &args.model,
         &Options {
-            quantization: args.quantization,
-            device: args.device.device,
-            dtype: args.dtype,
-            kv_storage: args.kv_storage,
-            budget: args.budget,
+            quantization: config.quantization,
+            device: config.device,
+            dtype: config.dtype,
+            kv_storage: config.cache.storage,
+            budget: config.cache.budget,
             memory: args.memory.map(|gib| (gib * GIB) as u64),
         },
     );

@@ -1,11 +1,12 @@
-//! The command line: one prompt, numbers for comparison, a look at a checkpoint, a replay of a bag, or an evaluation on text. Needs
-//! no ROS.
+//! The command line: one prompt, numbers for comparison, a look at a checkpoint, the parameters, a replay of a bag, or an evaluation
+//! on text. Needs no ROS.
 
 mod args;
 mod eval;
 mod forward;
 mod generate;
 mod inspect;
+mod parameters;
 mod replay;
 
 use std::process::ExitCode;
@@ -29,11 +30,13 @@ enum Command {
     Forward(forward::Args),
     /// Say what a checkpoint is, what it needs, and whether everything is there.
     Inspect(inspect::Args),
+    /// List every parameter of the node, with range, default and effect.
+    Parameters(parameters::Args),
     /// Play a recorded camera into the stream in lock-step and put instructions at their times.
     Replay(replay::Args),
     /// What the policies are worth on long text.
     #[command(subcommand)]
-    Eval(eval::Command),
+    Eval(Box<eval::Command>),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Parameters(args) => parameters::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Eval(command) => eval::run(&command),
     };

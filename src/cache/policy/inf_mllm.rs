@@ -11,10 +11,9 @@
 //! `range` is the paper's bias, linear along the past tokens. It is bounded, so that a key whose score leads by more than
 //! the bias stays for ever; `slope`, on the true age, is ours and the default, because it lets every key go in the end.
 
-use std::str::FromStr;
-
 use super::{relative, Candidates, Evidence, Policy};
 use crate::cache::config::{CacheConfig, CacheError, Scope};
+use crate::cache::parameter::choice;
 use crate::cache::queries::QuerySource;
 
 /// How the bias grows with age.
@@ -27,6 +26,8 @@ pub enum BiasForm {
 }
 
 impl BiasForm {
+    pub const ALL: [Self; 2] = [Self::Slope, Self::Range];
+
     /// As parameters name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -36,21 +37,7 @@ impl BiasForm {
     }
 }
 
-impl FromStr for BiasForm {
-    type Err = CacheError;
-
-    fn from_str(s: &str) -> Result<Self, CacheError> {
-        match s {
-            "range" => Ok(Self::Range),
-            "slope" => Ok(Self::Slope),
-            _ => Err(CacheError::Unknown {
-                what: "bias_form",
-                name: s.to_string(),
-                expected: "slope, range".to_string(),
-            }),
-        }
-    }
-}
+choice!(BiasForm);
 
 #[derive(Debug)]
 pub struct InfMllm {

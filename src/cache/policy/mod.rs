@@ -8,7 +8,8 @@
 //!    parameters' defaults as published;
 //! 2. add a variant to [`PolicyKind`] with its name, and build it in [`PolicyKind::build`];
 //! 3. add it to [`PolicyKind::ALL`]: the property tests, the goldens' coverage test and the command line run over every entry;
-//! 4. if it has parameters of its own, give them a field in `CacheConfig`, in `config/inf_mllm.yaml` and in the node's parameters;
+//! 4. if it has parameters of its own, add them to the list of `CacheConfig`, and print `config/inf_mllm.yaml` and
+//!    `docs/parameters.md` anew (`inf_mllm parameters`);
 //! 5. write it down in the reference (`tests/golden/reference.py`) and add a golden case.
 
 mod full;
@@ -22,12 +23,12 @@ mod tova;
 mod window;
 
 use std::fmt;
-use std::str::FromStr;
 
 pub use inf_mllm::BiasForm;
 pub use inf_mllm_plus::PlusConfig;
 
 use super::config::{CacheConfig, CacheError, Scope};
+use super::parameter::choice;
 use super::queries::QuerySource;
 use super::slots::Token;
 
@@ -172,24 +173,11 @@ impl PolicyKind {
     }
 }
 
+choice!(PolicyKind);
+
 impl fmt::Display for PolicyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl FromStr for PolicyKind {
-    type Err = CacheError;
-
-    fn from_str(s: &str) -> Result<Self, CacheError> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == s)
-            .ok_or_else(|| CacheError::Unknown {
-                what: "policy",
-                name: s.to_string(),
-                expected: Self::ALL.map(Self::name).join(", "),
-            })
     }
 }
 

@@ -1,10 +1,11 @@
 //! Weights as blocks of small integers with a scale, in the block formats of ggml.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
+
+use crate::cache::parameter::choice;
 
 /// A matrix `[out, in]` to multiply with.
 #[derive(Debug, Clone)]
@@ -101,21 +102,7 @@ impl std::fmt::Display for Quantization {
     }
 }
 
-impl FromStr for Quantization {
-    type Err = String;
-
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == s)
-            .ok_or_else(|| {
-                format!(
-                    "{s} is unknown as quantization, expected one of {}",
-                    Self::ALL.map(Self::name).join(", ")
-                )
-            })
-    }
-}
+choice!(Quantization);
 
 #[cfg(test)]
 mod tests {

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cache::parameter::ParameterError;
 use crate::model::checkpoint::expand_home;
 use crate::node::{NodeError, NAME};
 
 /// Finds the checkpoint, a folder or a `.gguf` file: an absolute path as it is, one in `~/` in the user's home, a relative one in the
 /// package's share folders, then from the working directory.
-pub fn find_model(model: &str) -> Result<PathBuf, NodeError> {
-    let path = expand_home(Path::new(model));
+pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
+    let path = expand_home(model);
     let mut tried = Vec::new();
     if !path.is_absolute() {
         let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
@@ -30,16 +31,15 @@ pub fn find_model(model: &str) -> Result<PathBuf, NodeError> {
         // A link to nothing is found too: opening it says where it leads.
         .find(|path| path.symlink_metadata().is_ok())
         .cloned()
-        .ok_or_else(|| NodeError::Parameter {
-            name: "model".into(),
-            value: format!("\"{model}\""),
-            expected: format!(
-                "an existing folder or .gguf file, looked for: {}",
-                tried
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
+        .ok_or_else(|| {
+            let tried = tried.iter().map(|path| path.display().to_string());
+            NodeError::Parameter(ParameterError::Value {
+                name: "model",
+                value: format!("\"{}\"", model.display()),
+                expected: format!(
+                    "an existing folder or .gguf file, looked for: {}",
+                    tried.collect::<Vec<_>>().join(", ")
+                ),
+            })
         })
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use crate::cache::parameter::Value;
 use crate::stream::answer::Instruction;
 use crate::stream::frame::CameraImage;
 
@@ -25,6 +26,8 @@ pub struct Inbox {
     pub resets: Vec<Sender<Result<(), String>>>,
     /// The system prompt that the next reset begins with, if it has changed.
     pub system_prompt: Option<String>,
+    /// Parameters to be changed before the next frame or instruction.
+    pub settings: Vec<(&'static str, Value)>,
     /// Id of the instruction that is being answered.
     pub answering: Option<String>,
     pub paused: bool,

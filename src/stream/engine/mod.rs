@@ -24,6 +24,7 @@ use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::session::{PromptCheck, PushError, Session, SessionConfig};
 use super::stats::StreamStats;
+use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
 pub use inbox::{MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
@@ -195,6 +196,11 @@ impl Engine {
     /// What [`Self::set_system_prompt`] goes by.
     pub fn prompt_check(&self) -> &PromptCheck {
         &self.prompt
+    }
+
+    /// Changes a parameter that can be set while the engine runs; it holds from the next frame or instruction on.
+    pub fn set_parameter(&self, name: &'static str, value: Value) {
+        lock(&self.shared.inbox).settings.push((name, value));
     }
 
     /// Cuts a running answer off and forgets everything but the prefix; returns when that is done.

@@ -30,7 +30,9 @@ impl Drop for Worker {
 impl Worker {
     pub fn run(&mut self) {
         loop {
-            match self.next_work() {
+            let work = self.next_work();
+            self.follow_settings();
+            match work {
                 Work::Stop => {
                     self.cancel_waiting("the node is shutting down");
                     return;
@@ -70,6 +72,16 @@ impl Worker {
                 .wake
                 .wait(inbox)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes over the parameters that were changed.
+    fn follow_settings(&mut self) {
+        let settings = std::mem::take(&mut lock(&self.shared.inbox).settings);
+        for (name, value) in settings {
+            if let Err(error) = self.session.set_parameter(name, value) {
+                tracing::error!("{error}");
+            }
         }
     }
 

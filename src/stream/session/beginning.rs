@@ -14,6 +14,9 @@ use crate::stream::session::state::StreamState;
 /// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
 const USUAL_PICTURE: (usize, usize) = (640, 480);
 
+/// A question of the usual length.
+const USUAL_QUESTION: &str = "What is in view?";
+
 /// What a system prompt has to fit into. It needs neither the model nor the engine's thread.
 #[derive(Debug, Clone)]
 pub struct PromptCheck {
@@ -24,6 +27,8 @@ pub struct PromptCheck {
     max_positions: usize,
     /// Tokens of a frame.
     frame: usize,
+    /// Tokens of a short question, with the beginning of its answer.
+    question: usize,
     standing_instruction: String,
 }
 
@@ -47,9 +52,12 @@ impl PromptCheck {
         config: &SessionConfig,
     ) -> Result<Self, ModelError> {
         let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
-        let text = Grammar::new(format).frame(&model.vision.markup(&layout), 0);
+        let mut grammar = Grammar::new(format);
+        let frame = grammar.frame(&model.vision.markup(&layout), 0);
+        let question = grammar.instruction(USUAL_QUESTION, &model.tokenizer);
         Ok(Self {
-            frame: model.tokenizer.encode(&text)?.len(),
+            frame: model.tokenizer.encode(&frame)?.len(),
+            question: model.tokenizer.encode(&question)?.len(),
             tokenizer: model.tokenizer.clone(),
             format,
             cache: config.cache.clone(),
@@ -68,16 +76,7 @@ impl PromptCheck {
         let mut grammar = Grammar::new(self.format);
         let text = grammar.prefix(system_prompt, &self.tokenizer);
         let prefix = self.tokenizer.encode_prompt(&text)?;
-        let least = prefix.len() + self.frame;
-        if self.cache.budget < least {
-            let (prefix, frame) = (prefix.len(), self.frame);
-            return Err(CacheError::Parameter {
-                name: "budget",
-                value: self.cache.budget.to_string(),
-                expected: format!("at least {least} (prefix {prefix} + one frame {frame})"),
-            }
-            .into());
-        }
+        self.check_room(prefix.len())?;
         let opening = self.tokenizer.is_opening(&prefix);
         let last_id = prefix.last().copied().filter(|_| !opening);
         let longest = self.cache.plan(prefix.len(), self.max_positions)?.recent;
@@ -96,6 +95,34 @@ impl PromptCheck {
             last_id,
             standing,
         })
+    }
+
+    /// Fails where the budget has no room behind a prefix of so many tokens for a frame and a question.
+    fn check_room(&self, prefix: usize) -> Result<(), CacheError> {
+        let (frame, question) = (self.frame, self.question);
+        let evicts = self.cache.policy.build(&self.cache)?.evicts();
+        let enough = |budget: usize| {
+            let mut cache = self.cache.clone();
+            cache.budget = budget;
+            let plan = cache.plan(prefix, self.max_positions);
+            let room = plan.is_ok_and(|plan| !evicts || plan.longest_turn() >= question);
+            room && budget > prefix + frame + question
+        };
+        let budget = self.cache.budget;
+        if enough(budget) {
+            return Ok(());
+        }
+        match (budget..=self.max_positions).find(|&budget| enough(budget)) {
+            Some(least) => Err(CacheError::Parameter {
+                name: "budget",
+                value: budget.to_string(),
+                expected: format!(
+                    "at least {least} (room for a prefix of {prefix}, one frame of {frame} and a question of {question} tokens)"
+                ),
+            }),
+            // No budget would do: what else is wrong is said where the cache is put together.
+            None => self.cache.plan(prefix, self.max_positions).map(|_| ()),
+        }
     }
 
     /// Ids of the standing instruction behind the prefix.

@@ -1,6 +1,7 @@
 //! A session: the model, its parameters and the state of one stream, one frame or instruction at a time.
 //!
 //! - this file: what a session is
+//! - `config`: its parameters
 //! - `state`: all that a stream leaves behind, and marks to go back to
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
@@ -11,82 +12,31 @@
 mod ask;
 mod beginning;
 mod chunks;
+mod config;
 mod frames;
 mod last_frames;
 mod state;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::ThreadPool;
 
-use super::gate::GateConfig;
 use super::grammar::ChatFormat;
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
-use crate::cache::{BoundedCache, CacheConfig, CacheError, CacheUsage, PolicyKind};
+use crate::cache::parameter::{ParameterError, Parameters, Value};
+use crate::cache::{BoundedCache, CacheUsage, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::chooser::Chooser;
 use crate::model::mllm::Mllm;
-use crate::model::precision::Precision;
 use crate::model::threads::thread_pool;
-use crate::model::weights::Quantization;
-use crate::model::{device_name, DeviceKind, ModelError};
+use crate::model::{device_name, ModelError};
 
 pub use beginning::PromptCheck;
 use chunks::Chunk;
+pub use config::SessionConfig;
 pub use frames::{PushError, Taken};
 pub use state::{SessionState, StreamState};
-
-/// Everything that shapes a session.
-#[derive(Debug, Clone)]
-pub struct SessionConfig {
-    pub model_dir: PathBuf,
-    pub device: DeviceKind,
-    /// What becomes of the decoder's matrices.
-    pub quantization: Quantization,
-    /// Type of the arithmetic.
-    pub dtype: Precision,
-    pub cache: CacheConfig,
-    /// The protected beginning of the stream; may be empty.
-    pub system_prompt: String,
-    /// What matters, as an example of it: inf_mllm_plus keeps what is like it. Empty: nothing in particular.
-    pub standing_instruction: String,
-    /// Longest answer when an instruction does not say, tokens.
-    pub max_new_tokens: usize,
-    /// The most that an instruction may ask for as its longest answer, tokens.
-    pub max_new_tokens_limit: usize,
-    /// 0: greedy.
-    pub temperature: f64,
-    pub seed: u64,
-    /// Instructions that may wait.
-    pub queue_size: usize,
-    /// Which frames are used.
-    pub gate: GateConfig,
-    /// Threads of the model; 0: as many as suit its size.
-    pub threads: usize,
-}
-
-impl Default for SessionConfig {
-    fn default() -> Self {
-        Self {
-            model_dir: PathBuf::from("models/demo"),
-            device: DeviceKind::Auto,
-            quantization: Quantization::Auto,
-            dtype: Precision::Auto,
-            cache: CacheConfig::default(),
-            system_prompt: "You are a mobile robot. Answer briefly.".to_string(),
-            standing_instruction: String::new(),
-            max_new_tokens: 32,
-            max_new_tokens_limit: 1024,
-            temperature: 0.0,
-            seed: 0,
-            queue_size: 8,
-            gate: GateConfig::default(),
-            threads: 0,
-        }
-    }
-}
 
 /// The model at work on one stream.
 pub struct Session {
@@ -119,15 +69,7 @@ impl Session {
         pool: ThreadPool,
         config: SessionConfig,
     ) -> Result<Self, ModelError> {
-        let (longest, limit) = (config.max_new_tokens, config.max_new_tokens_limit);
-        if longest > limit {
-            return Err(CacheError::Parameter {
-                name: "max_new_tokens",
-                value: longest.to_string(),
-                expected: format!("at most {limit} (max_new_tokens_limit)"),
-            }
-            .into());
-        }
+        config.check()?;
         let format = ChatFormat::of(&model)?;
         let check = PromptCheck::new(&model, format, &config)?;
         let beginning = Arc::new(check.beginning(&config.system_prompt)?);
@@ -207,6 +149,14 @@ impl Session {
     /// Says, from any thread, whether a system prompt fits.
     pub fn prompt_check(&self) -> PromptCheck {
         self.check.clone()
+    }
+
+    /// Changes a parameter that can be set while the session runs; it holds from the next frame or instruction on.
+    pub fn set_parameter(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
+        self.config.set(name, value)?;
+        self.chooser.temperature = self.config.temperature;
+        self.state.stream.gate.configure(self.config.gate);
+        Ok(())
     }
 
     fn follow_cache(&mut self) {

@@ -11,13 +11,12 @@ use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::store::Store;
 use inf_mllm::eval::text::{fingerprint, Text};
 use inf_mllm::eval::variant;
-use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use serde_json::{json, Value};
 
-use crate::args::DeviceArgs;
+use crate::args::{Given, Measured};
 
 #[derive(clap::Args)]
 pub struct Common {
@@ -27,17 +26,11 @@ pub struct Common {
     /// Results, JSON lines. Cells that are in it already are not measured again.
     #[arg(long)]
     pub out: PathBuf,
-    /// Precision of weights, arithmetic and cache: f32, f16 or bf16.
-    #[arg(long, default_value_t = Precision::F32)]
-    pub dtype: Precision,
-    /// Threads of the model; 0: as many as suit its size.
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
     /// A small part of everything, to see that it runs.
     #[arg(long)]
     pub quick: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    given: Given<Measured>,
 }
 
 /// Policies and budgets to go through.
@@ -93,13 +86,14 @@ pub struct Bench {
 
 impl Bench {
     pub fn open(common: &Common) -> Result<Self> {
-        let device = common.device.device.open()?;
+        let config = common.given.config()?;
+        let device = config.device.open()?;
         let model = EvalModel::load(
             &common.model,
             Quantization::None,
-            common.dtype,
+            config.dtype,
             &device,
-            common.threads,
+            config.threads,
         )?;
         let bar = ProgressBar::new(0).with_style(
             ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec}, {eta} left  {msg}")

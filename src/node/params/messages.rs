@@ -1,0 +1,127 @@
+//! Between the messages of the parameter services and values.
+
+use r2r::rcl_interfaces::msg as ros;
+use r2r::ParameterValue;
+
+use crate::cache::parameter::{Kind, Parameter, Settable, Value};
+
+/// A value of ROS; none for the kinds that no parameter of the node has.
+pub fn value(given: &ParameterValue) -> Option<Value> {
+    match given {
+        ParameterValue::Bool(value) => Some(Value::Flag(*value)),
+        ParameterValue::Integer(value) => Some(Value::Integer(*value)),
+        ParameterValue::Double(value) => Some(Value::Number(*value)),
+        ParameterValue::String(value) => Some(Value::Text(value.clone())),
+        _ => None,
+    }
+}
+
+/// What a value of such a kind is called.
+pub fn kind(given: &ParameterValue) -> String {
+    match given {
+        ParameterValue::NotSet => "not set".to_string(),
+        other => format!("of type {}", other.type_name()),
+    }
+}
+
+const BOOL: u8 = ros::ParameterType::PARAMETER_BOOL as u8;
+const INTEGER: u8 = ros::ParameterType::PARAMETER_INTEGER as u8;
+const DOUBLE: u8 = ros::ParameterType::PARAMETER_DOUBLE as u8;
+const STRING: u8 = ros::ParameterType::PARAMETER_STRING as u8;
+
+/// The value of a message as ROS has it; of the lists only the kind.
+pub fn from_message(message: &ros::ParameterValue) -> ParameterValue {
+    use ros::ParameterType as Type;
+    match message.type_ {
+        BOOL => ParameterValue::Bool(message.bool_value),
+        INTEGER => ParameterValue::Integer(message.integer_value),
+        DOUBLE => ParameterValue::Double(message.double_value),
+        STRING => ParameterValue::String(message.string_value.clone()),
+        list if list == Type::PARAMETER_BYTE_ARRAY as u8 => ParameterValue::ByteArray(Vec::new()),
+        list if list == Type::PARAMETER_BOOL_ARRAY as u8 => ParameterValue::BoolArray(Vec::new()),
+        list if list == Type::PARAMETER_INTEGER_ARRAY as u8 => {
+            ParameterValue::IntegerArray(Vec::new())
+        }
+        list if list == Type::PARAMETER_DOUBLE_ARRAY as u8 => {
+            ParameterValue::DoubleArray(Vec::new())
+        }
+        list if list == Type::PARAMETER_STRING_ARRAY as u8 => {
+            ParameterValue::StringArray(Vec::new())
+        }
+        _ => ParameterValue::NotSet,
+    }
+}
+
+/// A value as a message; none: not set.
+pub fn to_message(value: Option<&Value>) -> ros::ParameterValue {
+    let empty = ros::ParameterValue::default();
+    match value {
+        None => empty,
+        Some(Value::Flag(value)) => ros::ParameterValue {
+            type_: BOOL,
+            bool_value: *value,
+            ..empty
+        },
+        Some(Value::Integer(value)) => ros::ParameterValue {
+            type_: INTEGER,
+            integer_value: *value,
+            ..empty
+        },
+        Some(Value::Number(value)) => ros::ParameterValue {
+            type_: DOUBLE,
+            double_value: *value,
+            ..empty
+        },
+        Some(Value::Text(value)) => ros::ParameterValue {
+            type_: STRING,
+            string_value: value.clone(),
+            ..empty
+        },
+    }
+}
+
+/// The type of a parameter's values.
+pub fn type_of(kind: &Kind) -> u8 {
+    match kind {
+        Kind::Flag => BOOL,
+        Kind::Text | Kind::Choice(_) => STRING,
+        Kind::Integer(_) => INTEGER,
+        Kind::Number(_) => DOUBLE,
+    }
+}
+
+/// A parameter as `ros2 param describe` and graphical tools show it.
+pub fn descriptor(parameter: &Parameter) -> ros::ParameterDescriptor {
+    let mut description = parameter.effect();
+    if !parameter.unit.is_empty() {
+        description = format!("{description} Unit: {}.", parameter.unit);
+    }
+    let mut described = ros::ParameterDescriptor {
+        name: parameter.name.to_string(),
+        type_: type_of(&parameter.kind),
+        description,
+        additional_constraints: format!("set {}", parameter.settable.about()),
+        read_only: parameter.settable == Settable::Start,
+        ..Default::default()
+    };
+    match &parameter.kind {
+        Kind::Flag | Kind::Text => {}
+        Kind::Choice(_) => {
+            described.additional_constraints =
+                format!("{}; {}", parameter.kind, described.additional_constraints);
+        }
+        Kind::Integer(range) => described.integer_range.push(ros::IntegerRange {
+            from_value: *range.start(),
+            to_value: *range.end(),
+            step: 1,
+        }),
+        Kind::Number(range) => described
+            .floating_point_range
+            .push(ros::FloatingPointRange {
+                from_value: *range.start(),
+                to_value: *range.end(),
+                step: 0.0,
+            }),
+    }
+    described
+}

@@ -1,0 +1,233 @@
+//! The parameter services: what every ROS node has, with ranges, allowed values and reasons for a refusal.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::StreamExt;
+use r2r::builtin_interfaces::msg::Time;
+use r2r::rcl_interfaces::msg as ros_msg;
+use r2r::rcl_interfaces::srv;
+use r2r::{Publisher, QosProfile, WrappedServiceTypeSupport};
+use tokio::runtime::Runtime;
+
+use super::{checked, messages};
+use crate::cache::parameter::{Parameter, Parameters, Settable, Value};
+use crate::node::outputs::{advertise, report, RosTime};
+use crate::node::{ros, NodeError};
+use crate::parameters::NodeConfig;
+use crate::stream::Engine;
+
+/// The values that the services give, and where changes go.
+struct Served {
+    config: NodeConfig,
+    engine: Arc<Engine>,
+    events: Publisher<ros_msg::ParameterEvent>,
+    clock: RosTime,
+    /// Full name of the node.
+    node: String,
+}
+
+/// Serves the parameters of a node until the runtime ends.
+pub fn serve(
+    runtime: &Runtime,
+    node: &mut r2r::Node,
+    config: NodeConfig,
+    engine: Arc<Engine>,
+) -> Result<(), NodeError> {
+    let served = Arc::new(Mutex::new(Served {
+        config,
+        engine,
+        events: advertise(node, "/parameter_events", QosProfile::parameter_events())?,
+        clock: RosTime::of(node),
+        node: ros("node name", node.fully_qualified_name())?,
+    }));
+    let shared = served.clone();
+    answer::<srv::GetParameters::Service>(runtime, node, "get_parameters", move |request| {
+        let served = lock(&shared);
+        let value = |name: &String| messages::to_message(served.config.get(name).as_ref());
+        srv::GetParameters::Response {
+            values: request.names.iter().map(value).collect(),
+        }
+    })?;
+    answer::<srv::GetParameterTypes::Service>(runtime, node, "get_parameter_types", |request| {
+        let kind = |name: &String| {
+            NodeConfig::find(name).map_or(0, |parameter| messages::type_of(&parameter.kind))
+        };
+        srv::GetParameterTypes::Response {
+            types: request.names.iter().map(kind).collect(),
+        }
+    })?;
+    answer::<srv::ListParameters::Service>(runtime, node, "list_parameters", |request| {
+        // No name has a dot: every name is at depth 1 and only a prefix of itself.
+        let wanted = |name: &&str| {
+            request.prefixes.is_empty() || request.prefixes.iter().any(|prefix| prefix == name)
+        };
+        let names = NodeConfig::list()
+            .into_iter()
+            .map(|parameter| parameter.name);
+        let names = names.filter(wanted).map(String::from).collect();
+        srv::ListParameters::Response {
+            result: ros_msg::ListParametersResult {
+                names,
+                prefixes: Vec::new(),
+            },
+        }
+    })?;
+    answer::<srv::DescribeParameters::Service>(runtime, node, "describe_parameters", |request| {
+        let describe = |name: &String| match NodeConfig::find(name) {
+            Ok(parameter) => messages::descriptor(&parameter),
+            Err(_) => ros_msg::ParameterDescriptor {
+                name: name.clone(),
+                ..Default::default()
+            },
+        };
+        srv::DescribeParameters::Response {
+            descriptors: request.names.iter().map(describe).collect(),
+        }
+    })?;
+    let shared = served.clone();
+    answer::<srv::SetParameters::Service>(runtime, node, "set_parameters", move |request| {
+        let mut served = lock(&shared);
+        let each = request.parameters.iter();
+        srv::SetParameters::Response {
+            results: each
+                .map(|given| result(served.set(std::slice::from_ref(given))))
+                .collect(),
+        }
+    })?;
+    answer::<srv::SetParametersAtomically::Service>(
+        runtime,
+        node,
+        "set_parameters_atomically",
+        move |request| srv::SetParametersAtomically::Response {
+            result: result(lock(&served).set(&request.parameters)),
+        },
+    )
+}
+
+fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
+    // Plain values, usable after a panic elsewhere.
+    served.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers the requests of one service.
+fn answer<T: WrappedServiceTypeSupport + 'static>(
+    runtime: &Runtime,
+    node: &mut r2r::Node,
+    name: &'static str,
+    mut respond: impl FnMut(&T::Request) -> T::Response + Send + 'static,
+) -> Result<(), NodeError>
+where
+    T::Request: Send,
+    T::Response: Send,
+{
+    let mut requests = ros(
+        format!("service ~/{name}"),
+        node.create_service::<T>(&format!("~/{name}"), QosProfile::parameters()),
+    )?;
+    runtime.spawn(async move {
+        while let Some(request) = requests.next().await {
+            let response = respond(&request.message);
+            if let Err(error) = request.respond(response) {
+                tracing::error!("~/{name} could not be answered: {error}");
+            }
+        }
+    });
+    Ok(())
+}
+
+fn result(outcome: Result<(), String>) -> ros_msg::SetParametersResult {
+    ros_msg::SetParametersResult {
+        successful: outcome.is_ok(),
+        reason: outcome.err().unwrap_or_default(),
+    }
+}
+
+impl Served {
+    /// Sets all of them, or says why not and sets none.
+    fn set(&mut self, given: &[ros_msg::Parameter]) -> Result<(), String> {
+        let changes = given
+            .iter()
+            .map(|given| self.change(given))
+            .collect::<Result<Vec<_>, _>>()?;
+        let changes = changes.into_iter().flatten().collect::<Vec<_>>();
+        let mut config = self.config.clone();
+        for (parameter, value) in &changes {
+            config
+                .set(parameter.name, value.clone())
+                .map_err(|error| error.to_string())?;
+        }
+        let session = &config.session;
+        session.check().map_err(|error| error.to_string())?;
+        if session.system_prompt != self.config.session.system_prompt {
+            let check = self.engine.prompt_check();
+            check
+                .check(&session.system_prompt)
+                .map_err(|error| error.to_string())?;
+        }
+        self.config = config;
+        let mut changed = Vec::new();
+        for (parameter, value) in changes {
+            let from = match parameter.settable {
+                Settable::Reset => "takes effect at the next reset",
+                _ => "holds from the next frame or instruction on",
+            };
+            tracing::info!("parameter {} set to {value}, {from}", parameter.name);
+            changed.push(ros_msg::Parameter {
+                name: parameter.name.to_string(),
+                value: messages::to_message(Some(&value)),
+            });
+            self.hand_over(&parameter, value);
+        }
+        if !changed.is_empty() {
+            self.tell(changed);
+        }
+        Ok(())
+    }
+
+    /// What setting a parameter changes; nothing if it has that value.
+    fn change(&self, given: &ros_msg::Parameter) -> Result<Option<(Parameter, Value)>, String> {
+        let parameter = NodeConfig::find(&given.name).map_err(|error| error.to_string())?;
+        let value = checked(&parameter, &messages::from_message(&given.value))
+            .map_err(|error| error.to_string())?;
+        let present = self.config.get(parameter.name);
+        if present.as_ref() == Some(&value) {
+            return Ok(None);
+        }
+        if parameter.settable == Settable::Start {
+            let present = present.map_or_else(String::new, |present| present.to_string());
+            return Err(format!(
+                "parameter {} is {present} and can be set {}: give it there and restart the node",
+                parameter.name,
+                parameter.settable.about()
+            ));
+        }
+        Ok(Some((parameter, value)))
+    }
+
+    fn hand_over(&self, parameter: &Parameter, value: Value) {
+        match (parameter.settable, value) {
+            // The one parameter of this kind.
+            (Settable::Reset, Value::Text(text)) => {
+                if let Err(error) = self.engine.set_system_prompt(text) {
+                    tracing::error!("system_prompt not changed: {error}");
+                }
+            }
+            (_, value) => self.engine.set_parameter(parameter.name, value),
+        }
+    }
+
+    /// Tells the tools that follow /parameter_events.
+    fn tell(&self, changed: Vec<ros_msg::Parameter>) {
+        let now_ns = self.clock.now_ns();
+        let event = ros_msg::ParameterEvent {
+            stamp: Time {
+                sec: i32::try_from(now_ns / 1_000_000_000).unwrap_or(i32::MAX),
+                nanosec: (now_ns % 1_000_000_000).unsigned_abs() as u32,
+            },
+            node: self.node.clone(),
+            changed_parameters: changed,
+            ..Default::default()
+        };
+        report("/parameter_events", self.events.publish(&event));
+    }
+}

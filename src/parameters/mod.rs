@@ -1,0 +1,92 @@
+//! All parameters of the node in one list, and the documents that follow from it. Knows no ROS.
+//!
+//! - this file: those that only the node has, and all together
+//! - `document`: the list as Markdown, as a parameter file, as JSON and as plain text
+//! - `unread`: parameters that were given and make no difference
+
+mod document;
+mod unread;
+
+pub use document::{json, markdown, plain, yaml};
+pub use unread::unread;
+
+use crate::cache::parameter::{choice, parameters};
+use crate::stream::SessionConfig;
+
+/// Which images are subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageTransport {
+    Raw,
+    Compressed,
+}
+
+impl ImageTransport {
+    pub const ALL: [Self; 2] = [Self::Raw, Self::Compressed];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Compressed => "compressed",
+        }
+    }
+}
+
+choice!(ImageTransport);
+
+/// What a subscription asks of publishers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reliability {
+    BestEffort,
+    Reliable,
+}
+
+impl Reliability {
+    pub const ALL: [Self; 2] = [Self::BestEffort, Self::Reliable];
+
+    /// As parameters name it, and `ros2 topic info --verbose` but in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BestEffort => "best_effort",
+            Self::Reliable => "reliable",
+        }
+    }
+}
+
+choice!(Reliability);
+
+parameters! {
+    section "ROS";
+    /// What only the node has.
+    #[derive(Debug, Clone)]
+    pub struct RosConfig {
+        /// Which images are subscribed: topic `image` (rgb8, bgr8, rgba8, bgra8, mono8, yuv422, yuv422_yuy2, nv12, nv21), or topic
+        /// `image/compressed` (jpeg, png).
+        image_transport: ImageTransport = ImageTransport::Raw;
+        /// QoS of the image subscription: best_effort hears every publisher; reliable hears reliable ones only, and lost messages are
+        /// sent again.
+        image_reliability: Reliability = Reliability::BestEffort;
+        /// QoS of the image subscription: images held until the node reads them; of more, the oldest are dropped.
+        image_depth: usize = 5, range 1..=1000, unit "messages";
+        /// QoS of both instruction subscriptions: with best_effort they hear every publisher and may lose instructions.
+        instruction_reliability: Reliability = Reliability::Reliable;
+        /// Time between two messages on `~/cache_stats`.
+        stats_period: f64 = 1.0, range 0.01..=3600.0, unit "s";
+        /// Take the time from the topic `/clock` (simulation, bag) instead of the system.
+        use_sim_time: bool = false;
+    }
+    parts {}
+    others {}
+}
+
+parameters! {
+    section "";
+    /// Every parameter of the node.
+    #[derive(Debug, Clone)]
+    pub struct NodeConfig {}
+    parts {
+        session: SessionConfig;
+        ros: RosConfig;
+    }
+    others {}
+}

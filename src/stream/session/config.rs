@@ -1,0 +1,71 @@
+//! The session's parameters.
+
+use std::path::PathBuf;
+
+use crate::cache::parameter::{parameters, ParameterError};
+use crate::cache::CacheConfig;
+use crate::model::precision::Precision;
+use crate::model::weights::Quantization;
+use crate::model::DeviceKind;
+use crate::stream::gate::GateConfig;
+
+/// No answer is longer, tokens: an hour of writing for a fast model.
+const LONGEST_ANSWER: i64 = 65_536;
+
+parameters! {
+    section "Model and answers";
+    /// Everything that shapes a session.
+    #[derive(Debug, Clone)]
+    pub struct SessionConfig {
+        /// Folder of the checkpoint as published (`docs/checkpoints.md` lists the families); a relative one is looked up in the share folder of the
+        /// installed package, then in the working directory.
+        model_dir: PathBuf = PathBuf::from("models/demo"), name "model";
+        /// Where the model runs; auto: the GPU if there is one.
+        device: DeviceKind = DeviceKind::Auto;
+        /// Type of the arithmetic; auto: f32 on the CPU, on a GPU what most of the weights are stored as. bf16 on the CPU: weights
+        /// rounded to bf16, products in f32.
+        dtype: Precision = Precision::Auto;
+        /// What becomes of the decoder's matrices when they are loaded; auto: as stored; none: floats; q8_0, q4_k: floats become 8-bit
+        /// blocks of 32 or 4-bit blocks of 256 (blocks of 32 with 5 bits where rows do not fill 256).
+        quantization: Quantization = Quantization::Auto;
+        /// Threads of the model on the CPU; 0: one for a small model (under 64 MB of weights), whose products are over before a second
+        /// one has woken up, else one per core.
+        threads: usize = 0, range 0..=1024, unit "threads";
+        /// The beginning of the stream, never evicted; empty: none.
+        system_prompt: String = "You are a mobile robot. Answer briefly.".to_string(), set Reset;
+        /// What matters, best in the form in which it will come, as an example of it: inf_mllm_plus keeps what is like it; empty:
+        /// nothing in particular.
+        standing_instruction: String = String::new(), read by [InfMllmPlus];
+        /// Longest answer, unless the instruction says otherwise; at most `max_new_tokens_limit`.
+        max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
+        max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// Sampling temperature; 0: always the most probable token.
+        temperature: f64 = 0.0, range 0.0..=100.0, set Running;
+        /// Seed of the sampling, used when `temperature` is above 0.
+        seed: u64 = 0, range 0..=i64::MAX;
+        /// Instructions that may wait; one more is refused with an answer that says so.
+        queue_size: usize = 8, range 1..=10_000, unit "instructions";
+    }
+    parts {
+        cache: CacheConfig;
+        /// Which frames are used.
+        gate: GateConfig;
+    }
+    others {}
+}
+
+impl SessionConfig {
+    /// Fails where parameters do not fit each other, which each one's range cannot say.
+    pub fn check(&self) -> Result<(), ParameterError> {
+        let (longest, limit) = (self.max_new_tokens, self.max_new_tokens_limit);
+        if longest > limit {
+            return Err(ParameterError::Value {
+                name: "max_new_tokens",
+                value: longest.to_string(),
+                expected: format!("at most {limit} (max_new_tokens_limit)"),
+            });
+        }
+        Ok(())
+    }
+}
