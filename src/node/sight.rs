@@ -15,6 +15,8 @@ use crate::stream::{Engine, StreamStats};
 
 /// Time between two words in the log about the same.
 const REPEAT: Duration = Duration::from_secs(60);
+/// A node that was killed is listed for up to this long (Fast DDS: 20 s), maybe beside the one that was started in its place.
+const LINGERS: Duration = Duration::from_secs(30);
 /// Clocks that differ by more than this are worth a word.
 const CLOCKS_APART: f64 = 1.0;
 /// Stamps before this are none of the calendar's (2001-09-09), seconds; the clocks of robots count from 1970 or from their start.
@@ -67,6 +69,8 @@ pub struct Sight {
     told_silence: bool,
     /// When each kind of thing was said last.
     told: BTreeMap<&'static str, Instant>,
+    /// Since when one name stands twice among the publishers.
+    twice: Option<Instant>,
     /// How far ahead the camera's clock was at the look before, seconds.
     ahead: Option<f64>,
     /// Images without a stamp at the look before.
@@ -87,6 +91,7 @@ impl Sight {
             graph: None,
             told_silence: false,
             told: BTreeMap::new(),
+            twice: None,
             ahead: None,
             undated: 0,
         }
@@ -178,15 +183,17 @@ impl Sight {
                 )
             }
         };
-        format!("{since}: {why}{}", self.elsewhere())
+        format!("{since}: {why}{}", self.elsewhere(publishers))
     }
 
     /// Where else there are images.
-    fn elsewhere(&self) -> String {
+    fn elsewhere(&self, publishers: &Publishers) -> String {
         let Some(Ok(topics)) = self.graph.as_ref().map(Graph::image_topics) else {
             return String::new();
         };
         match topics.is_empty() {
+            // The newcomer to the graph does not hear of a publisher that has died and is still listed.
+            true if publishers.count > 0 => String::new(),
             true => "; there is no topic with images".to_string(),
             false => format!("; topics with images: {}", topics.join(", ")),
         }
@@ -211,16 +218,16 @@ impl Sight {
         warnings
     }
 
-    fn mixed(&self, publishers: &Publishers) -> Option<String> {
-        let names = &publishers.heard;
-        let namesakes = names.windows(2).any(|pair| pair[0] == pair[1]);
-        let killed = match namesakes {
-            true => " (unless one of that name was killed less than a minute ago)",
-            false => "",
-        };
+    fn mixed(&mut self, publishers: &Publishers) -> Option<String> {
+        let mut names = publishers.heard.clone();
+        let twice = names.windows(2).any(|pair| pair[0] == pair[1]);
+        self.twice = twice.then(|| self.twice.unwrap_or_else(Instant::now));
+        if self.twice.is_some_and(|since| since.elapsed() < LINGERS) {
+            names.dedup();
+        }
         (names.len() > 1).then(|| {
             format!(
-                "{} publishers send images on {}: {}; expected one, or their pictures mix{killed}",
+                "{} publishers send images on {}: {}; expected one, or their pictures mix",
                 names.len(),
                 self.topic,
                 names.join(", ")
