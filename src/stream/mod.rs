@@ -5,6 +5,7 @@
 //! - `losses`: images that were lost on their way, as their stamps tell
 //! - `gate`: which frames are used: rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
+//! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `answer`: instructions and answers
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod frame;
 pub mod gate;
 pub mod grammar;
+pub mod inspect;
 pub mod losses;
 pub mod memory;
 pub mod replay;

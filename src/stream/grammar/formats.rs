@@ -201,9 +201,22 @@ pub const FORMATS: [ChatFormat; 10] = [
 ];
 
 impl ChatFormat {
-    /// The format of a model: of its family's rows the first that writes a conversation as the checkpoint's template does; of several
-    /// the first that puts images as it does. If none does, the family's first, with a warning.
+    /// The format of a model, as [`Self::find`] has it, with a warning if the checkpoint's template is not known.
     pub fn of(model: &Mllm) -> Result<&'static Self, ModelError> {
+        let (format, known) = Self::find(model)?;
+        if !known {
+            tracing::warn!(
+                "the checkpoint's chat template is none that is known of {}: the stream is written as {}",
+                model.family.name,
+                format.name
+            );
+        }
+        Ok(format)
+    }
+
+    /// Of the rows of a model's family the first that writes a conversation as the checkpoint's template does; of several the first
+    /// that puts images as it does. If none does, the family's first, and false.
+    pub fn find(model: &Mllm) -> Result<(&'static Self, bool), ModelError> {
         let family = model.family.name;
         let rows = FORMATS
             .iter()
@@ -225,13 +238,7 @@ impl ChatFormat {
             .clone()
             .find(|format| format.images_probe_text(image) == images)
             .or_else(|| alike.clone().next());
-        Ok(found.unwrap_or_else(|| {
-            tracing::warn!(
-                "the checkpoint's chat template is none that is known of {family}: the stream is written as {}",
-                first.name
-            );
-            first
-        }))
+        Ok((found.unwrap_or(first), found.is_some()))
     }
 
     /// What the template should make of [`images_probe`], if `image` is the text that stands for an image.
