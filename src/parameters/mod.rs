@@ -70,6 +70,8 @@ parameters! {
         image_depth: usize = 5, range 1..=1000, unit "messages";
         /// QoS of both instruction subscriptions: with best_effort they hear every publisher and may lose instructions.
         instruction_reliability: Reliability = Reliability::Reliable;
+        /// Without an image for longer than this the node says in its log and on `/diagnostics` that it sees nothing, and why.
+        image_timeout: f64 = 5.0, range 0.1..=3600.0, unit "s";
         /// Time between two messages on `~/cache_stats`.
         stats_period: f64 = 1.0, range 0.01..=3600.0, unit "s";
         /// Take the time from the topic `/clock` (simulation, bag) instead of the system.

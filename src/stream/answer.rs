@@ -18,6 +18,10 @@ pub struct Instruction {
     pub max_new_tokens: usize,
     /// Question and answer leave no trace in memory.
     pub ephemeral: bool,
+    /// The stamp that it came with, echoed in the answer, nanoseconds; 0: none.
+    pub stamp_ns: i64,
+    /// When it arrived, nanoseconds on the clock of [`super::CameraImage::arrival_ns`]; none where there is no such clock.
+    pub arrival_ns: Option<i64>,
     /// When it arrived, for latencies.
     pub received: Instant,
 }
@@ -57,6 +61,8 @@ impl FinishReason {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub id: String,
+    /// The instruction's stamp.
+    pub instruction_ns: i64,
     pub text: String,
     pub finish: FinishReason,
     pub error: Option<String>,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use rayon::ThreadPool;
 
+use super::complaints::Complaints;
 use super::grammar::ChatFormat;
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
@@ -32,6 +33,7 @@ use crate::model::mllm::Mllm;
 use crate::model::threads::thread_pool;
 use crate::model::{device_name, ModelError};
 
+pub use ask::AskError;
 pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
@@ -50,7 +52,7 @@ pub struct Session {
     borders: Vec<u32>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
-    time_jumps: u64,
+    complaints: Complaints,
 }
 
 impl Session {
@@ -94,7 +96,7 @@ impl Session {
             pool: Arc::new(pool),
             borders,
             times: StepTimes::default(),
-            time_jumps: 0,
+            complaints: Complaints::default(),
         };
         session.begin(beginning)?;
         Ok(session)
@@ -134,11 +136,6 @@ impl Session {
     /// The frames since the last reset.
     pub fn memory(&self) -> &FrameMemory {
         &self.state.stream.memory
-    }
-
-    /// Times that the stamps have jumped since the start.
-    pub fn time_jumps(&self) -> u64 {
-        self.time_jumps
     }
 
     /// The state of the stream.
