@@ -8,7 +8,7 @@ use crate::model::mllm::Mllm;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::vision::View;
 use crate::model::ModelError;
-use crate::stream::grammar::{ChatFormat, Grammar};
+use crate::stream::grammar::{Chat, Grammar};
 use crate::stream::session::state::StreamState;
 
 /// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
@@ -18,7 +18,7 @@ const USUAL_PICTURE: (usize, usize) = (640, 480);
 #[derive(Debug, Clone)]
 pub struct PromptCheck {
     tokenizer: Arc<ChatTokenizer>,
-    format: &'static ChatFormat,
+    chat: Chat,
     cache: CacheConfig,
     /// The longest input the model was made for, tokens.
     max_positions: usize,
@@ -41,17 +41,13 @@ pub struct Beginning {
 }
 
 impl PromptCheck {
-    pub fn new(
-        model: &Mllm,
-        format: &'static ChatFormat,
-        config: &SessionConfig,
-    ) -> Result<Self, ModelError> {
+    pub fn new(model: &Mllm, chat: Chat, config: &SessionConfig) -> Result<Self, ModelError> {
         let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
-        let text = Grammar::new(format).frame(&model.vision.markup(&layout), 0);
+        let text = Grammar::new(chat.clone()).frame(&model.vision.markup(&layout), 0);
         Ok(Self {
             frame: model.tokenizer.encode(&text)?.len(),
             tokenizer: model.tokenizer.clone(),
-            format,
+            chat,
             cache: config.cache.clone(),
             max_positions: model.shape.max_positions,
             standing_instruction: config.standing_instruction.clone(),
@@ -65,7 +61,7 @@ impl PromptCheck {
 
     /// What a stream with `system_prompt` begins with, if it fits.
     pub(super) fn beginning(&self, system_prompt: &str) -> Result<Beginning, ModelError> {
-        let mut grammar = Grammar::new(self.format);
+        let mut grammar = Grammar::new(self.chat.clone());
         let text = grammar.prefix(system_prompt, &self.tokenizer);
         let prefix = self.tokenizer.encode_prompt(&text)?;
         let least = prefix.len() + self.frame;

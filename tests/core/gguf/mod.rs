@@ -10,4 +10,4 @@ mod converted;
 mod damaged;
 mod golden;
 mod projector;
-mod writer;
+pub mod writer;
