@@ -7,6 +7,7 @@ use candle_core::DType;
 use super::attention::Kernel;
 use super::policy::{BiasForm, Evidence, PlusConfig, Policy, PolicyKind};
 use super::queries::QuerySource;
+use super::tensor_error::TensorError;
 
 /// What can be wrong with the cache's parameters or with a request to it.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +33,13 @@ pub enum CacheError {
         expected: String,
     },
     #[error("tensor operation in the cache: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(TensorError),
+}
+
+impl From<candle_core::Error> for CacheError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error.into())
+    }
 }
 
 /// What shares one kept set.

@@ -18,6 +18,7 @@
 //! - `axes`: the tables of decoders whose positions have three axes
 //! - `attention`: attention over the cached keys, fused or eager
 //! - `kernel`: the loops of the fused attention on the CPU
+//! - `tensor_error`: errors of the tensor library without backtraces
 
 mod attention;
 mod axes;
@@ -37,6 +38,7 @@ mod rotary;
 mod scores;
 mod shape;
 mod slots;
+mod tensor_error;
 
 pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, Standing};
@@ -48,3 +50,4 @@ pub use report::CacheUsage;
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token};
+pub use tensor_error::TensorError;

@@ -31,7 +31,7 @@ pub mod variant;
 
 use std::path::PathBuf;
 
-use crate::cache::CacheError;
+use crate::cache::{CacheError, TensorError};
 use crate::model::ModelError;
 
 /// What can go wrong in a measurement.
@@ -50,7 +50,13 @@ pub enum EvalError {
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error("tensor operation in the evaluation: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(TensorError),
+}
+
+impl From<candle_core::Error> for EvalError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error.into())
+    }
 }
 
 /// A parameter that does not fit.

@@ -163,17 +163,17 @@ pub fn text_config(
     tied: Option<bool>,
 ) -> Result<decoder::Config, ModelError> {
     let file = || checkpoint.path(CONFIG);
-    let mut config = decoder::Config::from_json(json, kind).map_err(|e| ModelError::File {
-        file: file(),
-        what: format!("text_config: {e}"),
-    })?;
+    let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
+    let wrong = |unsupported: decoder::Unsupported| match nested {
+        true => unsupported.within("text_config").of(file()),
+        false => unsupported.of(file()),
+    };
+    let mut config = decoder::Config::from_json(json, kind).map_err(wrong)?;
     if tied == Some(true) {
         config.set_tied();
     }
-    let nested = checkpoint.json::<Value>(CONFIG)?["text_config"].is_object();
     match config.cache_shape() {
         Ok(_) => Ok(config),
-        Err(unsupported) if nested => Err(unsupported.within("text_config").of(file())),
-        Err(unsupported) => Err(unsupported.of(file())),
+        Err(unsupported) => Err(wrong(unsupported)),
     }
 }

@@ -1,6 +1,7 @@
 //! The multimodal model: checkpoints as published, and their forward passes on a bounded cache.
 //!
 //! - `checkpoint`: the files of a model directory, with errors that name what is missing or wrong
+//! - `json`: JSON files, with errors that name field, value and expectation
 //! - `weights`: a checkpoint's tensors by name, whatever file format they come from
 //! - `gguf`: decoders from GGUF files
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
@@ -16,7 +17,6 @@
 //! - `decoder`: the text decoders, whose attention runs on the cache
 //! - `vision`: what every family does with pictures
 //! - `preprocess`: pictures to pixel values
-//! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
 //! - `ends`: the tokens that end an answer
@@ -36,7 +36,7 @@ pub mod ends;
 pub mod family;
 mod fields;
 pub mod gguf;
-pub mod inspect;
+mod json;
 pub mod linear;
 pub mod llava;
 pub mod llava_next;
@@ -65,7 +65,7 @@ use candle_core::{Device, DeviceLocation};
 
 use chooser::ChoiceError;
 
-use crate::cache::CacheError;
+use crate::cache::{CacheError, TensorError};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,13 @@ pub enum ModelError {
     #[error(transparent)]
     Choice(#[from] ChoiceError),
     #[error("tensor operation in the model: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(TensorError),
+}
+
+impl From<candle_core::Error> for ModelError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error.into())
+    }
 }
 
 /// Where the model runs.
@@ -150,7 +156,7 @@ fn why_no_gpu(error: &candle_core::Error) -> String {
         }
         Err(CUresult::CUDA_ERROR_NO_DEVICE) => "the NVIDIA driver finds no GPU".to_string(),
         Err(code) => format!("the NVIDIA driver cannot be initialised: {code:?}"),
-        Ok(()) => error.to_string(),
+        Ok(()) => TensorError::describe(error),
     }
 }
 

@@ -42,8 +42,8 @@ pub struct About {
     /// Spellings of tensor names.
     pub names: Names,
     /// Where the decoder and its output layer stand in the tree of tensors.
-    text: String,
-    head: String,
+    pub text: String,
+    pub head: String,
 }
 
 /// The spellings of names beside the hub's: of a decoder that was saved without its output layer, or taken out of a multimodal model.

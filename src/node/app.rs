@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use candle_core::DType;
 use futures::{Stream, StreamExt};
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{ParameterValue, QosProfile};
@@ -21,8 +20,7 @@ use super::params::{Parameters, SYSTEM_PROMPT};
 use super::publishers::Watch;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
-use crate::model::inspect;
-use crate::stream::{Engine, EngineError, SessionConfig};
+use crate::stream::{inspect, Engine, EngineError, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
 const SPIN: Duration = Duration::from_millis(50);
@@ -277,8 +275,9 @@ async fn every(period: Duration, mut action: impl FnMut()) {
 fn show_checkpoint(session: &SessionConfig) {
     let options = inspect::Options {
         quantization: session.quantization,
-        dtype: DType::F32,
-        kv_dtype: session.cache.storage.dtype(DType::F32),
+        device: session.device,
+        dtype: session.dtype,
+        kv_storage: session.cache.storage,
         budget: session.cache.budget,
         memory: None,
     };

@@ -3,6 +3,7 @@
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
 //! - `gate`: which frames are used: order, rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
+//! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `answer`: instructions and answers
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod frame;
 pub mod gate;
 pub mod grammar;
+pub mod inspect;
 pub mod memory;
 pub mod replay;
 pub mod script;

@@ -18,6 +18,7 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod inspect;
 mod llava;
 mod loading;
 mod pictures;

@@ -11,9 +11,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use candle_core::DType;
-use inf_mllm::model::inspect::{Options, Report};
+use inf_mllm::cache::KvStorage;
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::model::DeviceKind;
+use inf_mllm::stream::inspect::{Options, Report};
 use serde_json::{json, Map, Value};
 use tempfile::TempDir;
 
@@ -242,8 +244,9 @@ fn about(name: &str) -> Value {
 fn report(dir: &Path) -> Report {
     let options = Options {
         quantization: Quantization::Auto,
-        dtype: DType::F32,
-        kv_dtype: DType::F32,
+        device: DeviceKind::Cpu,
+        dtype: Precision::Auto,
+        kv_storage: KvStorage::Auto,
         budget: 4096,
         memory: None,
     };
@@ -274,7 +277,7 @@ fn check(known: &Known) {
     let key_and_value = 2 * 4 * layers * heads * size;
     assert_eq!(report.kv_bytes_per_token, key_and_value, "{name}");
     let frame = report.frames.iter().find(|frame| frame.width == 640);
-    assert_eq!(frame.map(|frame| frame.tokens), known.frame, "{name}");
+    assert_eq!(frame.map(|frame| frame.image_tokens), known.frame, "{name}");
 
     let holes = holes(&about);
     let (unused, used) = holes.iter().partition::<Vec<_>, _>(|hole| {

@@ -354,12 +354,16 @@ proptest! {
 }
 
 #[test]
-fn a_template_in_a_gguf_file_is_bounded_too() {
+fn a_template_in_a_gguf_file_is_bounded_and_tried_out_too() {
     for (source, words) in [
         ("{%}".to_string(), "line 1"),
         (
             "{{ ".to_string() + &"(".repeat(50_000) + &")".repeat(50_000) + " }}",
             "nested deeper",
+        ),
+        (
+            "{{ messages[0].content.shout() }}".to_string(),
+            "a string has no method shout",
         ),
     ] {
         let (_dir, file) = written(

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use anyhow::{bail, Result};
-use candle_core::DType;
 use inf_mllm::cache::{CacheConfig, KvStorage};
-use inf_mllm::model::inspect::{Options, Report};
+use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::inspect::{Options, Report};
+
+use crate::args::DeviceArgs;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model directory.
+    /// Model directory, or the .gguf file of a decoder.
     model: PathBuf,
     /// Print the report as JSON.
     #[arg(long)]
@@ -18,6 +20,9 @@ pub struct Args {
     /// What becomes of the decoder's matrices: auto, none, q8_0, q4_k.
     #[arg(long, default_value_t)]
     quantization: Quantization,
+    /// Type of the arithmetic: auto, f32, f16, bf16.
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     /// Slots per layer, tokens.
     #[arg(long, default_value_t = CacheConfig::default().budget)]
     budget: usize,
@@ -27,6 +32,8 @@ pub struct Args {
     /// Memory that the model may take, GiB: the largest budget that fits is told.
     #[arg(long)]
     memory: Option<f64>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -38,8 +45,9 @@ pub fn run(args: &Args) -> Result<()> {
         &args.model,
         &Options {
             quantization: args.quantization,
-            dtype: DType::F32,
-            kv_dtype: args.kv_storage.dtype(DType::F32),
+            device: args.device.device,
+            dtype: args.dtype,
+            kv_storage: args.kv_storage,
             budget: args.budget,
             memory: args.memory.map(|gib| (gib * GIB) as u64),
         },

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{gpt_neox, llama};
 use crate::cache::CacheShape;
 use crate::model::fields::without_nulls;
-use crate::model::ModelError;
+use crate::model::{json, ModelError};
 
 /// A configuration that cannot be honoured.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,12 +95,9 @@ impl Config {
     ];
 
     /// Of a configuration in JSON; `kind` is its model_type if it does not say so.
-    pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
+    pub fn from_json(json: Value, kind: &str) -> Result<Self, Unsupported> {
         match json["model_type"].as_str().unwrap_or(kind) {
-            "gpt_neox" => Ok(Self::GptNeoX(serde_json::from_value(without_nulls(
-                json,
-                &[],
-            ))?)),
+            "gpt_neox" => Ok(Self::GptNeoX(json::of_value(&without_nulls(json, &[]))?)),
             _ => Ok(Self::Llama(llama::Config::from_json(json, kind)?)),
         }
     }

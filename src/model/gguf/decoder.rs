@@ -118,7 +118,7 @@ impl Gguf {
             "rope_parameters": self.rope_parameters(head_dim)?,
         });
         let config = llama::Config::from_json(json.clone(), architecture)
-            .map_err(|error| self.fail(error.to_string()))?;
+            .map_err(|unsupported| unsupported.of(self.file.clone()))?;
         match config.cache_shape() {
             Err(unsupported) => Err(unsupported.of(self.file.clone())),
             Ok(_) => Ok((json, config)),

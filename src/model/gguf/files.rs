@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::decoder::Paths;
-use super::projector::{self, Projector, IMAGE};
+use super::projector::{Projector, IMAGE};
 use super::template::with_images;
 use super::tensors::{GgufTensors, Part};
 use super::vocabulary::added_token;
@@ -16,14 +16,26 @@ use crate::model::decoder::llama;
 use crate::model::weights::Quantization;
 use crate::model::ModelError;
 
-/// A decoder, and a vision tower with its connector if there is one.
+/// A decoder, and what lies beside it.
 #[derive(Debug, Clone)]
 pub struct GgufFiles {
     decoder: Arc<Gguf>,
     text_config: Json,
     config: llama::Config,
-    projector: Option<Projector>,
+    beside: Beside,
 }
+
+/// The vision tower beside a decoder.
+#[derive(Debug, Clone)]
+enum Beside {
+    Nothing,
+    Projector(Projector),
+    /// Which one is meant, or whether one is, cannot be told: why. The decoder alone can be used.
+    Unclear(String),
+}
+
+/// What the names of GGUF files end in, in small letters or large.
+pub const ENDING: &str = "gguf";
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -32,9 +44,17 @@ const GENERATION: &str = "generation_config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
 impl GgufFiles {
-    /// A decoder alone.
+    /// The decoder `file`, and the projector in its folder that goes with it.
     pub fn open(file: &Path) -> Result<Self, ModelError> {
-        Self::new(Arc::new(Gguf::open(file)?), None)
+        let decoder = Gguf::open(file)?;
+        if decoder.is_projector() {
+            let what =
+                "a vision tower (mmproj), expected the file of the decoder that it lies beside";
+            return Err(decoder.fail(what.to_string()));
+        }
+        let mut files = Self::new(Arc::new(decoder), Beside::Nothing)?;
+        files.beside = files.look_beside(file);
+        Ok(files)
     }
 
     /// The decoder and the projector of a directory, of which there must be one and at most one; nothing if no file is GGUF.
@@ -44,55 +64,128 @@ impl GgufFiles {
             what,
         };
         let (mut decoders, mut projectors) = (Vec::new(), Vec::new());
-        for file in gguf_files(dir).map_err(|e| fail(e.to_string()))? {
-            let gguf = Gguf::open(&file)?;
-            match gguf.architecture.as_str() {
-                projector::ARCHITECTURE => projectors.push(Arc::new(gguf)),
-                _ => decoders.push(Arc::new(gguf)),
+        for file in files_of(dir).map_err(|e| fail(e.to_string()))? {
+            let gguf = Arc::new(Gguf::open(&file)?);
+            match gguf.is_projector() {
+                true => projectors.push(gguf),
+                false => decoders.push(gguf),
             }
-        }
-        if decoders.is_empty() && projectors.is_empty() {
-            return Ok(None);
         }
         match (decoders.as_slice(), projectors.as_slice()) {
-            ([decoder], []) => Ok(Some(Self::new(decoder.clone(), None)?)),
+            ([], []) => Ok(None),
+            ([], projectors) => Err(fail(format!(
+                "it holds vision towers alone ({}): the GGUF file of the decoder is missing",
+                names(projectors)
+            ))),
+            ([decoder], []) => Ok(Some(Self::new(decoder.clone(), Beside::Nothing)?)),
             ([decoder], [projector]) => {
-                let projector = Projector::new(projector.clone())?;
-                Ok(Some(Self::new(decoder.clone(), Some(projector))?))
+                let beside = Beside::Projector(Projector::new(projector.clone())?);
+                Ok(Some(Self::new(decoder.clone(), beside)?))
             }
-            _ => Err(fail(format!(
-                "it has no {CONFIG}, and its .gguf files hold {} decoders and {} projectors, expected one decoder and at most one projector",
-                decoders.len(),
-                projectors.len()
+            ([decoder], several) => {
+                let mut files = Self::new(decoder.clone(), Beside::Nothing)?;
+                files.beside = files.choose(several.iter().cloned().map(Projector::new));
+                Ok(Some(files))
+            }
+            (several, _) => Err(fail(format!(
+                "it holds the GGUF files of several decoders ({}), expected one: give the file that is meant in place of the folder",
+                names(several)
             ))),
         }
     }
 
-    fn new(decoder: Arc<Gguf>, projector: Option<Projector>) -> Result<Self, ModelError> {
+    fn new(decoder: Arc<Gguf>, beside: Beside) -> Result<Self, ModelError> {
         let (text_config, config) = decoder.decoder_config()?;
         Ok(Self {
             decoder,
             text_config,
             config,
-            projector,
+            beside,
         })
     }
 
-    pub fn has_projector(&self) -> bool {
-        self.projector.is_some()
+    /// The projector in the folder of the decoder's file that goes with it. Other models' files may lie there, whole or not.
+    fn look_beside(&self, file: &Path) -> Beside {
+        let folder = match file.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Beside::Nothing,
+        };
+        let others = files_of(folder).unwrap_or_default();
+        let others = others.iter().filter(|other| !same_file(other, file));
+        let projectors = others.filter_map(|other| match Gguf::open(other) {
+            Ok(gguf) if gguf.is_projector() => Some(Projector::new(Arc::new(gguf))),
+            Ok(_) => None,
+            Err(error) if is_called_projector(other) => Some(Err(error)),
+            Err(_) => None,
+        });
+        self.choose(projectors)
+    }
+
+    /// Of several projectors, the one that goes with the decoder.
+    fn choose(&self, projectors: impl Iterator<Item = Result<Projector, ModelError>>) -> Beside {
+        let (mut fitting, mut why_not) = (Vec::new(), Vec::new());
+        for projector in projectors {
+            match projector.and_then(|it| self.check_fit(&it).map(|()| it)) {
+                Ok(projector) => fitting.push(projector),
+                Err(error) => why_not.push(error.to_string()),
+            }
+        }
+        // A decoder with a token for images was made for a projector that needs one.
+        if fitting.iter().any(|it| !it.takes_plain_decoders()) {
+            fitting.retain(|it| !it.takes_plain_decoders());
+        }
+        match (fitting.as_slice(), why_not.as_slice()) {
+            ([], []) => Beside::Nothing,
+            ([], why_not) => Beside::Unclear(format!(
+                "no vision tower beside it goes with it: {}",
+                why_not.join("; ")
+            )),
+            ([only], _) => Beside::Projector(only.clone()),
+            (several, _) => Beside::Unclear(format!(
+                "several vision towers beside it go with it ({}), expected one: leave the one that is meant in the folder",
+                names(several.iter().map(|projector| &projector.gguf))
+            )),
+        }
+    }
+
+    /// Fails for a projector of another decoder.
+    fn check_fit(&self, projector: &Projector) -> Result<(), ModelError> {
+        projector.check_width(self.config.hidden_size)?;
+        projector.config(&self.decoder, &self.text_config)?;
+        Ok(())
+    }
+
+    fn projector(&self) -> Option<&Projector> {
+        match &self.beside {
+            Beside::Projector(projector) => Some(projector),
+            Beside::Nothing | Beside::Unclear(_) => None,
+        }
+    }
+
+    /// Fails if there is no projector, or if it is not clear which one is meant.
+    pub fn check_projector(&self) -> Result<(), ModelError> {
+        match &self.beside {
+            Beside::Projector(_) => Ok(()),
+            Beside::Nothing => Err(self.decoder.fail(
+                "a decoder alone: the mmproj file of its vision tower is missing in its directory"
+                    .to_string(),
+            )),
+            Beside::Unclear(why) => Err(self.decoder.fail(why.clone())),
+        }
     }
 
     /// Whether the published directory would have the file `name`.
     pub fn has(&self, name: &str) -> bool {
         match name {
-            PREPROCESSOR => self.projector.is_some(),
+            PREPROCESSOR => self.projector().is_some(),
             _ => [CONFIG, TOKENIZER, TOKENIZER_CONFIG, GENERATION].contains(&name),
         }
     }
 
     /// The file whose keys are those of the published file `name`.
     pub fn path(&self, name: &str) -> &Path {
-        match &self.projector {
+        match self.projector() {
             Some(projector) if [CONFIG, PREPROCESSOR].contains(&name) => &projector.gguf.file,
             _ => &self.decoder.file,
         }
@@ -100,7 +193,7 @@ impl GgufFiles {
 
     /// The published file `name`, if there would be one.
     pub fn json(&self, name: &str) -> Result<Option<Json>, ModelError> {
-        let json = match (name, &self.projector) {
+        let json = match (name, self.projector()) {
             (CONFIG, None) => self.text_config.clone(),
             (CONFIG, Some(projector)) => projector.config(&self.decoder, &self.text_config)?,
             (TOKENIZER, _) => self.tokenizer_json()?,
@@ -115,7 +208,7 @@ impl GgufFiles {
     /// A projector that goes with decoders which know no images.
     fn plain_decoder(&self) -> bool {
         let takes_plain = Projector::takes_plain_decoders;
-        self.projector.as_ref().is_some_and(takes_plain)
+        self.projector().is_some_and(takes_plain)
     }
 
     fn tokenizer_json(&self) -> Result<Json, ModelError> {
@@ -139,7 +232,7 @@ impl GgufFiles {
 
     /// The tensors under published names.
     pub fn tensors(&self, quantization: Quantization) -> Result<GgufTensors, ModelError> {
-        let paths = match &self.projector {
+        let paths = match self.projector() {
             None => Paths::ALONE,
             Some(projector) => projector.paths(),
         };
@@ -153,7 +246,7 @@ impl GgufFiles {
             stored: Box::new(move |name| paths.stored(name)),
         };
         let mut parts = vec![decoder];
-        if let Some(projector) = self.projector.clone() {
+        if let Some(projector) = self.projector().cloned() {
             parts.push(Part {
                 gguf: projector.gguf.clone(),
                 entries: projector.entries()?.into_iter().collect(),
@@ -168,7 +261,7 @@ impl GgufFiles {
 
     /// Size of the files, bytes.
     pub fn bytes(&self) -> u64 {
-        let projector = self.projector.as_ref().map(|projector| &projector.gguf);
+        let projector = self.projector().map(|projector| &projector.gguf);
         let files = [Some(&self.decoder), projector];
         files
             .into_iter()
@@ -178,15 +271,37 @@ impl GgufFiles {
     }
 }
 
-/// The files of `dir` that end in `.gguf`, in the order of their names.
-fn gguf_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The files of `dir` that end in `.gguf`, in the order of their names. Links to nothing are among them, so that they are told.
+pub fn files_of(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "gguf") {
+        let ending = path.extension().unwrap_or_default();
+        if ending.eq_ignore_ascii_case(ENDING) && !path.is_dir() {
             files.push(path);
         }
     }
     files.sort();
     Ok(files)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (fs::canonicalize(a), fs::canonicalize(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// Whether a file that cannot be read has the name of a projector, as llama.cpp's converter gives it.
+fn is_called_projector(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.to_ascii_lowercase().contains("mmproj")
+}
+
+fn names<'a>(files: impl IntoIterator<Item = &'a Arc<Gguf>>) -> String {
+    let name = |gguf: &Arc<Gguf>| {
+        let name = gguf.file.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    files.into_iter().map(name).collect::<Vec<_>>().join(", ")
 }

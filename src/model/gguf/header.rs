@@ -10,6 +10,8 @@ use std::ops::Range;
 use candle_core::quantized::GgmlDType;
 
 use super::value::{Cursor, Kind, Value};
+use crate::model::checkpoint::foreign;
+use crate::model::weights::block_name;
 
 const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -40,16 +42,26 @@ impl Header {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor::new(bytes);
         if cursor.take(4).ok() != Some(MAGIC) {
-            return Err("not a GGUF file: it does not begin with GGUF".to_string());
+            let what = foreign(bytes).map_or_else(String::new, |what| format!(", it is {what}"));
+            return Err(format!(
+                "not a GGUF file: it does not begin with GGUF{what}"
+            ));
         }
         let version = cursor.u32()?;
+        if (2..=3).contains(&version.swap_bytes()) {
+            return Err(
+                "its numbers begin with their highest byte, expected a little-endian GGUF file"
+                    .to_string(),
+            );
+        }
         if !(2..=3).contains(&version) {
             return Err(format!("GGUF version is {version}, expected 2 or 3"));
         }
         let (tensor_count, metadata_count) = (cursor.u64()?, cursor.u64()?);
         let mut metadata = HashMap::new();
-        for _ in 0..metadata_count {
-            let key = cursor.text()?;
+        for i in 0..metadata_count {
+            let at = |e: String| format!("key {} of {metadata_count}: {e}", i + 1);
+            let key = cursor.text().map_err(at)?;
             let kind = Kind::read(&mut cursor).map_err(|e| format!("{key}: {e}"))?;
             let at = cursor.at();
             cursor.skip(kind, 0).map_err(|e| format!("{key}: {e}"))?;
@@ -58,8 +70,11 @@ impl Header {
             }
         }
         let mut entries = Vec::new();
-        for _ in 0..tensor_count {
-            entries.push(Entry::read(&mut cursor)?);
+        for i in 0..tensor_count {
+            let at = |e: String| format!("tensor {} of {tensor_count}: {e}", i + 1);
+            let name = cursor.text().map_err(at)?;
+            entries
+                .push(Entry::read(name, &mut cursor).map_err(|e| format!("tensor {name}: {e}"))?);
         }
         let mut header = Self {
             metadata,
@@ -88,39 +103,46 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn read(cursor: &mut Cursor<'a>) -> Result<Self, String> {
-        let name = cursor.text()?;
-        let wrong = |what: String| format!("tensor {name}: {what}");
-        let rank = cursor.u32().map_err(wrong)?;
+    fn read(name: &'a str, cursor: &mut Cursor<'a>) -> Result<Self, String> {
+        let rank = cursor.u32()?;
         if !(1..=MAX_DIMS).contains(&rank) {
-            return Err(wrong(format!(
-                "{rank} dimensions, expected 1 to {MAX_DIMS}"
-            )));
+            return Err(format!("{rank} dimensions, expected 1 to {MAX_DIMS}"));
         }
         let mut dims = Vec::new();
         for _ in 0..rank {
-            let dim = cursor.u64().map_err(wrong)?;
-            dims.push(usize::try_from(dim).map_err(|_| wrong(format!("dimension {dim}")))?);
+            let dim = cursor.u64()?;
+            let fits = usize::try_from(dim);
+            dims.push(
+                fits.map_err(|_| format!("a dimension is {dim}, expected at most {}", usize::MAX))?,
+            );
         }
         dims.reverse();
-        let dtype = cursor.u32().map_err(wrong)?;
-        let dtype = element_type(dtype).ok_or_else(|| {
-            wrong(format!(
-                "element type is {dtype}, expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K"
-            ))
+        let id = cursor.u32()?;
+        let dtype = element_type(id).ok_or_else(|| {
+            let name = UNREAD.iter().find(|(unread, _)| *unread == id);
+            let told = name.map_or_else(|| id.to_string(), |(_, name)| format!("{name} ({id})"));
+            format!(
+                "element type is {told}, expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K"
+            )
         })?;
-        let offset = cursor.u64().map_err(wrong)?;
+        let offset = cursor.u64()?;
         let (block, width) = (dtype.block_size(), dims[dims.len() - 1]);
         if !width.is_multiple_of(block) {
-            return Err(wrong(format!(
-                "rows of {width} elements, expected a multiple of {block} for {dtype:?}"
-            )));
+            return Err(format!(
+                "rows of {width} elements, expected a multiple of {block} for {}",
+                block_name(dtype)
+            ));
         }
         let size = dims
             .iter()
             .try_fold(1usize, |product, &dim| product.checked_mul(dim))
             .and_then(|elements| (elements / block).checked_mul(dtype.type_size()))
-            .ok_or_else(|| wrong(format!("shape {dims:?} is too large")))?;
+            .ok_or_else(|| {
+                format!(
+                    "shape {dims:?} is too large, expected at most {} bytes",
+                    usize::MAX
+                )
+            })?;
         Ok(Self {
             name,
             dtype,
@@ -155,7 +177,7 @@ fn place(
         }
         if to > length as u64 {
             return Err(format!(
-                "tensor {name}: it ends at byte {to}, but the file has {length}"
+                "tensor {name}: it ends at byte {to}, but the file has {length}: it was not copied to its end"
             ));
         }
         if from < free {
@@ -192,6 +214,34 @@ fn alignment(value: Option<Value>) -> Result<u64, String> {
             )
         })
 }
+
+/// Element types of ggml.h that are not read, by their names there.
+const UNREAD: [(u32, &str); 24] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+];
 
 fn element_type(id: u32) -> Option<GgmlDType> {
     Some(match id {

@@ -30,12 +30,13 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use super::checkpoint::dangling;
 use super::decoder::Unsupported;
 use super::ModelError;
 use header::Header;
 use value::Value;
 
-pub use files::GgufFiles;
+pub use files::{files_of, GgufFiles, ENDING};
 
 /// A GGUF file, mapped into memory, with its header checked.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ impl Gguf {
             file: file.to_path_buf(),
             what,
         };
-        let opened = File::open(file).map_err(|e| fail(e.to_string()))?;
+        let opened =
+            File::open(file).map_err(|e| fail(dangling(file).unwrap_or_else(|| e.to_string())))?;
         // SAFETY: the file must not be changed while it is mapped, as for the weights of any checkpoint.
         let bytes = unsafe { Mmap::map(&opened) }.map_err(|e| fail(e.to_string()))?;
         let header = Header::parse(&bytes).map_err(fail)?;
@@ -69,6 +71,11 @@ impl Gguf {
             return Err(gguf.unsupported("split.count", parts, expected));
         }
         Ok(gguf)
+    }
+
+    /// Whether it holds a vision tower with its connector and no decoder.
+    fn is_projector(&self) -> bool {
+        self.architecture == projector::ARCHITECTURE
     }
 
     fn value<'a, T>(

@@ -8,7 +8,8 @@ use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::header::TensorInfo;
 use super::Gguf;
-use crate::model::weights::{Listed, Matrix, Quantization, Source, Stored};
+use crate::cache::TensorError;
+use crate::model::weights::{block_name, Listed, Matrix, Quantization, Source, Stored};
 
 /// A tensor of a file.
 #[derive(Debug, Clone)]
@@ -86,6 +87,7 @@ impl GgufTensors {
     }
 
     fn explain(&self, name: &str, error: &candle_core::Error) -> candle_core::Error {
+        let error = TensorError::describe(error);
         candle_core::Error::msg(format!("the tensor {}: {error}", self.describe(name)))
     }
 }
@@ -133,6 +135,11 @@ impl Source for GgufTensors {
         Ok(Matrix::Quantised(Arc::new(quantised)))
     }
 
+    /// The header has been read, and with it every type.
+    fn check(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
         let (_, entry) = self.find(name)?;
         let stored = entry.info.dtype;
@@ -155,7 +162,7 @@ impl Source for GgufTensors {
         let entries = self.parts.iter().flat_map(|part| &part.entries);
         let one = |(name, entry): (&String, &Entry)| Listed {
             name: name.clone(),
-            dtype: format!("{:?}", entry.info.dtype),
+            dtype: block_name(entry.info.dtype).to_string(),
             bytes: entry.info.bytes.len(),
         };
         entries.map(one).collect()

@@ -33,7 +33,7 @@ impl<'a> Cursor<'a> {
                 Ok(&self.bytes[self.at - count..self.at])
             }
             _ => Err(format!(
-                "{count} bytes expected at offset {}, but {left} are left of {}",
+                "{count} bytes expected at offset {}, but {left} are left of {}: the file was not copied to its end, or is damaged",
                 self.at,
                 self.bytes.len()
             )),

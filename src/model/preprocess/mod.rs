@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::checkpoint::Checkpoint;
 use super::decoder::Unsupported;
 use super::fields::without_nulls;
+use super::json;
 use super::vision::Tile;
 use super::ModelError;
 use resample::Filter;
@@ -34,16 +35,14 @@ pub fn processor_config<T: DeserializeOwned>(
         false => Value::Null,
     };
     let (name, part, json) = match nested {
-        Value::Null => (PREPROCESSOR, "", checkpoint.json(PREPROCESSOR)?),
-        nested => (PROCESSOR, "image_processor: ", nested),
+        Value::Null => (PREPROCESSOR, None, checkpoint.json(PREPROCESSOR)?),
+        nested => (PROCESSOR, Some("image_processor"), nested),
     };
     let file = checkpoint.path(name);
-    match serde_json::from_value(without_nulls(json, &[])) {
-        Ok(config) => Ok((file, config)),
-        Err(e) => Err(ModelError::File {
-            file,
-            what: format!("{part}{e}"),
-        }),
+    match (json::of_value(&without_nulls(json, &[])), part) {
+        (Ok(config), _) => Ok((file, config)),
+        (Err(unsupported), None) => Err(unsupported.of(file)),
+        (Err(unsupported), Some(part)) => Err(unsupported.within(part).of(file)),
     }
 }
 

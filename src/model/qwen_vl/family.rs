@@ -13,6 +13,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
 use crate::model::family::{text_config, FamilyConfig, CONFIG};
 use crate::model::fields::without_nulls;
+use crate::model::json;
 use crate::model::vision::Vision;
 use crate::model::weights::Weights;
 use crate::model::ModelError;
@@ -82,10 +83,8 @@ impl<V: VisionConfig> QwenVl<V> {
             Value::Null => json!({}),
             given => without_nulls(given, &[]),
         };
-        let config: Config<V> = serde_json::from_value(json).map_err(|e| ModelError::File {
-            file: file(),
-            what: e.to_string(),
-        })?;
+        let config: Config<V> =
+            json::of_value(&json).map_err(|unsupported| unsupported.of(file()))?;
         let tied = config.tie_word_embeddings;
         let text = text_config(checkpoint, config.text_config, kind.text_type, tied)?;
         kind.check_axes(&text).map_err(|error| error.of(file()))?;

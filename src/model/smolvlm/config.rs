@@ -11,6 +11,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::family::CONFIG;
 use crate::model::fields::{side, without_nulls};
+use crate::model::json;
 use crate::model::ModelError;
 
 /// Mirrors `config.json`.
@@ -75,10 +76,7 @@ impl Config {
         if let Some(vision) = json.get_mut("vision_config") {
             *vision = without_nulls(vision.take(), &[]);
         }
-        serde_json::from_value(json).map_err(|e| ModelError::File {
-            file: checkpoint.path(CONFIG),
-            what: e.to_string(),
-        })
+        json::of_value(&json).map_err(|unsupported| unsupported.of(checkpoint.path(CONFIG)))
     }
 
     /// Checks the vision part.

@@ -16,6 +16,7 @@ use tokenizers::Tokenizer;
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Unsupported;
+use super::json;
 use super::ModelError;
 use bounds::Growth;
 
@@ -93,8 +94,8 @@ impl ChatTokenizer {
         };
         let mut controls = Vec::new();
         for entry in json["added_tokens"].as_array_mut().into_iter().flatten() {
-            let token: AddedToken = serde_json::from_value(entry.clone())
-                .map_err(|e| fail(format!("added_tokens: {e}")))?;
+            let token: AddedToken = json::of_value(entry)
+                .map_err(|unsupported| unsupported.within("added_tokens").of(file.clone()))?;
             if token.single_word {
                 return Err(ModelError::Unsupported {
                     file: file.clone(),
@@ -104,12 +105,12 @@ impl ChatTokenizer {
                 });
             }
             // The library numbers added tokens anew where some are missing.
-            if full.token_to_id(&token.content) != Some(token.id) {
+            let numbered = full.token_to_id(&token.content);
+            if numbered != Some(token.id) {
+                let numbered = numbered.map_or_else(|| "none".to_string(), |id| id.to_string());
                 return Err(fail(format!(
-                    "the added token {} has the id {}, but the tokens before it leave it {:?}",
-                    token.content,
-                    token.id,
-                    full.token_to_id(&token.content)
+                    "the added token {} has the id {}, but the tokens before it leave it {numbered}",
+                    token.content, token.id
                 )));
             }
             // What is special is taken as its characters by a tokenizer for plain text.

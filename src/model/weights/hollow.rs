@@ -12,6 +12,8 @@ use super::{Listed, Matrix, Source};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
     pub elements: usize,
+    /// Asked for, of floats; that of blocks is that of what they are multiplied with.
+    pub dtype: DType,
     /// None: floats.
     pub blocks: Option<GgmlDType>,
     /// Length of its rows.
@@ -48,8 +50,10 @@ impl Hollow {
         let Some(mut dims) = self.source.shape(name) else {
             candle_core::bail!("the tensor {} is missing", self.source.describe(name));
         };
+        self.source.check(name)?;
         let kept = Kept {
             elements: dims.iter().product(),
+            dtype,
             blocks,
             width: dims.last().copied().unwrap_or(1),
         };
@@ -91,6 +95,10 @@ impl Source for Hollow {
             blocks,
             (dtype, device),
         )?))
+    }
+
+    fn check(&self, name: &str) -> Result<()> {
+        self.source.check(name)
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {

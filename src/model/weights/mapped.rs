@@ -10,9 +10,11 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{bail, DType, Device, Result, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensorError, SafeTensors};
 
 use super::{Listed, Matrix, Names, Quantization, Source, Stored};
+use crate::cache::TensorError;
+use crate::model::checkpoint::{foreign, INSTEAD};
 use crate::model::ModelError;
 
 struct Shard {
@@ -63,12 +65,7 @@ impl SafetensorsFiles {
         let opened = File::open(file).map_err(|e| fail(e.to_string()))?;
         // SAFETY: the file must not be changed while it is mapped, as for the weights of any checkpoint.
         let bytes = unsafe { Mmap::map(&opened) }.map_err(|e| fail(e.to_string()))?;
-        let (start, header) = header(&bytes).map_err(|e| {
-            let length = bytes.len();
-            fail(format!(
-                "not a whole safetensors file ({length} bytes): {e}"
-            ))
-        })?;
+        let (start, header) = header(&bytes).map_err(fail)?;
         for (stored, info) in header.tensors() {
             let (from, to) = info.data_offsets;
             let entry = Entry {
@@ -113,8 +110,9 @@ impl SafetensorsFiles {
             safetensors::Dtype::F16 => GgmlDType::F16,
             safetensors::Dtype::BF16 => GgmlDType::BF16,
             other => bail!(
-                "the tensor {}: element type is {other:?}, expected F32, F16 or BF16",
-                self.whence(entry)
+                "the tensor {}: element type is {other}{}, expected F32, F16 or BF16; {INSTEAD}",
+                self.whence(entry),
+                called(other)
             ),
         };
         Ok(Stored {
@@ -128,6 +126,7 @@ impl SafetensorsFiles {
 
     /// Says which tensor an error is about.
     fn explain(&self, name: &str, error: candle_core::Error) -> candle_core::Error {
+        let error = TensorError::describe(&error);
         candle_core::Error::msg(format!("the tensor {}: {error}", self.describe(name)))
     }
 
@@ -175,6 +174,10 @@ impl Source for SafetensorsFiles {
         matrix.map_err(|error| self.explain(name, error))
     }
 
+    fn check(&self, name: &str) -> Result<()> {
+        self.stored(name, None).map(|_| ())
+    }
+
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
         let width = self.entries.get(name)?.dims.last()?;
         self.quantization.blocks(*width)
@@ -190,7 +193,7 @@ impl Source for SafetensorsFiles {
     fn list(&self) -> Vec<Listed> {
         let one = |(name, entry): (&String, &Entry)| Listed {
             name: name.clone(),
-            dtype: format!("{:?}", entry.dtype),
+            dtype: entry.dtype.to_string(),
             bytes: entry.bytes.len(),
         };
         self.entries.iter().map(one).collect()
@@ -205,9 +208,68 @@ impl Source for SafetensorsFiles {
     }
 }
 
-/// Where the numbers begin, and what the header says; the crate checks it against the file's length.
-fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), safetensors::SafeTensorError> {
-    SafeTensors::deserialize(bytes)?;
-    let (length, metadata) = SafeTensors::read_metadata(bytes)?;
-    Ok((length + size_of::<u64>(), metadata))
+/// What people call an element type, in brackets, where its name does not say it.
+fn called(dtype: safetensors::Dtype) -> &'static str {
+    use safetensors::Dtype;
+    match dtype {
+        Dtype::F8_E4M3
+        | Dtype::F8_E5M2
+        | Dtype::F8_E8M0
+        | Dtype::F8_E4M3FNUZ
+        | Dtype::F8_E5M2FNUZ => " (FP8)",
+        Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 => " (a float of fewer than 8 bits)",
+        Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 => {
+            " (an integer, as quantised weights have it)"
+        }
+        _ => "",
+    }
+}
+
+/// Where the numbers begin, and what the header says. An error says why it is no whole file.
+fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), String> {
+    if let Some(what) = foreign(bytes) {
+        return Err(format!("{what}; expected a safetensors file"));
+    }
+    const PREFIX: usize = size_of::<u64>();
+    let total = bytes.len();
+    let cut = |what: String| format!("not a whole safetensors file ({total} bytes): {what}");
+    let Some((length, rest)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Err(cut(format!(
+            "expected at least {PREFIX}, its header's length"
+        )));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > rest.len() as u64 {
+        return Err(cut(format!(
+            "its header is {length} bytes long, but {} follow",
+            rest.len()
+        )));
+    }
+    let length = length as usize;
+    match SafeTensors::read_metadata(bytes) {
+        Ok((length, metadata)) => Ok((PREFIX + length, metadata)),
+        Err(SafeTensorError::MetadataIncompleteBuffer) => Err(cut(format!(
+            "its tensors take {} bytes, but {} follow the header",
+            data_bytes(&rest[..length]),
+            rest.len() - length
+        ))),
+        Err(error) => Err(cut(error.to_string())),
+    }
+}
+
+/// The bytes that the tensors of a header take, which has been read once.
+fn data_bytes(header: &[u8]) -> u64 {
+    let header = serde_json::from_slice::<serde_json::Value>(header).unwrap_or_default();
+    let entries = header.as_object().into_iter().flatten();
+    let ends = entries.filter_map(|(_, entry)| entry["data_offsets"][1].as_u64());
+    ends.max().unwrap_or(0)
+}
+
+/// What the header of a safetensors file names as the library that wrote it (`pt`, `mlx`).
+pub fn safetensors_format(file: &Path) -> Option<String> {
+    let opened = File::open(file).ok()?;
+    // SAFETY: the file must not be changed while it is mapped, as for the weights of any checkpoint.
+    let bytes = unsafe { Mmap::map(&opened) }.ok()?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
+    metadata.metadata().as_ref()?.get("format").cloned()
 }

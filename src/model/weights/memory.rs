@@ -48,6 +48,10 @@ impl Source for TensorMap {
         Ok(Matrix::Dense(self.tensor(name, rows, dtype, device)?))
     }
 
+    fn check(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
     fn blocks(&self, _: &str) -> Option<GgmlDType> {
         None
     }

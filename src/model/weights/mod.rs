@@ -9,6 +9,7 @@
 //! - `names`: the spellings of published tensor names
 //! - `hollow`: shapes without numbers, to check a checkpoint without reading it
 //! - `quantization`: weights as blocks of small integers
+//! - `repacked`: what blocks take beside themselves once they are multiplied with
 
 mod blocks;
 mod finite;
@@ -17,6 +18,7 @@ mod mapped;
 mod memory;
 mod names;
 mod quantization;
+mod repacked;
 mod stored;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,10 +32,11 @@ use half::bf16;
 use rayon::prelude::*;
 
 pub use hollow::{Hollow, Kept};
-pub use mapped::SafetensorsFiles;
+pub use mapped::{safetensors_format, SafetensorsFiles};
 pub use memory::TensorMap;
 pub use names::Names;
-pub use quantization::{Matrix, Quantization};
+pub use quantization::{block_name, Matrix, Quantization};
+pub use repacked::repacked_bytes;
 pub use stored::Stored;
 
 /// Where tensors come from.
@@ -59,6 +62,9 @@ pub trait Source: Send + Sync {
         device: &Device,
     ) -> Result<Matrix>;
 
+    /// Fails where a tensor's numbers cannot be read, whatever becomes of them: its element type is none of floats and blocks.
+    fn check(&self, name: &str) -> Result<()>;
+
     /// The blocks that [`Self::matrix`] gives; none: floats.
     fn blocks(&self, name: &str) -> Option<GgmlDType>;
 
@@ -82,6 +88,14 @@ pub struct Listed {
     pub bytes: usize,
 }
 
+/// The type that weights of `dtype` are kept and computed in on `device`: the CPU has no bf16 products in candle.
+pub fn arithmetic(dtype: DType, device: &Device) -> DType {
+    match dtype {
+        DType::BF16 if device.is_cpu() => DType::F32,
+        other => other,
+    }
+}
+
 /// A place in the tree of a checkpoint's tensors.
 #[derive(Clone)]
 pub struct Weights {
@@ -99,16 +113,17 @@ pub struct Weights {
 impl Weights {
     /// All of `source`, for arithmetic in `dtype` on `device`.
     ///
-    /// The CPU has no bf16 products in candle: there, bf16 weights are rounded to bf16 and come as f32.
+    /// Where [`arithmetic`] is wider than `dtype`, weights are rounded to `dtype` all the same.
     pub fn new(source: Arc<dyn Source>, dtype: DType, device: &Device) -> Self {
-        let rounded = dtype == DType::BF16 && device.is_cpu();
+        let computed = arithmetic(dtype, device);
+        let rounded = computed != dtype;
         if rounded {
             tracing::warn!("no bf16 arithmetic on the CPU: weights are rounded to bf16, products are computed in f32");
         }
         Self {
             source,
             prefix: String::new(),
-            dtype: if rounded { DType::F32 } else { dtype },
+            dtype: computed,
             rounded,
             device: device.clone(),
             taken: Arc::default(),

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::model::checkpoint::expand_home;
 use crate::node::{NodeError, NAME};
 
-/// Finds the checkpoint's folder: an absolute path as it is, a relative one in the package's share folders, then from the
-/// working directory.
+/// Finds the checkpoint, a folder or a `.gguf` file: an absolute path as it is, one in `~/` in the user's home, a relative one in the
+/// package's share folders, then from the working directory.
 pub fn find_model(model: &str) -> Result<PathBuf, NodeError> {
+    let path = expand_home(Path::new(model));
     let mut tried = Vec::new();
-    if !Path::new(model).is_absolute() {
+    if !path.is_absolute() {
         let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
         for prefix in std::env::split_paths(&prefixes) {
             tried.push(prefix.join("share").join(NAME).join(model));
@@ -22,16 +24,17 @@ pub fn find_model(model: &str) -> Result<PathBuf, NodeError> {
             tried.push(prefix.join("share").join(NAME).join(model));
         }
     }
-    tried.push(PathBuf::from(model));
+    tried.push(path);
     tried
         .iter()
-        .find(|path| path.is_dir())
+        // A link to nothing is found too: opening it says where it leads.
+        .find(|path| path.symlink_metadata().is_ok())
         .cloned()
         .ok_or_else(|| NodeError::Parameter {
             name: "model".into(),
             value: format!("\"{model}\""),
             expected: format!(
-                "an existing folder, looked for: {}",
+                "an existing folder or .gguf file, looked for: {}",
                 tried
                     .iter()
                     .map(|path| path.display().to_string())

@@ -25,9 +25,18 @@ struct Around<'t> {
 }
 
 impl Chat {
-    /// Of the rows of the model's family the first that writes a conversation as its template does; of several the first that puts
-    /// images as it does. If none does, the family's first, with a warning.
+    /// The format of a model, as [`Self::find`] has it, with a warning if its template is not known or opens thoughts.
     pub fn of(model: &Mllm) -> Result<Self, ModelError> {
+        let (chat, known) = Self::find(model)?;
+        for remark in chat.remarks(model, known) {
+            tracing::warn!("{remark}");
+        }
+        Ok(chat)
+    }
+
+    /// Of the rows of the model's family the first that writes a conversation as its template does; of several the first that puts
+    /// images as it does. If none does, the family's first, and false.
+    pub fn find(model: &Mllm) -> Result<(Self, bool), ModelError> {
         let family = model.family.name;
         let rows = ChatFormat::of_family(family);
         let first = rows
@@ -49,21 +58,29 @@ impl Chat {
             .clone()
             .find(|chat| chat.images_text(image) == images)
             .or_else(|| alike.clone().next());
-        let chat = found.unwrap_or_else(|| {
-            tracing::warn!(
-                "the checkpoint's chat template is none that is known of {family}: the stream is written as {}",
-                first.name
-            );
-            Self::with(first, &asked)
-        });
-        if chat.thinks() {
-            tracing::warn!(
+        Ok(match found {
+            Some(chat) => (chat, true),
+            None => (Self::with(first, &asked), false),
+        })
+    }
+
+    /// What a user should know of the checkpoint's template; `known`: a row of the table writes as it does.
+    pub fn remarks(&self, model: &Mllm, known: bool) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if !known {
+            remarks.push(format!(
+                "the checkpoint's chat template is none that is known of {}: the stream is written as {}",
+                model.family.name, self.format.name
+            ));
+        }
+        if self.thinks() {
+            remarks.push(format!(
                 "the checkpoint's chat template opens a thought ({:?}) in front of every answer: it is cut off from the answers, \
                  but takes its share of max_new_tokens and of the memory",
-                chat.thought.trim()
-            );
+                self.thought.trim()
+            ));
         }
-        Ok(chat)
+        remarks
     }
 
     /// Whether every answer begins inside a thought.

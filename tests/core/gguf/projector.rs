@@ -263,6 +263,45 @@ fn two_files_are_a_model_for_a_session_and_their_decoder_one_for_text() {
     }
 }
 
+#[test]
+fn a_decoder_given_by_its_file_finds_its_projector_among_those_of_others() {
+    let dir = pair(&smolvlm(), &mmproj("mmproj-smolvlm"));
+    let decoder = dir.path().join("decoder.gguf");
+    let copied = |name: &str, as_name: &str| {
+        fs::copy(mmproj(name), dir.path().join(as_name)).unwrap();
+    };
+    // A decoder of another model, one that was half copied, and a tower for decoders without a token for images.
+    copied("qwen3", "other.gguf");
+    fs::write(dir.path().join("broken.gguf"), "GGUF").unwrap();
+    copied("mmproj-llava", "mmproj-llava.gguf");
+    assert_eq!(try_load(&decoder).unwrap().family.name, "SmolVLM");
+    // Two that fit.
+    copied("mmproj-smolvlm", "mmproj-model-q8_0.gguf");
+    let error = try_load(&decoder).err().unwrap().to_string();
+    for word in [
+        "decoder.gguf",
+        MMPROJ,
+        "mmproj-model-q8_0.gguf",
+        "expected one",
+    ] {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+    // For text it does not matter.
+    let text = TextModel::load(&decoder, Quantization::Auto, Precision::F32, &Device::Cpu);
+    assert!(text.is_ok());
+    // One of another width, which is said.
+    let dir = pair(&File::decoder(), &mmproj("mmproj-llava"));
+    let error = try_load(&dir.path().join("decoder.gguf")).err().unwrap();
+    let error = error.to_string();
+    for word in [
+        "decoder.gguf",
+        MMPROJ,
+        "mm.2.weight has 48 rows, expected 32",
+    ] {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
 fn refused(dir: &TempDir, words: &[&str]) {
     let error = try_load(dir.path()).err().expect("it loads").to_string();
     for word in words {
@@ -282,7 +321,11 @@ fn files_that_do_not_go_together_are_named() {
     .unwrap();
     refused(
         &dir,
-        &["2 decoders and 1 projectors", "expected one decoder"],
+        &[
+            "several decoders",
+            "decoder.gguf, other.gguf",
+            "expected one",
+        ],
     );
     fs::remove_file(dir.path().join(MMPROJ)).unwrap();
     fs::remove_file(dir.path().join("other.gguf")).unwrap();

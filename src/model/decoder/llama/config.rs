@@ -8,6 +8,7 @@ use crate::model::activation::Activation;
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
 use crate::model::fields::without_nulls;
+use crate::model::json;
 
 /// Mirrors the `text_config` of a checkpoint, or its whole `config.json` if it is a decoder alone.
 #[derive(Debug, Clone, Deserialize)]
@@ -120,12 +121,12 @@ fn merge(base: &mut Value, changes: Value) {
 
 impl Config {
     /// Of a configuration in JSON, with what it leaves out; `kind` is what it is if it does not say so.
-    pub fn from_json(json: Value, kind: &str) -> Result<Self, serde_json::Error> {
+    pub fn from_json(json: Value, kind: &str) -> Result<Self, Unsupported> {
         let kind = json["model_type"].as_str().unwrap_or(kind).to_string();
         let mut whole = class_defaults(&kind);
         merge(&mut whole, without_nulls(json, &NONE_COUNTS));
         merge(&mut whole, json!({ "model_type": kind }));
-        serde_json::from_value(whole)
+        json::of_value(&whole)
     }
 
     pub fn kv_heads(&self) -> usize {

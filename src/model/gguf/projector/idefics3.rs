@@ -17,6 +17,7 @@ pub const KIND: Kind = Kind {
     names: NAMES,
     config,
     processor,
+    output: "mm.model.fc.weight",
     plain_decoder: false,
 };
 

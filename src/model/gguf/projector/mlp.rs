@@ -18,6 +18,7 @@ pub const KIND: Kind = Kind {
     names: NAMES,
     config,
     processor,
+    output: "mm.2.weight",
     plain_decoder: true,
 };
 

@@ -39,6 +39,8 @@ struct Kind {
     config: fn(&Gguf, &Gguf) -> Result<Json, ModelError>,
     /// `preprocessor_config.json`.
     processor: fn(&Gguf) -> Result<Json, ModelError>,
+    /// The tensor whose rows are as many as the decoder is wide.
+    output: &'static str,
     /// Decoders are used whose makers did not add a token for images, nor a template that knows them.
     plain_decoder: bool,
 }
@@ -74,6 +76,20 @@ impl Projector {
             swapped,
             gguf,
         })
+    }
+
+    /// Fails if what comes out of it is not as wide as the decoder.
+    pub fn check_width(&self, hidden_size: usize) -> Result<(), ModelError> {
+        let output = self.kind.output;
+        let info = self.gguf.header.tensors.get(output);
+        let info = info.ok_or_else(|| self.gguf.missing(output))?;
+        match info.dims[0] == hidden_size {
+            true => Ok(()),
+            false => Err(self.gguf.fail(format!(
+                "the tensor {output} has {} rows, expected {hidden_size}, the width of the decoder",
+                info.dims[0]
+            ))),
+        }
     }
 
     /// Where the family has its decoder and its output layer.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::model::activation::Activation;
 use crate::model::decoder::Unsupported;
 use crate::model::fields::{optional_side, side, without_nulls};
+use crate::model::json;
 
 /// Which of the towers it is: they differ in what stands in front of the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +76,9 @@ pub struct Shape {
 impl Config {
     /// Checks that the tower can be computed; `kind` is its model_type if it does not say so.
     pub fn from_json(json: Value, kind: &str) -> Result<Shape, Unsupported> {
-        let config: Self = serde_json::from_value(without_nulls(json, &[]))
-            .map_err(|e| Unsupported::new("vision_config", e, "a vision tower's configuration"))?;
-        config.shape(kind).map_err(|e| e.within("vision_config"))
+        let config = json::of_value::<Self>(&without_nulls(json, &[]));
+        let shape = config.and_then(|config| config.shape(kind));
+        shape.map_err(|unsupported| unsupported.within("vision_config"))
     }
 
     fn shape(&self, kind: &str) -> Result<Shape, Unsupported> {

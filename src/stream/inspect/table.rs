@@ -17,6 +17,9 @@ impl Display for Report {
                 format!("{}, decoder {}", self.family, self.decoder),
             )?;
         }
+        if !self.dtype.is_empty() {
+            row("arithmetic", format!("{} on {}", self.dtype, self.device))?;
+        }
         if self.parameters.total > 0 {
             let parameters = &self.parameters;
             row(
@@ -49,14 +52,24 @@ impl Display for Report {
             let bytes = frame.tokens as u64 * self.kv_bytes_per_token;
             row(
                 &format!("frame {} x {}", frame.width, frame.height),
-                format!("{} tokens, {}", frame.tokens, size(bytes)),
+                format!(
+                    "{} tokens ({} of the image; {} where it begins a turn), {}",
+                    frame.tokens,
+                    frame.image_tokens,
+                    frame.opening_tokens,
+                    size(bytes)
+                ),
             )?;
         }
         if self.weight_bytes > 0 {
+            let repacked = match self.repacked_bytes {
+                0 => String::new(),
+                bytes => format!(" + blocks laid out again for this CPU {}", size(bytes)),
+            };
             row(
                 "expected memory",
                 format!(
-                    "{} = weights {} + cache {} (budget {})",
+                    "{} = weights {}{repacked} + cache {} (budget {})",
                     size(self.memory_bytes),
                     size(self.weight_bytes),
                     size(self.cache_bytes),
@@ -75,6 +88,9 @@ impl Display for Report {
                 more => format!(" and {more} more"),
             };
             row("not used", format!("{listed}{more}"))?;
+        }
+        for note in &self.notes {
+            row("note", note.clone())?;
         }
         match self.complete() {
             true => row("complete", "yes".to_string()),

@@ -1,5 +1,16 @@
 //! The files of a model: a directory as a model hub publishes it, or GGUF files, which are read as if they were one.
 //! Safetensors, GGUF and JSON only; nothing in them is ever executed.
+//!
+//! - this file: a checkpoint's files by name
+//! - `place`: from what the user gives to the folder or file that is meant
+//! - `folder`: what lies in a folder that is no whole checkpoint
+//! - `content`: what a file is that is not what its name says
+//! - `quantised`: ways of quantising that are not read
+
+mod content;
+mod folder;
+mod place;
+mod quantised;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -12,9 +23,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::decoder::Unsupported;
-use super::gguf::GgufFiles;
-use super::weights::{Names, Quantization, SafetensorsFiles, Source, Weights};
+use super::gguf::{GgufFiles, ENDING};
+use super::json;
+use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
 use super::ModelError;
+use crate::cache::TensorError;
+use content::foreign_text;
+use folder::Folder;
+
+pub use content::{dangling, foreign};
+pub use place::expand_home;
+pub use quantised::INSTEAD;
 
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
@@ -40,40 +59,78 @@ enum Form {
 }
 
 impl Checkpoint {
-    /// Opens a directory with a `config.json`, or with the `.gguf` files of one decoder and at most one vision tower (`mmproj`), or
-    /// the `.gguf` file of a decoder.
+    /// Opens a directory with a `config.json` and safetensors, or with the `.gguf` files of one decoder and at most one vision tower
+    /// (`mmproj`), or the `.gguf` file of a decoder, beside which its tower may lie. `~/` in front is the user's home, and the root
+    /// of a model in a hub's cache is its snapshot.
+    ///
+    /// An error says what lies there instead.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let dir = place::resolve(path)?;
+        if !dir.is_dir() {
+            return Self::open_file(dir);
+        }
         let published = Self {
-            dir: path.to_path_buf(),
+            dir,
             form: Form::Published,
         };
-        let form = if path.is_file() {
-            Form::Gguf(Box::new(GgufFiles::open(path)?))
-        } else if !path.is_dir() {
-            return Err(published.error("is not a directory"));
-        } else if path.join(CONFIG).is_file() {
-            Form::Published
+        let fail = |what: String| published.error(what);
+        let folder = Folder::look(&published.dir).map_err(|e| fail(e.to_string()))?;
+        if let Some(refusal) = folder.refusal() {
+            return Err(fail(refusal));
+        }
+        let whole = folder.has(CONFIG) && folder.has_safetensors();
+        let found = if whole {
+            None
         } else {
-            match GgufFiles::find(path)? {
-                Some(files) => Form::Gguf(Box::new(files)),
-                None => {
-                    let what = format!("{CONFIG} is missing, and no file ends in .gguf");
-                    return Err(published.error(what));
-                }
-            }
+            GgufFiles::find(&published.dir)?
         };
-        Ok(Self { form, ..published })
+        if let Some(files) = found {
+            let form = Form::Gguf(Box::new(files));
+            return Ok(Self { form, ..published });
+        }
+        if let Some(Err(unsupported)) = folder.config.as_ref().map(quantised::check) {
+            return Err(unsupported.of(published.path(CONFIG)));
+        }
+        if folder.has(CONFIG) {
+            // Weights that are not there are missed when they are asked for.
+            return Ok(published);
+        }
+        Err(fail(format!(
+            "{CONFIG} is missing, and no file ends in .{ENDING}; {}",
+            folder.says()
+        )))
     }
 
-    /// Fails if it is the GGUF file of a decoder alone.
+    fn open_file(file: PathBuf) -> Result<Self, ModelError> {
+        let ending = file.extension().unwrap_or_default();
+        if let ("safetensors" | "json" | "jinja", Some(dir)) =
+            (ending.to_string_lossy().as_ref(), file.parent())
+        {
+            let dir = dir.display();
+            return Err(ModelError::File {
+                what: format!(
+                    "one file of a checkpoint, expected the folder that it lies in: {dir}"
+                ),
+                file,
+            });
+        }
+        let form = Form::Gguf(Box::new(GgufFiles::open(&file)?));
+        Ok(Self { dir: file, form })
+    }
+
+    /// Fails if it is the GGUF file of a decoder alone, or if it cannot be told which vision tower beside it is meant.
     pub fn check_vision(&self) -> Result<(), ModelError> {
         match &self.form {
-            Form::Gguf(files) if !files.has_projector() => Err(ModelError::File {
-                file: self.path(CONFIG),
-                what: "a decoder alone: the mmproj file of its vision tower is missing in its directory"
-                    .to_string(),
-            }),
-            _ => Ok(()),
+            Form::Gguf(files) => files.check_projector(),
+            Form::Published => Ok(()),
+        }
+    }
+
+    /// Model files that lie there and are not used.
+    pub fn left_alone(&self) -> Vec<PathBuf> {
+        match &self.form {
+            Form::Gguf(_) => Vec::new(),
+            Form::Published => super::gguf::files_of(&self.dir).unwrap_or_default(),
         }
     }
 
@@ -106,28 +163,42 @@ impl Checkpoint {
     /// The text of a file that must be there.
     pub fn text(&self, name: &str) -> Result<String, ModelError> {
         if !self.has(name) {
-            return Err(self.error(format!("{name} is missing")));
+            return Err(self.missing(name));
         }
-        fs::read_to_string(self.path(name)).map_err(|e| ModelError::File {
+        let fail = |what: String| ModelError::File {
             file: self.path(name),
-            what: e.to_string(),
-        })
+            what,
+        };
+        let text = fs::read_to_string(self.path(name)).map_err(|e| fail(e.to_string()))?;
+        match foreign_text(&text) {
+            Some(what) => Err(fail(what.to_string())),
+            None => Ok(text),
+        }
+    }
+
+    /// That the file `name`, which is needed, is not there.
+    fn missing(&self, name: &str) -> ModelError {
+        match dangling(&self.path(name)) {
+            Some(link) => self.error(format!("{name} is {link}")),
+            None => self.error(format!("{name} is missing")),
+        }
     }
 
     /// A JSON file that must be there.
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ModelError> {
         let read = match &self.form {
-            Form::Published => serde_json::from_str(&self.text(name)?),
+            Form::Published => {
+                let text = self.text(name)?;
+                json::of_text(&text).map_err(|what| foreign(text.as_bytes()).unwrap_or(what))
+            }
             Form::Gguf(files) => {
-                let json = files.json(name)?;
-                serde_json::from_value(
-                    json.ok_or_else(|| self.error(format!("{name} is missing")))?,
-                )
+                let json = files.json(name)?.ok_or_else(|| self.missing(name))?;
+                json::of_value(&json).map_err(|unsupported| unsupported.to_string())
             }
         };
-        read.map_err(|e| ModelError::File {
+        read.map_err(|what| ModelError::File {
             file: self.path(name),
-            what: e.to_string(),
+            what,
         })
     }
 
@@ -212,10 +283,27 @@ impl Checkpoint {
                 )));
             }
             if !self.has(shard) {
-                return Err(self.error(format!("{shard} is missing, which {named} names")));
+                return Err(match dangling(&self.path(shard)) {
+                    Some(link) => self.error(format!("{shard}, which {named} names, is {link}")),
+                    None => self.error(format!("{shard} is missing, which {named} names")),
+                });
             }
         }
         Ok(shards.iter().map(|shard| self.path(shard)).collect())
+    }
+
+    /// That there are no weights, and what lies there instead.
+    fn no_weights(&self) -> ModelError {
+        for name in [SINGLE, INDEX] {
+            if let Some(link) = dangling(&self.path(name)) {
+                return self.error(format!("{name} is {link}"));
+            }
+        }
+        let missing = format!("{SINGLE} is missing (and there is no {INDEX})");
+        match Folder::look(&self.dir) {
+            Ok(folder) => self.error(format!("{missing}; {}", folder.says())),
+            Err(_) => self.error(missing),
+        }
     }
 
     /// The file of weights, or the index of those that they are in: what `config.json` names, or the one with the usual name.
@@ -224,11 +312,7 @@ impl Checkpoint {
         let named = match &config[NAMED] {
             Value::Null => {
                 let there = [SINGLE, INDEX].into_iter().find(|name| self.has(name));
-                let missing = || format!("{SINGLE} is missing (and there is no {INDEX})");
-                return match there {
-                    Some(name) => Ok(name.to_string()),
-                    None => Err(self.error(missing())),
-                };
+                return there.map(str::to_string).ok_or_else(|| self.no_weights());
             }
             named => named,
         };
@@ -240,9 +324,14 @@ impl Checkpoint {
         });
         match name {
             Some(name) if self.has(name) => Ok(name.to_string()),
-            Some(name) => Err(self.error(format!(
-                "{name} is missing, which {CONFIG} names as {NAMED}"
-            ))),
+            Some(name) => Err(match dangling(&self.path(name)) {
+                Some(link) => self.error(format!(
+                    "{name}, which {CONFIG} names as {NAMED}, is {link}"
+                )),
+                None => self.error(format!(
+                    "{name} is missing, which {CONFIG} names as {NAMED}"
+                )),
+            }),
             None => Err(Unsupported::new(NAMED, named, expected).of(self.path(CONFIG))),
         }
     }
@@ -258,10 +347,22 @@ impl Checkpoint {
 
     /// Says which file and tensor an error of the tensor library is about.
     pub fn weight_error(&self, error: candle_core::Error) -> ModelError {
-        let keys = match &self.form {
-            Form::Published => CONFIG,
-            Form::Gguf(_) => "the keys of the file",
+        let error = TensorError::describe(&error);
+        let (keys, mlx) = match &self.form {
+            Form::Published => (CONFIG, self.is_of_mlx()),
+            Form::Gguf(_) => ("the keys of the file", false),
         };
-        self.error(format!("weights do not fit {keys}: {error}"))
+        let why = match mlx {
+            true => " (they were written by MLX, which turns matrices and packs them: take the model that it was made from)",
+            false => "",
+        };
+        self.error(format!("weights do not fit {keys}: {error}{why}"))
+    }
+
+    /// Whether the first file of weights says that MLX wrote it.
+    fn is_of_mlx(&self) -> bool {
+        let files = self.weight_files().unwrap_or_default();
+        let format = files.first().and_then(|file| safetensors_format(file));
+        format.as_deref() == Some("mlx")
     }
 }

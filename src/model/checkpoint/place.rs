@@ -1,0 +1,88 @@
+//! From what a user gives as a model to the folder or the file that is meant.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::content::dangling;
+use crate::model::ModelError;
+
+/// `path` with the user's home in the place of a leading `~`, as a shell has it. Shells leave `model:=~/...` as it is.
+pub fn expand_home(path: &Path) -> PathBuf {
+    let rest = path.strip_prefix("~").ok();
+    match (rest, std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) if !home.is_empty() => Path::new(&home).join(rest),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// What lies at `path`: a file, or the folder of a model; of the root of a model in a hub's cache (`models--org--name`) the snapshot
+/// that its branch `main` is.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
+    let path = expand_home(path);
+    let fail = |what: String| ModelError::File {
+        file: path.clone(),
+        what,
+    };
+    match fs::metadata(&path) {
+        Err(error) => Err(fail(match dangling(&path) {
+            Some(link) => link,
+            None if error.kind() == ErrorKind::NotFound => {
+                "there is no such file or folder".to_string()
+            }
+            None => error.to_string(),
+        })),
+        Ok(found) if found.is_dir() && path.join(SNAPSHOTS).is_dir() => snapshot(&path),
+        Ok(_) => Ok(path),
+    }
+}
+
+const SNAPSHOTS: &str = "snapshots";
+
+fn snapshot(root: &Path) -> Result<PathBuf, ModelError> {
+    let fail = |what: String| ModelError::Directory {
+        dir: root.to_path_buf(),
+        what,
+    };
+    let snapshots = root.join(SNAPSHOTS);
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(&snapshots).map_err(|e| fail(e.to_string()))? {
+        let path = entry.map_err(|e| fail(e.to_string()))?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    let main = fs::read_to_string(root.join("refs/main")).unwrap_or_default();
+    let of_main = folders.iter().find(|path| path.ends_with(main.trim()));
+    match (of_main, folders.as_slice()) {
+        (Some(path), _) if !main.trim().is_empty() => Ok(path.clone()),
+        (_, [only]) => Ok(only.clone()),
+        (_, []) => Err(fail(
+            "the root of a model in a hub's cache, and no snapshot of it is there: the download was not finished".to_string(),
+        )),
+        (_, several) => {
+            let names = several.iter().map(|path| path.display().to_string());
+            Err(fail(format!(
+                "the root of a model in a hub's cache with several snapshots, none of which is the branch main: give one of {}",
+                names.collect::<Vec<_>>().join(", ")
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_is_the_home_only_in_front_and_alone() {
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+        if !home.as_os_str().is_empty() {
+            assert_eq!(expand_home(Path::new("~/models/a")), home.join("models/a"));
+        }
+        for same in ["/~/a", "a/~", "~other/a", "a"] {
+            assert_eq!(expand_home(Path::new(same)), Path::new(same));
+        }
+    }
+}

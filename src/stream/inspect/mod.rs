@@ -1,0 +1,292 @@
+//! What a checkpoint is and what it needs, told from its headers alone: no weight is read.
+//!
+//! - this file: the report and how it is made
+//! - `kept`: what the weights become in memory
+//! - `table`: the report as text
+
+mod kept;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use serde::Serialize;
+
+use super::grammar::{Chat, Grammar};
+use crate::cache::{CacheShape, KvStorage};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::decoder;
+use crate::model::family::{model_type, Family, CONFIG};
+use crate::model::mllm::Mllm;
+use crate::model::precision::Precision;
+use crate::model::text::TextModel;
+use crate::model::vision::View;
+use crate::model::weights::{arithmetic, Hollow, Quantization, Source};
+use crate::model::{device_name, DeviceKind, ModelError};
+use kept::Keeping;
+
+/// What the report assumes: the same as what the model is to be loaded with.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub quantization: Quantization,
+    pub device: DeviceKind,
+    /// Type of the arithmetic.
+    pub dtype: Precision,
+    /// What keys and values are stored as.
+    pub kv_storage: KvStorage,
+    /// Slots per layer.
+    pub budget: usize,
+    /// Memory that the model may take, bytes.
+    pub memory: Option<u64>,
+}
+
+/// Camera pictures that frames are counted for.
+const PICTURES: [(usize, usize); 4] = [(320, 240), (640, 480), (1280, 720), (1920, 1080)];
+
+/// A checkpoint at a glance. Sizes are in bytes.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub path: String,
+    pub family: String,
+    /// `model_type` of the decoder.
+    pub decoder: String,
+    /// Where it runs, and the type of the arithmetic there.
+    pub device: String,
+    pub dtype: String,
+    pub parameters: Parameters,
+    /// What is in the files, by element type.
+    pub stored: BTreeMap<String, Amount>,
+    /// What it becomes in memory, by element or block type.
+    pub kept: BTreeMap<String, Amount>,
+    /// Matrices whose rows do not fill the blocks asked for, and what they became.
+    pub fallbacks: Vec<String>,
+    pub frames: Vec<Frame>,
+    /// Longest input, tokens.
+    pub context: usize,
+    pub kv_bytes_per_token: u64,
+    pub weight_bytes: u64,
+    /// What blocks take beside themselves on the CPU once they have been multiplied with.
+    pub repacked_bytes: u64,
+    pub budget: usize,
+    pub cache_bytes: u64,
+    /// Weights, what they take beside themselves, and cache, without the working memory of a step.
+    pub memory_bytes: u64,
+    /// The largest budget with which weights and cache fit the memory that was named.
+    pub fitting_budget: Option<usize>,
+    /// What stands in the way of running it.
+    pub problems: Vec<String>,
+    /// What runs otherwise than one may think.
+    pub notes: Vec<String>,
+    /// Tensors in the files that the model does not use.
+    pub unused: Vec<String>,
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub struct Parameters {
+    pub total: u64,
+    pub decoder: u64,
+    /// Tower and connector.
+    pub vision: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub struct Amount {
+    pub tensors: usize,
+    pub bytes: u64,
+}
+
+/// What a camera's picture becomes as a frame of the stream.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Frame {
+    pub width: usize,
+    pub height: usize,
+    /// All that a frame behind another takes in the stream: its time, its markup and its image.
+    pub tokens: usize,
+    /// The same of one that begins a turn, with the user's name in front.
+    pub opening_tokens: usize,
+    /// Those of the image alone.
+    pub image_tokens: usize,
+}
+
+impl Report {
+    /// Whether everything that is needed is there.
+    pub fn complete(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Looks at a published directory. What is wrong with it becomes a problem of the report, not an error.
+    pub fn of(path: &Path, options: &Options) -> Self {
+        let mut report = Self {
+            path: path.display().to_string(),
+            budget: options.budget,
+            ..Self::default()
+        };
+        if let Err(error) = report.fill(path, options) {
+            report.problems.push(error.to_string());
+        }
+        report
+    }
+
+    fn fill(&mut self, path: &Path, options: &Options) -> Result<(), ModelError> {
+        let device = options.device.open()?;
+        self.device = device_name(&device);
+        let checkpoint = Checkpoint::open(path)?;
+        for file in checkpoint.left_alone() {
+            self.notes.push(format!(
+                "{} is not used, the weights beside it are; give that file to use it",
+                file.display()
+            ));
+        }
+        let kind = model_type(&checkpoint)?;
+        let opened = Opened {
+            checkpoint: &checkpoint,
+            options,
+            device: &device,
+        };
+        match Family::of(&kind) {
+            Some(family) => self.fill_multimodal(&opened, family),
+            None => self.fill_text(&opened),
+        }
+    }
+
+    fn fill_multimodal(
+        &mut self,
+        opened: &Opened,
+        family: &'static Family,
+    ) -> Result<(), ModelError> {
+        let checkpoint = opened.checkpoint;
+        self.family = family.name.to_string();
+        let config = (family.open)(checkpoint)?;
+        self.decoder = config.text().model_type().to_string();
+        let tensors = checkpoint.tensors(family.names, opened.options.quantization)?;
+        let dtype = self.fill_decoder(config.text(), tensors.as_ref(), opened)?;
+        self.fill_stored(tensors.as_ref());
+        let hollow = Arc::new(Hollow::new(tensors));
+        let model = Mllm::build(
+            checkpoint,
+            family,
+            hollow.clone(),
+            (opened.built_as(dtype), &Device::Cpu),
+        )?;
+        let keeping = Keeping {
+            dtype,
+            on_cpu: opened.device.is_cpu(),
+            quantization: opened.options.quantization,
+            text_path: config.text_path(),
+            head_path: config.head_path(),
+        };
+        self.fill_kept(&hollow, &keeping, opened.options);
+        self.fill_frames(&model)
+    }
+
+    fn fill_text(&mut self, opened: &Opened) -> Result<(), ModelError> {
+        let checkpoint = opened.checkpoint;
+        self.family = "text".to_string();
+        let for_text = "it is read for text alone (forward, eval), and the node needs a model with a vision tower";
+        self.notes.push(match checkpoint.check_vision() {
+            Err(why) => format!("{why}; {for_text}"),
+            Ok(()) => for_text.to_string(),
+        });
+        let about = TextModel::about(checkpoint)?;
+        self.decoder = about.config.model_type().to_string();
+        let tensors = checkpoint.tensors(about.names, opened.options.quantization)?;
+        let dtype = self.fill_decoder(&about.config, tensors.as_ref(), opened)?;
+        self.fill_stored(tensors.as_ref());
+        let hollow = Arc::new(Hollow::new(tensors));
+        let paths = (about.text.clone(), about.head.clone());
+        let built_as = opened.built_as(dtype);
+        let model = TextModel::build(checkpoint, about, hollow.clone(), built_as, &Device::Cpu)?;
+        if let Some(template) = &model.template {
+            template.try_out(false)?;
+        }
+        let keeping = Keeping {
+            dtype,
+            on_cpu: opened.device.is_cpu(),
+            quantization: opened.options.quantization,
+            text_path: &paths.0,
+            head_path: &paths.1,
+        };
+        self.fill_kept(&hollow, &keeping, opened.options);
+        Ok(())
+    }
+
+    /// What the decoder needs of the cache; returns the type that weights are kept in.
+    fn fill_decoder(
+        &mut self,
+        config: &decoder::Config,
+        tensors: &dyn Source,
+        opened: &Opened,
+    ) -> Result<DType, ModelError> {
+        let shape = config
+            .cache_shape()
+            .map_err(|unsupported| unsupported.of(opened.checkpoint.path(CONFIG)))?;
+        let given = opened.options.dtype.dtype(tensors, opened.device);
+        let dtype = arithmetic(given, opened.device);
+        self.dtype = dtype.as_str().to_string();
+        self.context = shape.max_positions;
+        self.kv_bytes_per_token = kv_bytes(&shape, opened.options.kv_storage.dtype(dtype));
+        self.cache_bytes = self.kv_bytes_per_token.saturating_mul(self.budget as u64);
+        Ok(dtype)
+    }
+
+    fn fill_stored(&mut self, source: &dyn Source) {
+        for tensor in source.list() {
+            let amount = self.stored.entry(tensor.dtype).or_default();
+            amount.tensors += 1;
+            amount.bytes += tensor.bytes as u64;
+        }
+    }
+
+    /// What frames take in the stream, for which the checkpoint's chat template is rendered.
+    fn fill_frames(&mut self, model: &Mllm) -> Result<(), ModelError> {
+        let (chat, known) = Chat::find(model)?;
+        self.notes.extend(chat.remarks(model, known));
+        for (width, height) in PICTURES {
+            let layout = model.vision.layout((width, height), View::Frame);
+            let markup = model.vision.markup(&layout);
+            let mut grammar = Grammar::new(chat.clone());
+            let first = model.tokenizer.encode(&grammar.frame(&markup, 0))?;
+            let text = grammar.frame(&markup, A_SECOND_NS);
+            let next = model.tokenizer.encode_after(first.last().copied(), &text)?;
+            self.frames.push(Frame {
+                width,
+                height,
+                tokens: next.len(),
+                opening_tokens: first.len(),
+                image_tokens: model.vision.tokens(&layout),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Between two frames, for the label of their time.
+const A_SECOND_NS: i64 = 1_000_000_000;
+
+/// A checkpoint with what it is to be loaded with.
+struct Opened<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a Options,
+    device: &'a Device,
+}
+
+impl Opened<'_> {
+    /// The type that a model without numbers is built of, on the CPU, where the one to be loaded keeps its weights as `dtype`.
+    fn built_as(&self, dtype: DType) -> DType {
+        match self.device.is_cpu() {
+            true => dtype,
+            // Shapes are the same for every type, and the CPU has not all that a GPU has.
+            false => DType::F32,
+        }
+    }
+}
+
+/// Keys and values of one token over all layers, bytes.
+fn kv_bytes(shape: &CacheShape, dtype: DType) -> u64 {
+    let values = shape
+        .layers
+        .saturating_mul(2 * shape.kv_heads * shape.head_dim);
+    (values as u64).saturating_mul(dtype.size_in_bytes() as u64)
+}
