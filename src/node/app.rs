@@ -18,6 +18,7 @@ use super::namesakes::Namesakes;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params::{Parameters, SYSTEM_PROMPT};
 use super::publishers::Watch;
+use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::stream::{inspect, Engine, EngineError, SessionConfig};
@@ -121,9 +122,11 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     let topics = Topics::of(arguments, name, namespace, &parameters)?;
     let mut inputs = Inputs::subscribe(node, &topics, parameters.compressed())?;
     let mut watch = Watch::new(&topics);
+    let mut sight = Sight::new(node, &topics, &parameters);
     let stats_period = Duration::from_secs_f64(parameters.stats_period);
-    let mut diagnostics = Diagnostics::advertise(node, &parameters, &engine, &topics.image)?;
-    let cameras = diagnostics.cameras();
+    let camera = sight.shared();
+    let mut diagnostics =
+        Diagnostics::advertise(node, &parameters, &engine, &topics.image, camera)?;
     let (mut namesakes, others) = (
         Namesakes::new(name, namespace, &topics.statistics),
         diagnostics.namesakes(),
@@ -147,7 +150,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         node.spin_once(SPIN);
         inputs.drain(&engine);
         if let Some(publishers) = watch.look(node) {
-            cameras.set(publishers);
+            sight.look(&engine, publishers);
         }
         if let Some(count) = namesakes.look(node) {
             others.store(count, Ordering::Relaxed);

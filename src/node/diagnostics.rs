@@ -1,10 +1,10 @@
 //! `/diagnostics`: what an operator's monitor shows of the node, once per second.
 //!
-//! OK, WARN and ERROR speak of the time since the report before; STALE means that the camera is silent.
+//! OK, WARN and ERROR speak of the time since the report before.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use r2r::std_msgs::msg::Header;
@@ -14,15 +14,13 @@ use super::messages::{publishable, time};
 use super::namesakes;
 use super::outputs::{advertise, report, RosTime};
 use super::params::Parameters;
-use super::publishers::Publishers;
+use super::sight::Shared;
 use super::topics::Subscription;
 use super::NodeError;
 use crate::stream::{Engine, StreamStats};
 
 /// Time between two reports.
 pub const PERIOD: Duration = Duration::from_secs(1);
-/// A camera that has sent nothing for this long is silent.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// Publisher of reports.
 pub struct Diagnostics {
@@ -31,28 +29,14 @@ pub struct Diagnostics {
     /// The node's full name.
     node: String,
     image_topic: String,
-    cameras: Cameras,
+    camera: Shared,
     /// How many other nodes have this node's name.
     namesakes: Arc<AtomicUsize>,
     model: String,
     device: String,
     before: StreamStats,
-    /// When an image was last known to have come.
-    heard: Option<Instant>,
-}
-
-/// What is known of the publishers of images, shared with those who look.
-#[derive(Clone, Default)]
-pub struct Cameras(Arc<Mutex<Publishers>>);
-
-impl Cameras {
-    pub fn set(&self, publishers: &Publishers) {
-        self.lock().clone_from(publishers);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Publishers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Of the images decided on last, all were refused.
+    all_refused: bool,
 }
 
 /// A status in the making.
@@ -80,7 +64,6 @@ impl Status {
 const OK: u8 = DiagnosticStatus::OK as u8;
 const WARN: u8 = DiagnosticStatus::WARN as u8;
 const ERROR: u8 = DiagnosticStatus::ERROR as u8;
-const STALE: u8 = DiagnosticStatus::STALE as u8;
 
 impl Diagnostics {
     pub fn advertise(
@@ -88,24 +71,20 @@ impl Diagnostics {
         parameters: &Parameters,
         engine: &Engine,
         image: &Subscription,
+        camera: Shared,
     ) -> Result<Self, NodeError> {
         Ok(Self {
             clock: RosTime::of(node),
             node: node.fully_qualified_name().unwrap_or_default(),
             publisher: advertise(node, "/diagnostics", QosProfile::default())?,
             image_topic: image.topic.clone(),
-            cameras: Cameras::default(),
+            camera,
             namesakes: Arc::default(),
             model: parameters.model.clone(),
             device: engine.hardware().to_string(),
             before: StreamStats::default(),
-            heard: None,
+            all_refused: false,
         })
-    }
-
-    /// Where to leave word of the publishers of images.
-    pub fn cameras(&self) -> Cameras {
-        self.cameras.clone()
     }
 
     /// Where to leave word of how many other nodes have this node's name.
@@ -115,8 +94,11 @@ impl Diagnostics {
 
     /// Publishes a report; `stats` are those of now.
     pub fn publish(&mut self, stats: StreamStats) {
-        if stats.frames_received > self.before.frames_received {
-            self.heard = Some(Instant::now());
+        let refused = stats.images_refused() - self.before.images_refused();
+        let good = stats.frames_decided() - self.before.frames_decided();
+        let received = stats.frames_received - self.before.frames_received;
+        if good > 0 || refused > 0 {
+            self.all_refused = good == 0 && refused >= received;
         }
         let statuses = [
             ("camera", self.camera(&stats)),
@@ -149,29 +131,37 @@ impl Diagnostics {
     }
 
     fn camera(&self, stats: &StreamStats) -> Status {
-        let rejected = stats.frames_rejected - self.before.frames_rejected;
-        let used = stats.frames_used - self.before.frames_used;
-        let silent = self.heard.map(|heard| heard.elapsed());
-        let cameras = self.cameras.lock().clone();
-        let (level, message) = match silent {
-            Some(silent) if silent <= SILENCE => match (rejected, used) {
-                _ if stats.paused => (OK, "paused".to_string()),
-                (1.., 0) => (ERROR, "every image is refused".to_string()),
-                (1.., _) => (WARN, format!("{rejected} images refused")),
-                _ => (OK, format!("{:.1} frames/s", stats.frames_per_second)),
-            },
-            _ => (STALE, self.silence(silent, &cameras)),
+        let refused = stats.images_refused() - self.before.images_refused();
+        let camera = self.camera.get();
+        let (level, message) = if stats.paused {
+            (OK, "paused".to_string())
+        } else if let Some(silence) = camera.silence {
+            (WARN, silence)
+        } else if self.all_refused {
+            let last = &stats.rejected_last;
+            (ERROR, format!("every image is refused; the last: {last}"))
+        } else if let Some(warning) = camera.warnings.first() {
+            (WARN, warning.clone())
+        } else if refused > 0 {
+            let last = &stats.rejected_last;
+            (WARN, format!("{refused} images refused; the last: {last}"))
+        } else {
+            (OK, format!("{:.1} frames/s", stats.frames_per_second))
         };
         let mut status = Status::new(level, message)
             .with("topic", &self.image_topic)
-            .with("publishers", cameras.count)
-            .with("publishers_unheard", cameras.unheard.len())
-            .with("silence_s", silent.map_or(-1.0, |t| t.as_secs_f32()))
+            .with("publishers", camera.publishers.count)
+            .with("publishers_unheard", camera.publishers.unheard.len())
+            .with("warnings", camera.warnings.join("; "))
+            .with("silence_s", stats.silence.map_or(-1.0, |t| t.as_secs_f32()))
+            .with("clock_ahead_s", stats.ahead_ns.unwrap_or(0) as f64 * 1e-9)
+            .with("lost_share", stats.lost)
             .with("frames_per_second", stats.frames_per_second)
             .with("frames_received", stats.frames_received)
             .with("frames_used", stats.frames_used)
             .with("frames_superseded", stats.frames_superseded)
             .with("frames_rejected", stats.frames_rejected)
+            .with("frames_undated", stats.frames_undated)
             .with("frames_skipped_rate", stats.frames_skipped.rate)
             .with("frames_skipped_unchanged", stats.frames_skipped.unchanged)
             .with("frames_skipped_paused", stats.frames_skipped.paused)
@@ -181,20 +171,6 @@ impl Diagnostics {
             status = status.with(&format!("rejected_{reason}"), count);
         }
         status
-    }
-
-    /// Since when no image has come, and why, as far as that is known.
-    fn silence(&self, silent: Option<Duration>, cameras: &Publishers) -> String {
-        let topic = &self.image_topic;
-        let since = match silent {
-            None => format!("no image has come on {topic}"),
-            Some(silent) => format!("no image for {} s on {topic}", silent.as_secs()),
-        };
-        match (cameras.count, cameras.unheard.first()) {
-            (0, _) => format!("{since}: nobody publishes it"),
-            (_, Some(problem)) => format!("{since}: {problem}"),
-            _ => since,
-        }
     }
 
     fn memory(&self, stats: &StreamStats) -> Status {

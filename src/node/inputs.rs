@@ -52,10 +52,13 @@ impl Inputs {
             let _ = engine.offer_frame(image);
         }
         while let Some(message) = ready(&mut self.instructions) {
-            hand_over(engine, messages::instruction(&message));
+            hand_over(engine, messages::instruction(&message, self.clock.now_ns()));
         }
         while let Some(message) = ready(&mut self.plain_instructions) {
-            hand_over(engine, messages::plain_instruction(&message));
+            hand_over(
+                engine,
+                messages::plain_instruction(&message, self.clock.now_ns()),
+            );
         }
     }
 }

@@ -45,26 +45,37 @@ pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -
     }
 }
 
-/// An instruction, and what cannot be read in it, if anything.
-pub fn instruction(message: &NativeMsg<InstructionMsg>) -> (Instruction, Option<String>) {
+/// An instruction, and what cannot be read in it, if anything. `arrival_ns` is now, ROS clock.
+pub fn instruction(
+    message: &NativeMsg<InstructionMsg>,
+    arrival_ns: i64,
+) -> (Instruction, Option<String>) {
     let instruction = Instruction {
         id: text(&message.id),
         text: text(&message.text),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
         ephemeral: message.ephemeral,
+        stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
+        arrival_ns: Some(arrival_ns),
         received: Instant::now(),
     };
     let problem = not_utf8("text", &message.text).or_else(|| not_utf8("id", &message.id));
     (instruction, problem)
 }
 
-/// An instruction that came as plain text (the engine gives it an id), and what cannot be read in it, if anything.
-pub fn plain_instruction(message: &NativeMsg<StringMsg>) -> (Instruction, Option<String>) {
+/// An instruction that came as plain text (the engine gives it an id; its stamp is the time of its arrival), and what cannot be
+/// read in it, if anything.
+pub fn plain_instruction(
+    message: &NativeMsg<StringMsg>,
+    arrival_ns: i64,
+) -> (Instruction, Option<String>) {
     let instruction = Instruction {
         id: String::new(),
         text: text(&message.data),
         max_new_tokens: 0,
         ephemeral: false,
+        stamp_ns: arrival_ns,
+        arrival_ns: Some(arrival_ns),
         received: Instant::now(),
     };
     (instruction, not_utf8("text", &message.data))
@@ -88,6 +99,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
             frame_id: newest.map_or_else(String::new, |frame| publishable(&frame.frame_id)),
         },
         instruction_id: publishable(&answer.id),
+        instruction_stamp: time(answer.instruction_ns),
         text: publishable(&answer.text),
         finish_reason: match answer.finish {
             FinishReason::Stop => Reasoning::FINISH_STOP as u8,
@@ -102,7 +114,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         time_to_first_token: duration(answer.time_to_first_token.unwrap_or_default()),
         latency: duration(answer.latency),
         newest_frame_age: signed_duration(
-            newest.map_or(0, |frame| now_ns.saturating_sub(frame.stamp_ns)),
+            newest.map_or(0, |frame| now_ns.saturating_sub(frame.stamp_ns).max(0)),
         ),
         oldest_frame_stamp: time(answer.oldest_frame_ns.unwrap_or(0)),
         frames_seen: answer.frames_seen,
@@ -119,9 +131,15 @@ pub fn reasoning_delta(delta: &AnswerDelta) -> ReasoningDelta {
     }
 }
 
+/// The answer for people: its text, or why there is none.
 pub fn reasoning_text(answer: &Answer) -> StringMsg {
+    let data = match (&answer.error, answer.finish) {
+        (Some(reason), _) => format!("not answered: {reason}"),
+        (None, FinishReason::Cancelled) => format!("cut off: {}", answer.text),
+        (None, _) => answer.text.clone(),
+    };
     StringMsg {
-        data: publishable(&answer.text),
+        data: publishable(&data),
     }
 }
 

@@ -7,6 +7,8 @@
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
 //! - `namesakes`: other nodes of the same name
+//! - `graph`: the topics that there are
+//! - `sight`: whether the robot sees, and if not, why
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
 //! - `logging`: the log, through rcl: console, file, /rosout
@@ -14,6 +16,7 @@
 
 mod app;
 mod diagnostics;
+mod graph;
 mod inputs;
 mod logging;
 mod messages;
@@ -22,6 +25,7 @@ mod namesakes;
 mod outputs;
 mod params;
 mod publishers;
+mod sight;
 mod topics;
 
 pub use app::run;
@@ -41,6 +45,8 @@ pub enum NodeError {
     },
     #[error("ROS context: {0}")]
     Context(String),
+    #[error("ROS graph: {0}")]
+    Graph(String),
     #[error("command line: {0}")]
     Arguments(String),
     #[error("unknown parameter {name}, expected one of: {expected}")]

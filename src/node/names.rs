@@ -255,7 +255,7 @@ impl RosArguments {
     }
 
     /// The compressed topic that belongs to `image`: its own remapping if there is one, else that of `image` with the
-    /// suffix, as image_transport does it.
+    /// suffix, as image_transport does it, unless it has the suffix already.
     pub fn resolve_compressed(
         &self,
         image: &str,
@@ -267,10 +267,11 @@ impl RosArguments {
         if own != absolute(&compressed, namespace) {
             return Ok(own);
         }
-        Ok(format!(
-            "{}/compressed",
-            self.resolve(image, node, namespace)?
-        ))
+        let base = self.resolve(image, node, namespace)?;
+        Ok(match base.ends_with("/compressed") {
+            true => base,
+            false => format!("{base}/compressed"),
+        })
     }
 }
 
@@ -317,7 +318,7 @@ fn c_string(text: &str) -> Result<CString, NodeError> {
 }
 
 /// Turns a return code into an error with rcl's own words.
-fn check(code: rcl_ret_t) -> Result<(), NodeError> {
+pub(super) fn check(code: rcl_ret_t) -> Result<(), NodeError> {
     if code == OK {
         return Ok(());
     }

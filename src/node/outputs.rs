@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
-use crate::stream::{Answer, AnswerDelta, EngineEvents, FinishReason, StreamStats};
+use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
 
 /// What the engine says.
 pub enum Event {
@@ -104,12 +104,10 @@ impl Answers {
         }
         let message = messages::reasoning(answer, self.clock.now_ns());
         report("~/reasoning", self.reasoning.publish(&message));
-        if matches!(answer.finish, FinishReason::Stop | FinishReason::Length) {
-            report(
-                "~/reasoning_text",
-                self.text.publish(&messages::reasoning_text(answer)),
-            );
-        }
+        report(
+            "~/reasoning_text",
+            self.text.publish(&messages::reasoning_text(answer)),
+        );
     }
 }
 

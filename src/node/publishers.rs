@@ -12,10 +12,15 @@ use super::NodeError;
 /// Time between two looks. A publisher counts as unheard from the second one, as its node's name is found out after its topic.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// What rmw calls a node of which it does not know the name yet.
+const UNKNOWN: &str = "_NODE_NAME_UNKNOWN_";
+
 /// The publishers of one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Publishers {
     pub count: usize,
+    /// Of those that can be heard the full names of their nodes, in order, as far as they are known.
+    pub heard: Vec<String>,
     /// Why some of them cannot be heard, a sentence each that names both sides.
     pub unheard: BTreeSet<String>,
 }
@@ -30,6 +35,7 @@ impl Publishers {
         )?;
         let mut publishers = Self {
             count: found.len(),
+            heard: Vec::new(),
             unheard: BTreeSet::new(),
         };
         for other in found {
@@ -55,8 +61,11 @@ impl Publishers {
                 publishers.unheard.insert(format!(
                     "{name} publishes on {topic} with {BEST_EFFORT}, but {parameter} is {RELIABLE}: set it to {BEST_EFFORT}, or the publisher to {RELIABLE}"
                 ));
+            } else if other.node_name != UNKNOWN {
+                publishers.heard.push(name);
             }
         }
+        publishers.heard.sort();
         Ok(publishers)
     }
 }

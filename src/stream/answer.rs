@@ -19,6 +19,10 @@ pub struct Instruction {
     pub max_new_tokens: usize,
     /// Question and answer leave no trace in memory.
     pub ephemeral: bool,
+    /// The stamp that it came with, echoed in the answer, nanoseconds; 0: none.
+    pub stamp_ns: i64,
+    /// When it arrived, nanoseconds on the clock of [`super::CameraImage::arrival_ns`]; none where there is no such clock.
+    pub arrival_ns: Option<i64>,
     /// When it arrived, for latencies.
     pub received: Instant,
 }
@@ -58,6 +62,8 @@ impl FinishReason {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub id: String,
+    /// The instruction's stamp.
+    pub instruction_ns: i64,
     pub text: String,
     pub finish: FinishReason,
     pub error: Option<String>,
@@ -198,10 +204,13 @@ mod tests {
             text: "What is it?".to_string(),
             max_new_tokens: 0,
             ephemeral: false,
+            stamp_ns: 0,
+            arrival_ns: None,
             received: Instant::now(),
         };
         let answer = Answer {
             id: "a".to_string(),
+            instruction_ns: 0,
             text: String::new(),
             finish: FinishReason::Error,
             error: None,

@@ -1,4 +1,4 @@
-//! Which frames enter the memory: their order in time, their rate, and whether there is anything new in them.
+//! Which frames enter the memory: their rate, and whether there is anything new in them.
 //!
 //! Decided by stamps and pixels alone, so that a replay decides as the running node did.
 
@@ -11,6 +11,8 @@ use crate::model::vision::Prepared;
 pub const FRAME_RATES: RangeInclusive<f64> = 0.0..=1000.0;
 /// What [`GateConfig::min_change`] may be.
 pub const MIN_CHANGES: RangeInclusive<f64> = 0.0..=1.0;
+/// What [`GateConfig::max_frame_age`] may be.
+pub const MAX_FRAME_AGES: RangeInclusive<f64> = 0.0..=86400.0;
 
 /// What the gate goes by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,10 +22,12 @@ pub struct GateConfig {
     /// A frame that differs less from the last one used is skipped: mean difference of the pixels at the model's input size,
     /// 0 to 1; 0: none is.
     pub min_change: f64,
-    /// A stamp further from the one before than this, seconds, starts a new epoch.
+    /// Stamps that run ahead of the time that passes by more than this, or go back by more, seconds, start a new epoch.
     pub time_jump_threshold: f64,
     /// A new epoch starts with an empty memory.
     pub reset_on_time_jump: bool,
+    /// An instruction that is asked when the newest picture is older than this, seconds, is refused; 0: none is.
+    pub max_frame_age: f64,
 }
 
 impl Default for GateConfig {
@@ -33,22 +37,9 @@ impl Default for GateConfig {
             min_change: 0.0,
             time_jump_threshold: 10.0,
             reset_on_time_jump: false,
+            max_frame_age: 0.0,
         }
     }
-}
-
-/// A frame's place in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    InOrder,
-    /// Older than the newest frame (its stamp), which a message overtook.
-    OutOfOrder {
-        newest_ns: i64,
-    },
-    /// The clock jumped from `newest_ns`: a looped bag, a restarted simulation, a long gap.
-    Jump {
-        newest_ns: i64,
-    },
 }
 
 /// Why a good frame was not used.
@@ -64,9 +55,6 @@ pub enum Skip {
 #[derive(Debug, Clone)]
 pub struct FrameGate {
     config: GateConfig,
-    newest_ns: Option<i64>,
-    /// The stamp of the frame just refused as out of order.
-    overtaken_ns: Option<i64>,
     /// When the next frame may be used.
     due_ns: Option<i64>,
     /// The last frame used, at the model's input size.
@@ -77,8 +65,6 @@ impl FrameGate {
     pub fn new(config: GateConfig) -> Self {
         Self {
             config,
-            newest_ns: None,
-            overtaken_ns: None,
             due_ns: None,
             used: None,
         }
@@ -88,29 +74,9 @@ impl FrameGate {
         &self.config
     }
 
-    /// Places a frame in time by its stamp.
-    ///
-    /// A step back of less than the threshold is a message that was overtaken, unless the next one goes on from there: then
-    /// the clock was set back.
-    pub fn arrive(&mut self, stamp_ns: i64) -> Arrival {
-        let Some(newest_ns) = self.newest_ns else {
-            self.newest_ns = Some(stamp_ns);
-            return Arrival::InOrder;
-        };
-        let step = stamp_ns.saturating_sub(newest_ns);
-        let far = step.unsigned_abs() as f64 > self.config.time_jump_threshold * 1e9;
-        let goes_on = self.overtaken_ns.is_some_and(|from| stamp_ns >= from);
-        if step < 0 && !far && !goes_on {
-            self.overtaken_ns = Some(stamp_ns);
-            return Arrival::OutOfOrder { newest_ns };
-        }
-        self.overtaken_ns = None;
-        self.newest_ns = Some(stamp_ns);
-        if step < 0 || far {
-            self.due_ns = None;
-            return Arrival::Jump { newest_ns };
-        }
-        Arrival::InOrder
+    /// The stamps go on from somewhere else: the rate is counted anew.
+    pub fn begin_epoch(&mut self) {
+        self.due_ns = None;
     }
 
     /// Whether the rate allows a frame of this stamp.
@@ -171,57 +137,6 @@ mod tests {
             gate.spend(stamp_ns);
         }
         due
-    }
-
-    fn arrivals(stamps_ms: &[i64]) -> Vec<Arrival> {
-        let mut gate = gate(GateConfig::default());
-        stamps_ms.iter().map(|ms| gate.arrive(ms * MS)).collect()
-    }
-
-    #[test]
-    fn an_overtaken_message_is_refused_and_the_rest_goes_on() {
-        let newest_ns = 200 * MS;
-        assert_eq!(
-            arrivals(&[100, 200, 150, 300, 250]),
-            [
-                Arrival::InOrder,
-                Arrival::InOrder,
-                Arrival::OutOfOrder { newest_ns },
-                Arrival::InOrder,
-                Arrival::OutOfOrder {
-                    newest_ns: 300 * MS
-                },
-            ]
-        );
-    }
-
-    #[test]
-    fn a_clock_set_back_by_less_than_the_threshold_costs_one_frame() {
-        let newest_ns = 5000 * MS;
-        assert_eq!(
-            arrivals(&[5000, 0, 100, 200]),
-            [
-                Arrival::InOrder,
-                Arrival::OutOfOrder { newest_ns },
-                Arrival::Jump { newest_ns },
-                Arrival::InOrder,
-            ]
-        );
-    }
-
-    #[test]
-    fn far_jumps_in_both_directions_start_an_epoch_at_once() {
-        let newest_ns = 60_000 * MS;
-        assert_eq!(arrivals(&[60_000, 100])[1], Arrival::Jump { newest_ns });
-        assert_eq!(arrivals(&[60_000, 80_000])[1], Arrival::Jump { newest_ns });
-        assert_eq!(arrivals(&[60_000, 70_000])[1], Arrival::InOrder);
-        let ends = [i64::MIN / MS, i64::MAX / MS];
-        assert!(matches!(arrivals(&ends)[1], Arrival::Jump { .. }));
-    }
-
-    #[test]
-    fn a_camera_without_a_clock_is_always_in_order() {
-        assert!(arrivals(&[0; 5]).iter().all(|a| *a == Arrival::InOrder));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct FrameMemory {
     /// The frames that are still remembered.
     held: BTreeMap<FrameId, Held>,
     newest: Option<FrameStamp>,
+    /// When the newest picture that is known to be true was taken, or arrived if that was before, nanoseconds on the node's clock.
+    seen_ns: Option<i64>,
     seen: u64,
     /// Stamp of the epoch's first frame, nanoseconds.
     epoch_ns: Option<i64>,
@@ -44,6 +46,17 @@ impl FrameMemory {
 
     pub fn newest(&self) -> Option<&FrameStamp> {
         self.newest.as_ref()
+    }
+
+    /// How old what the memory shows last was at a time of the node's clock, nanoseconds, at least 0; none before the first frame.
+    pub fn age_ns(&self, now_ns: i64) -> Option<i64> {
+        self.seen_ns
+            .map(|seen_ns| now_ns.saturating_sub(seen_ns).max(0))
+    }
+
+    /// The scene still is, at this image, as the memory shows it last.
+    pub fn confirm(&mut self, image: &CameraImage) {
+        self.seen_ns = Some(image.stamp_ns.min(image.arrival_ns));
     }
 
     /// Stamp of the oldest frame that is remembered, nanoseconds.
@@ -79,6 +92,7 @@ impl FrameMemory {
 
     /// A frame of so many image tokens has entered the cache.
     pub fn remember(&mut self, image: &CameraImage, tokens: usize) {
+        self.confirm(image);
         let within_epoch = self.epoch_ns != Some(image.stamp_ns);
         if let Some(newest) = self.newest.as_ref().filter(|_| within_epoch) {
             self.stream_ns += image.stamp_ns.saturating_sub(newest.stamp_ns).max(0);

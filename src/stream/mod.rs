@@ -1,7 +1,9 @@
 //! The stream: frames and instructions in, answers and statistics out. Knows nothing of ROS.
 //!
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
-//! - `gate`: which frames are used: order, rate, change
+//! - `clock`: the order of the frames by their stamps, where the clock jumped, and clocks that are not one
+//! - `losses`: images that were lost on their way, as their stamps tell
+//! - `gate`: which frames are used: rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
 //! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `answer`: instructions and answers
@@ -14,12 +16,14 @@
 
 pub mod answer;
 pub mod bag;
+pub mod clock;
 pub mod complaints;
 pub mod engine;
 pub mod frame;
 pub mod gate;
 pub mod grammar;
 pub mod inspect;
+pub mod losses;
 pub mod memory;
 pub mod replay;
 pub mod script;
@@ -27,6 +31,7 @@ pub mod session;
 pub mod stats;
 
 pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction};
+pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;

@@ -125,6 +125,7 @@ pub fn replay(
         totals: (0, 0, 0),
         started: Instant::now(),
         played: 0,
+        undated: false,
     };
     let mut span = Span::default();
     for round in 0..options.repeat {
@@ -165,6 +166,8 @@ struct Run<'a> {
     totals: (u64, u64, u64),
     started: Instant,
     played: u64,
+    /// An image without a stamp has come.
+    undated: bool,
 }
 
 impl Run<'_> {
@@ -192,6 +195,9 @@ impl Run<'_> {
                     continue;
                 }
             };
+            if image.date(image.arrival_ns) && !std::mem::replace(&mut self.undated, true) {
+                tracing::warn!("images without a stamp: the times of their recording are taken");
+            }
             let first = *span.first_ns.get_or_insert(image.stamp_ns);
             if round == 0 {
                 span.last_ns = image.stamp_ns;
@@ -264,6 +270,8 @@ impl Run<'_> {
                 text: entry.text.clone(),
                 max_new_tokens: entry.max_new_tokens,
                 ephemeral: false,
+                stamp_ns: 0,
+                arrival_ns: None,
                 received: Instant::now(),
             },
             &|| false,

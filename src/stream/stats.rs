@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::session::PushError;
 use crate::cache::CacheUsage;
 
 /// A snapshot; the fields are those of msg/CacheStats.msg.
@@ -14,12 +15,26 @@ pub struct StreamStats {
     pub frames_used: u64,
     pub frames_superseded: u64,
     pub frames_rejected: u64,
+    /// What was wrong with the last one.
+    pub rejected_last: String,
     /// Of the rejected frames, how many for which [`super::FrameError::reason`].
     pub rejected_by_reason: BTreeMap<&'static str, u64>,
     /// Frames left out because `frame_rate` allows no more, because they show nothing new, because the node is paused.
     pub frames_skipped: SkippedFrames,
     /// Jumps of the images' stamps.
     pub time_jumps: u64,
+    /// Since when no image has come, on the steady clock; none before the first one.
+    pub silence: Option<Duration>,
+    /// Images that came without a stamp.
+    pub frames_undated: u64,
+    /// By how much the stamp of the newest image that has one is ahead of its arrival, nanoseconds.
+    pub ahead_ns: Option<i64>,
+    /// Share of the camera's last images that were lost on their way, 0 to 1, as the stamps tell.
+    pub lost: f32,
+    /// Bytes of the newest image.
+    pub image_bytes: usize,
+    /// Frames in the memory since its last reset.
+    pub frames_seen: u64,
     /// Frames used per second over the last 5 s.
     pub frames_per_second: f32,
     /// frame_id of the newest image used.
@@ -45,9 +60,28 @@ pub struct StreamStats {
 
 impl StreamStats {
     /// Counts a rejected frame.
-    pub fn reject(&mut self, reason: &'static str) {
+    pub fn reject(&mut self, error: &PushError) {
         self.frames_rejected += 1;
-        *self.rejected_by_reason.entry(reason).or_default() += 1;
+        self.rejected_last = error.to_string();
+        *self.rejected_by_reason.entry(error.reason()).or_default() += 1;
+    }
+
+    /// Of the rejected frames, those that there was nothing wrong with: the model could not take them, or the memory was full.
+    pub fn frames_not_taken(&self) -> u64 {
+        let count = |reason| self.rejected_by_reason.get(reason).copied().unwrap_or(0);
+        count("model") + count(PushError::FULL)
+    }
+
+    /// Images that were refused for what they are.
+    pub fn images_refused(&self) -> u64 {
+        self.frames_rejected - self.frames_not_taken()
+    }
+
+    /// Good frames that were decided on.
+    pub fn frames_decided(&self) -> u64 {
+        let skipped = &self.frames_skipped;
+        let skipped = skipped.rate + skipped.unchanged + skipped.paused;
+        self.frames_used + self.frames_superseded + skipped + self.frames_not_taken()
     }
 }
 

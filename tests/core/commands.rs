@@ -112,8 +112,8 @@ fn forward_writes_the_numbers_of_transformers() {
     }
 }
 
-/// A bag of `frames` raw images, ten per second, of which number `bad` holds too little data.
-fn write_bag(dir: &Path, frames: u32, bad: u32) {
+/// A bag of `frames` raw images, ten per second from 100 s on or without a stamp, of which number `bad` holds too little data.
+fn write_bag(dir: &Path, frames: u32, bad: Option<u32>, stamped: bool) {
     let file = fs::File::create(dir.join("bag.mcap")).unwrap();
     let mut writer = mcap::Writer::new(std::io::BufWriter::new(file)).unwrap();
     let schema = writer
@@ -126,8 +126,8 @@ fn write_bag(dir: &Path, frames: u32, bad: u32) {
         let pixel = [(i * 17 % 256) as u8, 90, (255 - i * 5 % 256) as u8];
         let message = RawImage {
             header: Header {
-                sec: 100 + (i / 10) as i32,
-                nanosec: i % 10 * 100_000_000,
+                sec: if stamped { 100 + (i / 10) as i32 } else { 0 },
+                nanosec: if stamped { i % 10 * 100_000_000 } else { 0 },
                 frame_id: "camera",
             },
             height: 10,
@@ -135,7 +135,7 @@ fn write_bag(dir: &Path, frames: u32, bad: u32) {
             encoding: "rgb8",
             is_bigendian: 0,
             step: 36,
-            data: pixel.repeat(if i == bad { 7 } else { 120 }),
+            data: pixel.repeat(if Some(i) == bad { 7 } else { 120 }),
         };
         let data = serialized::<LittleEndian>(&message, 1);
         let time = u64::from(i) * 100_000_000;
@@ -163,7 +163,7 @@ instructions:
 #[test]
 fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
     let dir = tempfile::tempdir().unwrap();
-    write_bag(dir.path(), 40, 5);
+    write_bag(dir.path(), 40, Some(5), true);
     let script = dir.path().join("script.yaml");
     fs::write(&script, SCRIPT).unwrap();
     let model = tiny_dir();
@@ -223,6 +223,44 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
     assert!(summary["tokens_evicted"].as_u64().unwrap() > 0);
     assert_eq!(summary["all"]["of"], 4);
     assert!(dir.path().join("one.timings.jsonl").is_file());
+}
+
+#[test]
+fn images_without_a_stamp_have_the_time_of_their_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    write_bag(dir.path(), 40, None, false);
+    let script = dir.path().join("script.yaml");
+    fs::write(&script, SCRIPT).unwrap();
+    let out = dir.path().join("out.jsonl");
+    let done = run(&[
+        "replay",
+        "--bag",
+        path(dir.path()),
+        "--instructions",
+        path(&script),
+        "--model",
+        path(&tiny_dir()),
+        "--out",
+        path(&out),
+        "--frame-rate",
+        "2",
+    ]);
+    let warned = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(
+        warned.matches("images without a stamp").count(),
+        1,
+        "{warned}"
+    );
+    let printed = succeeded(&done);
+    // Two of each of the four seconds.
+    assert!(
+        printed.contains("8 frames (0 rejected, 32 skipped), "),
+        "{printed}"
+    );
+    let answers = fs::read_to_string(&out).unwrap();
+    let first: Value = serde_json::from_str(answers.lines().next().unwrap()).unwrap();
+    assert_eq!(first["newest_frame_stamp_ns"], 1_000_000_000);
+    assert_eq!(first["frames_seen"], 3);
 }
 
 #[test]

@@ -150,12 +150,12 @@ fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
 #[test]
 fn instructions_and_frames_do_not_starve_each_other() {
     let (engine, answers) = start(tiny_config());
-    engine.offer_frame(picture(0, [0, 200, 0])).unwrap();
+    engine.offer_frame(picture(1, [0, 200, 0])).unwrap();
     for i in 0..8 {
         engine.instruct(instruction(&format!("q{i}"), "What is in view?"));
     }
     let mut seen = Vec::new();
-    let mut stamp = 0;
+    let mut stamp = 1;
     let deadline = Instant::now() + PATIENCE;
     while seen.len() < 8 {
         stamp += 1;
@@ -292,5 +292,64 @@ fn the_wait_of_a_frame_behind_an_answer_is_told() {
     });
     assert!(stats.frames_used >= 2);
     assert!(stats.frame_wait > Duration::ZERO);
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn who_asks_before_a_frame_hears_why_there_is_none() {
+    let (engine, answers) = start(tiny_config());
+    let ask = |id: &str| {
+        engine.instruct(instruction(id, "What is in view?"));
+        let answer = answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answer.finish, FinishReason::Error);
+        answer.error.unwrap()
+    };
+    assert!(ask("nothing known").ends_with(": no image has come"));
+    engine.describe_camera("nobody publishes it".to_string());
+    assert!(ask("nobody").ends_with(": nobody publishes it"));
+    for stamp in 0..3 {
+        let mut bad = picture(stamp * 100, [0; 3]);
+        if let ImageData::Raw { encoding, .. } = &mut bad.data {
+            *encoding = "16UC1".to_string();
+        }
+        engine.offer_frame(bad).unwrap_err();
+    }
+    let told = ask("refused");
+    assert!(
+        told.contains(r#": 3 images came, all refused; the last: image encoding is "16UC1""#),
+        "{told}"
+    );
+    engine.reset().unwrap();
+    assert!(ask("after a reset").ends_with(": no image has come"));
+    assert!(engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn an_instruction_is_refused_when_the_newest_picture_was_too_old_as_it_came() {
+    let mut config = tiny_config();
+    config.gate.max_frame_age = 2.0;
+    let (engine, answers) = start(config);
+    // Stamped 10.0 s, and of a clock that is 5 s ahead: it cannot be younger than its arrival says.
+    let mut ahead = picture(15_000, [9; 3]);
+    ahead.arrival_ns = 10_000_000_000;
+    engine.offer_frame(ahead).unwrap();
+    wait_for(&engine, |s| s.frames_used == 1);
+    for (asked_ms, refused) in [(9_000, false), (12_000, false), (12_100, true)] {
+        let mut asked = instruction(&format!("at {asked_ms}"), "What is in view?");
+        asked.arrival_ns = Some(asked_ms * 1_000_000);
+        asked.stamp_ns = 7;
+        engine.instruct(asked);
+        let answer = answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(
+            answer.finish == FinishReason::Error,
+            refused,
+            "at {asked_ms}"
+        );
+        assert_eq!(answer.instruction_ns, 7);
+        if refused {
+            let told = "the newest picture is 2.100 s old, expected at most 2 s (max_frame_age)";
+            assert_eq!(answer.error.as_deref(), Some(told));
+        }
+    }
     assert!(engine.shutdown(PATIENCE));
 }

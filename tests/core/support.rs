@@ -128,6 +128,8 @@ pub fn instruction(id: &str, text: &str) -> Instruction {
         text: text.to_string(),
         max_new_tokens: 0,
         ephemeral: false,
+        stamp_ns: 0,
+        arrival_ns: None,
         received: std::time::Instant::now(),
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,12 @@ def raw(encoding: str = "rgb8", sec: int = 1, nanosec: int = 0, padding: int = 0
     data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
     message = Image(height=HEIGHT, width=WIDTH, encoding=encoding, step=rows.shape[1] + padding, data=data)
     return stamped(message, sec, nanosec)
+
+
+def now(seed: int = 0, ahead: float = 0.0) -> Image:
+    """The picture as an Image of this moment, or of one `ahead` seconds later."""
+    sec, rest = divmod(time.time_ns() + round(ahead * 1e9), 1_000_000_000)
+    return raw(sec=sec, nanosec=rest, seed=seed)
 
 
 def with_alpha(pixels: np.ndarray) -> np.ndarray:

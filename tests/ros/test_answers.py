@@ -4,9 +4,11 @@ import math
 import time
 
 import pictures
+from builtin_interfaces.msg import Time
 from client import Client
 from conftest import Start
 from inf_mllm.msg import Reasoning, ReasoningDelta
+from std_msgs.msg import Header
 
 VOCABULARY = 696
 """Tokens of the demo model."""
@@ -69,12 +71,26 @@ def test_an_instruction_before_any_frame_is_refused(start: Start) -> None:
     _, client = start()
     answer = client.ask("What is in view?", id="blind")
     assert (answer.finish_reason, answer.instruction_id) == (Reasoning.FINISH_ERROR, "blind")
-    assert "no frame has been seen yet" in answer.error
+    reason = "no frame has been seen yet, expected at least one before an instruction: no image has come"
+    assert answer.error.startswith(reason)
+    client.wait(lambda: client.texts == [f"not answered: {answer.error}"], "the reason as text")
     assert (answer.header.stamp.sec, answer.header.stamp.nanosec, answer.header.frame_id) == (0, 0, "")
     assert (answer.newest_frame_age.sec, answer.newest_frame_age.nanosec) == (0, 0)
     assert (answer.frames_seen, answer.vision_tokens, answer.output_tokens) == (0, 0, 0)
     client.show(pictures.raw())
     assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
+
+
+def test_an_answer_echoes_the_stamp_of_its_instruction(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.raw())
+    answer = client.ask("What is in view?", header=Header(stamp=Time(sec=12, nanosec=34)))
+    assert (answer.instruction_stamp.sec, answer.instruction_stamp.nanosec) == (12, 34)
+    refused = client.ask("", header=Header(stamp=Time(sec=56)))
+    assert (refused.finish_reason, refused.instruction_stamp.sec) == (Reasoning.FINISH_ERROR, 56)
+    now = time.time()
+    plain = client.next_answer(lambda: client.instruct_text("What is in view?"))
+    assert now - 0.1 < plain.instruction_stamp.sec + plain.instruction_stamp.nanosec * 1e-9 < now + 10
 
 
 def test_the_longest_answer_is_the_instructions_or_the_nodes(start: Start) -> None:

@@ -49,11 +49,13 @@ def test_a_best_effort_camera_of_a_node_that_asks_for_reliable_ones_is_named(
     # The one that can be heard is heard.
     client.show(pictures.raw())
     assert client.fresh_stats().frames_used == 1
+    client.show(pictures.now())
     status = wait_for(client, "camera", DiagnosticStatus.OK)
     assert (values(status)["publishers"], values(status)["publishers_unheard"]) == ("2", "1")
     client.spin(3)
     assert process.log.count(problem) == 1, "said once"
-    status = wait_for(client, "camera", DiagnosticStatus.STALE)
+    status = wait_for(client, "camera", DiagnosticStatus.WARN)
+    assert status.message.startswith("no image for 5 s on /image: ")
     assert problem in status.message
 
 

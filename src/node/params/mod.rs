@@ -19,7 +19,7 @@ use find::find_model;
 use slot::{show, Field, Slot};
 
 use super::NodeError;
-use crate::stream::gate::{FRAME_RATES, MIN_CHANGES};
+use crate::stream::gate::{FRAME_RATES, MAX_FRAME_AGES, MIN_CHANGES};
 use crate::stream::session::PromptCheck;
 use crate::stream::{GateConfig, SessionConfig};
 
@@ -45,6 +45,8 @@ pub struct Parameters {
     pub image_depth: i64,
     /// Reliability asked of the publishers of instructions: reliable or best_effort.
     pub instruction_reliability: String,
+    /// Without an image for longer than this, seconds, the node says that it sees nothing.
+    pub image_timeout: f64,
     /// Text of the system turn; it is the protected prefix of the cache. Empty: no system turn.
     pub system_prompt: String,
     /// What matters, as an example of it; inf_mllm_plus keeps what is like it. Empty: nothing in particular.
@@ -69,6 +71,8 @@ pub struct Parameters {
     pub time_jump_threshold: f64,
     /// A new epoch starts with an empty memory.
     pub reset_on_time_jump: bool,
+    /// An instruction that is asked when the newest picture is older than this, seconds, is refused; 0: none is.
+    pub max_frame_age: f64,
     /// Time between two CacheStats messages, seconds.
     pub stats_period: f64,
     /// Take the time from /clock.
@@ -101,6 +105,7 @@ impl Default for Parameters {
             image_reliability: BEST_EFFORT.into(),
             image_depth: 5,
             instruction_reliability: RELIABLE.into(),
+            image_timeout: 5.0,
             system_prompt: session.system_prompt,
             standing_instruction: session.standing_instruction,
             cache: CacheParameters::default(),
@@ -113,6 +118,7 @@ impl Default for Parameters {
             min_change: session.gate.min_change,
             time_jump_threshold: session.gate.time_jump_threshold,
             reset_on_time_jump: session.gate.reset_on_time_jump,
+            max_frame_age: session.gate.max_frame_age,
             stats_period: 1.0,
             use_sim_time: false,
             prompts: Prompts::default(),
@@ -180,6 +186,11 @@ impl Parameters {
                 Choice(&mut self.instruction_reliability, RELIABILITIES),
             ),
             field(
+                "image_timeout",
+                "without an image for longer than this, seconds, the node says that it sees nothing",
+                Real(&mut self.image_timeout, 0.1..=3600.0),
+            ),
+            field(
                 "system_prompt",
                 "system turn, the protected prefix of the cache",
                 Text(&mut self.system_prompt),
@@ -236,6 +247,11 @@ impl Parameters {
                 "reset_on_time_jump",
                 "a new epoch starts with an empty memory",
                 Flag(&mut self.reset_on_time_jump),
+            ),
+            field(
+                "max_frame_age",
+                "instructions are refused when the newest picture is older, seconds; 0: none is",
+                Real(&mut self.max_frame_age, MAX_FRAME_AGES),
             ),
             field(
                 "stats_period",
@@ -319,6 +335,7 @@ impl Parameters {
                 min_change: self.min_change,
                 time_jump_threshold: self.time_jump_threshold,
                 reset_on_time_jump: self.reset_on_time_jump,
+                max_frame_age: self.max_frame_age,
             },
             threads: count(self.threads),
         })

@@ -20,6 +20,7 @@ use inbox::{Inbox, RATE_WINDOW};
 use worker::Worker;
 
 use super::answer::{Answer, AnswerDelta, Instruction};
+use super::clock::StreamClock;
 use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::session::{PromptCheck, PushError, Session, SessionConfig};
@@ -63,6 +64,10 @@ struct Shared {
     cancel: AtomicBool,
     stats: Mutex<StreamStats>,
     complaints: Mutex<Complaints>,
+    /// What is known of the camera when no image comes.
+    camera: Mutex<String>,
+    /// The zero of the times of receipt.
+    started: Instant,
 }
 
 impl Shared {
@@ -70,7 +75,7 @@ impl Shared {
     fn reject(&self, error: &PushError) {
         {
             let mut stats = lock(&self.stats);
-            stats.reject(error.reason());
+            stats.reject(error);
             if error.reason() == PushError::FULL {
                 // What stays so until a reset is said once.
                 if !std::mem::replace(&mut stats.memory_full, true) {
@@ -102,13 +107,16 @@ impl Engine {
         events: Box<dyn EngineEvents>,
     ) -> Result<Self, EngineError> {
         let queue_size = config.queue_size;
+        let clock = StreamClock::new(config.gate.time_jump_threshold);
         let session = Session::new(config)?;
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox::default()),
+            inbox: Mutex::new(Inbox::new(clock)),
             wake: Condvar::new(),
             cancel: AtomicBool::new(false),
             stats: Mutex::new(StreamStats::default()),
             complaints: Mutex::new(Complaints::default()),
+            camera: Mutex::new(String::new()),
+            started: Instant::now(),
         });
         let pool = session.pool();
         let hardware = session.hardware();
@@ -117,6 +125,7 @@ impl Engine {
             session,
             events,
             shared: shared.clone(),
+            before: Default::default(),
         };
         worker.publish_session();
         let thread = std::thread::Builder::new()
@@ -131,32 +140,39 @@ impl Engine {
         })
     }
 
-    /// Puts a frame into the waiting slot. One that is refused, which is counted and logged, leaves the one that waits alone.
+    /// Places a frame in time and puts it into the waiting slot. One that is refused, which is counted and logged, leaves the one
+    /// that waits alone.
     pub fn offer_frame(&self, image: CameraImage) -> Result<(), PushError> {
-        if let Err(error) = image.check() {
-            lock(&self.shared.stats).frames_received += 1;
-            let error = error.into();
-            self.shared.reject(&error);
-            return Err(error);
-        }
-        let mut inbox = lock(&self.shared.inbox);
-        let mut stats = lock(&self.shared.stats);
-        stats.frames_received += 1;
-        if inbox.paused {
-            stats.frames_skipped.paused += 1;
-            return Ok(());
-        }
-        // A newer frame takes the waiting one's place in the line, not its turn behind every instruction since.
-        let since = match inbox.frame.take() {
-            Some((since, _)) => {
-                stats.frames_superseded += 1;
-                since
-            }
-            None => Instant::now(),
+        let checked = image.check();
+        let offered = {
+            let mut inbox = lock(&self.shared.inbox);
+            let mut stats = lock(&self.shared.stats);
+            inbox.heard_at = Some(Instant::now());
+            stats.frames_received += 1;
+            stats.image_bytes = image.bytes();
+            checked.and_then(|()| {
+                let received_ns = self.shared.started.elapsed().as_nanos();
+                inbox.offer(image, received_ns as i64, &mut stats)
+            })
         };
-        inbox.frame = Some((since, image));
-        self.shared.wake.notify_one();
-        Ok(())
+        // What was known of a silent camera has passed.
+        lock(&self.shared.camera).clear();
+        match offered {
+            Ok(()) => {
+                self.shared.wake.notify_one();
+                Ok(())
+            }
+            Err(error) => {
+                let error = error.into();
+                self.shared.reject(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says what is known of the camera while no image comes, for those who ask in vain.
+    pub fn describe_camera(&self, text: String) {
+        *lock(&self.shared.camera) = text;
     }
 
     /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`].
@@ -230,6 +246,8 @@ impl Engine {
         let mut stats = lock(&self.shared.stats).clone();
         inbox.forget_old_frames();
         stats.paused = inbox.paused;
+        stats.silence = inbox.heard_at.map(|at| at.elapsed());
+        stats.lost = inbox.losses.share();
         stats.instructions_waiting = inbox.instructions.len();
         stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
         stats

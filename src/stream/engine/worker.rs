@@ -9,13 +9,15 @@ use super::{lock, EngineEvents, Shared};
 use crate::stream::answer::{Answer, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
 use crate::stream::gate::Skip;
-use crate::stream::session::{Session, Taken};
+use crate::stream::session::{AskError, Session, Taken};
 
 /// What the thread owns.
 pub struct Worker {
     pub session: Session,
     pub events: Box<dyn EngineEvents>,
     pub shared: Arc<Shared>,
+    /// Frames received and rejected before the memory began.
+    pub before: (u64, u64),
 }
 
 /// However the thread ends, nobody waits for it any longer.
@@ -49,7 +51,7 @@ impl Worker {
                     self.refuse(&instruction, FinishReason::Error, reason);
                 }
                 Work::Ask(instruction) => self.ask(&instruction),
-                Work::Frame(since, image) => self.push(since, &image),
+                Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
         }
@@ -87,13 +89,16 @@ impl Worker {
             }
             error.to_string()
         })?;
-        lock(&self.shared.stats).memory_full = false;
+        lock(&self.shared.inbox).forget_stamps();
+        let mut stats = lock(&self.shared.stats);
+        stats.memory_full = false;
+        self.before = (stats.frames_received, stats.frames_rejected);
         Ok(())
     }
 
-    fn push(&mut self, since: Instant, image: &CameraImage) {
+    fn take(&mut self, since: Instant, image: &CameraImage, jumped: Option<i64>) {
         let waited = since.elapsed();
-        match self.session.push_frame(image) {
+        match self.session.take_frame(image, jumped) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.used_at.push_back(Instant::now());
@@ -116,10 +121,15 @@ impl Worker {
     }
 
     fn ask(&mut self, instruction: &Instruction) {
+        if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
+            let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
+            return self.refuse(instruction, FinishReason::Error, reason);
+        }
         let Self {
             session,
             events,
             shared,
+            ..
         } = self;
         let answer = session.ask(
             instruction,
@@ -127,6 +137,28 @@ impl Worker {
             &mut |delta| events.delta(delta),
         );
         self.deliver(answer);
+    }
+
+    /// What has become of the images since the memory began.
+    fn why_no_frame(&self) -> String {
+        let stats = lock(&self.shared.stats);
+        let received = stats.frames_received - self.before.0;
+        let rejected = stats.frames_rejected - self.before.1;
+        if received == 0 {
+            let camera = lock(&self.shared.camera);
+            return match camera.is_empty() {
+                true => "no image has come".to_string(),
+                false => camera.clone(),
+            };
+        }
+        let last = &stats.rejected_last;
+        match rejected {
+            0 => format!("{received} images came, none was used yet"),
+            all if all >= received => {
+                format!("{received} images came, all refused; the last: {last}")
+            }
+            some => format!("{received} images came, {some} refused; the last of these: {last}"),
+        }
     }
 
     fn refuse(&mut self, instruction: &Instruction, finish: FinishReason, reason: String) {
@@ -173,8 +205,8 @@ impl Worker {
         stats.policy = self.session.config().cache.policy.name();
         stats.cache = self.session.usage();
         stats.times = self.session.times();
-        stats.time_jumps = self.session.time_jumps();
         let memory = self.session.memory();
+        stats.frames_seen = memory.seen();
         stats.oldest_frame_ns = memory.oldest_ns();
         stats.ages = memory.ages();
         if let Some(newest) = memory.newest() {

@@ -25,7 +25,8 @@ pub const MAX_PIXELS: u64 = 36_000_000;
 pub struct CameraImage {
     /// The header's stamp, nanoseconds.
     pub stamp_ns: i64,
-    /// When it arrived, on the clock of its stamp, nanoseconds; a recorded one: when it was recorded.
+    /// When it arrived, nanoseconds on the node's clock (ROS time, which stamps should be of as well); a recorded one: when it was
+    /// recorded.
     pub arrival_ns: i64,
     pub frame_id: String,
     pub data: ImageData,
@@ -82,6 +83,8 @@ pub enum FrameError {
     },
     #[error("image stamp is {} s, expected {} s or later, the newest frame's: it was overtaken", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
     OutOfOrder { stamp_ns: i64, newest_ns: i64 },
+    #[error("image stamp is {} s, but the other images are at {} s: stamps of two clocks (two publishers, or a driver that stamps some images otherwise), and these are left out", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
+    OtherClock { stamp_ns: i64, newest_ns: i64 },
     #[error("compressed image is neither jpeg nor png: {0}")]
     Format(String),
     #[error("compressed image is a {kind} of {bits} bits a channel, the message says {format:?}, expected 8 bits")]
@@ -103,6 +106,7 @@ impl FrameError {
             Self::Step { .. } => "step",
             Self::Length { .. } => "length",
             Self::OutOfOrder { .. } => "out_of_order",
+            Self::OtherClock { .. } => "other_clock",
             Self::Format(_) => "format",
             Self::Corrupt(_) => "corrupt",
         }
@@ -153,6 +157,25 @@ impl CameraImage {
             arrival_ns: stamp_ns,
             frame_id: frame_id.to_string(),
             data,
+        }
+    }
+
+    /// Gives an image without a stamp the time of its arrival, or of its receipt where the node has no clock; true if it had none.
+    pub fn date(&mut self, received_ns: i64) -> bool {
+        let undated = self.stamp_ns == 0;
+        if undated {
+            self.stamp_ns = match self.arrival_ns {
+                0 => received_ns,
+                arrival_ns => arrival_ns,
+            };
+        }
+        undated
+    }
+
+    /// Bytes of pixels.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            ImageData::Raw { data, .. } | ImageData::Compressed { data, .. } => data.len(),
         }
     }
 

@@ -47,6 +47,7 @@ impl Session {
         let memory = self.memory();
         let answer = Answer {
             id: instruction.id.clone(),
+            instruction_ns: instruction.stamp_ns,
             text: String::new(),
             finish: FinishReason::Error,
             error: None,
@@ -82,11 +83,25 @@ impl Session {
         if self.memory().seen() == 0 {
             return Err(AskError::NoFrame);
         }
+        self.check_age(instruction)?;
         let mut generate =
             |session: &mut Self| session.generate(instruction, cancelled, run, on_delta);
         match instruction.ephemeral {
             true => self.passing(generate),
             false => generate(self),
+        }
+    }
+
+    /// Refuses to answer from a picture that was too old when the instruction came.
+    fn check_age(&self, instruction: &Instruction) -> Result<(), AskError> {
+        let limit = self.config.gate.max_frame_age;
+        let age_ns = instruction
+            .arrival_ns
+            .and_then(|now_ns| self.memory().age_ns(now_ns));
+        let age = age_ns.map_or(0.0, |age_ns| age_ns as f64 * 1e-9);
+        match limit > 0.0 && age > limit {
+            true => Err(AskError::Old { age, limit }),
+            false => Ok(()),
         }
     }
 
@@ -212,11 +227,13 @@ impl Session {
 
 /// Why an instruction was not answered.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub enum AskError {
     #[error("instruction text is empty, expected at least one character that is not a space")]
     Empty,
     #[error("no frame has been seen yet, expected at least one before an instruction")]
     NoFrame,
+    #[error("the newest picture is {age:.3} s old, expected at most {limit} s (max_frame_age)")]
+    Old { age: f64, limit: f64 },
     #[error("instruction is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn)")]
     TooLong { tokens: usize, room: usize },
     #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]

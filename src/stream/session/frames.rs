@@ -9,7 +9,7 @@ use crate::model::preprocess::picture::Picture;
 use crate::model::vision::View;
 use crate::model::ModelError;
 use crate::stream::frame::{CameraImage, FrameError};
-use crate::stream::gate::{Arrival, Skip};
+use crate::stream::gate::Skip;
 
 /// Why a frame did not enter the memory.
 #[derive(Debug, thiserror::Error)]
@@ -42,21 +42,38 @@ pub enum Taken {
 }
 
 impl Session {
-    /// Takes a frame into the memory: vision tower, connector, one chunk through the decoder.
-    ///
-    /// One that fails has arrived, and nothing more: the memory is what it was.
+    /// Takes frames in lock-step, as they arrive: one that is late or of another clock is refused, one after a jump of the stamps
+    /// begins an epoch, all others are taken as by [`Self::take_frame`].
     pub fn push_frame(&mut self, image: &CameraImage) -> Result<Taken, PushError> {
-        let started = Instant::now();
         image.check()?;
-        self.place_in_time(image.stamp_ns)?;
+        let clock = &mut self.state.stream.clock;
+        let arrival = clock.arrive(image.stamp_ns, image.arrival_ns);
+        self.take_frame(image, arrival.check(image.stamp_ns)?)
+    }
+
+    /// Takes a frame whose time is in order into the memory: vision tower, connector, one chunk through the decoder. `jumped`: an
+    /// epoch begins with it, since the stamps jumped from there, nanoseconds.
+    ///
+    /// One that fails has arrived, and nothing more: the memory is what it was. An epoch that could not begin does with the next one.
+    pub fn take_frame(
+        &mut self,
+        image: &CameraImage,
+        jumped: Option<i64>,
+    ) -> Result<Taken, PushError> {
+        let started = Instant::now();
+        let stream = &mut self.state.stream;
+        stream.jumped = stream.jumped.or(jumped);
+        if let Some(from_ns) = stream.jumped {
+            self.attempt(|session| session.begin_epoch(from_ns, image.stamp_ns))?;
+        }
         if !self.state.stream.gate.due(image.stamp_ns) {
             return Ok(Taken::Skipped(Skip::Rate));
         }
         let picture = image.picture()?;
-        Ok(self.attempt(|session| session.take_frame(image, &picture, started))?)
+        Ok(self.attempt(|session| session.feed(image, &picture, started))?)
     }
 
-    fn take_frame(
+    fn feed(
         &mut self,
         image: &CameraImage,
         picture: &dyn Picture,
@@ -67,6 +84,7 @@ impl Session {
         let vision = &self.model.vision;
         let prepared = vision.prepare(picture, View::Frame);
         if stream.gate.unchanged(&prepared) {
+            stream.memory.confirm(image);
             return Ok(Taken::Skipped(Skip::Unchanged));
         }
         let pixels = vision.pixels(&prepared)?;
@@ -102,35 +120,27 @@ impl Session {
         Ok(Taken::Used)
     }
 
-    /// Refuses a frame that was overtaken; starts a new epoch where the stamps have jumped.
-    fn place_in_time(&mut self, stamp_ns: i64) -> Result<(), PushError> {
-        match self.attempt(|session| session.arrive(stamp_ns))? {
-            Arrival::InOrder | Arrival::Jump { .. } => Ok(()),
-            Arrival::OutOfOrder { newest_ns } => Err(FrameError::OutOfOrder {
-                stamp_ns,
-                newest_ns,
-            }
-            .into()),
-        }
-    }
-
-    fn arrive(&mut self, stamp_ns: i64) -> Result<Arrival, ModelError> {
-        let arrival = self.state.stream.gate.arrive(stamp_ns);
-        if let Arrival::Jump { newest_ns } = arrival {
-            let reset = self.config.gate.reset_on_time_jump;
+    /// The stamps have jumped; what is remembered stays as it is, or is forgotten.
+    fn begin_epoch(&mut self, from_ns: i64, to_ns: i64) -> Result<(), ModelError> {
+        let reset = self.config.gate.reset_on_time_jump;
+        if let Some(more) = self.complaints.due("time_jump", Instant::now()) {
             tracing::warn!(
-                from_s = newest_ns as f64 * 1e-9,
-                to_s = stamp_ns as f64 * 1e-9,
+                from_s = from_ns as f64 * 1e-9,
+                to_s = to_ns as f64 * 1e-9,
                 memory = if reset { "reset" } else { "kept" },
-                "time of the images jumped"
+                "time of the images jumped{more}"
             );
-            if reset {
-                self.reset()?;
-                self.state.stream.gate.arrive(stamp_ns);
-            }
-            self.state.stream.memory.end_epoch();
-            self.time_jumps += 1;
         }
-        Ok(arrival)
+        if reset {
+            // The stream begins anew, its clock does not.
+            let clock = self.state.stream.clock.clone();
+            self.reset()?;
+            self.state.stream.clock = clock;
+        }
+        let stream = &mut self.state.stream;
+        stream.jumped = None;
+        stream.gate.begin_epoch();
+        stream.memory.end_epoch();
+        Ok(())
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use rayon::ThreadPool;
 
+use super::complaints::Complaints;
 use super::gate::GateConfig;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
@@ -33,6 +34,7 @@ use crate::model::threads::thread_pool;
 use crate::model::weights::Quantization;
 use crate::model::{device_name, DeviceKind, ModelError};
 
+pub use ask::AskError;
 pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use frames::{PushError, Taken};
@@ -100,7 +102,7 @@ pub struct Session {
     borders: Vec<u32>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
-    time_jumps: u64,
+    complaints: Complaints,
 }
 
 impl Session {
@@ -152,7 +154,7 @@ impl Session {
             pool: Arc::new(pool),
             borders,
             times: StepTimes::default(),
-            time_jumps: 0,
+            complaints: Complaints::default(),
         };
         session.begin(beginning)?;
         Ok(session)
@@ -192,11 +194,6 @@ impl Session {
     /// The frames since the last reset.
     pub fn memory(&self) -> &FrameMemory {
         &self.state.stream.memory
-    }
-
-    /// Times that the stamps have jumped since the start.
-    pub fn time_jumps(&self) -> u64 {
-        self.time_jumps
     }
 
     /// The state of the stream.

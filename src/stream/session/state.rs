@@ -7,6 +7,7 @@ use super::last_frames::LastFrames;
 use super::SessionConfig;
 use crate::cache::{BoundedCache, CacheError};
 use crate::model::chooser::Draws;
+use crate::stream::clock::StreamClock;
 use crate::stream::gate::FrameGate;
 use crate::stream::grammar::Grammar;
 use crate::stream::memory::FrameMemory;
@@ -30,6 +31,10 @@ pub struct StreamState {
     pub beginning: Arc<Beginning>,
     pub grammar: Grammar,
     pub memory: FrameMemory,
+    /// Of the frames that come in lock-step.
+    pub clock: StreamClock,
+    /// The stamp that the clock jumped from, if the epoch of that jump has not begun yet.
+    pub jumped: Option<i64>,
     pub gate: FrameGate,
     /// The random state of the answers.
     pub draws: Draws,
@@ -46,6 +51,8 @@ impl StreamState {
             grammar: beginning.grammar.clone(),
             beginning,
             memory: FrameMemory::default(),
+            clock: StreamClock::new(config.gate.time_jump_threshold),
+            jumped: None,
             gate: FrameGate::new(config.gate),
             draws: Draws::new(config.seed),
             last_id: None,
