@@ -26,24 +26,34 @@ impl Ends {
         Self(ids)
     }
 
-    /// What `generation_config.json` and `config.json` (its top level and its `text_config`) name as `eos_token_id`.
+    /// What the files name as `eos_token_id`: the first that names any of `generation_config.json`, the top level of `config.json` and
+    /// its `text_config`, as transformers' `GenerationConfig` takes them. An id that the tokenizer does not have ends nothing.
     pub fn load(checkpoint: &Checkpoint, tokenizer: &ChatTokenizer) -> Result<Self, ModelError> {
-        let mut ids = Vec::new();
-        for name in [GENERATION, CONFIG] {
+        for (name, inside) in [(GENERATION, ""), (CONFIG, ""), (CONFIG, "/text_config")] {
             if !checkpoint.has(name) {
                 continue;
             }
             let json: Value = checkpoint.json(name)?;
-            for value in [&json["eos_token_id"], &json["text_config"]["eos_token_id"]] {
-                let known = |ids: &Vec<u32>| ids.iter().all(|&id| tokenizer.has(id));
-                let listed = listed(value).filter(known).ok_or_else(|| {
-                    let expected = "the id of a token that tokenizer.json has, or a list of them";
-                    Unsupported::new("eos_token_id", value, expected).of(checkpoint.path(name))
-                })?;
-                ids.extend(listed);
+            let value = json
+                .pointer(inside)
+                .map_or(&Value::Null, |part| &part["eos_token_id"]);
+            let mut ids = listed(value).ok_or_else(|| {
+                let expected = "the id of a token, or a list of them";
+                Unsupported::new("eos_token_id", value, expected).of(checkpoint.path(name))
+            })?;
+            if ids.is_empty() {
+                continue;
             }
+            for id in ids.extract_if(.., |id| !tokenizer.has(*id)) {
+                let file = checkpoint.path(name);
+                tracing::warn!(
+                    "{}: eos_token_id {id} is no token of the tokenizer: no answer ends with it",
+                    file.display()
+                );
+            }
+            return Ok(Self::new(ids, tokenizer));
         }
-        Ok(Self::new(ids, tokenizer))
+        Ok(Self::new(Vec::new(), tokenizer))
     }
 
     pub fn contains(&self, id: u32) -> bool {

@@ -94,6 +94,7 @@ impl Mllm {
         tokenizer.check_control(placeholder, image_token)?;
         tokenizer.check_vocabulary(family_config.vocabulary())?;
         let template = ChatTemplate::load(checkpoint)?;
+        template.try_out(true)?;
         let ends = Ends::load(checkpoint, &tokenizer)?;
         let markup = family_config.markup_tokens().iter();
         let markup = markup.map(|name| tokenizer.control(name));

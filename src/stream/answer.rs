@@ -7,6 +7,7 @@ use crate::model::chooser::Choice;
 use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
+use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// Image tokens in the cache when the answer began, mean over kept sets.
     pub vision_tokens: usize,
-    /// Tokens generated, the end token included.
+    /// Tokens generated, those of a thought in front of the answer and the end token included.
     pub output_tokens: usize,
     pub time_to_first_token: Option<Duration>,
     pub latency: Duration,
@@ -79,7 +80,7 @@ pub struct Answer {
     pub frames_seen: u64,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
-    /// The generated ids, the end token included.
+    /// The generated ids, those of a thought and the end token included.
     pub token_ids: Vec<u32>,
 }
 
@@ -100,14 +101,22 @@ pub(super) struct Generation {
     pieces: u32,
     tokenizer: Arc<ChatTokenizer>,
     text: TextStream,
+    thought: Thought,
 }
 
 impl Generation {
-    /// An answer to `instruction` of which nothing has been generated; `answer` holds what the session knows beforehand.
-    pub fn new(answer: Answer, instruction: &Instruction, tokenizer: Arc<ChatTokenizer>) -> Self {
+    /// An answer to `instruction` of which nothing has been generated; `answer` holds what the session knows beforehand, and
+    /// `thought` is cut off from its text.
+    pub fn new(
+        answer: Answer,
+        instruction: &Instruction,
+        tokenizer: Arc<ChatTokenizer>,
+        thought: Thought,
+    ) -> Self {
         Self {
             answer,
             tokenizer,
+            thought,
             text: TextStream::default(),
             received: instruction.received,
             logprobs: 0.0,
@@ -124,13 +133,14 @@ impl Generation {
         self.logprobs += f64::from(choice.logprob);
     }
 
-    /// Hands out what the text grows by with the token that was chosen last, without blanks at its start.
+    /// Hands out what the text grows by with the token that was chosen last, without a thought and blanks at its start.
     pub fn emit(
         &mut self,
         token: u32,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<(), ModelError> {
         let added = self.text.push(token, &self.tokenizer)?;
+        let added = self.thought.answer_in(&added);
         let added = self.append(&added);
         if !added.is_empty() {
             self.send(added, false, on_delta);
@@ -165,12 +175,93 @@ impl Generation {
     ) -> Answer {
         // What there is of a character that was cut off; ids that have been decoded once are decoded again.
         let rest = std::mem::take(&mut self.text).finish(&self.tokenizer);
-        let rest = self.append(&rest.unwrap_or_default());
+        let mut rest = self.thought.answer_in(&rest.unwrap_or_default());
+        rest.push_str(&self.thought.rest());
+        let rest = self.append(&rest);
         self.send(rest, true, on_delta);
         self.answer.finish = finish;
         self.answer.error = error;
         self.answer.latency = self.received.elapsed();
         self.answer.mean_logprob = (self.logprobs / self.answer.output_tokens.max(1) as f64) as f32;
         self.answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::checkpoint::Checkpoint;
+
+    /// An answer that is generated as `said`, token by token, with the pieces of its text; `open`: the question opened a thought.
+    fn answered(open: bool, said: &str) -> (Answer, Vec<String>) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny_smolvlm");
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let tokenizer = Arc::new(ChatTokenizer::load(&checkpoint).unwrap());
+        let instruction = Instruction {
+            id: "a".to_string(),
+            text: "What is it?".to_string(),
+            max_new_tokens: 0,
+            ephemeral: false,
+            stamp_ns: 0,
+            arrival_ns: None,
+            received: Instant::now(),
+        };
+        let answer = Answer {
+            id: "a".to_string(),
+            instruction_ns: 0,
+            text: String::new(),
+            finish: FinishReason::Error,
+            error: None,
+            prompt_tokens: 0,
+            vision_tokens: 0,
+            output_tokens: 0,
+            time_to_first_token: None,
+            latency: Duration::ZERO,
+            newest_frame: None,
+            oldest_frame_ns: None,
+            frames_seen: 1,
+            mean_logprob: 0.0,
+            token_ids: Vec::new(),
+        };
+        let mut run = Generation::new(answer, &instruction, tokenizer.clone(), Thought::new(open));
+        let mut pieces = Vec::new();
+        for token in tokenizer.encode_text(said).unwrap() {
+            let logprob = -1.0;
+            run.chose(Choice { token, logprob });
+            run.emit(token, &mut |delta| pieces.push(delta.text))
+                .unwrap();
+        }
+        let answer = run.finish(FinishReason::Stop, None, &mut |delta| {
+            pieces.push(delta.text)
+        });
+        (answer, pieces)
+    }
+
+    #[test]
+    fn a_thought_is_in_no_piece_of_an_answer_but_counts() {
+        for (open, said, expected) in [
+            (
+                false,
+                "<think>\nis it blue? no\n</think>\n\na red box",
+                "a red box",
+            ),
+            (true, "is it blue? no\n</think>\n\na red box", "a red box"),
+            (false, " a red box", "a red box"),
+            (false, "<thinner", "<thinner"),
+            (false, "<think>for ever and ever", ""),
+            (true, "for ever and ever", ""),
+        ] {
+            let (answer, pieces) = answered(open, said);
+            assert_eq!(answer.text, expected, "{said}");
+            assert_eq!(pieces.concat(), expected, "{said}");
+            assert!(pieces[..pieces.len() - 1]
+                .iter()
+                .all(|piece| !piece.is_empty()));
+            // Every token was paid for in time and memory.
+            assert_eq!(answer.token_ids.len(), answer.output_tokens);
+            assert!(answer.output_tokens > said.split(' ').count() - 1, "{said}");
+        }
     }
 }

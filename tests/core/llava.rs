@@ -11,7 +11,7 @@ use inf_mllm::model::llava::NAMES;
 use inf_mllm::model::vision::vit::{self, Vit};
 use inf_mllm::model::vision::View;
 use inf_mllm::model::weights::Quantization;
-use inf_mllm::stream::grammar::ChatFormat;
+use inf_mllm::stream::grammar::Chat;
 use inf_mllm::stream::{Session, SessionConfig, Taken};
 use serde_json::{json, Value};
 use tempfile::TempDir;
@@ -415,7 +415,7 @@ fn published_chat_templates_are_recognised() {
         let source = template(turn, prompt);
         let source = source.as_str().unwrap().replace("IMAGE", image);
         let dir = changed(name, "chat_template.json", "/chat_template", json!(source));
-        assert_eq!(ChatFormat::of(&load(dir.path())).unwrap().name, format);
+        assert_eq!(Chat::of(&load(dir.path())).unwrap().format.name, format);
     }
 }
 

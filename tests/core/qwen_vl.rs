@@ -9,7 +9,7 @@ use image::RgbImage;
 use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::View;
-use inf_mllm::stream::grammar::{ChatFormat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 use serde_json::{json, Value};
 use tempfile::TempDir;
@@ -46,9 +46,9 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
     for family in FAMILIES {
         let model = load(&dir(family));
         let tokenizer = &model.tokenizer;
-        let format = ChatFormat::of(&model).unwrap();
+        let chat = Chat::of(&model).unwrap();
         for system in ["Be brief.", ""] {
-            let mut grammar = Grammar::new(format);
+            let mut grammar = Grammar::new(chat.clone());
             let mut stream = grammar.prefix(system, tokenizer);
             stream.push_str(&grammar.frame(model.placeholder(), 0));
             stream.push_str(&grammar.frame(model.placeholder(), 61_260_000_000));

@@ -11,7 +11,7 @@ use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
-use inf_mllm::stream::grammar::{ChatFormat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::SessionConfig;
 use serde_json::json;
 
@@ -155,7 +155,7 @@ fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
 
 /// Length of what stands in front of the user's turn, tokens: the stream's protected beginning.
 fn system_length(model: &Mllm, system: &str) -> Result<usize> {
-    let mut grammar = Grammar::new(ChatFormat::of(model)?);
+    let mut grammar = Grammar::new(Chat::of(model)?);
     let prefix = grammar.prefix(system, &model.tokenizer);
     Ok(model.tokenizer.encode_prompt(&prefix)?.len())
 }

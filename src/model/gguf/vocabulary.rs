@@ -81,8 +81,9 @@ impl Gguf {
         let tokens = self.elements(TOKENS, "a string", Value::text)?;
         let mut json = json!({ "chat_template": self.optional_text("tokenizer.chat_template")? });
         for (name, key) in [("bos_token", BEGIN), ("eos_token", ENDS[0])] {
-            if let Some(id) = self.id(key)? {
-                json[name] = self.token(&tokens, key, id)?.into();
+            let id = self.id(key)?.and_then(|id| usize::try_from(id).ok());
+            if let Some(token) = id.and_then(|id| tokens.get(id)) {
+                json[name] = (*token).into();
             }
         }
         Ok(json)

@@ -1,16 +1,14 @@
 //! The checkpoint's own chat template (Jinja), rendered as transformers' `apply_chat_template` does.
 //!
-//! - this file: where templates are found, and how they are rendered
-//! - `python`: what templates expect of the Python that they were written for
+//! - this file: where templates are found, and what they are rendered with
+//! - `jinja`: the language, with every step and byte metered
 
-mod python;
+mod jinja;
 
 use std::path::PathBuf;
 
-use minijinja::value::Value;
-use minijinja::{context, Environment};
 use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{json, Map, Value as Json};
 
 use super::checkpoint::Checkpoint;
 use super::ModelError;
@@ -41,15 +39,28 @@ const JINJA: &str = "chat_template.jinja";
 const TOKENIZER: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 
-/// Tokens that templates may name.
-const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+/// Tokens that templates may name, beside those under [`EXTRA_TOKENS`].
+const SPECIAL_TOKENS: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
-/// Steps that a template may take: thousands of turns, but no endless loop.
-const FUEL: u64 = 50_000_000;
+/// An object with a model's own tokens, as `image_token`.
+const EXTRA_TOKENS: &str = "extra_special_tokens";
+
+/// What a template knows in every conversation, here as nothing: transformers defines them where none are given.
+const NOT_GIVEN: [&str; 2] = ["tools", "documents"];
 
 /// A parsed chat template.
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    template: jinja::Template,
+    /// What the template knows in every conversation.
+    known: Map<String, Json>,
     file: PathBuf,
 }
 
@@ -66,22 +77,24 @@ impl ChatTemplate {
     }
 
     /// Reads `chat_template.jinja`, or the field `chat_template` of the files that may hold it, and the tokens that
-    /// `tokenizer_config.json` or `special_tokens_map.json` names.
+    /// `tokenizer_config.json` or `special_tokens_map.json` names. A template with nothing in it counts as none.
     pub fn find(checkpoint: &Checkpoint) -> Result<Option<Self>, ModelError> {
         let mut found = None;
         if checkpoint.has(JINJA) {
-            found = Some((JINJA, checkpoint.text(JINJA)?));
+            let source = checkpoint.text(JINJA)?;
+            found = with_content(source).map(|source| (JINJA, source));
         }
         for name in ["chat_template.json", "processor_config.json", TOKENIZER] {
             if found.is_none() && checkpoint.has(name) {
                 let json: Json = checkpoint.json(name)?;
-                found = default_template(&json["chat_template"]).map(|source| (name, source));
+                let source = default_template(&json["chat_template"]).and_then(with_content);
+                found = source.map(|source| (name, source));
             }
         }
         let Some((name, source)) = found else {
             return Ok(None);
         };
-        let mut template = Self::parse(source, checkpoint.path(name))?;
+        let mut template = Self::parse(&source, checkpoint.path(name))?;
         for name in [SPECIAL, TOKENIZER] {
             if checkpoint.has(name) {
                 template.set_special_tokens(&checkpoint.json(name)?);
@@ -91,26 +104,28 @@ impl ChatTemplate {
     }
 
     /// From the template's source; `file` is what errors name.
-    fn parse(source: String, file: PathBuf) -> Result<Self, ModelError> {
-        let mut env = Environment::new();
-        env.set_trim_blocks(true);
-        env.set_lstrip_blocks(true);
-        env.set_fuel(Some(FUEL));
-        python::add_to(&mut env);
-        env.add_template_owned("chat", python::without_generation_tags(&source))
-            .map_err(|e| ModelError::File {
-                file: file.clone(),
-                what: e.to_string(),
-            })?;
-        Ok(Self { env, file })
+    pub fn parse(source: &str, file: PathBuf) -> Result<Self, ModelError> {
+        match jinja::Template::parse(source) {
+            Ok(template) => Ok(Self {
+                template,
+                known: Map::from_iter(NOT_GIVEN.map(|name| (name.to_string(), Json::Null))),
+                file,
+            }),
+            Err(error) => Err(ModelError::File {
+                file,
+                what: format!("chat template, {error}"),
+            }),
+        }
     }
 
     /// The tokens of a file that names each by its text or by an object with its `content`.
     fn set_special_tokens(&mut self, json: &Json) {
-        for name in SPECIAL_TOKENS {
-            let token = &json[name];
+        let extra = json[EXTRA_TOKENS].as_object().into_iter().flatten();
+        let extra = extra.map(|(name, token)| (name.as_str(), token));
+        let named = SPECIAL_TOKENS.map(|name| (name, &json[name]));
+        for (name, token) in named.into_iter().chain(extra) {
             if let Some(token) = token.as_str().or_else(|| token["content"].as_str()) {
-                self.env.add_global(name, token.to_string());
+                self.known.insert(name.to_string(), token.into());
             }
         }
     }
@@ -118,7 +133,7 @@ impl ChatTemplate {
     /// The text of a conversation (of [`Message`] or [`TextMessage`], as the template wants it), with the opening of the
     /// assistant's turn at its end.
     pub fn render<M: Serialize>(&self, messages: &[M]) -> Result<String, ModelError> {
-        self.render_with(messages, context! { add_generation_prompt => true })
+        self.render_with(messages, json!({ "add_generation_prompt": true }))
     }
 
     /// The text of a conversation; `variables` are what the template knows beside it (`add_generation_prompt`,
@@ -128,17 +143,63 @@ impl ChatTemplate {
         messages: &[M],
         variables: V,
     ) -> Result<String, ModelError> {
-        let variables = Value::from_serialize(variables);
-        let render = || {
-            self.env
-                .get_template("chat")?
-                .render(context! { messages => messages, ..variables })
-        };
-        render().map_err(|e| ModelError::File {
+        let fail = |what: String| ModelError::File {
             file: self.file.clone(),
-            what: e.to_string(),
-        })
+            what: format!("chat template, {what}"),
+        };
+        let mut known = self.known.clone();
+        let variables = serde_json::to_value(variables).map_err(|e| fail(e.to_string()))?;
+        if let Json::Object(variables) = variables {
+            known.extend(variables);
+        }
+        let messages = serde_json::to_value(messages).map_err(|e| fail(e.to_string()))?;
+        known.insert("messages".to_string(), messages);
+        self.template
+            .render(&known)
+            .map_err(|e| fail(e.to_string()))
     }
+
+    /// Renders a conversation of every role once, of pieces if the model takes images, without its system turn where templates refuse
+    /// one: what [`Self::parse`] cannot see of a template shows here and not at the first question.
+    pub fn try_out(&self, takes_images: bool) -> Result<(), ModelError> {
+        const TURNS: [(&str, &str); 4] = [
+            ("system", "Be brief."),
+            ("user", "What is it?"),
+            ("assistant", "A cube."),
+            ("user", "Of what colour?"),
+        ];
+        let render = |turns: &[(&'static str, &'static str)]| match takes_images {
+            true => {
+                let pieces = |&(role, text): &(&'static str, &str)| {
+                    let text = Content::Text {
+                        text: text.to_string(),
+                    };
+                    let image = (role == "user").then_some(Content::Image);
+                    let content = image.into_iter().chain([text]).collect();
+                    Message { role, content }
+                };
+                self.render(&turns.iter().map(pieces).collect::<Vec<_>>())
+            }
+            false => {
+                let plain =
+                    |&(role, content): &(&'static str, &'static str)| TextMessage { role, content };
+                self.render(&turns.iter().map(plain).collect::<Vec<_>>())
+            }
+        };
+        match render(&TURNS) {
+            Ok(_) => Ok(()),
+            Err(_) => render(&TURNS[1..]).map(|_| ()),
+        }
+    }
+}
+
+/// A template's source, unless there is nothing in it; editors put a byte order mark in front of some.
+fn with_content(source: String) -> Option<String> {
+    let source = match source.strip_prefix('\u{FEFF}') {
+        Some(rest) => rest.to_string(),
+        None => source,
+    };
+    (!source.trim().is_empty()).then_some(source)
 }
 
 /// A template's source: a text, or of several with names the one called default.

@@ -1,10 +1,4 @@
 //! The chat formats of the families as the stream uses them, in one table. docs/stream.md describes the layout.
-//!
-//! Which row belongs to a checkpoint is seen from its own chat template: the row must write a conversation as the template does.
-
-use crate::model::mllm::Mllm;
-use crate::model::template::{Content, Message};
-use crate::model::ModelError;
 
 /// How a frame's time is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +20,7 @@ pub struct ChatFormat {
     pub open: &'static str,
     /// Around the system prompt.
     pub system: (&'static str, &'static str),
-    /// In the place of the system turn when there is no system prompt.
+    /// In the place of the system turn when there is no system prompt, where the checkpoint's template does not show it.
     pub no_system: &'static str,
     /// Begins a user turn.
     pub user: &'static str,
@@ -43,11 +37,11 @@ pub struct ChatFormat {
     /// Ends a user turn and begins the answer.
     pub answer: &'static str,
     /// What the chat template writes instead of `answer` in front of an answer that has been given.
-    template_answer: &'static str,
+    pub template_answer: &'static str,
     /// Ends an answer: what the model was trained to say.
     pub end: &'static str,
     /// What the chat template writes instead of `end`, where that is something else.
-    template_end: &'static str,
+    pub template_end: &'static str,
     /// Between the end of an answer and the next turn.
     pub after_answer: &'static str,
     /// Control tokens at the borders of turns.
@@ -108,7 +102,7 @@ const ONEVISION: ChatFormat = ChatFormat {
     ..CHATML
 };
 
-pub const FORMATS: [ChatFormat; 10] = [
+const FORMATS: [ChatFormat; 10] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -201,109 +195,9 @@ pub const FORMATS: [ChatFormat; 10] = [
 ];
 
 impl ChatFormat {
-    /// The format of a model, as [`Self::find`] has it, with a warning if the checkpoint's template is not known.
-    pub fn of(model: &Mllm) -> Result<&'static Self, ModelError> {
-        let (format, known) = Self::find(model)?;
-        if !known {
-            tracing::warn!(
-                "the checkpoint's chat template is none that is known of {}: the stream is written as {}",
-                model.family.name,
-                format.name
-            );
-        }
-        Ok(format)
-    }
-
-    /// Of the rows of a model's family the first that writes a conversation as the checkpoint's template does; of several the first
-    /// that puts images as it does. If none does, the family's first, and false.
-    pub fn find(model: &Mllm) -> Result<(&'static Self, bool), ModelError> {
-        let family = model.family.name;
-        let rows = FORMATS
-            .iter()
-            .filter(|format| format.families.contains(&family));
-        let first = rows
-            .clone()
-            .next()
-            .ok_or_else(|| ModelError::Inputs(format!("the family {family} has no chat format")))?;
-        // A template may refuse system turns.
-        let whole = probe();
-        let rendered = match model.template.render(&whole) {
-            Ok(rendered) => (true, rendered),
-            Err(_) => (false, model.template.render(&whole[1..])?),
-        };
-        let alike = rows.filter(|format| format.probe_text(rendered.0) == rendered.1);
-        let images = model.template.render(&[images_probe()])?;
-        let image = model.placeholder();
-        let found = alike
-            .clone()
-            .find(|format| format.images_probe_text(image) == images)
-            .or_else(|| alike.clone().next());
-        Ok((found.unwrap_or(first), found.is_some()))
-    }
-
-    /// What the template should make of [`images_probe`], if `image` is the text that stands for an image.
-    fn images_probe_text(&self, image: &str) -> String {
-        let Self {
-            open,
-            no_system,
-            user,
-            before_frame,
-            after_frame,
-            text_after_frames,
-            answer,
-            ..
-        } = self;
-        let images = format!("{before_frame}{image}{after_frame}").repeat(2);
-        let [_, text, ..] = PROBE;
-        format!("{open}{no_system}{user}{images}{text_after_frames}{text}{answer}")
-    }
-
-    /// What the template should make of [`probe`], with its system turn or without.
-    fn probe_text(&self, with_system: bool) -> String {
-        let Self {
-            open,
-            system: (before, after),
-            no_system,
-            user,
-            text_alone,
-            answer,
-            template_answer,
-            template_end,
-            after_answer,
-            ..
-        } = self;
-        let [system, first, said, second] = PROBE;
-        let system = match with_system {
-            true => format!("{before}{system}{after}"),
-            false => no_system.to_string(),
-        };
-        format!(
-            "{open}{system}{user}{text_alone}{first}{template_answer}{said}{template_end}{after_answer}{user}{text_alone}{second}{answer}"
-        )
-    }
-}
-
-/// The texts of a conversation: system, user, assistant, user.
-const PROBE: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
-
-fn probe() -> Vec<Message> {
-    let roles = ["system", "user", "assistant", "user"];
-    let turn = |(role, text): (&'static str, &str)| Message {
-        role,
-        content: vec![Content::Text {
-            text: text.to_string(),
-        }],
-    };
-    roles.into_iter().zip(PROBE).map(turn).collect()
-}
-
-/// A user's turn with two images.
-fn images_probe() -> Message {
-    let text = Content::Text {
-        text: PROBE[1].to_string(),
-    };
-    Message {
-        role: "user",
-        content: vec![Content::Image, Content::Image, text],
+    /// The rows of a family.
+    pub fn of_family(name: &str) -> impl Iterator<Item = &'static Self> + Clone + '_ {
+        let has = move |format: &&Self| format.families.contains(&name);
+        FORMATS.iter().filter(has)
     }
 }

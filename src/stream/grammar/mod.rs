@@ -2,11 +2,17 @@
 //!
 //! - this file: what is written when
 //! - `formats`: the texts of each family, in one table
+//! - `chat`: which of them are a checkpoint's, and what its own template says differently
+//! - `thought`: what a model writes in front of an answer and does not say
 
+mod chat;
 mod formats;
+mod thought;
 
+pub use chat::Chat;
 pub use formats::ChatFormat;
 use formats::TimeLabel;
+pub use thought::Thought;
 
 use crate::model::tokenizer::ChatTokenizer;
 
@@ -24,16 +30,16 @@ enum Turn {
 /// Writes the stream's text; it never looks at tokens.
 #[derive(Debug, Clone)]
 pub struct Grammar {
-    format: &'static ChatFormat,
+    chat: Chat,
     turn: Turn,
     /// What is written with what comes next: the end of the last answer, and blanks, which may be part of the next token.
     owed: String,
 }
 
 impl Grammar {
-    pub fn new(format: &'static ChatFormat) -> Self {
+    pub fn new(chat: Chat) -> Self {
         Self {
-            format,
+            chat,
             turn: Turn::Between,
             owed: String::new(),
         }
@@ -41,23 +47,27 @@ impl Grammar {
 
     /// At the start of a conversation in the same format.
     pub fn fresh(&self) -> Self {
-        Self::new(self.format)
+        Self::new(self.chat.clone())
     }
 
     pub fn format(&self) -> &'static ChatFormat {
-        self.format
+        self.chat.format
     }
 
-    /// The protected beginning of the stream.
+    /// What an answer to the last instruction may begin with.
+    pub fn thought(&self) -> Thought {
+        Thought::new(self.chat.thinks())
+    }
+
+    /// The protected beginning of the stream: the system prompt or, if that is empty, what the checkpoint's template puts there.
     pub fn prefix(&mut self, system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
         let ChatFormat {
             open,
             system: (before, after),
-            no_system,
             ..
-        } = self.format;
+        } = self.format();
         let mut prefix = match system_prompt {
-            "" => format!("{open}{no_system}"),
+            "" => format!("{open}{}", self.chat.no_system),
             prompt => format!("{open}{before}{}{after}", tokenizer.guard(prompt)),
         };
         self.owed = prefix.split_off(prefix.trim_end_matches(' ').len());
@@ -67,23 +77,24 @@ impl Grammar {
     /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began.
     pub fn frame(&mut self, image_text: &str, elapsed_ns: i64) -> String {
         let mut text = std::mem::take(&mut self.owed);
+        let format = self.format();
         if self.turn != Turn::Frames {
-            text.push_str(self.format.user);
+            text.push_str(format.user);
         }
         self.turn = Turn::Frames;
-        text.push_str(&time_label(self.format.time, elapsed_ns));
-        text.push_str(self.format.before_frame);
+        text.push_str(&time_label(format.time, elapsed_ns));
+        text.push_str(format.before_frame);
         text.push_str(image_text);
-        match self.format.after_frame.trim().is_empty() {
-            true => self.owed.push_str(self.format.after_frame),
-            false => text.push_str(self.format.after_frame),
+        match format.after_frame.trim().is_empty() {
+            true => self.owed.push_str(format.after_frame),
+            false => text.push_str(format.after_frame),
         }
         text
     }
 
     /// An instruction, which closes the user turn and opens the answer.
     pub fn instruction(&mut self, text: &str, tokenizer: &ChatTokenizer) -> String {
-        let format = self.format;
+        let format = self.format();
         let mut opening = std::mem::take(&mut self.owed);
         match self.turn {
             Turn::Frames => opening.push_str(format.text_after_frames),
@@ -93,13 +104,14 @@ impl Grammar {
             }
         }
         self.turn = Turn::Assistant;
-        format!("{opening}{}{}", tokenizer.guard(text), format.answer)
+        let text = tokenizer.guard(text);
+        format!("{opening}{text}{}{}", format.answer, self.chat.thought)
     }
 
     /// The answer is over: all its text tokens have been fed to the model, its end token has not.
     pub fn answered(&mut self) {
         self.turn = Turn::Between;
-        self.owed = format!("{}{}", self.format.end, self.format.after_answer);
+        self.owed = format!("{}{}", self.format().end, self.format().after_answer);
     }
 }
 

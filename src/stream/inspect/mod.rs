@@ -14,7 +14,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde::Serialize;
 
-use super::grammar::{ChatFormat, Grammar};
+use super::grammar::{Chat, Grammar};
 use crate::cache::{CacheShape, KvStorage};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder;
@@ -197,7 +197,10 @@ impl Report {
         let hollow = Arc::new(Hollow::new(tensors));
         let paths = (about.text.clone(), about.head.clone());
         let built_as = opened.built_as(dtype);
-        TextModel::build(checkpoint, about, hollow.clone(), built_as, &Device::Cpu)?;
+        let model = TextModel::build(checkpoint, about, hollow.clone(), built_as, &Device::Cpu)?;
+        if let Some(template) = &model.template {
+            template.try_out(false)?;
+        }
         let keeping = Keeping {
             dtype,
             on_cpu: opened.device.is_cpu(),
@@ -238,17 +241,12 @@ impl Report {
 
     /// What frames take in the stream, for which the checkpoint's chat template is rendered.
     fn fill_frames(&mut self, model: &Mllm) -> Result<(), ModelError> {
-        let (format, known) = ChatFormat::find(model)?;
-        if !known {
-            self.notes.push(format!(
-                "the chat template is none that is known of {}: the stream is written as {}",
-                self.family, format.name
-            ));
-        }
+        let (chat, known) = Chat::find(model)?;
+        self.notes.extend(chat.remarks(model, known));
         for (width, height) in PICTURES {
             let layout = model.vision.layout((width, height), View::Frame);
             let markup = model.vision.markup(&layout);
-            let mut grammar = Grammar::new(format);
+            let mut grammar = Grammar::new(chat.clone());
             let first = model.tokenizer.encode(&grammar.frame(&markup, 0))?;
             let text = grammar.frame(&markup, A_SECOND_NS);
             let next = model.tokenizer.encode_after(first.last().copied(), &text)?;

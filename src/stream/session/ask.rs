@@ -62,7 +62,8 @@ impl Session {
             mean_logprob: 0.0,
             token_ids: Vec::new(),
         };
-        Generation::new(answer, instruction, self.model.tokenizer.clone())
+        let thought = self.state.stream.grammar.thought();
+        Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
     }
 
     fn checked_ask(

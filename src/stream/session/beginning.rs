@@ -8,7 +8,7 @@ use crate::model::mllm::Mllm;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::vision::View;
 use crate::model::ModelError;
-use crate::stream::grammar::{ChatFormat, Grammar};
+use crate::stream::grammar::{Chat, Grammar};
 use crate::stream::session::state::StreamState;
 
 /// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
@@ -21,7 +21,7 @@ const USUAL_QUESTION: &str = "What is in view?";
 #[derive(Debug, Clone)]
 pub struct PromptCheck {
     tokenizer: Arc<ChatTokenizer>,
-    format: &'static ChatFormat,
+    chat: Chat,
     cache: CacheConfig,
     /// The longest input the model was made for, tokens.
     max_positions: usize,
@@ -46,20 +46,16 @@ pub struct Beginning {
 }
 
 impl PromptCheck {
-    pub fn new(
-        model: &Mllm,
-        format: &'static ChatFormat,
-        config: &SessionConfig,
-    ) -> Result<Self, ModelError> {
+    pub fn new(model: &Mllm, chat: Chat, config: &SessionConfig) -> Result<Self, ModelError> {
         let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
-        let mut grammar = Grammar::new(format);
+        let mut grammar = Grammar::new(chat.clone());
         let frame = grammar.frame(&model.vision.markup(&layout), 0);
         let question = grammar.instruction(USUAL_QUESTION, &model.tokenizer);
         Ok(Self {
             frame: model.tokenizer.encode(&frame)?.len(),
             question: model.tokenizer.encode(&question)?.len(),
             tokenizer: model.tokenizer.clone(),
-            format,
+            chat,
             cache: config.cache.clone(),
             max_positions: model.shape.max_positions,
             standing_instruction: config.standing_instruction.clone(),
@@ -73,7 +69,7 @@ impl PromptCheck {
 
     /// What a stream with `system_prompt` begins with, if it fits.
     pub(super) fn beginning(&self, system_prompt: &str) -> Result<Beginning, ModelError> {
-        let mut grammar = Grammar::new(self.format);
+        let mut grammar = Grammar::new(self.chat.clone());
         let text = grammar.prefix(system_prompt, &self.tokenizer);
         let prefix = self.tokenizer.encode_prompt(&text)?;
         self.check_room(prefix.len())?;

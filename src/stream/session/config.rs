@@ -31,7 +31,7 @@ parameters! {
         /// Threads of the model on the CPU; 0: one for a small model (under 64 MB of weights), whose products are over before a second
         /// one has woken up, else one per core.
         threads: usize = 0, range 0..=1024, unit "threads";
-        /// The beginning of the stream, never evicted; empty: none.
+        /// The beginning of the stream, never evicted; empty: the checkpoint's own default, if its chat template has one.
         system_prompt: String = "You are a mobile robot. Answer briefly.".to_string(), set Reset;
         /// What matters, best in the form in which it will come, as an example of it: inf_mllm_plus keeps what is like it; empty:
         /// nothing in particular.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use super::complaints::Complaints;
-use super::grammar::ChatFormat;
+use super::grammar::Chat;
 use super::memory::FrameMemory;
 use super::stats::StepTimes;
 use crate::cache::parameter::{ParameterError, Parameters, Value};
@@ -72,8 +72,8 @@ impl Session {
         config: SessionConfig,
     ) -> Result<Self, ModelError> {
         config.check()?;
-        let format = ChatFormat::of(&model)?;
-        let check = PromptCheck::new(&model, format, &config)?;
+        let chat = Chat::of(&model)?;
+        let check = PromptCheck::new(&model, chat.clone(), &config)?;
         let beginning = Arc::new(check.beginning(&config.system_prompt)?);
         let cache = BoundedCache::new(
             model.shape,
@@ -82,7 +82,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
-        let borders = format.borders.iter();
+        let borders = chat.format.borders.iter();
         let borders = borders
             .map(|name| model.tokenizer.control(name))
             .collect::<Result<_, _>>()?;

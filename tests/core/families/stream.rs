@@ -4,7 +4,7 @@ use std::path::Path;
 
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
-use inf_mllm::stream::grammar::{ChatFormat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 
 use crate::support::{instruction, load, picture};
@@ -17,7 +17,7 @@ pub fn check_prompt(dir: &Path) {
     let model = load(dir);
     let tokenizer = &model.tokenizer;
     for system in [SYSTEM, ""] {
-        let mut grammar = Grammar::new(ChatFormat::of(&model).unwrap());
+        let mut grammar = Grammar::new(Chat::of(&model).unwrap());
         let prefix = grammar.prefix(system, tokenizer);
         let mut pieces = vec![prefix.clone()];
         for stamp in [0, 1_000_000_000] {

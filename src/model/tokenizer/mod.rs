@@ -1,6 +1,12 @@
 //! Text to ids and back. Control tokens count only where the chat format put them, never where a user typed them.
+//!
+//! - this file: a checkpoint's tokenizer
+//! - `bounds`: what it may cost
+
+mod bounds;
 
 use std::collections::HashMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -12,6 +18,7 @@ use super::checkpoint::Checkpoint;
 use super::decoder::Unsupported;
 use super::json;
 use super::ModelError;
+use bounds::Growth;
 
 /// A Unicode noncharacter, put inside a control token that a user typed and taken out again before tokenising.
 const GUARD: char = '\u{FDD0}';
@@ -31,6 +38,8 @@ pub struct ChatTokenizer {
     opening: (Vec<u32>, String),
     /// Control tokens, longest first.
     controls: Vec<AddedToken>,
+    /// What normalising may make of a text.
+    growth: Growth,
     file: PathBuf,
 }
 
@@ -71,8 +80,12 @@ impl ChatTokenizer {
             file: file.clone(),
             what,
         };
-        let tokenizer =
-            |json: &Value| Tokenizer::from_str(&json.to_string()).map_err(|e| fail(e.to_string()));
+        bounds::reset(&mut json);
+        let growth = bounds::check(&json).map_err(&fail)?;
+        let tokenizer = |json: &Value| {
+            let text = json.to_string();
+            guarded(|| Tokenizer::from_str(&text)).map_err(&fail)
+        };
         let full = tokenizer(&json)?;
         let plain_of = |json: &Value| -> Result<Tokenizer, ModelError> {
             let mut plain = tokenizer(json)?;
@@ -116,11 +129,9 @@ impl ChatTokenizer {
             true => plain_of(&json)?,
             false => inner.clone(),
         };
-        let opening = full.encode("", true).map_err(|e| fail(e.to_string()))?;
+        let opening = guarded(|| full.encode("", true)).map_err(&fail)?;
         let opening = opening.get_ids().to_vec();
-        let text = full
-            .decode(&opening, false)
-            .map_err(|e| fail(e.to_string()))?;
+        let text = guarded(|| full.decode(&opening, false)).map_err(&fail)?;
         Ok(Self {
             full,
             plain,
@@ -128,6 +139,7 @@ impl ChatTokenizer {
             continued,
             opening: (opening, text),
             controls,
+            growth,
             file,
         })
     }
@@ -279,7 +291,8 @@ impl ChatTokenizer {
             file: self.file.clone(),
             what,
         };
-        let encoding = plain.encode(text, false).map_err(|e| fail(e.to_string()))?;
+        self.growth.check(text.len()).map_err(&fail)?;
+        let encoding = guarded(|| plain.encode(text, false)).map_err(&fail)?;
         let mut ids_of_text = encoding.get_ids().iter();
         if let Some(id) = ids_of_text.find(|id| self.is_control(**id)) {
             return Err(fail(format!("plain text yields the control token {id}")));
@@ -290,9 +303,9 @@ impl ChatTokenizer {
 
     /// The text of generated ids, control tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.full.decode(ids, true).map_err(|e| ModelError::File {
+        guarded(|| self.full.decode(ids, true)).map_err(|what| ModelError::File {
             file: self.file.clone(),
-            what: e.to_string(),
+            what,
         })
     }
 
@@ -318,6 +331,15 @@ impl ChatTokenizer {
     pub fn vocab_size(&self) -> usize {
         let vocab: HashMap<String, u32> = self.full.get_vocab(true);
         vocab.values().max().map_or(0, |&id| id as usize + 1)
+    }
+}
+
+/// What the library makes of a file from outside. It panics at descriptions that contradict themselves; a tokenizer is not changed by
+/// what it is asked, so that it is as it was then.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer library cannot work with this tokenizer".to_string()),
     }
 }
 
