@@ -125,6 +125,9 @@ BY_HAND = [
     "{% if word == 'Kiwi' and n > 3 or missing %}yes{% endif %}{{ (n > 3) ~ (n in [7]) }}",
     "{{- word -}}  {{- '!' -}}\n{{ word }}\n",
     "{% if yes -%}\n\n  a\n{%- else %}b{% endif %}\n{% if no %}c{%- endif -%}\n  d",
+    "{{ text.split(none, 2) }}{{ text.rsplit(none, 2) }}{{ '  '.split() }}{{ ' a '.split(none, 1) }}{{ ' a b '.split(none, 0) }}",
+    "{{ [nothing, nothing]|sort }}{{ nested.0.1 }}{{ nested.0.1 + 1.5 }}",
+    "{{ [nothing, 1]|sort }}",
 ]
 
 

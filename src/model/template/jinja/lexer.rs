@@ -297,7 +297,9 @@ impl<'s> Lexer<'s> {
         let mut end = digits(self.rest, 10);
         let mut is_float = false;
         let digit_at = |at: usize| self.rest[at..].starts_with(|c: char| c.is_ascii_digit());
-        if self.rest[end..].starts_with('.') && digit_at(end + 1) {
+        // In `list.0.1` there are two indices.
+        let is_index = matches!(self.tokens.last(), Some(last) if last.kind == Kind::Op("."));
+        if self.rest[end..].starts_with('.') && digit_at(end + 1) && !is_index {
             is_float = true;
             end += 1 + digits(&self.rest[end + 1..], 10);
         }

@@ -49,7 +49,9 @@ pub fn apply(name: &str, value: &Value, mut given: Given, meter: &Meter) -> Resu
             let case = given.take_truth("case_sensitive");
             let attribute = given.take_text("attribute")?;
             let keyed = keyed(value, attribute.as_deref(), case, meter)?;
+            // What is equal needs no order.
             let keyed = sorted(keyed, |a, b| match reverse {
+                _ if a.0.equals(&b.0, meter)? => Ok(false),
                 false => a.0.less(&b.0, meter),
                 true => b.0.less(&a.0, meter),
             })?;

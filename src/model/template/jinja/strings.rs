@@ -264,11 +264,14 @@ fn split(
     strings(parts.into_iter(), meter)
 }
 
-/// Runs of blanks are one border, and none is kept at the ends.
+/// Runs of blanks are one border, and none is kept at the ends, except at the end that is not reached.
 fn split_at_blanks(text: &str, most: usize, from_end: bool, meter: &Meter) -> Result<Value> {
     meter.spend_many(text.len(), SLOT)?;
     let mut parts = Vec::new();
-    let mut rest = text.trim();
+    let mut rest = match from_end {
+        false => text.trim_start(),
+        true => text.trim_end(),
+    };
     while !rest.is_empty() {
         let border = match from_end {
             false => rest.find(char::is_whitespace),
