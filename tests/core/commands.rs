@@ -305,6 +305,18 @@ fn wrong_arguments_and_files_are_named() {
         "no.png",
     ]));
     assert!(error.contains("no.png"), "{error}");
+    // What the node would refuse of a camera is refused of a file.
+    let deep = out.path().join("deep.png");
+    image::ImageBuffer::<image::Luma<u16>, _>::new(8, 8)
+        .save(&deep)
+        .unwrap();
+    let picture = ["--image", path(&deep)];
+    let args = ["generate", "--model", path(&model), "--prompt", "hello"];
+    let error = failed(&run(&[&args[..], &picture].concat()));
+    assert!(
+        error.contains("deep.png") && error.contains("16 bits a channel, expected 8"),
+        "{error}"
+    );
     let script = out.path().join("script.yaml");
     for (text, word) in [
         ("instructions: [{id: a, at: 1.0}]", "text"),

@@ -18,7 +18,7 @@ TRIPPED = object()
 
 VARIABLES = {
     "word": "Kiwi",
-    "text": "  A red  cube,\na Blue-ball\n\nand it's \"here\" ",
+    "text": '  A red  cube,\na Blue-ball\n\nand it\'s "here" ',
     "accents": "Él—naïve ß",
     "empty": "",
     "n": 7,
@@ -178,7 +178,9 @@ class Grammar:
         if kind == "for":
             condition = self.pick("", "", " if item")
             self.loops += 1
-            inner = self.body(depth - 1) + "{{ item }}{{ loop." + self.pick("index", "first", "last", "revindex") + " }}"
+            inner = (
+                self.body(depth - 1) + "{{ item }}{{ loop." + self.pick("index", "first", "last", "revindex") + " }}"
+            )
             self.loops -= 1
             other = self.pick("", self.tag("else") + self.text())
             return self.tag(f"for item in {self.list(depth)}{condition}") + inner + other + self.tag("endfor")
@@ -190,14 +192,26 @@ class Grammar:
         if kind == "block":
             return self.tag("set extra" + self.pick("", " | upper")) + inner + self.tag("endset") + "{{ extra }}"
         if kind == "filter":
-            return self.tag("filter " + self.pick("upper", "trim", "indent(2)", "replace('a', 'bb')")) + inner + self.tag("endfilter")
+            return (
+                self.tag("filter " + self.pick("upper", "trim", "indent(2)", "replace('a', 'bb')"))
+                + inner
+                + self.tag("endfilter")
+            )
         if kind == "generation":
             return self.tag("generation") + inner + self.tag("endgeneration")
         if kind == "namespace":
             space = f"space{self.names}"
             self.names += 1
             change = self.tag(f"set {space}.x = {space}.x ~ {self.string(1)}")
-            return self.tag(f"set {space} = namespace(x={self.string(1)})") + self.tag("for i in range(2)") + change + self.tag("endfor") + "{{ " + space + ".x }}"
+            return (
+                self.tag(f"set {space} = namespace(x={self.string(1)})")
+                + self.tag("for i in range(2)")
+                + change
+                + self.tag("endfor")
+                + "{{ "
+                + space
+                + ".x }}"
+            )
         macro = f"macro{self.names}"
         self.names += 1
         called = f"{{{{ {macro}({self.any(1)}) }}}}"
@@ -208,82 +222,116 @@ class Grammar:
 
     def string(self, depth):
         if depth <= 0:
-            return self.pick("word", "text", "accents", "empty", "'x'", "\"it's\"", "'a b c'", "about.name", "messages[0]['role']")
+            return self.pick(
+                "word", "text", "accents", "empty", "'x'", '"it\'s"', "'a b c'", "about.name", "messages[0]['role']"
+            )
         one, two = lambda: self.string(depth - 1), lambda: self.number(depth - 1)
-        return self.rng.choice([
-            lambda: f"{one()} ~ {self.any(depth - 1)}",
-            lambda: f"({one()} + {one()})",
-            lambda: f"({one()} if {self.truth(depth - 1)} else {one()})",
-            lambda: f"({one()})|{self.pick('upper', 'lower', 'title', 'capitalize', 'trim', 'e', 'string', 'reverse', 'urlencode')}",
-            lambda: f"({one()}){self.pick('.strip()', '.upper()', '.lower()', '.title()', '.capitalize()', '.lstrip()', '.swapcase()')}",
-            lambda: f"({one()}).replace({one()}, {one()})",
-            lambda: f"({one()})|replace('a', {one()})",
-            lambda: f"({one()}).{self.pick('removeprefix', 'removesuffix', 'strip', 'rstrip')}({one()})",
-            lambda: f"({one()})[{self.pick('1:', ':2', '-2:', '::-1', '1:-1', '::2')}]",
-            lambda: f"({self.list(depth - 1)})|join({one()})",
-            lambda: f"({self.any(depth - 1)})|tojson{self.pick('', '(indent=2)', '(ensure_ascii=True)', '(sort_keys=True)')}",
-            lambda: f"'%s-%s' % ({self.any(depth - 1)}, {self.any(depth - 1)})",
-            lambda: f"'{self.pick('%d', '%05d', '%-4d|', '%x', '%.2f')}' % {self.pick('n', '12', 'zero')}",
-            lambda: f"({one()})|{self.pick('indent', 'indent(1, true)', 'truncate(5)', 'center(9)')}",
-            lambda: f"({one()}) * {self.pick('2', '0', '3')}",
-            lambda: f"({self.list(depth - 1)})|{self.pick('first', 'last')}",
-        ])()
+        return self.rng.choice(
+            [
+                lambda: f"{one()} ~ {self.any(depth - 1)}",
+                lambda: f"({one()} + {one()})",
+                lambda: f"({one()} if {self.truth(depth - 1)} else {one()})",
+                lambda: (
+                    f"({one()})|{self.pick('upper', 'lower', 'title', 'capitalize', 'trim', 'e', 'string', 'reverse', 'urlencode')}"
+                ),
+                lambda: (
+                    f"({one()}){self.pick('.strip()', '.upper()', '.lower()', '.title()', '.capitalize()', '.lstrip()', '.swapcase()')}"
+                ),
+                lambda: f"({one()}).replace({one()}, {one()})",
+                lambda: f"({one()})|replace('a', {one()})",
+                lambda: f"({one()}).{self.pick('removeprefix', 'removesuffix', 'strip', 'rstrip')}({one()})",
+                lambda: f"({one()})[{self.pick('1:', ':2', '-2:', '::-1', '1:-1', '::2')}]",
+                lambda: f"({self.list(depth - 1)})|join({one()})",
+                lambda: (
+                    f"({self.any(depth - 1)})|tojson{self.pick('', '(indent=2)', '(ensure_ascii=True)', '(sort_keys=True)')}"
+                ),
+                lambda: f"'%s-%s' % ({self.any(depth - 1)}, {self.any(depth - 1)})",
+                lambda: f"'{self.pick('%d', '%05d', '%-4d|', '%x', '%.2f')}' % {self.pick('n', '12', 'zero')}",
+                lambda: f"({one()})|{self.pick('indent', 'indent(1, true)', 'truncate(5)', 'center(9)')}",
+                lambda: f"({one()}) * {self.pick('2', '0', '3')}",
+                lambda: f"({self.list(depth - 1)})|{self.pick('first', 'last')}",
+            ]
+        )()
 
     def number(self, depth):
         if depth <= 0:
             return self.pick("n", "zero", "negative", "f", "1", "42", "2.25", "about.legs", "words|length")
         one = lambda: self.number(depth - 1)
-        return self.rng.choice([
-            lambda: f"({one()} {self.pick('+', '-', '*', '/', '//', '%')} {one()})",
-            lambda: f"({self.string(depth - 1)})|length",
-            lambda: f"({self.list(depth - 1)})|length",
-            lambda: f"({one()})|{self.pick('abs', 'int', 'float', 'round', 'round(1)')}",
-            lambda: f"-{one()}",
-            lambda: f"({self.string(depth - 1)}).{self.pick('find', 'count')}({self.string(0)})",
-            lambda: "numbers|" + self.pick("sum", "min", "max", "first", "last"),
-        ])()
+        return self.rng.choice(
+            [
+                lambda: f"({one()} {self.pick('+', '-', '*', '/', '//', '%')} {one()})",
+                lambda: f"({self.string(depth - 1)})|length",
+                lambda: f"({self.list(depth - 1)})|length",
+                lambda: f"({one()})|{self.pick('abs', 'int', 'float', 'round', 'round(1)')}",
+                lambda: f"-{one()}",
+                lambda: f"({self.string(depth - 1)}).{self.pick('find', 'count')}({self.string(0)})",
+                lambda: "numbers|" + self.pick("sum", "min", "max", "first", "last"),
+            ]
+        )()
 
     def truth(self, depth):
         if depth <= 0:
-            return self.pick("yes", "no", "nothing", "missing", "item is defined", "word is string", "loop is defined", "n is odd", "words")
+            return self.pick(
+                "yes",
+                "no",
+                "nothing",
+                "missing",
+                "item is defined",
+                "word is string",
+                "loop is defined",
+                "n is odd",
+                "words",
+            )
         one = lambda: self.truth(depth - 1)
-        return self.rng.choice([
-            lambda: f"({one()} {self.pick('and', 'or')} {one()})",
-            lambda: f"not {one()}",
-            lambda: f"({self.number(depth - 1)} {self.pick('<', '>', '==', '!=', '<=', '>=')} {self.number(depth - 1)})",
-            lambda: f"({self.string(depth - 1)} {self.pick('<', '==', 'in', 'not in')} {self.string(depth - 1)})",
-            lambda: f"({self.any(depth - 1)} {self.pick('==', '!=')} {self.any(depth - 1)})",
-            lambda: f"({self.any(depth - 1)} in {self.list(depth - 1)})",
-            lambda: f"({self.any(depth - 1)}) is {self.pick('', 'not ')}{self.pick('string', 'number', 'mapping', 'sequence', 'iterable', 'none', 'boolean', 'defined', 'integer', 'float')}",
-            lambda: f"({self.string(depth - 1)}).{self.pick('startswith', 'endswith')}({self.string(0)})",
-        ])()
+        return self.rng.choice(
+            [
+                lambda: f"({one()} {self.pick('and', 'or')} {one()})",
+                lambda: f"not {one()}",
+                lambda: (
+                    f"({self.number(depth - 1)} {self.pick('<', '>', '==', '!=', '<=', '>=')} {self.number(depth - 1)})"
+                ),
+                lambda: f"({self.string(depth - 1)} {self.pick('<', '==', 'in', 'not in')} {self.string(depth - 1)})",
+                lambda: f"({self.any(depth - 1)} {self.pick('==', '!=')} {self.any(depth - 1)})",
+                lambda: f"({self.any(depth - 1)} in {self.list(depth - 1)})",
+                lambda: (
+                    f"({self.any(depth - 1)}) is {self.pick('', 'not ')}{self.pick('string', 'number', 'mapping', 'sequence', 'iterable', 'none', 'boolean', 'defined', 'integer', 'float')}"
+                ),
+                lambda: f"({self.string(depth - 1)}).{self.pick('startswith', 'endswith')}({self.string(0)})",
+            ]
+        )()
 
     def list(self, depth):
         if depth <= 0:
-            return self.pick("words", "numbers", "bare", "nested", "about.parts", "[1, 'a']", "range(3)|list", "missing")
+            return self.pick(
+                "words", "numbers", "bare", "nested", "about.parts", "[1, 'a']", "range(3)|list", "missing"
+            )
         one = lambda: self.list(depth - 1)
-        return self.rng.choice([
-            lambda: f"({one()} + {one()})",
-            lambda: f"[{self.any(depth - 1)}, {self.any(depth - 1)}]",
-            lambda: f"({one()})[{self.pick('1:', ':2', '::-1', '-2:')}]",
-            lambda: f"({one()})|{self.pick('reverse', 'batch(2)', 'list')}|list",
-            lambda: f"({self.string(depth - 1)}).split({self.pick('', repr(' '), repr('a'), repr('a') + ', 1')})",
-            lambda: f"({self.string(depth - 1)}).splitlines()",
-            lambda: f"({one()})|map('{self.pick('string', 'length', 'tojson')}')|list",
-            lambda: f"({one()})|{self.pick('select', 'reject')}('{self.pick('string', 'number', 'defined')}')|list",
-            lambda: "words|sort" + self.pick("", "(reverse=true)", "(case_sensitive=true)"),
-            lambda: "messages|map(attribute='role')|list",
-            lambda: f"({self.dict(depth - 1)}).{self.pick('keys', 'values', 'items')}()|list",
-            lambda: f"({self.dict(depth - 1)})|dictsort",
-        ])()
+        return self.rng.choice(
+            [
+                lambda: f"({one()} + {one()})",
+                lambda: f"[{self.any(depth - 1)}, {self.any(depth - 1)}]",
+                lambda: f"({one()})[{self.pick('1:', ':2', '::-1', '-2:')}]",
+                lambda: f"({one()})|{self.pick('reverse', 'batch(2)', 'list')}|list",
+                lambda: f"({self.string(depth - 1)}).split({self.pick('', repr(' '), repr('a'), repr('a') + ', 1')})",
+                lambda: f"({self.string(depth - 1)}).splitlines()",
+                lambda: f"({one()})|map('{self.pick('string', 'length', 'tojson')}')|list",
+                lambda: f"({one()})|{self.pick('select', 'reject')}('{self.pick('string', 'number', 'defined')}')|list",
+                lambda: "words|sort" + self.pick("", "(reverse=true)", "(case_sensitive=true)"),
+                lambda: "messages|map(attribute='role')|list",
+                lambda: f"({self.dict(depth - 1)}).{self.pick('keys', 'values', 'items')}()|list",
+                lambda: f"({self.dict(depth - 1)})|dictsort",
+            ]
+        )()
 
     def dict(self, depth):
         if depth <= 0:
             return self.pick("about", "{}", "messages[0]", "{'a': 1}")
-        return self.rng.choice([
-            lambda: f"{{'a': {self.any(depth - 1)}, {self.string(0)}: {self.any(depth - 1)}}}",
-            lambda: f"dict(x={self.any(depth - 1)}, y={self.any(depth - 1)})",
-        ])()
+        return self.rng.choice(
+            [
+                lambda: f"{{'a': {self.any(depth - 1)}, {self.string(0)}: {self.any(depth - 1)}}}",
+                lambda: f"dict(x={self.any(depth - 1)}, y={self.any(depth - 1)})",
+            ]
+        )()
 
 
 # Keys in the order that the Rust side keeps them in.

@@ -253,11 +253,13 @@ def test_what_a_burst_leaves_out_is_counted(start: Start) -> None:
     burst = 40
     for i in range(burst):
         client.publish(pictures.raw(sec=1, nanosec=i * 10_000_000))
-    client.wait(
-        lambda: client.stats[-1].frames_used + client.stats[-1].frames_superseded == client.stats[-1].frames_received,
-        "the last frame",
-    )
-    client.wait(lambda: client.stats[-1].frames_received >= burst - LOST_BEFORE_THE_NODE, "the burst")
+
+    def all_done() -> bool:
+        stats = client.stats[-1]
+        done = stats.frames_used + stats.frames_superseded
+        return done == stats.frames_received >= burst - LOST_BEFORE_THE_NODE
+
+    client.wait(all_done, "the last frame of the burst")
     stats = client.fresh_stats()
     used = client.ask("What is the closest object?").frames_seen
     assert used == stats.frames_used

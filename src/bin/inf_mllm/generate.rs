@@ -11,6 +11,7 @@ use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
+use inf_mllm::stream::frame;
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::SessionConfig;
 use serde_json::json;
@@ -22,7 +23,7 @@ pub struct Args {
     /// Model directory.
     #[arg(long)]
     model: PathBuf,
-    /// Image file (jpeg or png); may be given several times.
+    /// Image file (jpeg or png), read as a compressed image of a camera is; may be given several times.
     #[arg(long)]
     image: Vec<PathBuf>,
     /// The user's text.
@@ -143,8 +144,10 @@ fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
     };
     let (mut layouts, mut features) = (Vec::new(), Vec::new());
     for file in &args.image {
-        let picture = image::open(file).with_context(|| format!("image {}", file.display()))?;
-        let prepared = model.vision.prepare(&picture.to_rgb8(), view);
+        let about = || format!("image {}", file.display());
+        let data = std::fs::read(file).with_context(about)?;
+        let picture = frame::decode("", &data).with_context(about)?;
+        let prepared = model.vision.prepare(&picture, view);
         layouts.push(prepared.layout);
         features.push(model.vision.encode(&model.vision.pixels(&prepared)?)?);
     }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::{check_size, jpeg, FrameError};
+use super::{check_size, jpeg, said, FrameError};
 
 /// What a decoder may allocate beside the picture, bytes: rows, tables and metadata such as a colour profile, which can inflate to
 /// anything.
@@ -51,7 +51,8 @@ pub fn head(format: &str, data: &[u8]) -> Result<Head, FrameError> {
     Ok(Head { kind, is_grey })
 }
 
-/// The picture, turned as its EXIF orientation says. Its size is checked before any of it is decoded.
+/// The picture of a compressed image (jpeg or png), turned as its EXIF orientation says. Its size is checked before any of it is
+/// decoded; `format` is what came with the data about it, which only serves the error.
 pub fn decode(format: &str, data: &[u8]) -> Result<RgbImage, FrameError> {
     match head(format, data)?.kind {
         Kind::Jpeg => {
@@ -90,9 +91,7 @@ fn kind(format: &str, data: &[u8]) -> Result<Kind, FrameError> {
             None => format!("{} bytes without a known beginning", data.len()),
         },
     };
-    Err(FrameError::Format(format!(
-        "{what}, the message says {format:?}"
-    )))
+    Err(FrameError::Format(format!("{what}{}", said(format))))
 }
 
 /// Names of formats that come as CompressedImage now and then, beside those that the decoders' crate knows.

@@ -12,6 +12,7 @@ mod raw;
 
 use image::RgbImage;
 
+pub use compressed::decode;
 pub use raw::layout;
 use raw::{RawPicture, ENCODINGS};
 
@@ -87,7 +88,7 @@ pub enum FrameError {
     OtherClock { stamp_ns: i64, newest_ns: i64 },
     #[error("compressed image is neither jpeg nor png: {0}")]
     Format(String),
-    #[error("compressed image is a {kind} of {bits} bits a channel, the message says {format:?}, expected 8 bits")]
+    #[error("compressed image is a {kind} of {bits} bits a channel{}, expected 8 bits", said(.format))]
     Bits {
         kind: &'static str,
         bits: u8,
@@ -95,6 +96,14 @@ pub enum FrameError {
     },
     #[error("compressed image cannot be decoded: {0}")]
     Corrupt(String),
+}
+
+/// What a message says of its data, behind what the data is; nothing where it says nothing.
+fn said(format: &str) -> String {
+    match format {
+        "" => String::new(),
+        format => format!(", the message says {format:?}"),
+    }
 }
 
 impl FrameError {

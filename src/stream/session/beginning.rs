@@ -104,21 +104,26 @@ impl PromptCheck {
             let room = plan.is_ok_and(|plan| !evicts || plan.longest_turn() >= question);
             room && budget > prefix + frame + question
         };
-        let budget = self.cache.budget;
+        let (budget, longest) = (self.cache.budget, self.max_positions);
         if enough(budget) {
             return Ok(());
         }
-        match (budget..=self.max_positions).find(|&budget| enough(budget)) {
-            Some(least) => Err(CacheError::Parameter {
-                name: "budget",
-                value: budget.to_string(),
-                expected: format!(
-                    "at least {least} (room for a prefix of {prefix}, one frame of {frame} and a question of {question} tokens)"
-                ),
-            }),
-            // No budget would do: what else is wrong is said where the cache is put together.
-            None => self.cache.plan(prefix, self.max_positions).map(|_| ()),
-        }
+        let needed = format!(
+            "room for a prefix of {prefix}, one frame of {frame} and a question of {question} tokens"
+        );
+        let expected = match (budget..=longest).find(|&budget| enough(budget)) {
+            Some(least) => format!("at least {least} ({needed})"),
+            None if prefix + frame + question >= longest => {
+                format!("{needed}, which the model's longest input of {longest} tokens has not")
+            }
+            // It is not for the budget: what is wrong is said where the cache is put together.
+            None => return self.cache.plan(prefix, longest).map(|_| ()),
+        };
+        Err(CacheError::Parameter {
+            name: "budget",
+            value: budget.to_string(),
+            expected,
+        })
     }
 
     /// Ids of the standing instruction behind the prefix.
