@@ -25,20 +25,21 @@ build: setup ## messages, node and command line, into install/
 gpu-build: setup ## the command line with CUDA, into target/cuda; needs no GPU; see docs/gpu.md
 	scripts/gpu-build.sh
 
-demo: build ## plays the demo bag into the node and shows what it answers; options in DEMO_ARGS, such as --policy window
+demo: setup ## plays the demo bag into the node and shows what it answers; options in DEMO_ARGS, such as --policy window
+	scripts/build.sh node
 	$(RUN) python scripts/demo $(DEMO_ARGS)
 
 test: lint test-core test-ros ## everything
 
 test-core: weights-smollm2 ## Rust tests; no ROS in them
-	$(ENV); cargo test --release --locked --no-default-features
+	$(ENV); cargo test --release --locked
 
 test-ros: build ## the node process, driven by rclpy
 	$(RUN) python -m pytest tests/ros
 
 lint: build ## formatting and lints of Rust (without and with ROS) and Python
 	$(ENV); cargo fmt --check
-	$(ENV); cargo clippy --release --locked --all-targets --no-default-features -- -D warnings
+	$(ENV); cargo clippy --release --locked --all-targets -- -D warnings
 	$(ENV); bash build/ros-cargo clippy --release --locked --all-targets -- -D warnings
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .

@@ -1,5 +1,5 @@
 //! What the bounded cache costs on this machine, in the shape of SmolLM2-135M with random weights:
-//! `cargo run --release --no-default-features --example cache_speed [-- attention|upkeep|h2o]`.
+//! `cargo run --release --example cache_speed [-- attention|upkeep|h2o]`.
 //!
 //! Every figure is a ratio of two things measured in turn, block by block; the median over the blocks is printed.
 

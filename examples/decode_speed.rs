@@ -1,7 +1,7 @@
 //! How long a language model takes per token: decoding at a given context, split into products, output layer and the rest, beside
 //! the time that merely reading the weights takes; prefill; and the own product against candle's for several numbers of rows.
 //!
-//! `cargo run --release --no-default-features --example decode_speed -- models/smollm2-135m [CONTEXT] [THREADS] [brief [QUANTIZATION]]`
+//! `cargo run --release --example decode_speed -- models/smollm2-135m [CONTEXT] [THREADS] [brief [QUANTIZATION]]`
 //!
 //! `brief` stops after prefill and decoding. QUANTIZATION none (the default) makes blocks floats, auto keeps them. THREADS 0 means what the node would use.
 //!

@@ -1,5 +1,5 @@
 //! How long conversion and resizing take, from a camera message to the bytes of the model's input: the best and the median of
-//! many runs, for the sizes and encodings that cameras send. `cargo run --release --no-default-features --example image_speed`
+//! many runs, for the sizes and encodings that cameras send. `cargo run --release --example image_speed`
 
 use std::path::Path;
 use std::time::{Duration, Instant};

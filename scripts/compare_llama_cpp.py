@@ -1,7 +1,7 @@
 """Decode and prefill of SmolLM2-135M, here and in llama.cpp, in turns on one machine; prints the ratios.
 
     python3 -m venv /tmp/llama-cpp && /tmp/llama-cpp/bin/pip install gguf numpy xllamacpp
-    cargo build --release --no-default-features --example decode_speed
+    cargo build --release --example decode_speed
     /tmp/llama-cpp/bin/python scripts/compare_llama_cpp.py [--context 512] [--threads 2] [--rounds 5] [--blocks]
 
 Both run on the same weights: with --blocks the Q4_1 file of `make weights-smollm2`, else that file widened to f32,

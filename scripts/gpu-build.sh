@@ -80,5 +80,5 @@ say "CUDA $(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') in $CUDA_H
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$INF_MLLM_ROOT/target}/cuda"
 command="${1:-build}"
 shift || true
-cargo "$command" --release --locked --no-default-features --features cuda "$@"
+cargo "$command" --release --locked --features cuda "$@"
 [ "$command" != build ] || say "built $CARGO_TARGET_DIR/release/inf_mllm; docs/gpu.md says how to run it"

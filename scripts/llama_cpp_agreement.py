@@ -1,7 +1,7 @@
 """Whether a GGUF file says the same here and in llama.cpp: the likeliest next token and the distribution after twenty prompts.
 
     python3 -m venv /tmp/llama-cpp && /tmp/llama-cpp/bin/pip install numpy safetensors xllamacpp
-    make weights-smollm2 && cargo build --release --no-default-features
+    make weights-smollm2 && cargo build --release
     /tmp/llama-cpp/bin/python scripts/llama_cpp_agreement.py [FILE.gguf]
 
 Once with the file's blocks kept (as the node runs it) and once with floats. The divergence is that of this repository's

@@ -6,6 +6,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$INF_MLLM_ROOT"
 
+# Minutes of one core that the first build of the demo takes.
+FIRST_BUILD=16
+
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -86,6 +89,18 @@ ros_is_sourced && kind=tools
 stamp="$(cat scripts/{ros,tool}-requirements.txt scripts/setup.sh | sha256sum | cut -d' ' -f1) $kind $INF_MLLM_ROOT"
 if [ "$(cat .ros/stamp 2>/dev/null)" = "$stamp" ] && .ros/bin/python -c "import numpy" 2>/dev/null; then
     exit 0
+fi
+
+# While the wheels are installed, all is compiled that needs no ROS; what does need it fails here, and is compiled later.
+compile_ahead() {
+    mkdir -p target
+    cargo build --release --locked --keep-going --no-default-features --features ros --bin inf_mllm_node >target/ahead.log 2>&1 &
+    ahead=$!
+    trap '[ $? = 0 ] || kill "$ahead" 2>/dev/null || true' EXIT
+}
+if [ "$kind" = private ] && ! ls "${CARGO_TARGET_DIR:-target}"/release/deps/libcandle_core-*.rlib >/dev/null 2>&1; then
+    say "compiling meanwhile; the first time takes about $((FIRST_BUILD / $(nproc) + 1)) minutes on the $(nproc) cores here"
+    compile_ahead
 fi
 
 [ "$kind" = tools ] || [ "$(uname -m)" = x86_64 ] ||

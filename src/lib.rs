@@ -6,6 +6,7 @@
 //! set, for the node, the command line and the documents.
 
 pub mod cache;
+#[cfg(feature = "tools")]
 pub mod eval;
 pub mod model;
 #[cfg(feature = "ros")]

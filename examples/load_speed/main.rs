@@ -1,6 +1,6 @@
 //! How long a checkpoint takes to load and how much memory at most, by type of the numbers in the file and in memory.
 //!
-//! `cargo run --release --no-default-features --example load_speed -- [MB]` writes files of so many megabytes (400) into the directory
+//! `cargo run --release --example load_speed -- [MB]` writes files of so many megabytes (400) into the directory
 //! for temporary files, one after the other, and loads each in a process of its own, from the page cache.
 //! `... --example load_speed -- PATH` does it with a decoder that is there: a directory or a GGUF file.
 //!

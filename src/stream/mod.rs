@@ -15,6 +15,7 @@
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
 
 pub mod answer;
+#[cfg(feature = "tools")]
 pub mod bag;
 pub mod clock;
 pub mod complaints;
@@ -25,7 +26,9 @@ pub mod grammar;
 pub mod inspect;
 pub mod losses;
 pub mod memory;
+#[cfg(feature = "tools")]
 pub mod replay;
+#[cfg(feature = "tools")]
 pub mod script;
 pub mod session;
 pub mod stats;
