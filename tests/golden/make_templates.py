@@ -9,6 +9,7 @@ import json
 import random
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 FILE = Path(__file__).parent / "templates.json"
@@ -48,26 +49,38 @@ BY_HAND = [
     "a  {%+ if yes %}  b{% endif +%}\n c",
     "{# comment #}\nx {#- y -#} z\n  {# w #}\n{%- raw %} {{ a }} {% b %}{%- endraw %}\n!",
     "x\r\ny\rz\r\n",
-    "{% for w in words %}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}{{ loop.revindex0 }}"
-    "{{ loop.previtem }}{{ loop.nextitem }}{{ loop.cycle('a', 'b') }};{% endfor %}",
+    (
+        "{% for w in words %}{{ loop.index }}/{{ loop.length }}{{ loop.first }}{{ loop.last }}{{ loop.revindex0 }}"
+        "{{ loop.previtem }}{{ loop.nextitem }}{{ loop.cycle('a', 'b') }};{% endfor %}"
+    ),
     "{% for w in words if w|length > 3 %}{{ loop.index }}{{ w }}{% else %}none{% endfor %}",
     "{% for w in bare %}x{% else %}none{% endfor %}{% for k, v in about.items() %}{{ k }}={{ v }},{% endfor %}",
     "{% for w in words %}{% if w == 'Apple' %}{% continue %}{% elif w == 'apple' %}{% break %}{% endif %}{{ w }} {% endfor %}",
     "{% for w in words %}{% set n = n + 1 %}{{ n }}{% endfor %}{{ n }}",
-    "{% set ns = namespace(n=0, seen=[]) %}{% for w in words %}{% set ns.n = ns.n + w|length %}"
-    "{% set ns.seen = ns.seen + [w] %}{% endfor %}{{ ns.n }}{{ ns.seen }}",
-    "{% macro m(a, b='x', c=a) %}[{{ a }}{{ b }}{{ c }}{{ caller() if caller }}]{% endmacro %}"
-    "{{ m(1) }}{{ m(1, c=3) }}{% call m(2) %}inside{% endcall %}",
-    "{% macro tree(items) %}{% for i in items %}{% if i is iterable %}({{ tree(i) }}){% else %}{{ i }}{% endif %}{% endfor %}"
-    "{% endmacro %}{{ tree(nested) }}",
+    (
+        "{% set ns = namespace(n=0, seen=[]) %}{% for w in words %}{% set ns.n = ns.n + w|length %}"
+        "{% set ns.seen = ns.seen + [w] %}{% endfor %}{{ ns.n }}{{ ns.seen }}"
+    ),
+    (
+        "{% macro m(a, b='x', c=a) %}[{{ a }}{{ b }}{{ c }}{{ caller() if caller }}]{% endmacro %}"
+        "{{ m(1) }}{{ m(1, c=3) }}{% call m(2) %}inside{% endcall %}"
+    ),
+    (
+        "{% macro tree(items) %}{% for i in items %}{% if i is iterable %}({{ tree(i) }}){% else %}{{ i }}{% endif %}{% endfor %}"
+        "{% endmacro %}{{ tree(nested) }}"
+    ),
     "{% for i in nested recursive %}{{ loop.depth }}{% if i is iterable %}<{{ loop(i) }}>{% else %}{{ i }}{% endif %}{% endfor %}",
     "{% set x %}a {{ word }}{% endset %}{{ x|upper }}{% filter upper %}b{{ word }}{% endfilter %}{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}",
     "{{ messages[0].role }}{{ messages[-1]['content'] }}{{ messages[1:]|length }}{{ messages[::-1][0]['role'] }}{{ word[1:3] }}{{ word[-1] }}",
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system = messages[0]['content'] %}"
-    "{% else %}{% set loop_messages = messages %}{% endif %}{{ loop_messages|length }}{{ system }}",
+    (
+        "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system = messages[0]['content'] %}"
+        "{% else %}{% set loop_messages = messages %}{% endif %}{{ loop_messages|length }}{{ system }}"
+    ),
     "{% generation %}{{ word }}{% endgeneration %}!",
-    "{{ about|tojson }}{{ about|tojson(indent=2) }}{{ accents|tojson }}{{ accents|tojson(ensure_ascii=True) }}"
-    "{{ about|tojson(separators=(',', ':')) }}{{ {'b': 1, 'a': [none, true, 1.0]}|tojson(sort_keys=True) }}",
+    (
+        "{{ about|tojson }}{{ about|tojson(indent=2) }}{{ accents|tojson }}{{ accents|tojson(ensure_ascii=True) }}"
+        "{{ about|tojson(separators=(',', ':')) }}{{ {'b': 1, 'a': [none, true, 1.0]}|tojson(sort_keys=True) }}"
+    ),
     "{{ [1, {'a': []}]|tojson(indent=4) }}{{ '<a & \\'b\\'>'|tojson }}{{ {}|tojson(indent=1) }}",
     "{{ '%s is %d' % (word, n) }}{{ '%s' % word }}{{ '%5.2f|%-5s|%05d|%x|%%' % (f, word, n, 255) }}{{ '%(name)s' % about }}{{ '%r' % word }}",
     "{{ '%s-%s'|format(word, n) }}{{ '{} {0} {a}'.format(1, a=2) if no else '{}-{}'.format(word, n) }}",
@@ -79,10 +92,14 @@ BY_HAND = [
     "{{ word.replace('i', 'oo') }}{{ word.replace('i', 'oo', 1) }}{{ ', '.join(words) }}{{ 'a=b=c'.partition('=') }}{{ 'a=b=c'.rpartition('=') }}",
     "{{ '12'.isdigit() }}{{ 'a1'.isalnum() }}{{ ' '.isspace() }}{{ 'AB'.isupper() }}{{ 'ab'.islower() }}{{ word.isalpha() }}",
     "{{ about.keys()|list }}{{ about.values()|list }}{{ about.get('name') }}{{ about.get('x', 5) }}{{ about.get('x') }}{{ about.missing is defined }}",
-    "{{ words|join(', ') }}{{ words|first }}{{ words|last }}{{ words|length }}{{ words|sort|join }}{{ words|sort(reverse=true, case_sensitive=true)|join }}"
-    "{{ words|unique|list }}{{ numbers|sum }}{{ numbers|min }}{{ numbers|max }}{{ words|reverse|list }}{{ word|reverse }}",
-    "{{ messages|map(attribute='role')|join(',') }}{{ words|map('upper')|list }}{{ messages|selectattr('role', 'equalto', 'user')|list|length }}"
-    "{{ messages|rejectattr('role', 'in', ['user'])|map(attribute='role')|list }}{{ numbers|select('odd')|list }}{{ numbers|reject('odd')|list }}",
+    (
+        "{{ words|join(', ') }}{{ words|first }}{{ words|last }}{{ words|length }}{{ words|sort|join }}{{ words|sort(reverse=true, case_sensitive=true)|join }}"
+        "{{ words|unique|list }}{{ numbers|sum }}{{ numbers|min }}{{ numbers|max }}{{ words|reverse|list }}{{ word|reverse }}"
+    ),
+    (
+        "{{ messages|map(attribute='role')|join(',') }}{{ words|map('upper')|list }}{{ messages|selectattr('role', 'equalto', 'user')|list|length }}"
+        "{{ messages|rejectattr('role', 'in', ['user'])|map(attribute='role')|list }}{{ numbers|select('odd')|list }}{{ numbers|reject('odd')|list }}"
+    ),
     "{{ numbers|batch(3)|list }}{{ numbers|batch(3, 'x')|list }}{{ about|dictsort }}{{ about|dictsort(reverse=true)|first }}{{ about|items|list }}",
     "{{ missing|default('d') }}{{ empty|default('d') }}{{ empty|default('d', true) }}{{ nothing|d('x', boolean=True) }}",
     "{{ text|indent }}{{ text|indent(2, true) }}{{ text|indent('> ', first=True, blank=True) }}",
@@ -92,14 +109,18 @@ BY_HAND = [
     "{{ 'ab' * 3 }}{{ 3 * 'ab' }}{{ [1] * 2 }}{{ 'a' + 'b' }}{{ [1] + [2] }}{{ 1 ~ 'b' ~ none ~ 2.0 }}",
     "{{ 1 < 2 < 3 }}{{ 1 < 2 > 3 }}{{ 'a' in word }}{{ 'i' in word }}{{ 3 not in numbers }}{{ 'name' in about }}{{ 1 == 1.0 }}{{ [1] == [1] }}{{ 'a' != 'b' }}",
     "{{ not yes }}{{ yes and 'x' }}{{ no or 'y' }}{{ empty and 1 }}{{ 'a' if no }}{{ 'a' if no else 'b' if no else 'c' }}{{ not no and yes }}",
-    "{{ word is string }}{{ n is integer }}{{ n is number }}{{ f is float }}{{ yes is boolean }}{{ nothing is none }}{{ about is mapping }}"
-    "{{ words is sequence }}{{ word is iterable }}{{ n is odd }}{{ n is even }}{{ n is divisibleby 7 }}{{ missing is undefined }}"
-    "{{ word is not defined }}{{ n is eq 7 }}{{ n is in numbers }}{{ yes is true }}{{ no is false }}{{ nothing is sameas none }}{{ word is lower }}",
+    (
+        "{{ word is string }}{{ n is integer }}{{ n is number }}{{ f is float }}{{ yes is boolean }}{{ nothing is none }}{{ about is mapping }}"
+        "{{ words is sequence }}{{ word is iterable }}{{ n is odd }}{{ n is even }}{{ n is divisibleby 7 }}{{ missing is undefined }}"
+        "{{ word is not defined }}{{ n is eq 7 }}{{ n is in numbers }}{{ yes is true }}{{ no is false }}{{ nothing is sameas none }}{{ word is lower }}"
+    ),
     "{{ range(3)|list }}{{ range(1, 7, 2)|list }}{{ range(3, 0, -1)|list }}{{ dict(a=1, b=2) }}{{ (1, 2) }}{{ [] }}{{ {} }}{{ () }}",
     "{{ 'a\\n\\t\\\\ \\x41\\u00e9' }}{{ \"it's\" }}{{ ['it\\'s', 'a\"b', 'é\\n'] }}{{ 'a' 'b' }}{{ 0x1f }}{{ 1_000 }}{{ 1.5e3 }}",
     "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% set (c, d) = [3, 4] %}{{ c }}{{ d }}{% for a, (b, c) in [[1, [2, 3]]] %}{{ a }}{{ b }}{{ c }}{% endfor %}",
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['content'] is string %}{{ m['content'] | trim + '\\n' }}"
-    "{% else %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}{% endif %}{% endfor %}",
+    (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['content'] is string %}{{ m['content'] | trim + '\\n' }}"
+        "{% else %}{% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}{% endif %}{% endfor %}"
+    ),
     "{{ raise_exception('no system turns') }}",
     "{{ missing.attribute }}",
     "{{ 1 + 'a' }}",
@@ -225,7 +246,10 @@ class Grammar:
             return self.pick(
                 "word", "text", "accents", "empty", "'x'", '"it\'s"', "'a b c'", "about.name", "messages[0]['role']"
             )
-        one, two = lambda: self.string(depth - 1), lambda: self.number(depth - 1)
+
+        def one():
+            return self.string(depth - 1)
+
         return self.rng.choice(
             [
                 lambda: f"{one()} ~ {self.any(depth - 1)}",
@@ -344,7 +368,7 @@ def rendered(template):
     except NameError:
         # A name that is set later on, which the code that Jinja makes of the template trips over.
         return TRIPPED
-    except Exception:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
