@@ -34,7 +34,8 @@ test: lint test-core test-ros ## everything
 test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked
 
-test-ros: build ## the node process, driven by rclpy
+test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted from wheels, installed if it is not there
+	scripts/kilted.sh
 	$(RUN) python -m pytest tests/ros
 
 lint: build ## formatting and lints of Rust (without and with ROS) and Python
@@ -49,5 +50,5 @@ eval: build ## accuracy of the demo model on unseen scenes, seeing and with blac
 	$(RUN) $(REPLAY_EVAL) --out out/eval.jsonl
 	$(RUN) $(REPLAY_EVAL) --out out/eval-black.jsonl --black
 
-clean: ## what was built; .ros and .cuda stay
+clean: ## what was built; .ros, .kilted and .cuda stay
 	rm -rf build install log target

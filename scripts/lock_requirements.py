@@ -64,6 +64,9 @@ def main() -> None:
         everything = lock([SCRIPTS / "tool-requirements.in", SCRIPTS / "ros-requirements.in"], wheels)
         write(SCRIPTS / "ros-requirements.txt", {name: everything[name] for name in everything if name not in tools})
         write(SCRIPTS / "cuda-requirements.txt", lock([SCRIPTS / "cuda-requirements.in"], wheels))
+        kilted = lock([SCRIPTS / "kilted-requirements.in"], wheels)
+        # What would have to be built serves the generation of messages, which nobody does there.
+        write(SCRIPTS / "kilted-requirements.txt", {name: kilted[name] for name in kilted if name not in SOURCE_ONLY})
 
 
 if __name__ == "__main__":
