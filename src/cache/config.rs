@@ -145,7 +145,7 @@ parameters! {
         h2o_decay: f64 = 1.0, range 0.001..=1.0, read by [H2o];
         /// Newest borders of turns that no policy evicts.
         protect_boundaries: usize = 0, range 0..=TOKENS, unit "tokens",
-            read by [Window, StreamingLlm, H2o, Tova, SnapKv, InfMllm, InfMllmPlus, LastFrames];
+            read by [H2o, Tova, SnapKv, InfMllm, InfMllmPlus];
         /// Decoder layer from which on image tokens are left out (visual-token withdrawal, arXiv 2405.05803); 0: none. Saves memory and
         /// time.
         withdraw_layer: usize = 0, range 0..=TOKENS;

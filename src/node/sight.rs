@@ -141,6 +141,8 @@ impl Sight {
         let overdue = silent > self.timeout;
         if !overdue && std::mem::take(&mut self.told_silence) {
             tracing::info!("images come again on {}", self.topic);
+            // The next silence is another one.
+            self.told.remove("silence");
         }
         if !overdue && stats.silence.is_some() {
             engine.describe_camera(String::new());
@@ -177,10 +179,11 @@ impl Sight {
                 } else {
                     ""
                 };
-                format!(
-                    "{} would, but sends nothing that arrives{lost}",
-                    publishers.heard.join(", ")
-                )
+                let who = match publishers.heard.is_empty() {
+                    true => "a publisher without a node".to_string(),
+                    false => publishers.heard.join(", "),
+                };
+                format!("{who} would, but sends nothing that arrives{lost}")
             }
         };
         format!("{since}: {why}{}", self.elsewhere(publishers))
@@ -188,9 +191,11 @@ impl Sight {
 
     /// Where else there are images.
     fn elsewhere(&self, publishers: &Publishers) -> String {
-        let Some(Ok(topics)) = self.graph.as_ref().map(Graph::image_topics) else {
+        let Some(Ok(mut topics)) = self.graph.as_ref().map(Graph::image_topics) else {
             return String::new();
         };
+        let own = format!("{} (", self.topic);
+        topics.retain(|topic| !topic.starts_with(&own));
         match topics.is_empty() {
             // The newcomer to the graph does not hear of a publisher that has died and is still listed.
             true if publishers.count > 0 => String::new(),

@@ -6,7 +6,8 @@
 //!
 //! - A stamp that goes on from the clock that is followed is in order. It may make up for time in which stamps stood still
 //!   (a paused simulation, a link that was down), but not run ahead of the receipt by more than the threshold.
-//! - A stamp further off than the threshold is a jump, at once: a looped bag, a restarted simulation.
+//! - A stamp further off than the threshold is a jump, at once: a looped bag, a restarted simulation. Once that was a slip of a single
+//!   image, a jump takes a second one.
 //! - A stamp that lies back by less was overtaken on its way, unless [`SET_BACK`] in a row go on from there while nothing comes
 //!   of the clock that was followed: then that clock was set back.
 //! - Stamps that go on from a clock known before, while another one is followed, are of a second clock beside it. One of the
@@ -128,6 +129,8 @@ pub struct StreamClock {
     others: Vec<Track>,
     /// Mean distance in receipt of the images that were followed, nanoseconds.
     distance_ns: f64,
+    /// A stamp of no clock has been taken for a jump: from now on a jump takes a second image.
+    slipped: bool,
 }
 
 impl StreamClock {
@@ -138,6 +141,7 @@ impl StreamClock {
             followed: None,
             others: Vec::new(),
             distance_ns: 0.0,
+            slipped: false,
         }
     }
 
@@ -180,6 +184,7 @@ impl StreamClock {
             };
         }
         let other = std::mem::replace(&mut self.others[at], followed);
+        self.slipped |= !followed.established();
         self.others[at].in_a_row = 0;
         self.followed = Some(other);
         Arrival::Jump { newest_ns }
@@ -220,7 +225,8 @@ impl StreamClock {
                 |track: &Track| track.established() && silent_for(track) < self.threshold_ns;
             return other.established() || !self.others.iter().any(could_go_on);
         }
-        !other.is_beside() || silent_for(followed) > self.threshold_ns
+        let shown = !self.slipped || other.established();
+        (shown && !other.is_beside()) || silent_for(followed) > self.threshold_ns
     }
 }
 

@@ -64,6 +64,9 @@ impl FrameGate {
 
     /// Goes by other settings from the next frame on.
     pub fn configure(&mut self, config: GateConfig) {
+        if config.frame_rate != self.config.frame_rate {
+            self.due_ns = None;
+        }
         self.config = config;
     }
 
@@ -130,6 +133,24 @@ mod tests {
             gate.spend(stamp_ns);
         }
         due
+    }
+
+    #[test]
+    fn another_rate_holds_from_the_next_frame_on() {
+        let at = |frame_rate| GateConfig {
+            frame_rate,
+            ..GateConfig::default()
+        };
+        let mut gate = gate(at(0.001));
+        assert!(passes(&mut gate, 0));
+        assert!(!passes(&mut gate, 100 * MS));
+        // The same once more changes nothing.
+        gate.configure(at(0.001));
+        assert!(!passes(&mut gate, 200 * MS));
+        gate.configure(at(5.0));
+        assert!(passes(&mut gate, 300 * MS));
+        assert!(!passes(&mut gate, 400 * MS));
+        assert!(passes(&mut gate, 500 * MS));
     }
 
     #[test]

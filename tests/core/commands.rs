@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use byteorder::LittleEndian;
 use candle_core::{DType, Tensor};
@@ -261,6 +261,21 @@ fn images_without_a_stamp_have_the_time_of_their_recording() {
     let first: Value = serde_json::from_str(answers.lines().next().unwrap()).unwrap();
     assert_eq!(first["newest_frame_stamp_ns"], 1_000_000_000);
     assert_eq!(first["frames_seen"], 3);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let model = tiny_dir();
+    for args in [&["parameters"][..], &["inspect", path(&model), "--json"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        succeeded(&child.wait_with_output().unwrap());
+    }
 }
 
 #[test]

@@ -17,6 +17,11 @@ pub trait Selection {
     fn defaults() -> SessionConfig {
         SessionConfig::default()
     }
+
+    /// What the help says in the place of a default that depends on the rest.
+    fn default_in_words(_parameter: &str) -> Option<&'static str> {
+        None
+    }
 }
 
 /// The parameters that were given to a command.
@@ -64,8 +69,14 @@ impl<S: Selection> clap::Args for Given<S> {
     fn augment_args(command: Command) -> Command {
         let defaults = S::defaults();
         Self::parameters().fold(command, |command, parameter| {
-            let default = defaults.get(parameter.name);
-            command.arg(option(parameter, default))
+            let default = match S::default_in_words(parameter.name) {
+                Some(words) => words.to_string(),
+                None => {
+                    let own = defaults.get(parameter.name);
+                    own.unwrap_or_else(|| parameter.default.clone()).to_string()
+                }
+            };
+            command.arg(option(parameter, &default))
         })
     }
 
@@ -93,12 +104,11 @@ impl<S: Selection> FromArgMatches for Given<S> {
 }
 
 /// The option of a parameter, which is named as it is but with hyphens.
-fn option(parameter: Parameter, default: Option<Value>) -> Arg {
+fn option(parameter: Parameter, default: &str) -> Arg {
     let unit = match parameter.unit {
         "" => String::new(),
         unit => format!(" ({unit})"),
     };
-    let default = default.unwrap_or_else(|| parameter.default.clone());
     let help = format!(
         "{} [{}{unit}; default: {default}]",
         parameter.about, parameter.kind
@@ -119,12 +129,13 @@ fn option(parameter: Parameter, default: Option<Value>) -> Arg {
 /// What runs the model.
 const OF_THE_MODEL: [&str; 3] = ["device", "dtype", "quantization"];
 
-/// Those of a replay: all but the folder of the model, which has an option of its own, and the queue, which a replay has none of.
+/// Those of a replay: all but the folder of the model, which has an option of its own, the queue, which a replay has none of, and the
+/// age of pictures, which only a node that waits for them knows.
 pub struct Replayed;
 
 impl Selection for Replayed {
     fn takes(parameter: &Parameter) -> bool {
-        !["model", "queue_size"].contains(&parameter.name)
+        !["model", "queue_size", "max_frame_age"].contains(&parameter.name)
     }
 }
 
@@ -136,6 +147,14 @@ impl Selection for Prompted {
         OF_THE_MODEL.contains(&parameter.name)
             || parameter.name == "max_new_tokens"
             || CacheConfig::find(parameter.name).is_ok()
+    }
+
+    fn default_in_words(parameter: &str) -> Option<&'static str> {
+        match parameter {
+            "policy" => Some("full, or inf_mllm if a budget is given"),
+            "budget" => Some("room for prompt and answer, or 512 if a policy is given"),
+            _ => None,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use inf_mllm::stream::SessionConfig;
 use serde_json::json;
 
 use crate::args::{Given, Prompted};
+use crate::print;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -93,15 +94,11 @@ pub fn run(args: &Args) -> Result<()> {
             .to_vec1()?;
     }
     let text = model.tokenizer.decode(&generated)?;
-    if args.json {
-        println!(
-            "{}",
-            json!({ "prompt_ids": ids, "generated_ids": generated, "text": text })
-        );
-    } else {
-        println!("{}", text.trim());
-    }
-    Ok(())
+    let said = match args.json {
+        true => json!({ "prompt_ids": ids, "generated_ids": generated, "text": text }).to_string(),
+        false => text.trim().to_string(),
+    };
+    print(&format!("{said}\n"))
 }
 
 /// Full attention over prompt and answer, unless a policy or a budget is asked for.

@@ -6,6 +6,7 @@ use anyhow::{bail, Result};
 use inf_mllm::stream::inspect::{Options, Report};
 
 use crate::args::{Given, Inspected};
+use crate::print;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -39,8 +40,8 @@ pub fn run(args: &Args) -> Result<()> {
         },
     );
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{report}"),
+        true => print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
+        false => print(&report.to_string())?,
     }
     if !report.complete() {
         bail!("{} is not complete", args.model.display());

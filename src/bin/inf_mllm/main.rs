@@ -9,6 +9,7 @@ mod inspect;
 mod parameters;
 mod replay;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,15 @@ enum Command {
     /// What the policies are worth on long text.
     #[command(subcommand)]
     Eval(Box<eval::Command>),
+}
+
+/// Prints to the standard output. Nothing is wrong where a reader has seen enough (`| head`).
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn main() -> ExitCode {

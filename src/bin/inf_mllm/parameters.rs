@@ -4,6 +4,8 @@
 use anyhow::Result;
 use inf_mllm::parameters::{json, markdown, plain, yaml};
 
+use crate::print;
+
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub struct Args {
@@ -20,13 +22,12 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.yaml {
-        print!("{}", yaml());
+        print(&yaml())
     } else if args.markdown {
-        print!("{}", markdown());
+        print(&markdown())
     } else if args.json {
-        println!("{}", serde_json::to_string_pretty(&json())?);
+        print(&format!("{}\n", serde_json::to_string_pretty(&json())?))
     } else {
-        print!("{}", plain());
+        print(&plain())
     }
-    Ok(())
 }

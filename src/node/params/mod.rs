@@ -51,6 +51,7 @@ pub fn configure(overrides: &Overrides) -> Result<NodeConfig, NodeError> {
             Err(error) => return Err(refusal(given, error)),
         }
     }
+    config.session.check()?;
     let values = overrides.given.iter().filter_map(|given| {
         let value = config.get(&given.name)?;
         Some((given.name.as_str(), value))

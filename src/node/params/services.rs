@@ -145,24 +145,24 @@ fn result(outcome: Result<(), String>) -> ros_msg::SetParametersResult {
 impl Served {
     /// Sets all of them, or says why not and sets none.
     fn set(&mut self, given: &[ros_msg::Parameter]) -> Result<(), String> {
-        let changes = given
-            .iter()
-            .map(|given| self.change(given))
-            .collect::<Result<Vec<_>, _>>()?;
-        let changes = changes.into_iter().flatten().collect::<Vec<_>>();
         let mut config = self.config.clone();
-        for (parameter, value) in &changes {
-            config
-                .set(parameter.name, value.clone())
-                .map_err(|error| error.to_string())?;
+        for given in given {
+            self.change(&mut config, given)?;
         }
+        let value_of = |config: &NodeConfig, parameter: &Parameter| config.get(parameter.name);
+        let changes = NodeConfig::list().into_iter().filter_map(|parameter| {
+            let value = value_of(&config, &parameter)?;
+            (value_of(&self.config, &parameter).as_ref() != Some(&value))
+                .then_some((parameter, value))
+        });
+        let changes = changes.collect::<Vec<_>>();
         let session = &config.session;
         session.check().map_err(|error| error.to_string())?;
         if session.system_prompt != self.config.session.system_prompt {
             let check = self.engine.prompt_check();
             check
                 .check(&session.system_prompt)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| format!("parameter system_prompt does not fit: {error}"))?;
         }
         self.config = config;
         let mut changed = Vec::new();
@@ -184,16 +184,13 @@ impl Served {
         Ok(())
     }
 
-    /// What setting a parameter changes; nothing if it has that value.
-    fn change(&self, given: &ros_msg::Parameter) -> Result<Option<(Parameter, Value)>, String> {
+    /// Sets a parameter of `config`, if it may be set now.
+    fn change(&self, config: &mut NodeConfig, given: &ros_msg::Parameter) -> Result<(), String> {
         let parameter = NodeConfig::find(&given.name).map_err(|error| error.to_string())?;
         let value = checked(&parameter, &messages::from_message(&given.value))
             .map_err(|error| error.to_string())?;
         let present = self.config.get(parameter.name);
-        if present.as_ref() == Some(&value) {
-            return Ok(None);
-        }
-        if parameter.settable == Settable::Start {
+        if parameter.settable == Settable::Start && present.as_ref() != Some(&value) {
             let present = present.map_or_else(String::new, |present| present.to_string());
             return Err(format!(
                 "parameter {} is {present} and can be set {}: give it there and restart the node",
@@ -201,7 +198,9 @@ impl Served {
                 parameter.settable.about()
             ));
         }
-        Ok(Some((parameter, value)))
+        config
+            .set(parameter.name, value)
+            .map_err(|error| error.to_string())
     }
 
     fn hand_over(&self, parameter: &Parameter, value: Value) {

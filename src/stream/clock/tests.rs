@@ -127,6 +127,31 @@ fn one_strange_stamp_does_not_take_the_clock_along() {
 }
 
 #[test]
+fn strange_stamps_again_and_again_are_left_out_once_one_was_a_slip() {
+    let mut images = Vec::new();
+    for i in 0..200 {
+        let received = i * 100;
+        images.push(match i % 20 {
+            10 => (i * 7919 % 1000 * 1_000_000, received),
+            _ => (500_000 + received, received),
+        });
+    }
+    let got = places(&images);
+    assert_eq!(jumps(&got), 2, "there and back, once");
+    let other = |arrival: &&Arrival| matches!(arrival, Arrival::OtherClock { .. });
+    assert_eq!(got.iter().filter(other).count(), 9);
+    // A true jump then takes two images.
+    let mut clock = clock();
+    for &(stamp, received) in &images {
+        clock.arrive(stamp * MS, received * MS);
+    }
+    let mut next = |i: i64| clock.arrive((5_000_000 + i * 100) * MS, (20_000 + i * 100) * MS);
+    assert!(matches!(next(0), Arrival::OtherClock { .. }));
+    assert!(matches!(next(1), Arrival::Jump { .. }));
+    assert_eq!(next(2), Arrival::InOrder);
+}
+
+#[test]
 fn stamps_without_any_order_begin_no_epoch_after_epoch() {
     let mut images: Vec<_> = (0..10).map(|i| (500_000 + i * 100, i * 100)).collect();
     images.extend((0..50).map(|i| (i * 7919 % 1000 * 1_000_000, 1000 + i * 100)));

@@ -159,6 +159,7 @@ impl Worker {
         if received == 0 {
             let camera = lock(&self.shared.camera);
             return match camera.is_empty() {
+                true if self.before.0 > 0 => "no image has come since the reset".to_string(),
                 true => "no image has come".to_string(),
                 false => camera.clone(),
             };

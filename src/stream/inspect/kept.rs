@@ -110,5 +110,10 @@ impl Report {
                 .unwrap_or(usize::MAX)
                 .min(self.context)
         });
+        if let (Some(memory), Some(0)) = (options.memory, self.fitting_budget) {
+            self.problems.push(format!(
+                "the weights take {weights} bytes, and {memory} bytes of memory leave no room for a cache"
+            ));
+        }
     }
 }

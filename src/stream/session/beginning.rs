@@ -104,12 +104,17 @@ impl PromptCheck {
             let room = plan.is_ok_and(|plan| !evicts || plan.longest_turn() >= question);
             room && budget > prefix + frame + question
         };
+        // What is wrong with another parameter is no matter of the budget.
+        match self.cache.plan(prefix, self.max_positions) {
+            Err(CacheError::Parameter { name: "budget", .. }) | Ok(_) => {}
+            Err(error) => return Err(error),
+        }
         let (budget, longest) = (self.cache.budget, self.max_positions);
         if enough(budget) {
             return Ok(());
         }
         let needed = format!(
-            "room for a prefix of {prefix}, one frame of {frame} and a question of {question} tokens"
+            "room for a prefix of {prefix} and one frame of {frame} tokens, and for a question of {question} in what a compaction always keeps"
         );
         let expected = match (budget..=longest).find(|&budget| enough(budget)) {
             Some(least) => format!("at least {least} ({needed})"),

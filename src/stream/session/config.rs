@@ -12,6 +12,9 @@ use crate::stream::gate::GateConfig;
 /// No answer is longer, tokens: an hour of writing for a fast model.
 const LONGEST_ANSWER: i64 = 65_536;
 
+/// No system prompt is longer, bytes: as long as an instruction may be.
+const LONGEST_PROMPT: usize = 64 << 10;
+
 parameters! {
     section "Model and answers";
     /// Everything that shapes a session.
@@ -64,6 +67,14 @@ impl SessionConfig {
                 name: "max_new_tokens",
                 value: longest.to_string(),
                 expected: format!("at most {limit} (max_new_tokens_limit)"),
+            });
+        }
+        let length = self.system_prompt.len();
+        if length > LONGEST_PROMPT {
+            return Err(ParameterError::Value {
+                name: "system_prompt",
+                value: format!("{length} bytes long"),
+                expected: format!("at most {LONGEST_PROMPT}"),
             });
         }
         Ok(())
