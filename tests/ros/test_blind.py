@@ -50,6 +50,8 @@ def test_the_topics_that_there_are_are_named_until_images_come(start: Start, adv
     assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
     # And when they stop.
     client.wait(lambda: wait_for(client, "camera", WARN).message.startswith("no image for "), "silence")
+    # Another silence is another warning, however soon it comes.
+    client.wait(lambda: "no image for " in process.log, "the second warning")
 
 
 def test_two_cameras_of_one_name_are_two(start: Start, advertise: Advertise) -> None:

@@ -133,8 +133,8 @@ def test_what_cannot_be_set_is_refused_with_the_reason(start: Start, name: str, 
 def test_what_is_set_atomically_is_set_all_or_not_at_all(start: Start) -> None:
     _, client = start()
 
-    def put_all(**values: object) -> SetParametersResult:
-        parameters = [message(name, value) for name, value in values.items()]
+    def put_all(*twice: tuple[str, object], **values: object) -> SetParametersResult:
+        parameters = [message(name, value) for name, value in [*twice, *values.items()]]
         request = SetParametersAtomically.Request(parameters=parameters)
         return client.call(SetParametersAtomically, f"{client.name}/set_parameters_atomically", request).result
 
@@ -144,6 +144,15 @@ def test_what_is_set_atomically_is_set_all_or_not_at_all(start: Start) -> None:
     assert get(client, "temperature", "frame_rate") == [0.0, 0.0]
     assert put_all(temperature=0.5, frame_rate=2.0).successful
     assert get(client, "temperature", "frame_rate") == [0.5, 2.0]
+    # Parameters that have to fit each other are judged together; of two values of one the later one holds.
+    result = put_all(max_new_tokens=2000)
+    assert (result.successful, result.reason) == (
+        False,
+        "parameter max_new_tokens is 2000, expected at most 1024 (max_new_tokens_limit)",
+    )
+    assert put_all(max_new_tokens=2000, max_new_tokens_limit=4000).successful
+    assert put_all(("max_new_tokens", 5), max_new_tokens=2000).successful
+    assert get(client, "max_new_tokens", "max_new_tokens_limit") == [2000, 4000]
 
 
 def test_the_length_of_answers_is_set_for_the_next_instruction(start: Start) -> None:
@@ -190,7 +199,8 @@ def test_rate_and_change_of_frames_are_set_for_the_next_frame(start: Start) -> N
     client.show(pictures.raw(sec=3))
     publish(3, 500_000_000)
     client.wait(lambda: client.stats[-1].frames_skipped_rate == 1, "the frame that came too soon")
-    assert put(client, frame_rate=0.0)[0].successful
+    # Not from when the old rate would have let the next one through.
+    assert put(client, frame_rate=20.0)[0].successful
     client.show(pictures.raw(sec=3, nanosec=600_000_000))
     assert client.fresh_stats().frames_used == 3
 
