@@ -320,7 +320,7 @@ fn who_asks_before_a_frame_hears_why_there_is_none() {
         "{told}"
     );
     engine.reset().unwrap();
-    assert!(ask("after a reset").ends_with(": no image has come"));
+    assert!(ask("after a reset").ends_with(": no image has come since the reset"));
     assert!(engine.shutdown(PATIENCE));
 }
 
