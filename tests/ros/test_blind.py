@@ -92,7 +92,7 @@ def test_who_asks_hears_that_all_images_were_refused(start: Start) -> None:
     # What was before a reset does not count.
     client.show(pictures.now())
     assert client.reset().success
-    assert client.ask("What is in view?").error.endswith(": no image has come")
+    assert client.ask("What is in view?").error.endswith(": no image has come since the reset")
 
 
 def test_the_suffix_of_a_compressed_topic_may_be_given(start: Start) -> None:
