@@ -2,7 +2,6 @@
 //!
 //! - `params`: the node's parameters: at the start from files and command line, afterwards by service
 //! - `names`: the command line's ROS arguments: topic names after remapping, and parameters
-//! - `wildcards`: which nodes the names in a parameter file stand for
 //! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
@@ -28,7 +27,6 @@ mod params;
 mod publishers;
 mod sight;
 mod topics;
-mod wildcards;
 
 pub use app::run;
 

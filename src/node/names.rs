@@ -13,8 +13,8 @@ use r2r_rcl::{
     rcutils_get_error_string, rcutils_reset_error, RCL_RET_OK,
 };
 
-use super::wildcards::stands_for;
 use super::NodeError;
+use crate::parameters::stands_for;
 
 /// An rcl function that applies the command line's remappings to the full name of a topic or service.
 type Remap = unsafe extern "C" fn(

@@ -2,12 +2,15 @@
 //!
 //! - this file: those that only the node has, and all together
 //! - `document`: the list as Markdown, as a parameter file, as JSON and as plain text
+//! - `nodes`: which nodes the names in a parameter file stand for
 //! - `unread`: parameters that were given and make no difference
 
 mod document;
+mod nodes;
 mod unread;
 
 pub use document::{json, markdown, plain, yaml};
+pub use nodes::stands_for;
 pub use unread::unread;
 
 use crate::cache::parameter::{choice, parameters};
