@@ -10,7 +10,7 @@ use r2r::{Publisher, QosProfile, WrappedServiceTypeSupport};
 use tokio::runtime::Runtime;
 
 use super::{checked, messages};
-use crate::cache::parameter::{Parameter, Parameters, Settable, Value};
+use crate::cache::parameter::{Parameters, Settable};
 use crate::node::outputs::{advertise, report, RosTime};
 use crate::node::{ros, NodeError};
 use crate::parameters::NodeConfig;
@@ -149,19 +149,18 @@ impl Served {
         for given in given {
             self.change(&mut config, given)?;
         }
-        let value_of = |config: &NodeConfig, parameter: &Parameter| config.get(parameter.name);
         let changes = NodeConfig::list().into_iter().filter_map(|parameter| {
-            let value = value_of(&config, &parameter)?;
-            (value_of(&self.config, &parameter).as_ref() != Some(&value))
-                .then_some((parameter, value))
+            let value = config.get(parameter.name)?;
+            let present = self.config.get(parameter.name);
+            (present.as_ref() != Some(&value)).then_some((parameter, value))
         });
         let changes = changes.collect::<Vec<_>>();
         let session = &config.session;
         session.check().map_err(|error| error.to_string())?;
+        // The last that can fail: all that follows only takes over what is right.
         if session.system_prompt != self.config.session.system_prompt {
-            let check = self.engine.prompt_check();
-            check
-                .check(&session.system_prompt)
+            self.engine
+                .set_system_prompt(session.system_prompt.clone())
                 .map_err(|error| format!("parameter system_prompt does not fit: {error}"))?;
         }
         self.config = config;
@@ -176,7 +175,10 @@ impl Served {
                 name: parameter.name.to_string(),
                 value: messages::to_message(Some(&value)),
             });
-            self.hand_over(&parameter, value);
+            // The other kind is the system prompt's, which the engine has.
+            if parameter.settable == Settable::Running {
+                self.engine.set_parameter(parameter.name, value);
+            }
         }
         if !changed.is_empty() {
             self.tell(changed);
@@ -201,18 +203,6 @@ impl Served {
         config
             .set(parameter.name, value)
             .map_err(|error| error.to_string())
-    }
-
-    fn hand_over(&self, parameter: &Parameter, value: Value) {
-        match (parameter.settable, value) {
-            // The one parameter of this kind.
-            (Settable::Reset, Value::Text(text)) => {
-                if let Err(error) = self.engine.set_system_prompt(text) {
-                    tracing::error!("system_prompt not changed: {error}");
-                }
-            }
-            (_, value) => self.engine.set_parameter(parameter.name, value),
-        }
     }
 
     /// Tells the tools that follow /parameter_events.

@@ -209,11 +209,6 @@ impl Engine {
         Ok(())
     }
 
-    /// What [`Self::set_system_prompt`] goes by.
-    pub fn prompt_check(&self) -> &PromptCheck {
-        &self.prompt
-    }
-
     /// Changes a parameter that can be set while the engine runs; it holds from the next frame or instruction on.
     pub fn set_parameter(&self, name: &'static str, value: Value) {
         lock(&self.shared.inbox).settings.push((name, value));

@@ -105,10 +105,12 @@ impl PromptCheck {
             room && budget > prefix + frame + question
         };
         // What is wrong with another parameter is no matter of the budget.
-        match self.cache.plan(prefix, self.max_positions) {
-            Err(CacheError::Parameter { name: "budget", .. }) | Ok(_) => {}
-            Err(error) => return Err(error),
-        }
+        let plan = match self.cache.plan(prefix, self.max_positions) {
+            Err(error) if !matches!(error, CacheError::Parameter { name: "budget", .. }) => {
+                return Err(error)
+            }
+            plan => plan,
+        };
         let (budget, longest) = (self.cache.budget, self.max_positions);
         if enough(budget) {
             return Ok(());
@@ -122,7 +124,7 @@ impl PromptCheck {
                 format!("{needed}, which the model's longest input of {longest} tokens has not")
             }
             // It is not for the budget: what is wrong is said where the cache is put together.
-            None => return self.cache.plan(prefix, longest).map(|_| ()),
+            None => return plan.map(|_| ()),
         };
         Err(CacheError::Parameter {
             name: "budget",
