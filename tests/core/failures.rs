@@ -12,8 +12,8 @@ use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::{Answer, FinishReason, Session, SessionConfig};
 
 use crate::cache_stream::Seen;
-use crate::support::{instruction, load, picture, tensors, tiny_config};
-use crate::variants::copy;
+use crate::support::{instruction, load, picture, tensors, tiny_config, tiny_dir};
+use crate::variants::copy_of;
 
 /// How a layer fails, and what is said of it.
 #[derive(Debug, Clone, Copy)]
@@ -263,7 +263,7 @@ fn a_jump_of_the_stamps_whose_reset_fails_is_still_to_come() {
 /// Weights that are numbers, one by one, and give features that are none.
 #[test]
 fn a_frame_whose_features_are_no_numbers_is_refused_by_every_policy() {
-    let dir = copy("tiny_smolvlm");
+    let dir = copy_of(&tiny_dir());
     let file = dir.path().join("model.safetensors");
     let mut weights = tensors(&file);
     let connector = weights
