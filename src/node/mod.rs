@@ -5,6 +5,7 @@
 //! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
+//! - `services`: the services, whose requests are taken over on that thread
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
 //! - `namesakes`: other nodes of the same name
 //! - `graph`: the topics that there are
@@ -25,6 +26,7 @@ mod namesakes;
 mod outputs;
 mod params;
 mod publishers;
+mod services;
 mod sight;
 mod topics;
 

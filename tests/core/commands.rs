@@ -153,7 +153,7 @@ fn write_bag(dir: &Path, frames: u32, bad: Option<u32>, stamped: bool) {
 const SCRIPT: &str = "
 bag: test
 system_prompt: Be brief.
-resets: [0.0, 3.0]
+resets: [0.0, 3.0, 4.5]
 instructions:
   - {id: a, at: 1.0, text: What is in view?, answer: nothing, type: view, memory: view}
   - {id: b, at: 2.95, text: What was seen just before?, max_new_tokens: 3}
@@ -169,7 +169,7 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
     let model = tiny_dir();
     let replay = |name: &str, threads: &str| {
         let out = dir.path().join(name);
-        let printed = succeeded(&run(&[
+        let done = run(&[
             "replay",
             "--bag",
             path(dir.path()),
@@ -185,7 +185,18 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
             "2",
             "--threads",
             threads,
-        ]));
+        ]);
+        // What lies behind the bag is said, once.
+        let warned = String::from_utf8_lossy(&done.stderr).into_owned();
+        let ends = "but the images of the bag end 3.900 s after the first one";
+        for (said, times) in [
+            ("instruction c is at 9 s, ", 1),
+            ("a reset is at 4.5 s, ", 1),
+            (ends, 2),
+        ] {
+            assert_eq!(warned.matches(said).count(), times, "{warned}");
+        }
+        let printed = succeeded(&done);
         for said in ["78 frames (2 rejected, 0 skipped)", "6 answers, 2 errors"] {
             assert!(printed.contains(said), "{printed}");
         }

@@ -70,18 +70,32 @@ def test_an_overtaken_frame_is_refused(start: Start) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-@pytest.mark.parametrize("stamps", [(100, 101, 3, 4), (100, 101, 200, 201)], ids=["looped_bag", "set_forward"])
+@pytest.mark.parametrize("stamps", [(100, 101, 3, 4, 5), (100, 101, 200, 201, 202)], ids=["looped_bag", "set_forward"])
 def test_a_time_jump_starts_an_epoch(start: Start, reset: bool, stamps: tuple[int, ...]) -> None:
     process, client = start({"time_jump_threshold": 5.0, "reset_on_time_jump": reset})
     stats = offer(client, *(pictures.raw(sec=sec) for sec in stamps))
-    assert (stats.frames_used, stats.frames_rejected, stats.time_jumps) == (4, 0, 1)
-    assert "time of the images jumped" in process.log
+    # It takes two images; the first one might have been of no clock.
+    assert (stats.frames_used, stats.frames_rejected, stats.time_jumps) == (4, 1, 1)
+    assert list(stats.reject_reasons) == ["other_clock"]
+    assert f"time of the images jumped from_s=101.0 to_s={stamps[3]}.0" in process.log
     answer = client.ask("What is in view?")
     assert (answer.frames_seen, answer.header.stamp.sec) == (2 if reset else 4, stamps[-1])
-    assert stats.oldest_frame_stamp.sec == (stamps[2] if reset else 100)
+    assert stats.oldest_frame_stamp.sec == (stamps[3] if reset else 100)
     # The jump itself takes no time: one second before it, one after it.
     assert stats.retained_age_max == pytest.approx(1 if reset else 2)
     assert stats.retained_age_min == 0
+
+
+@pytest.mark.parametrize("strange", [7, 900])
+def test_a_single_strange_stamp_is_left_out(start: Start, strange: int) -> None:
+    """It is no jump there and back, which would empty the memory twice."""
+    process, client = start({"time_jump_threshold": 5.0, "reset_on_time_jump": True})
+    stats = offer(client, *(pictures.raw(sec=sec) for sec in (100, 101, strange, 102, 103, strange + 5, 104)))
+    assert (stats.frames_used, stats.frames_rejected, stats.time_jumps) == (5, 2, 0)
+    assert (list(stats.reject_reasons), list(stats.reject_counts)) == (["other_clock"], [2])
+    assert f"image stamp is {strange} s, but the other images are at 101 s" in process.log
+    answer = client.ask("What is in view?")
+    assert (answer.frames_seen, answer.header.stamp.sec) == (5, 104)
 
 
 def test_a_clock_set_back_by_little_is_followed_after_a_few_frames(start: Start) -> None:

@@ -166,7 +166,7 @@ impl Session {
             return Ok(());
         }
         let keys = self.passing(|session| {
-            session.append(&beginning.standing, &[], Chunk::Instruction, 1)?;
+            session.append(&beginning.standing, Chunk::Instruction, 1)?;
             Ok::<_, ModelError>(session.state.cache.newest_keys(beginning.standing.len())?)
         })?;
         self.state.cache.look_for(keys);
@@ -177,7 +177,7 @@ impl Session {
     pub(super) fn feed_prefix(&mut self, beginning: &Beginning) -> Result<(), ModelError> {
         self.state.cache.reset(beginning.prefix.len())?;
         if !beginning.prefix.is_empty() {
-            self.append(&beginning.prefix, &[], Chunk::Prefix, 1)?;
+            self.append(&beginning.prefix, Chunk::Prefix, 1)?;
         }
         self.state.stream.last_id = beginning.last_id;
         Ok(())
