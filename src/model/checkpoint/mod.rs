@@ -96,10 +96,13 @@ impl Checkpoint {
             // Weights that are not there are missed when they are asked for.
             return Ok(published);
         }
-        Err(fail(format!(
-            "{CONFIG} is missing, and no file ends in .{ENDING}; {}",
-            folder.says()
-        )))
+        Err(fail(match obstacle(&published.path(CONFIG)) {
+            Some(what) => format!("{CONFIG} is {what}"),
+            None => format!(
+                "{CONFIG} is missing, and no file ends in .{ENDING}; {}",
+                folder.says()
+            ),
+        }))
     }
 
     fn open_file(file: PathBuf) -> Result<Self, ModelError> {
