@@ -256,11 +256,7 @@ async fn every(period: Duration, mut action: impl FnMut()) {
 /// What the checkpoint is and what it needs, a line of the log for each line of the report.
 fn show_checkpoint(session: &SessionConfig) {
     let options = inspect::Options {
-        quantization: session.quantization,
-        device: session.device,
-        dtype: session.dtype,
-        kv_storage: session.cache.storage,
-        budget: session.cache.budget,
+        session,
         memory: None,
     };
     let report = inspect::Report::of(&session.model_dir, &options);

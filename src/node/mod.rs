@@ -1,5 +1,6 @@
 //! The ROS 2 edge: messages in, messages out. Everything that thinks is in `stream`; this folder only translates.
 //!
+//! - `about`: the help
 //! - `params`: the node's parameters: at the start from files and command line, afterwards by service
 //! - `names`: the command line's ROS arguments: topic names after remapping, and parameters
 //! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
@@ -15,6 +16,7 @@
 //! - `logging`: the log, through rcl: console, file, /rosout
 //! - `app`: start, the loop, and a clean end
 
+mod about;
 mod app;
 mod diagnostics;
 mod graph;
@@ -30,6 +32,7 @@ mod services;
 mod sight;
 mod topics;
 
+pub use about::asked;
 pub use app::run;
 
 use crate::cache::parameter::ParameterError;
