@@ -187,8 +187,9 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
         let out = dir.path().join(name);
         let more = ["--budget", "200", "--repeat", "2", "--threads", threads];
         let done = replay(dir.path(), &script, &out, &more);
-        // What lies behind the bag is said, once.
+        // What lies behind the bag is said, once, and without colours where nobody looks on.
         let warned = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!warned.contains('\x1b'), "{warned}");
         let ends = "but the images of the bag end 3.900 s after the first one";
         for (said, times) in [
             ("instruction c is at 9 s, ", 1),
