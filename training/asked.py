@@ -10,7 +10,6 @@ from journey import RATE, Journey
 from questions import PAST, TYPES, Asker, view_candidates
 from recollection import (
     KINDS,
-    MOST,
     PAST_PHRASES,
     REST,
     Recollection,
@@ -170,15 +169,16 @@ class Chooser:
                 newest, oldest = self.record.times[frame] - self.record.times[[question.newest, question.oldest]]
                 if newest >= REST and oldest >= BANDS["30s"][0]:
                     found[question.answer].append((frame, question))
-        asked: Counter[tuple] = Counter()
+        apart = max(REST, min(20.0, self.record.times[-1] / 100)) * RATE
+        answers, asked = list(found), Counter[tuple]()
         given: Counter[str] = Counter()
         while sum(given.values()) < self.quota.so_far and any(found.values()):
             answer = min((a for a in sorted(found) if found[a]), key=lambda a: (given[a], self.rng.random()))
-            if given[answer] > min(given[str(number)] for number in range(1, MOST + 1)) + 1:
+            if given[answer] > min(given[a] for a in answers) + 1:
                 break
             options = [found[answer][i] for i in self.rng.permutation(len(found[answer]))[:200]]
             frame, question = min(options, key=lambda o: asked[(o[1].words["shapes"], answer)])
-            found[answer] = [o for o in found[answer] if abs(o[0] - frame) > 20 * RATE]
+            found[answer] = [o for o in found[answer] if abs(o[0] - frame) > apart]
             if frame not in self.taken:
                 asked[(question.words["shapes"], answer)] += 1
                 given[answer] += 1
