@@ -34,7 +34,7 @@ pub mod variant;
 use std::path::PathBuf;
 
 use crate::cache::parameter::ParameterError;
-use crate::cache::{CacheError, TensorError};
+use crate::cache::{CacheError, PolicyKind, TensorError};
 use crate::model::ModelError;
 
 /// What can go wrong in a measurement.
@@ -50,6 +50,12 @@ pub enum EvalError {
     },
     #[error(transparent)]
     Given(#[from] ParameterError),
+    /// Of those that make a difference to a policy.
+    #[error("policy {policy}: {error}")]
+    PolicyParameter {
+        policy: PolicyKind,
+        error: ParameterError,
+    },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]

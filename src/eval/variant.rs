@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{parameter, EvalError};
-use crate::cache::parameter::{Parameter, Parameters};
+use crate::cache::parameter::{Parameter, ParameterError, Parameters};
 use crate::cache::{CacheConfig, PolicyKind};
 use crate::stream::archive::ArchiveConfig;
 
@@ -71,10 +71,10 @@ pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
         let known = read_by(config.policy).filter(|known| known.name != "policy");
         let mut known = known.collect::<Vec<_>>();
         let Some(at) = known.iter().position(|known| known.name == name) else {
-            let names = known.iter().map(|known| known.name).collect::<Vec<_>>();
-            let what = format!("{name} of {}", config.policy);
-            let expected = format!("one of {}", names.join(", "));
-            return Err(parameter("policy", what, expected));
+            return Err(EvalError::PolicyParameter {
+                policy: config.policy,
+                error: ParameterError::unknown(name, &known),
+            });
         };
         let value = known.swap_remove(at).parse(value)?;
         config.set(name, value)?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use r2r::std_srvs::srv::{SetBool, Trigger};
-use r2r::QosProfile;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -18,6 +17,7 @@ use super::namesakes::Namesakes;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params;
 use super::publishers::Watch;
+use super::services::Services;
 use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
@@ -115,9 +115,10 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
-    serve_reset(runtime, node, engine.clone())?;
-    serve_pause(runtime, node, engine.clone())?;
-    params::serve(runtime, node, config.clone(), engine.clone())?;
+    let mut services = Services::default();
+    serve_reset(runtime, node, &mut services, engine.clone())?;
+    serve_pause(runtime, node, &mut services, engine.clone())?;
+    params::serve(runtime, node, &mut services, config.clone(), engine.clone())?;
     let topics = Topics::of(arguments, name, namespace, &config.ros)?;
     let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
     let mut watch = Watch::new(&topics);
@@ -147,6 +148,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         }
         node.spin_once(SPIN);
         inputs.drain(&engine);
+        services.drain();
         if let Some(publishers) = watch.look(node) {
             sight.look(&engine, publishers);
         }
@@ -190,12 +192,10 @@ fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeErro
 fn serve_reset(
     runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
-    let mut requests = ros(
-        "service ~/reset",
-        node.create_service::<Trigger::Service>("~/reset", QosProfile::default()),
-    )?;
+    let mut requests = services.serve::<Trigger::Service>(node, "~/reset")?;
     runtime.spawn(async move {
         while let Some(request) = requests.next().await {
             let engine = engine.clone();
@@ -221,12 +221,10 @@ fn serve_reset(
 fn serve_pause(
     runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
-    let mut requests = ros(
-        "service ~/pause",
-        node.create_service::<SetBool::Service>("~/pause", QosProfile::default()),
-    )?;
+    let mut requests = services.serve::<SetBool::Service>(node, "~/pause")?;
     runtime.spawn(async move {
         while let Some(request) = requests.next().await {
             let paused = request.message.data;
@@ -258,11 +256,7 @@ async fn every(period: Duration, mut action: impl FnMut()) {
 /// What the checkpoint is and what it needs, a line of the log for each line of the report.
 fn show_checkpoint(session: &SessionConfig) {
     let options = inspect::Options {
-        quantization: session.quantization,
-        device: session.device,
-        dtype: session.dtype,
-        kv_storage: session.cache.storage,
-        budget: session.cache.budget,
+        session,
         memory: None,
     };
     let report = inspect::Report::of(&session.model_dir, &options);

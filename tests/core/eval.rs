@@ -1,7 +1,7 @@
 //! The evaluation: what it counts must be what it says it counts.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use candle_core::Device;
 use candle_nn::ops::log_softmax;
@@ -287,6 +287,10 @@ fn variants_are_read_and_named() {
         ("window:slack", "window:slack"),
         ("window:slack=x", "slack is x"),
         ("window:colour=1", "colour"),
+        (
+            "window:slak=1",
+            "policy window: unknown parameter slak (is slack meant?), expected one of: budget, slack",
+        ),
     ] {
         let error = variant::parse(line, &base).err().unwrap().to_string();
         assert!(error.contains(word), "{error}");
@@ -307,16 +311,49 @@ fn variants_are_read_and_named() {
     }
 }
 
-/// Runs `inf_mllm eval` on the demo model and gives back what it printed.
-fn eval(folder: &Path, arguments: &[&str]) -> String {
+/// Runs `inf_mllm eval`.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
     let text = folder.join("text.txt");
     std::fs::write(&text, TEXT.repeat(40)).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+    Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
         .arg("eval")
         .args(arguments)
         .current_dir(folder)
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn a_slip_in_a_policys_parameters_is_answered_with_the_name_that_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = demo_dir();
+    let model = model.to_str().unwrap();
+    let output = run(
+        folder.path(),
+        &[
+            "ppl",
+            "--model",
+            model,
+            "--text",
+            "text.txt",
+            "--out",
+            "all.jsonl",
+            "--quick",
+            "--policies",
+            "inf_mllm:biass=1",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("policy inf_mllm: unknown parameter biass (is bias meant?)"),
+        "{error}"
+    );
+}
+
+/// Runs `inf_mllm eval` on the demo model and gives back what it printed.
+fn eval(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use super::{checked, messages};
 use crate::cache::parameter::{Parameters, Settable};
 use crate::node::outputs::{advertise, report, RosTime};
+use crate::node::services::Services;
 use crate::node::{ros, NodeError};
 use crate::parameters::NodeConfig;
 use crate::stream::Engine;
@@ -30,6 +31,7 @@ struct Served {
 pub fn serve(
     runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     config: NodeConfig,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
@@ -41,62 +43,93 @@ pub fn serve(
         node: ros("node name", node.fully_qualified_name())?,
     }));
     let shared = served.clone();
-    answer::<srv::GetParameters::Service>(runtime, node, "get_parameters", move |request| {
-        let served = lock(&shared);
-        let value = |name: &String| messages::to_message(served.config.get(name).as_ref());
-        srv::GetParameters::Response {
-            values: request.names.iter().map(value).collect(),
-        }
-    })?;
-    answer::<srv::GetParameterTypes::Service>(runtime, node, "get_parameter_types", |request| {
-        let kind = |name: &String| {
-            NodeConfig::find(name).map_or(0, |parameter| messages::type_of(&parameter.kind))
-        };
-        srv::GetParameterTypes::Response {
-            types: request.names.iter().map(kind).collect(),
-        }
-    })?;
-    answer::<srv::ListParameters::Service>(runtime, node, "list_parameters", |request| {
-        // No name has a dot: every name is at depth 1 and only a prefix of itself.
-        let wanted = |name: &&str| {
-            request.prefixes.is_empty() || request.prefixes.iter().any(|prefix| prefix == name)
-        };
-        let names = NodeConfig::list()
-            .into_iter()
-            .map(|parameter| parameter.name);
-        let names = names.filter(wanted).map(String::from).collect();
-        srv::ListParameters::Response {
-            result: ros_msg::ListParametersResult {
-                names,
-                prefixes: Vec::new(),
-            },
-        }
-    })?;
-    answer::<srv::DescribeParameters::Service>(runtime, node, "describe_parameters", |request| {
-        let describe = |name: &String| match NodeConfig::find(name) {
-            Ok(parameter) => messages::descriptor(&parameter),
-            Err(_) => ros_msg::ParameterDescriptor {
-                name: name.clone(),
-                ..Default::default()
-            },
-        };
-        srv::DescribeParameters::Response {
-            descriptors: request.names.iter().map(describe).collect(),
-        }
-    })?;
+    answer::<srv::GetParameters::Service>(
+        runtime,
+        node,
+        services,
+        "get_parameters",
+        move |request| {
+            let served = lock(&shared);
+            let value = |name: &String| messages::to_message(served.config.get(name).as_ref());
+            srv::GetParameters::Response {
+                values: request.names.iter().map(value).collect(),
+            }
+        },
+    )?;
+    answer::<srv::GetParameterTypes::Service>(
+        runtime,
+        node,
+        services,
+        "get_parameter_types",
+        |request| {
+            let kind = |name: &String| {
+                NodeConfig::find(name).map_or(0, |parameter| messages::type_of(&parameter.kind))
+            };
+            srv::GetParameterTypes::Response {
+                types: request.names.iter().map(kind).collect(),
+            }
+        },
+    )?;
+    answer::<srv::ListParameters::Service>(
+        runtime,
+        node,
+        services,
+        "list_parameters",
+        |request| {
+            // No name has a dot: every name is at depth 1 and only a prefix of itself.
+            let wanted = |name: &&str| {
+                request.prefixes.is_empty() || request.prefixes.iter().any(|prefix| prefix == name)
+            };
+            let names = NodeConfig::list()
+                .into_iter()
+                .map(|parameter| parameter.name);
+            let names = names.filter(wanted).map(String::from).collect();
+            srv::ListParameters::Response {
+                result: ros_msg::ListParametersResult {
+                    names,
+                    prefixes: Vec::new(),
+                },
+            }
+        },
+    )?;
+    answer::<srv::DescribeParameters::Service>(
+        runtime,
+        node,
+        services,
+        "describe_parameters",
+        |request| {
+            let describe = |name: &String| match NodeConfig::find(name) {
+                Ok(parameter) => messages::descriptor(&parameter),
+                Err(_) => ros_msg::ParameterDescriptor {
+                    name: name.clone(),
+                    ..Default::default()
+                },
+            };
+            srv::DescribeParameters::Response {
+                descriptors: request.names.iter().map(describe).collect(),
+            }
+        },
+    )?;
     let shared = served.clone();
-    answer::<srv::SetParameters::Service>(runtime, node, "set_parameters", move |request| {
-        let mut served = lock(&shared);
-        let each = request.parameters.iter();
-        srv::SetParameters::Response {
-            results: each
-                .map(|given| result(served.set(std::slice::from_ref(given))))
-                .collect(),
-        }
-    })?;
+    answer::<srv::SetParameters::Service>(
+        runtime,
+        node,
+        services,
+        "set_parameters",
+        move |request| {
+            let mut served = lock(&shared);
+            let each = request.parameters.iter();
+            srv::SetParameters::Response {
+                results: each
+                    .map(|given| result(served.set(std::slice::from_ref(given))))
+                    .collect(),
+            }
+        },
+    )?;
     answer::<srv::SetParametersAtomically::Service>(
         runtime,
         node,
+        services,
         "set_parameters_atomically",
         move |request| srv::SetParametersAtomically::Response {
             result: result(lock(&served).set(&request.parameters)),
@@ -113,6 +146,7 @@ fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
 fn answer<T: WrappedServiceTypeSupport + 'static>(
     runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     name: &'static str,
     mut respond: impl FnMut(&T::Request) -> T::Response + Send + 'static,
 ) -> Result<(), NodeError>
@@ -120,10 +154,7 @@ where
     T::Request: Send,
     T::Response: Send,
 {
-    let mut requests = ros(
-        format!("service ~/{name}"),
-        node.create_service::<T>(&format!("~/{name}"), QosProfile::parameters()),
-    )?;
+    let mut requests = services.serve::<T>(node, &format!("~/{name}"))?;
     runtime.spawn(async move {
         while let Some(request) = requests.next().await {
             let response = respond(&request.message);
