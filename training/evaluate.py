@@ -38,7 +38,7 @@ class Player:
 
     def see(self, seconds: float, features: torch.Tensor) -> None:
         """Takes a frame's image tokens [9, hidden]."""
-        self.stream.add_frame(len(self.features), seconds)
+        self.stream.add_frame((0, len(self.features)), seconds)
         self.features.append(features)
 
     def ask(self, text: str, limit: int = 12) -> str:

@@ -63,9 +63,10 @@ def save_shard(path: Path, runs: list[Run]) -> None:
     partial.rename(path)
 
 
-def load_shard(path: Path) -> list[Run]:
-    """Reads the runs that `save_shard` wrote."""
+def load_shard(path: Path, images: bool = True) -> list[Run]:
+    """Reads the runs that `save_shard` wrote; without images, they and the patches are empty."""
     with np.load(path) as data:
         names = Run.__dataclass_fields__.keys() - {"jpegs", "fovy"}
         count = 1 + max(int(key.split(".")[0]) for key in data.files)
-        return [Run(**{name: data[f"{i}.{name}"] for name in names}) for i in range(count)]
+        nothing = {} if images else dict.fromkeys(("images", "patches"), np.zeros((0, 0, 0), np.uint8))
+        return [Run(**{n: data[f"{i}.{n}"] for n in names - nothing.keys()}, **nothing) for i in range(count)]

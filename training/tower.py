@@ -14,8 +14,8 @@ SIDES = ("left", "center", "right")
 CELL_VISIBLE, CELL_HIDDEN = 0.008, 0.0008
 
 # Of every image token: its cell, what is in that (multi-hot over the pairs, and of the largest object), and what is in the
-# whole image, so that a decoder finds any of it at any token of the frame.
-SETS = {"cell_holds": PAIRS, "cell_near": PAIRS, "visible": PAIRS}
+# whole image, with side and distance of each, so that a decoder finds any of it at any token of the frame.
+SETS = {"cell_holds": PAIRS, "cell_near": PAIRS, "visible": PAIRS, "near": PAIRS}
 CHOICES = {
     "cell_color": len(COLORS) + 1,
     "cell_shape": len(SHAPES) + 1,
@@ -26,11 +26,13 @@ CHOICES = {
     "cell_side": len(SIDES),
     "cell": 9,
 }
+NEAR = ("cell_near", "near")  # sets of which either answer counts alike
 
 
 def frame_labels(run: Run, frame: int) -> dict[str, np.ndarray]:
     """Labels of one frame as int8, -1 where none is certain: patch [144] (pair or 24 for nothing); cell_holds, cell_near
-    [9, pairs]; cell_color, cell_shape, cell_closest, cell_side, cell [9]; visible [pairs]; closest, count, stop []."""
+    [9, pairs]; cell_color, cell_shape, cell_closest, cell_side, cell [9]; visible, near, side [pairs]; closest, count, stop
+    []."""
     pair = run.shape.astype(int) * len(COLORS) + run.color
     share, state = run.cells[frame], visibility(run, frame)
     total = share.sum(-1)
@@ -41,12 +43,13 @@ def frame_labels(run: Run, frame: int) -> dict[str, np.ndarray]:
     known = np.append(pair, PAIRS)[np.where(owner == UNCERTAIN, 0, owner) - 1]
     labels = {"patch": np.where(owner == UNCERTAIN, -1, known)}
 
-    holds, near = np.zeros((PAIRS, 9), int), np.full((PAIRS, 9), -1)
+    holds, near, depth = np.zeros((PAIRS, 9), int), np.full((PAIRS, 9), -1), np.full(PAIRS, -1)
     holds[pair] = np.where(share >= CELL_VISIBLE, 1, np.where(share < CELL_HIDDEN, 0, -1))
     for answer, words in found["distance"]:
         at = names[words["object"]]
-        near[at] = np.where(holds[at] == 1, answer == "near", -1)
-    labels |= {"cell_holds": holds.T, "cell_near": near.T}
+        depth[at] = answer == "near"
+        near[at] = np.where(holds[at] == 1, depth[at], -1)
+    labels |= {"cell_holds": holds.T, "cell_near": near.T, "near": depth}
 
     largest, most = share.argmax(0), share.max(0)
     for key, values, none in (("cell_color", run.color, len(COLORS)), ("cell_shape", run.shape, len(SHAPES))):
@@ -60,7 +63,11 @@ def frame_labels(run: Run, frame: int) -> dict[str, np.ndarray]:
     sides = np.full(PAIRS, -1)
     for answer, words in found["position"]:
         sides[names[words["object"]]] = SIDES.index(answer)
-    labels |= {"cell_side": np.where(most >= CELL_VISIBLE, sides[pair[largest]], -1), "cell": np.arange(9)}
+    labels |= {
+        "side": sides,
+        "cell_side": np.where(most >= CELL_VISIBLE, sides[pair[largest]], -1),
+        "cell": np.arange(9),
+    }
     for answer, _ in found["closest"]:
         labels["closest"] = np.array(names[answer])
         labels["cell_closest"] = np.where(most >= CELL_VISIBLE, pair[largest] == names[answer], -1)
@@ -78,6 +85,7 @@ class Heads(nn.Module):
         super().__init__()
         self.patches = nn.Linear(tower_hidden, PAIRS + 1)
         self.tokens = nn.Linear(hidden, sum(SETS.values()) + sum(CHOICES.values()))
+        self.sides = nn.Linear(hidden, PAIRS * len(SIDES))
 
     def loss(
         self, states: torch.Tensor, tokens: torch.Tensor, labels: dict[str, torch.Tensor]
@@ -96,10 +104,10 @@ class Heads(nn.Module):
             if key in SETS:
                 target = target[:, None].expand(logits.shape) if target.dim() == 2 else target
                 known = (target >= 0).float()
-                weight = known * (1 + 3 * (target == 1)) if key != "cell_near" else known
+                weight = known if key in NEAR else known * (1 + 3 * (target == 1))
                 each = F.binary_cross_entropy_with_logits(logits, (target == 1).float(), weight=weight, reduction="sum")
                 loss = loss + 2 * each / known.sum().clamp(min=1)
-                wanted = target == 1 if key != "cell_near" else target >= 0
+                wanted = target >= 0 if key in NEAR else target == 1
                 right[key] = ((logits > 0) == (target == 1))[wanted].float().mean().item()
             else:
                 target = target[:, None].expand(logits.shape[:2]) if target.dim() == 1 else target
@@ -108,4 +116,10 @@ class Heads(nn.Module):
                     loss = loss + 0.5 * F.cross_entropy(logits[known], target[known])
                     wanted = known & (target < CHOICES[key] - 1) if key in ("cell_color", "cell_shape") else known
                     right[key] = (logits.argmax(-1) == target)[wanted].float().mean().item()
+        sides = self.sides(tokens).float().unflatten(-1, (PAIRS, len(SIDES)))
+        target = labels["side"][:, None].expand(sides.shape[:3])
+        known = target >= 0
+        if known.any():
+            loss = loss + F.cross_entropy(sides[known], target[known])
+            right["side"] = (sides.argmax(-1) == target)[known].float().mean().item()
         return loss, right
