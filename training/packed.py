@@ -21,8 +21,8 @@ class Pack:
 
     ids, places [tokens]; image: row of the batch's image tokens that a token shows, -1 for text [tokens]; branch: the aside that
     a token belongs to, -1 in the trunk [tokens]; since: of an aside's token, how much of the trunk it sees; FAR in the trunk
-    [tokens]. spans: per stream its first token, its trunk's length and its length. wanted: per stream, the places in it of the
-    tokens that predict a learnt one, in rising order; target: those learnt tokens, over all streams. frames: what `image`
+    [tokens]. spans: per stream its first token, its trunk's length, its length, and how many of its tokens predict a learnt one.
+    wanted: the places of these in their streams, in rising order; target: the learnt tokens. frames: what `image`
     counts. answers: question type, layout, and where the answer begins and ends in `target`.
     """
 
@@ -31,8 +31,8 @@ class Pack:
     image: torch.Tensor
     branch: torch.Tensor
     since: torch.Tensor
-    spans: list[tuple[int, int, int]]
-    wanted: list[torch.Tensor]
+    spans: list[tuple[int, int, int, int]]
+    wanted: torch.Tensor
     target: torch.Tensor
     frames: list[Shown]
     answers: list[tuple[str, str, int, int]]
@@ -40,18 +40,21 @@ class Pack:
     @property
     def rows(self) -> torch.Tensor:
         """The wanted tokens among all."""
-        return torch.cat([start + each for (start, _, _), each in zip(self.spans, self.wanted)])
+        starts, counts = (torch.tensor([span[k] for span in self.spans], device=self.ids.device) for k in (0, 3))
+        return starts.repeat_interleave(counts) + self.wanted
 
     def to(self, device: torch.device) -> "Pack":
         """The same on a device."""
         moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return Pack(**{**vars(self), **moved, "wanted": [each.to(device) for each in self.wanted]})
+        return Pack(**{**vars(self), **moved})
 
 
 def pack(streams: list[Stream]) -> Pack:
     """Packs streams."""
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in ("ids", "places", "image", "branch", "since", "target")}
-    spans, wanted, frames, answers, start, learnt = [], [], [], [], 0, 0
+    columns: dict[str, list[np.ndarray]] = {
+        key: [] for key in ("ids", "places", "image", "branch", "since", "wanted", "target")
+    }
+    spans, frames, answers, start, learnt = [], [], [], 0, 0
     for stream in streams:
         branch, frame, part = (np.array(x) for x in (stream.branch, stream.frame, stream.part))
         order = np.argsort(branch >= 0, kind="stable")  # an aside's tokens stay together, in the order of the asides
@@ -63,18 +66,18 @@ def pack(streams: list[Stream]) -> Pack:
         columns["image"].append(np.where(frame >= 0, (frame + len(frames)) * TOKENS_PER_FRAME + part, -1)[order])
         columns["branch"].append(branch[order])
         columns["since"].append(np.where(branch < 0, FAR, np.cumsum(branch < 0))[order])
-        wanted.append(torch.from_numpy(np.flatnonzero(predicts[order])))
+        columns["wanted"].append(np.flatnonzero(predicts[order]))
         columns["target"].append(np.array(stream.ids)[order][follows[order]])
         place = np.cumsum(follows[order]) - 1
         at = np.argsort(order)
         for kind, begin, end in stream.answers:
             first = learnt + int(place[at[begin]])
             answers.append((kind, stream.layout, first, first + end - begin))
-        spans.append((start, trunk, len(branch)))
+        spans.append((start, trunk, len(branch), int(follows.sum())))
         frames += stream.frames
         start, learnt = start + len(branch), learnt + int(follows.sum())
     joined = {key: torch.from_numpy(np.concatenate(values)) for key, values in columns.items()}
-    return Pack(**joined, spans=spans, wanted=wanted, frames=frames, answers=answers)
+    return Pack(**joined, spans=spans, frames=frames, answers=answers)
 
 
 class Attention(torch.autograd.Function):
@@ -108,18 +111,20 @@ BLOCK = 128  # queries attended at once on a CPU: their weights stay in its cach
 
 
 def attended_in_blocks(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, wanted: list[torch.Tensor] | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, wanted: bool
 ) -> torch.Tensor:
-    """What each query finds in what it sees of its stream [heads, queries, width]; with `wanted`, per span the queries' places."""
+    """What each query finds in what it sees of its stream [heads, queries, width]; the queries are all tokens', or only those of the
+    wanted ones."""
     found, at = [], 0
-    for i, (start, trunk, length) in enumerate(pack.spans):
+    asking = pack.wanted.split([span[3] for span in pack.spans])
+    for i, (start, trunk, length, _) in enumerate(pack.spans):
         keys, values = key[:, start : start + length], value[:, start : start + length]
         branch, since, index = (
             pack.branch[start : start + length],
             pack.since[start : start + length],
             torch.arange(length),
         )
-        places = index if wanted is None else wanted[i]
+        places = asking[i] if wanted else index
         early = int((places < trunk).sum())
         for begin, end in [*blocks(0, early), *blocks(early, len(places))]:
             rows = places[begin:end]
@@ -149,29 +154,24 @@ def blocks(begin: int, end: int) -> list[tuple[int, int]]:
 
 
 def attended_at_once(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, wanted: list[torch.Tensor] | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, wanted: bool
 ) -> torch.Tensor:
     """The same as `attended_in_blocks` with all streams padded to one length, for devices that are slow to start."""
-    count, longest, device = len(pack.spans), max(length for _, _, length in pack.spans), key.device
+    count, longest, device = len(pack.spans), max(span[2] for span in pack.spans), key.device
     index = torch.arange(longest, device=device)
-    starts, lengths = (torch.tensor([span[k] for span in pack.spans], device=device) for k in (0, 2))
+    starts, lengths, counts = (torch.tensor([span[k] for span in pack.spans], device=device) for k in (0, 2, 3))
     inside = index < lengths[:, None]
     where = (starts[:, None] + index).masked_fill(~inside, 0)
     keys, values = (x[:, where].transpose(0, 1) for x in (key, value))  # [streams, heads, longest, width]
     branch, since = pack.branch[where], pack.since[where]
-    if wanted is None:
-        asking, places = inside, index.expand(count, -1)
-        queries, rows = query[:, where], where
-    else:
-        widest = max(len(each) for each in wanted)
-        asking = (
-            torch.arange(widest, device=device) < torch.tensor([len(each) for each in wanted], device=device)[:, None]
-        )
-        places = torch.zeros(count, widest, dtype=torch.long, device=device)
-        places[asking] = torch.cat(wanted)
+    asking, places, rows = inside, index.expand(count, -1), where
+    if wanted:
+        asking = index[: int(counts.max())] < counts[:, None]
+        places = torch.zeros(asking.shape, dtype=torch.long, device=device)
+        places[asking] = pack.wanted
         rows = torch.zeros_like(places)
-        rows[asking] = torch.arange(int(asking.sum()), device=device)
-        queries = query[:, rows]
+        rows[asking] = torch.arange(len(pack.wanted), device=device)
+    queries = query[:, rows]
     own_branch, own_since = branch.gather(1, places), since.gather(1, places)
     seen = (index <= places[..., None]) & torch.where(
         branch[:, None] < 0, index < own_since[..., None], branch[:, None] == own_branch[..., None]
@@ -208,7 +208,7 @@ def packed_hidden(model: SmolVLMForConditionalGeneration, pack: Pack, features: 
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         heads = (x.to(value.dtype).transpose(0, 1) for x in (query, key, value))
-        found = attended(*heads, pack, pack.wanted if last else None)
+        found = attended(*heads, pack, wanted=last)
         hidden = hidden[rows] if last else hidden
         hidden = hidden + attention.o_proj(found.transpose(0, 1).reshape(len(hidden), -1))
         normal, mlp = layer.post_attention_layernorm(hidden), layer.mlp

@@ -5,6 +5,8 @@ import argparse
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,8 +30,9 @@ from tower import Heads
 
 BEGAN = time.time()
 CROWDS = (0.1, 0.35, 0.7, 1.0)  # how likely a frame is taken with no, one, two, more objects in view
-TOWER_SHARE = 0.3  # of a run's time, where the tower is trained
-EXPORT = 20.0  # seconds kept for writing the model
+TOWER_SHARE = 0.3  # of a run's time after rendering, where the tower is trained
+EXPORT = 30.0  # seconds kept for writing the model
+FIRST = "600"  # number of the first shard that a run renders: the ones before were trained on
 Report = dict[str, list[float]]
 
 
@@ -222,7 +225,7 @@ def train_streams(args: argparse.Namespace, codec: Codec, deadline: float) -> No
         steps += 1
         tally["loss"].append(loss.item())
         for kind, layout, hit in right:
-            for key in ("all", layout, kind):
+            for key in ("all", f"({layout})", kind):
                 tally[key].append(hit)
         if steps % args.every == 0:
             report(f"streams {steps} {clock.spent / 60:.1f} min", tally)
@@ -242,6 +245,15 @@ def export(args: argparse.Namespace, codec: Codec) -> None:
     print(f"{out}: {(out / 'model.safetensors').stat().st_size / 1e6:.1f} MB", flush=True)
 
 
+def render(args: argparse.Namespace) -> None:
+    """Renders shards on all cores for `args.render` minutes, if there are none."""
+    if not any(args.data.glob("shard????.npz")):
+        cores = str(os.cpu_count() or 1)
+        options = ["--out", str(args.data), "--first", FIRST, "--shards", "1000", "--processes", cores]
+        script = Path(__file__).with_name("generate.py")
+        subprocess.run([sys.executable, script, *options, "--minutes", str(args.render)], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("stage", choices=["run", "tower", "tokens", "streams", "export"])
@@ -251,6 +263,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, default=Path("../models/demo"), help="published model to start from")
     parser.add_argument("--scratch", action="store_true", help="random weights; --init gives only the tokenizer")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument("--render", type=float, default=0, help="run: minutes to render for, where --data has nothing")
     parser.add_argument("--tower", action="store_true", help="run: train the tower even without a GPU")
     parser.add_argument("--rate", type=float, default=1e-3, help="streams: highest learning rate")
     parser.add_argument("--tower-rate", type=float, default=1e-3, help="tower: highest learning rate")
@@ -277,11 +290,17 @@ def main() -> None:
         dist.init_process_group("gloo")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed + share_of()[0])
+    torch.set_flush_denormal(True)  # attention weights of next to nothing are slow on a CPU
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.render and not share_of()[0]:
+        render(args)
+    if dist.is_initialized():
+        dist.barrier()
     codec, seconds = Codec(args.init), args.minutes * 60 - EXPORT
-    if args.stage == "tower" or (args.stage == "run" and (args.tower or args.device.type == "cuda")):
-        share = 1.0 if args.stage == "tower" else TOWER_SHARE
-        train_tower(args, codec, share * seconds - (time.time() - BEGAN))
+    learns = args.tower or args.device.type == "cuda"
+    going_on = args.resume and (args.out / "streams.pt").exists()
+    if args.stage == "tower" or (args.stage == "run" and learns and not going_on):
+        train_tower(args, codec, (seconds - time.time() + BEGAN) * (TOWER_SHARE if args.stage == "run" else 1.0))
     if args.stage == "tokens":
         for held_out in (False, True):
             token_files(start(args, codec, "streams")[0], shards(args.data, held_out)[share_of()[0] :: share_of()[1]])
