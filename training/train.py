@@ -31,6 +31,7 @@ from tower import Heads
 BEGAN = time.time()
 CROWDS = (0.1, 0.35, 0.7, 1.0)  # how likely a frame is taken with no, one, two, more objects in view
 TOWER_SHARE = 0.3  # of a run's time after rendering, where the tower is trained
+HEADS_ALONE = 0.1  # of the tower's time, in which new heads learn to read it before it follows them
 EXPORT = 30.0  # seconds kept for writing the model
 FIRST = "600"  # number of the first shard that a run renders: the ones before were trained on
 Report = dict[str, list[float]]
@@ -165,8 +166,10 @@ def train_tower(args: argparse.Namespace, codec: Codec, seconds: float) -> None:
         values = pixels(np.asarray(images)).to(args.device)
         values = augment(values, torch.arange(len(values))) if learning else values
         with lower_precision(args.device):
-            states = (states_of if learning else tower_hidden)(model, values)
-            return heads.loss(states, model.model.connector(states), {k: v.to(args.device) for k, v in labels.items()})
+            with torch.set_grad_enabled(learning and clock.spent > HEADS_ALONE * clock.total):
+                states = (states_of if learning else tower_hidden)(model, values)
+                tokens = model.model.connector(states)
+            return heads.loss(states, tokens, {k: v.to(args.device) for k, v in labels.items()})
 
     while rate := clock.tick():
         loss, right = loss_on(*next(batches), True)
