@@ -23,8 +23,6 @@ pub const SET_BACK: u32 = 3;
 const SILENT_DISTANCES: f64 = 2.5;
 /// Images that go on from each other make a clock that is worth coming back to.
 const ESTABLISHED: u64 = 2;
-/// A clock beside the one that is followed is forgotten when it has been silent for longer, nanoseconds.
-const REMEMBERED_NS: i64 = 60_000_000_000;
 /// Clocks beside the one that is followed of which something is remembered.
 const OTHERS: usize = 3;
 /// Stamps that are further apart than this are not of one clock, nanoseconds.
@@ -197,9 +195,10 @@ impl StreamClock {
     /// Index of the clock, other than the one that is followed, that a stamp is of; a new one if of none.
     fn of_another(&mut self, stamp_ns: i64, received_ns: i64) -> usize {
         let threshold_ns = self.threshold_ns;
+        // One that has been silent for so long does not go on beside the followed one: if it comes again, the clock went back to it.
         // One that has not been interrupted may be where the clock went, however slow the camera.
         self.others.retain(|other| {
-            !other.is_beside() || received_ns.saturating_sub(other.received_ns) < REMEMBERED_NS
+            !other.is_beside() || received_ns.saturating_sub(other.received_ns) <= threshold_ns
         });
         let is_of = |other: &Track| other.is_of(stamp_ns, received_ns, threshold_ns);
         if let Some(at) = self.others.iter().position(is_of) {

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 const DISTANCES: usize = 50;
 /// With fewer of them nothing is said.
 const ENOUGH: usize = 20;
+/// So many of the newest ones count by themselves too: a camera may have become slower, as in the dark.
+const NEWEST: usize = 10;
 /// A longer distance is a pause of the camera, nanoseconds.
 const PAUSE_NS: i64 = 1_000_000_000;
 
@@ -39,15 +41,21 @@ impl Losses {
         if came < ENOUGH {
             return 0.0;
         }
-        let mut sorted: Vec<i64> = self.distances_ns.iter().copied().collect();
-        sorted.sort_unstable();
-        let pace_ns = sorted[came / 5] as f64;
-        let sent: f64 = sorted
-            .iter()
-            .map(|&distance_ns| (distance_ns as f64 / pace_ns).round().max(1.0))
-            .sum();
-        (1.0 - came as f64 / sent) as f32
+        let newest = self.distances_ns.range(came - NEWEST..);
+        lost(self.distances_ns.iter()).min(lost(newest))
     }
+}
+
+/// Share of the images that is missing in these distances, of which the short ones are the camera's pace; 0 to 1.
+fn lost<'a>(distances_ns: impl Iterator<Item = &'a i64>) -> f32 {
+    let mut sorted: Vec<i64> = distances_ns.copied().collect();
+    sorted.sort_unstable();
+    let pace_ns = sorted[sorted.len() / 5] as f64;
+    let sent: f64 = sorted
+        .iter()
+        .map(|&distance_ns| (distance_ns as f64 / pace_ns).round().max(1.0))
+        .sum();
+    (1.0 - sorted.len() as f64 / sent) as f32
 }
 
 #[cfg(test)]
@@ -78,6 +86,20 @@ mod tests {
         // Two of seven, one after the other.
         let told = share(|i| i % 7 < 2, 0);
         assert!((told - 5.0 / 7.0).abs() < 0.05, "{told}");
+    }
+
+    #[test]
+    fn a_camera_that_has_become_slower_has_lost_nothing() {
+        let mut losses = Losses::default();
+        let mut stamp_ns = 0;
+        let distances = [PACE_NS; 100].into_iter().chain([200_000_000; 100]);
+        let told = distances.map(|distance_ns| {
+            stamp_ns += distance_ns;
+            losses.arrive(stamp_ns);
+            losses.share()
+        });
+        let wrong = told.filter(|&share| share > 0.0).count();
+        assert!(wrong < NEWEST, "{wrong} times");
     }
 
     #[test]

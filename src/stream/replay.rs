@@ -15,7 +15,7 @@ use serde_json::json;
 use super::answer::{Answer, FinishReason, Instruction};
 use super::bag::Bag;
 use super::frame::{CameraImage, ImageData};
-use super::script::{is_right, Entry, Script, ScriptError};
+use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
 use output::{resident_bytes, AnswerLine, Output};
@@ -241,7 +241,7 @@ impl Run<'_> {
                 id,
                 text: entry.text.clone(),
                 max_new_tokens: entry.max_new_tokens,
-                ephemeral: false,
+                ephemeral: self.script.aside,
                 stamp_ns: 0,
                 arrival_ns: None,
                 received: Instant::now(),
@@ -253,10 +253,7 @@ impl Run<'_> {
     }
 
     fn record(&mut self, entry: &Entry, answer: &Answer) -> Result<(), ReplayError> {
-        let correct = entry
-            .answer
-            .as_ref()
-            .map(|truth| is_right(&answer.text, truth));
+        let correct = entry.is_right(&answer.text);
         let usage = self.session.usage();
         self.summary.most_used = self.summary.most_used.max(usage.used);
         self.summary.answers += 1;
@@ -274,6 +271,10 @@ impl Run<'_> {
                 .entry(group(&entry.memory))
                 .or_default()
                 .count(right);
+            if let Some(cell) = &entry.cell {
+                let cell = self.summary.by_cell.entry(cell.clone());
+                cell.or_default().count(right);
+            }
         }
         self.answers.line(&AnswerLine {
             id: &answer.id,
@@ -291,6 +292,8 @@ impl Run<'_> {
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,
+            cell: &entry.cell,
+            age: entry.age,
             correct,
             cache_used: usage.used,
             tokens_evicted: usage.tokens_evicted,

@@ -179,6 +179,17 @@ fn stamps_without_any_order_begin_few_epochs_but_something_is_used() {
     assert!((3..=6).contains(&jumps), "{jumps}");
 }
 
+#[test]
+fn a_clock_that_comes_back_is_followed_with_its_second_image() {
+    let real = |from: i64, to: i64| (from..to).map(|i| (500_000 + i * 100, i * 100));
+    let other = (40..180).map(|i| (1000 + i * 100, i * 100));
+    let images: Vec<_> = real(0, 40).chain(other).chain(real(180, 220)).collect();
+    let got = places(&images);
+    assert_eq!(got[40..42], [strange(503_900), jump(503_900)]);
+    assert_eq!(got[180..182], [strange(18_900), jump(18_900)]);
+    assert_eq!(jumps(&got), 2);
+}
+
 /// Two publishers on one topic, the second one's clock off by `apart`, milliseconds.
 fn two_publishers(apart: i64, periods: (i64, i64)) -> Vec<(i64, i64)> {
     let images = |start: i64, period: i64, offset: i64| {

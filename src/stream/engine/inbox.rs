@@ -85,12 +85,16 @@ impl Inbox {
                 tracing::warn!("images come without a stamp: the time of their receipt is taken");
             }
             stats.frames_undated += 1;
+            stats.ahead_ns = None;
         } else {
             stats.ahead_ns = Some(image.stamp_ns.saturating_sub(image.arrival_ns));
         }
         let arrival = self.clock.arrive(image.stamp_ns, received_ns);
         let jumped = arrival.check(image.stamp_ns)?;
         stats.time_jumps += u64::from(jumped.is_some());
+        if jumped.is_some() {
+            self.losses = Losses::default();
+        }
         self.jumped = jumped.or(self.jumped);
         self.losses.arrive(image.stamp_ns);
         if self.paused {

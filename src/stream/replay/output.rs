@@ -44,6 +44,9 @@ pub struct Summary {
     pub all: Tally,
     pub by_type: BTreeMap<String, Tally>,
     pub by_memory: BTreeMap<String, Tally>,
+    /// By how long ago the answer was in view, where the script says it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_cell: BTreeMap<String, Tally>,
 }
 
 /// A line of the answers file.
@@ -65,6 +68,10 @@ pub(super) struct AnswerLine<'a> {
     #[serde(rename = "type")]
     pub kind: &'a Option<String>,
     pub memory: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cell: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<f64>,
     pub correct: Option<bool>,
     pub cache_used: usize,
     pub tokens_evicted: u64,
