@@ -1,10 +1,10 @@
 //! Start, the loop, and a clean end.
 
+use std::future::ready;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
@@ -115,10 +115,10 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
-    let mut services = Services::default();
-    serve_reset(runtime, node, &mut services, engine.clone())?;
-    serve_pause(runtime, node, &mut services, engine.clone())?;
-    params::serve(runtime, node, &mut services, config.clone(), engine.clone())?;
+    let mut services = Services::new(runtime.handle());
+    serve_reset(node, &mut services, engine.clone())?;
+    serve_pause(node, &mut services, engine.clone())?;
+    params::serve(node, &mut services, config.clone(), engine.clone())?;
     let topics = Topics::of(arguments, name, namespace, &config.ros)?;
     let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
     let mut watch = Watch::new(&topics);
@@ -190,15 +190,13 @@ fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeErro
 
 /// `~/reset` empties the memory and answers when that is done.
 fn serve_reset(
-    runtime: &Runtime,
     node: &mut r2r::Node,
     services: &mut Services,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
-    let mut requests = services.serve::<Trigger::Service>(node, "~/reset")?;
-    runtime.spawn(async move {
-        while let Some(request) = requests.next().await {
-            let engine = engine.clone();
+    services.answer::<Trigger::Service, _>(node, "~/reset", move |_| {
+        let engine = engine.clone();
+        async move {
             let result = tokio::task::spawn_blocking(move || engine.reset()).await;
             let (success, message) = match result {
                 Ok(Ok(())) => (true, "memory is empty".to_string()),
@@ -209,38 +207,27 @@ fn serve_reset(
                 true => tracing::info!("reset: {message}"),
                 false => tracing::warn!("not reset: {message}"),
             }
-            if let Err(error) = request.respond(Trigger::Response { success, message }) {
-                tracing::error!("~/reset could not be answered: {error}");
-            }
+            Trigger::Response { success, message }
         }
-    });
-    Ok(())
+    })
 }
 
 /// `~/pause` stops and starts the taking of frames and instructions.
 fn serve_pause(
-    runtime: &Runtime,
     node: &mut r2r::Node,
     services: &mut Services,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
-    let mut requests = services.serve::<SetBool::Service>(node, "~/pause")?;
-    runtime.spawn(async move {
-        while let Some(request) = requests.next().await {
-            let paused = request.message.data;
-            engine.pause(paused);
-            let message = if paused { "paused" } else { "running" }.to_string();
-            tracing::info!("{message}");
-            let response = SetBool::Response {
-                success: true,
-                message,
-            };
-            if let Err(error) = request.respond(response) {
-                tracing::error!("~/pause could not be answered: {error}");
-            }
-        }
-    });
-    Ok(())
+    services.answer::<SetBool::Service, _>(node, "~/pause", move |request| {
+        let paused = request.data;
+        engine.pause(paused);
+        let message = if paused { "paused" } else { "running" }.to_string();
+        tracing::info!("{message}");
+        ready(SetBool::Response {
+            success: true,
+            message,
+        })
+    })
 }
 
 /// Does something at once and then again and again, skipping what it was too late for.

@@ -1,13 +1,12 @@
 //! The parameter services: what every ROS node has, with ranges, allowed values and reasons for a refusal.
 
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
 use r2r::builtin_interfaces::msg::Time;
 use r2r::rcl_interfaces::msg as ros_msg;
 use r2r::rcl_interfaces::srv;
-use r2r::{Publisher, QosProfile, WrappedServiceTypeSupport};
-use tokio::runtime::Runtime;
+use r2r::{Publisher, QosProfile};
 
 use super::{checked, messages};
 use crate::cache::parameter::{Parameters, Settable};
@@ -29,7 +28,6 @@ struct Served {
 
 /// Serves the parameters of a node until the runtime ends.
 pub fn serve(
-    runtime: &Runtime,
     node: &mut r2r::Node,
     services: &mut Services,
     config: NodeConfig,
@@ -43,60 +41,48 @@ pub fn serve(
         node: ros("node name", node.fully_qualified_name())?,
     }));
     let shared = served.clone();
-    answer::<srv::GetParameters::Service>(
-        runtime,
+    services.answer::<srv::GetParameters::Service, _>(
         node,
-        services,
-        "get_parameters",
+        "~/get_parameters",
         move |request| {
             let served = lock(&shared);
             let value = |name: &String| messages::to_message(served.config.get(name).as_ref());
-            srv::GetParameters::Response {
+            ready(srv::GetParameters::Response {
                 values: request.names.iter().map(value).collect(),
-            }
+            })
         },
     )?;
-    answer::<srv::GetParameterTypes::Service>(
-        runtime,
+    services.answer::<srv::GetParameterTypes::Service, _>(
         node,
-        services,
-        "get_parameter_types",
+        "~/get_parameter_types",
         |request| {
             let kind = |name: &String| {
                 NodeConfig::find(name).map_or(0, |parameter| messages::type_of(&parameter.kind))
             };
-            srv::GetParameterTypes::Response {
+            ready(srv::GetParameterTypes::Response {
                 types: request.names.iter().map(kind).collect(),
-            }
+            })
         },
     )?;
-    answer::<srv::ListParameters::Service>(
-        runtime,
+    services.answer::<srv::ListParameters::Service, _>(node, "~/list_parameters", |request| {
+        // No name has a dot: every name is at depth 1 and only a prefix of itself.
+        let wanted = |name: &&str| {
+            request.prefixes.is_empty() || request.prefixes.iter().any(|prefix| prefix == name)
+        };
+        let names = NodeConfig::list()
+            .into_iter()
+            .map(|parameter| parameter.name);
+        let names = names.filter(wanted).map(String::from).collect();
+        ready(srv::ListParameters::Response {
+            result: ros_msg::ListParametersResult {
+                names,
+                prefixes: Vec::new(),
+            },
+        })
+    })?;
+    services.answer::<srv::DescribeParameters::Service, _>(
         node,
-        services,
-        "list_parameters",
-        |request| {
-            // No name has a dot: every name is at depth 1 and only a prefix of itself.
-            let wanted = |name: &&str| {
-                request.prefixes.is_empty() || request.prefixes.iter().any(|prefix| prefix == name)
-            };
-            let names = NodeConfig::list()
-                .into_iter()
-                .map(|parameter| parameter.name);
-            let names = names.filter(wanted).map(String::from).collect();
-            srv::ListParameters::Response {
-                result: ros_msg::ListParametersResult {
-                    names,
-                    prefixes: Vec::new(),
-                },
-            }
-        },
-    )?;
-    answer::<srv::DescribeParameters::Service>(
-        runtime,
-        node,
-        services,
-        "describe_parameters",
+        "~/describe_parameters",
         |request| {
             let describe = |name: &String| match NodeConfig::find(name) {
                 Ok(parameter) => messages::descriptor(&parameter),
@@ -105,34 +91,32 @@ pub fn serve(
                     ..Default::default()
                 },
             };
-            srv::DescribeParameters::Response {
+            ready(srv::DescribeParameters::Response {
                 descriptors: request.names.iter().map(describe).collect(),
-            }
+            })
         },
     )?;
     let shared = served.clone();
-    answer::<srv::SetParameters::Service>(
-        runtime,
+    services.answer::<srv::SetParameters::Service, _>(
         node,
-        services,
-        "set_parameters",
+        "~/set_parameters",
         move |request| {
             let mut served = lock(&shared);
             let each = request.parameters.iter();
-            srv::SetParameters::Response {
+            ready(srv::SetParameters::Response {
                 results: each
                     .map(|given| result(served.set(std::slice::from_ref(given))))
                     .collect(),
-            }
+            })
         },
     )?;
-    answer::<srv::SetParametersAtomically::Service>(
-        runtime,
+    services.answer::<srv::SetParametersAtomically::Service, _>(
         node,
-        services,
-        "set_parameters_atomically",
-        move |request| srv::SetParametersAtomically::Response {
-            result: result(lock(&served).set(&request.parameters)),
+        "~/set_parameters_atomically",
+        move |request| {
+            ready(srv::SetParametersAtomically::Response {
+                result: result(lock(&served).set(&request.parameters)),
+            })
         },
     )
 }
@@ -140,30 +124,6 @@ pub fn serve(
 fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
     // Plain values, usable after a panic elsewhere.
     served.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Answers the requests of one service.
-fn answer<T: WrappedServiceTypeSupport + 'static>(
-    runtime: &Runtime,
-    node: &mut r2r::Node,
-    services: &mut Services,
-    name: &'static str,
-    mut respond: impl FnMut(&T::Request) -> T::Response + Send + 'static,
-) -> Result<(), NodeError>
-where
-    T::Request: Send,
-    T::Response: Send,
-{
-    let mut requests = services.serve::<T>(node, &format!("~/{name}"))?;
-    runtime.spawn(async move {
-        while let Some(request) = requests.next().await {
-            let response = respond(&request.message);
-            if let Err(error) = request.respond(response) {
-                tracing::error!("~/{name} could not be answered: {error}");
-            }
-        }
-    });
-    Ok(())
 }
 
 fn result(outcome: Result<(), String>) -> ros_msg::SetParametersResult {
