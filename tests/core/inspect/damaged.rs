@@ -9,12 +9,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{complete, copy, edit, path, refused, write, WEIGHTS};
+use super::{complete, edit, path, refused, write, WEIGHTS};
 use crate::gguf::writer::{quantised, File, HIDDEN};
+use crate::support::tiny_copy;
 
 /// The tiny weights with one matrix of another type.
 fn with_element_type(dtype: Dtype) -> TempDir {
-    let dir = copy();
+    let dir = tiny_copy();
     let file = dir.path().join(WEIGHTS);
     let bytes = fs::read(&file).unwrap();
     let whole = SafeTensors::deserialize(&bytes).unwrap();
@@ -51,7 +52,7 @@ fn element_types_are_checked_without_reading_a_weight() {
     let dir = with_element_type(Dtype::U8);
     refused(dir.path(), &[MATRIX, "U8", "quantised"]);
     // A matrix that the model does not use may be of any type.
-    let dir = copy();
+    let dir = tiny_copy();
     let file = dir.path().join(WEIGHTS);
     let bytes = fs::read(&file).unwrap();
     let whole = SafeTensors::deserialize(&bytes).unwrap();
@@ -65,7 +66,7 @@ fn element_types_are_checked_without_reading_a_weight() {
 
 #[test]
 fn a_template_that_fails_when_it_is_rendered_is_a_problem() {
-    let dir = copy();
+    let dir = tiny_copy();
     write(
         dir.path(),
         "chat_template.jinja",
@@ -82,7 +83,7 @@ fn a_template_that_fails_when_it_is_rendered_is_a_problem() {
 
 #[test]
 fn weights_that_do_not_fit_are_told_without_backtraces() {
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "config.json", |config| {
         config["text_config"]["attention_bias"] = true.into();
     });
@@ -111,7 +112,7 @@ fn weights_that_do_not_fit_are_told_without_backtraces() {
 
 #[test]
 fn half_copied_weights_say_how_much_is_missing() {
-    let dir = copy();
+    let dir = tiny_copy();
     let file = dir.path().join(WEIGHTS);
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 1000]).unwrap();
@@ -127,7 +128,7 @@ fn half_copied_weights_say_how_much_is_missing() {
 
 #[test]
 fn wrong_fields_and_numbers_of_python_are_named() {
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "config.json", |config| {
         config["text_config"]["num_hidden_layers"] = "two".into();
     });
@@ -135,7 +136,7 @@ fn wrong_fields_and_numbers_of_python_are_named() {
         dir.path(),
         &["config.json: text_config.num_hidden_layers is \"two\", expected a whole number"],
     );
-    let dir = copy();
+    let dir = tiny_copy();
     let text = fs::read_to_string(dir.path().join("config.json")).unwrap();
     let with_nan = text.replacen('{', "{\"initializer_range\": NaN,", 1);
     write(dir.path(), "config.json", &with_nan);
@@ -143,7 +144,7 @@ fn wrong_fields_and_numbers_of_python_are_named() {
         dir.path(),
         &["config.json: initializer_range is NaN in line 1", "Python"],
     );
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "tokenizer.json", |tokenizer| {
         let added = tokenizer["added_tokens"].as_array_mut().unwrap();
         added.retain(|token| token["content"] != "<end_of_utterance>");

@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{copy, copy_to, edit, refused, with_instead, with_only, write, WEIGHTS};
+use super::{edit, refused, with_instead, with_only, write, WEIGHTS};
+use crate::support::{copy_tiny_to, tiny_copy};
 
 #[test]
 fn files_that_are_something_else_are_told_by_what_they_are() {
@@ -26,15 +27,15 @@ fn files_that_are_something_else_are_told_by_what_they_are() {
                 ["a text in place of the file", "\"Entry not found\""],
             ),
         ] {
-            let dir = copy();
+            let dir = tiny_copy();
             write(dir.path(), name, text);
             refused(dir.path(), &[&words[..], &[name]].concat());
         }
     }
-    let dir = copy();
+    let dir = tiny_copy();
     write(dir.path(), "chat_template.jinja", POINTER);
     refused(dir.path(), &["chat_template.jinja", "git lfs pull"]);
-    let dir = copy();
+    let dir = tiny_copy();
     fs::write(dir.path().join(WEIGHTS), b"PK\x03\x04 archive/data.pkl").unwrap();
     refused(dir.path(), &[WEIGHTS, "pickle", "never loaded"]);
 }
@@ -100,7 +101,7 @@ fn other_formats_are_named_with_what_lies_there() {
     let empty = TempDir::new().unwrap();
     refused(empty.path(), &["config.json is missing", "it is empty"]);
     let above = TempDir::new().unwrap();
-    copy_to(&above.path().join("tiny"));
+    copy_tiny_to(&above.path().join("tiny"));
     refused(
         above.path(),
         &["config.json is missing", "tiny/", "give that"],
@@ -125,7 +126,7 @@ fn adapters_and_policies_are_named_with_the_model_that_they_are_made_from() {
             "merge_and_unload",
         ],
     );
-    let policy = copy();
+    let policy = tiny_copy();
     let config = json!({
         "type": "smolvla",
         "input_features": {}, "output_features": {"action": {"type": "ACTION", "shape": [6]}},
@@ -143,7 +144,7 @@ fn quantised_weights_are_named_with_what_to_take() {
         ("compressed-tensors", "compressed-tensors"),
         ("mxfp4", "MXFP4"),
     ] {
-        let dir = copy();
+        let dir = tiny_copy();
         edit(dir.path(), "config.json", |config| {
             config["quantization_config"] = json!({"quant_method": method, "bits": 4});
         });
@@ -159,7 +160,7 @@ fn quantised_weights_are_named_with_what_to_take() {
             ],
         );
     }
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "config.json", |config| {
         config["quantization"] = json!({"group_size": 64, "bits": 4});
     });

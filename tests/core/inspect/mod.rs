@@ -18,7 +18,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{json, tiny_dir};
+use crate::support::{json, tiny_copy};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -62,18 +62,9 @@ fn refused(model: &Path, words: &[&str]) -> String {
     problem.to_string()
 }
 
-fn copy_to(dir: &Path) {
-    fs::create_dir_all(dir).unwrap();
-    for entry in fs::read_dir(tiny_dir()).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
-    }
-}
-
 /// A copy of the tiny checkpoint without weights, with files in their place.
 fn with_instead(files: &[&str]) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    copy_to(dir.path());
+    let dir = tiny_copy();
     fs::remove_file(dir.path().join(WEIGHTS)).unwrap();
     for name in files {
         write(dir.path(), name, "binary");
@@ -100,10 +91,4 @@ fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
     let mut value = json(&dir.join(name));
     change(&mut value);
     write(dir, name, &value.to_string());
-}
-
-fn copy() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    copy_to(dir.path());
-    dir
 }

@@ -7,14 +7,14 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{complete, copy, copy_to, path, refused, write, WEIGHTS};
-use crate::support::{golden, tiny_dir};
+use super::{complete, path, refused, write, WEIGHTS};
+use crate::support::{copy_tiny_to, golden, tiny_copy, tiny_dir};
 
 /// A hub's cache with the tiny model: the folder that holds all models, and that of the model.
 fn hub_cache() -> (TempDir, std::path::PathBuf) {
     let cache = TempDir::new().unwrap();
     let root = cache.path().join("models--org--tiny");
-    copy_to(&root.join("snapshots/0a1b"));
+    copy_tiny_to(&root.join("snapshots/0a1b"));
     write(&root, "refs/main", "0a1b");
     (cache, root)
 }
@@ -56,7 +56,7 @@ fn links_to_nothing_are_told() {
 #[test]
 fn a_tilde_is_the_home() {
     let home = TempDir::new().unwrap();
-    copy_to(&home.path().join("models/tiny"));
+    copy_tiny_to(&home.path().join("models/tiny"));
     let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
         .args(["inspect", "~/models/tiny"])
         .env("HOME", home.path())
@@ -75,7 +75,7 @@ fn pipe(file: &Path) {
 #[test]
 fn pipes_and_folders_in_the_place_of_files_are_not_waited_for() {
     for name in [WEIGHTS, "config.json", "tokenizer.json"] {
-        let dir = copy();
+        let dir = tiny_copy();
         let file = dir.path().join(name);
         fs::remove_file(&file).unwrap();
         pipe(&file);
@@ -115,11 +115,11 @@ fn gguf_files_are_found_whatever_their_names_are_written_in() {
     fs::create_dir(dir.path().join("old.gguf")).unwrap();
     complete(&[path(dir.path())]);
     // Beside a config.json without weights it is the model.
-    copy_to(dir.path());
+    copy_tiny_to(dir.path());
     fs::remove_file(dir.path().join(WEIGHTS)).unwrap();
     assert_eq!(complete(&[path(dir.path())])["family"], "text");
     // Beside published weights it is not, which is said.
-    copy_to(dir.path());
+    copy_tiny_to(dir.path());
     let report = complete(&[path(dir.path())]);
     assert_eq!(report["family"], "SmolVLM");
     let note = report["notes"][0].as_str().unwrap();

@@ -11,7 +11,9 @@ use tempfile::TempDir;
 
 use super::parse;
 use crate::gguf::writer::{text, written, File};
-use crate::support::{instruction, json, load, picture, root, tiny_config, tiny_dir, try_load};
+use crate::support::{
+    instruction, json, load, picture, root, tiny_config, tiny_copy, tiny_dir, try_load,
+};
 
 #[test]
 fn a_template_in_a_gguf_file_is_bounded_and_tried_out_too() {
@@ -53,16 +55,6 @@ fn inspected(path: &std::path::Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// A copy of the tiny checkpoint.
-fn copy() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in fs::read_dir(tiny_dir()).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
-    dir
-}
-
 fn published() -> String {
     let json = json(&tiny_dir().join("chat_template.json"));
     json["chat_template"].as_str().unwrap().to_string()
@@ -70,7 +62,7 @@ fn published() -> String {
 
 /// The tiny checkpoint with a template.
 fn with_template(source: &str) -> (TempDir, Mllm) {
-    let dir = copy();
+    let dir = tiny_copy();
     let json = object!({ "chat_template": source });
     fs::write(dir.path().join("chat_template.json"), json.to_string()).unwrap();
     let model = load(dir.path());
@@ -87,7 +79,7 @@ fn an_empty_template_hides_no_other_and_editors_leave_no_trace() {
             .render(messages.as_array().unwrap())
             .unwrap()
     };
-    let dir = copy();
+    let dir = tiny_copy();
     let expected = rendered(&dir);
     let jinja = dir.path().join("chat_template.jinja");
     fs::write(&jinja, " \n").unwrap();
@@ -106,7 +98,7 @@ fn an_empty_template_hides_no_other_and_editors_leave_no_trace() {
 
 #[test]
 fn templates_know_the_tokens_of_their_model_and_that_there_are_no_tools() {
-    let dir = copy();
+    let dir = tiny_copy();
     let source = "{{ tools is defined and tools is none and documents is none }} {{ eos_token }} {{ cls_token }} {{ image_token }}";
     fs::write(dir.path().join("chat_template.jinja"), source).unwrap();
     let file = dir.path().join("tokenizer_config.json");
@@ -224,7 +216,7 @@ fn what_comes_behind_an_opened_thought_is_no_answer_until_the_thought_ends() {
 
 #[test]
 fn the_first_file_that_names_the_end_of_an_answer_counts() {
-    let dir = copy();
+    let dir = tiny_copy();
     let edit = |name: &str, change: &dyn Fn(&mut Value)| {
         let file = dir.path().join(name);
         let mut value = json(&file);
