@@ -8,6 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from questions import DESCRIBE, TYPES, Asker, Options, Question, visibility
+from recollection import label
 from runs import Run
 from tokenizer import SPECIAL, SYSTEM_PROMPT
 
@@ -80,9 +81,7 @@ class Stream:
 
     def add_frame(self, index: int, seconds: float) -> None:
         """A frame with its time label."""
-        self.text += ("" if self.open else "User:") + "\nFrame from {:02}:{:02}:".format(
-            *divmod(int(seconds) % 3600, 60)
-        )
+        self.text += ("" if self.open else "User:") + f"\nFrame from {label(seconds)}:"
         self.open = self.framed = True
         self.control(self.codec.fake, self.codec.globe)
         self.write([self.codec.image] * TOKENS_PER_FRAME, frame=len(self.frames))
