@@ -1,5 +1,6 @@
 //! Frames: whether one is used, and from its pixels into the memory.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::last_frames::Frame;
@@ -9,6 +10,7 @@ use crate::model::finite::check_finite;
 use crate::model::preprocess::picture::Picture;
 use crate::model::vision::View;
 use crate::model::ModelError;
+use crate::stream::archive::Unit;
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::Skip;
 
@@ -71,7 +73,12 @@ impl Session {
             return Ok(Taken::Skipped(Skip::Rate));
         }
         let picture = image.picture()?;
-        Ok(self.attempt(|session| session.feed(image, &picture, started))?)
+        let (taken, unit) = self.attempt(|session| session.feed(image, &picture, started))?;
+        // Outside of the mark, whose copy of the archive would have to be made whole.
+        if let Some((unit, extent)) = unit {
+            self.state.stream.archive.enter(unit, extent);
+        }
+        Ok(taken)
     }
 
     fn feed(
@@ -79,14 +86,14 @@ impl Session {
         image: &CameraImage,
         picture: &dyn Picture,
         started: Instant,
-    ) -> Result<Taken, ModelError> {
+    ) -> Result<(Taken, Option<(Unit, Range<u64>)>), ModelError> {
         let stream = &mut self.state.stream;
         stream.gate.spend(image.stamp_ns);
         let vision = &self.model.vision;
         let prepared = vision.prepare(picture, View::Frame);
         if stream.gate.unchanged(&prepared) {
             stream.memory.confirm(image);
-            return Ok(Taken::Skipped(Skip::Unchanged));
+            return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
         let pixels = vision.pixels(&prepared)?;
         self.times.conversion = started.elapsed();
@@ -99,6 +106,7 @@ impl Session {
         let started = Instant::now();
         let elapsed_ns = stream.memory.since_epoch(image.stamp_ns);
         let id = stream.memory.next_id();
+        let mut unit = None;
         if self.config.cache.policy == PolicyKind::LastFrames {
             check_finite(&features.named())?;
             let frame = Frame {
@@ -111,7 +119,8 @@ impl Session {
         } else {
             let markup = vision.markup(&prepared.layout);
             let text = stream.grammar.frame(&markup, elapsed_ns);
-            self.append_frame(&text, id, features)?;
+            unit =
+                self.append_new_frame(&text, (id, elapsed_ns), image, prepared.layout, features)?;
         }
         self.times.prefill = started.elapsed();
 
@@ -119,7 +128,7 @@ impl Session {
         stream.gate.took(prepared);
         stream.memory.remember(image, tokens);
         self.follow_cache();
-        Ok(Taken::Used)
+        Ok((Taken::Used, unit))
     }
 
     /// The stamps have jumped; what is remembered stays as it is, or is forgotten.

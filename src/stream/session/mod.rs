@@ -6,6 +6,7 @@
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
 //! - `ask`: instructions
+//! - `recall`: what left the cache, found and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
 //! - `last_frames`: the session without a memory, as a baseline
 
@@ -15,12 +16,14 @@ mod chunks;
 mod config;
 mod frames;
 mod last_frames;
+mod recall;
 mod state;
 
 use std::sync::Arc;
 
 use rayon::ThreadPool;
 
+use super::archive::Archive;
 use super::complaints::Complaints;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
@@ -38,6 +41,7 @@ pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
 pub use frames::{PushError, Taken};
+pub use recall::RecallError;
 pub use state::{SessionState, StreamState};
 
 /// The model at work on one stream.
@@ -50,6 +54,8 @@ pub struct Session {
     pool: Arc<ThreadPool>,
     /// Ids of the control tokens that stand between turns.
     borders: Vec<u32>,
+    /// Layers by whose keys frames are found; none where there is no archive.
+    finding: Vec<usize>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
@@ -82,6 +88,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
+        let finding = recall::finding_layers(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
             .map(|name| model.tokenizer.control(name))
@@ -95,6 +102,7 @@ impl Session {
             config,
             pool: Arc::new(pool),
             borders,
+            finding,
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
@@ -136,6 +144,11 @@ impl Session {
     /// The frames since the last reset.
     pub fn memory(&self) -> &FrameMemory {
         &self.state.stream.memory
+    }
+
+    /// What has been seen, beyond what the cache keeps of it.
+    pub fn archive(&self) -> &Archive {
+        &self.state.stream.archive
     }
 
     /// The state of the stream.
