@@ -27,6 +27,7 @@ mod pictures;
 mod preprocess;
 mod published;
 mod qwen_vl;
+mod recall;
 mod smollm2;
 mod streams;
 mod support;

@@ -1,5 +1,7 @@
 //! The units that a question asks for.
 
+use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,7 +9,13 @@ use rayon::prelude::*;
 
 use super::unit::{Content, Entry, Unit};
 use super::Archive;
-use crate::cache::{scores, Probe, Retained};
+use crate::cache::{scores, Probe, Retained, Scores};
+
+/// A contrast from which on a question asks for something.
+const STANDS_OUT: f32 = 0.3;
+
+/// Frames with no more time between them are of one run, nanoseconds.
+const RUN_NS: i64 = 3_000_000_000;
 
 /// A unit of which so much is kept is in the cache: to feed it again would bring it twice.
 const IN_CACHE: f32 = 0.5;
@@ -23,7 +31,10 @@ pub struct Wanted {
     pub share: f32,
     /// From and to, nanoseconds, both included; what was still so within them counts.
     pub span_ns: Option<(i64, i64)>,
-    /// Nothing is wanted where the best is still in the cache.
+    /// So many of the units by their score, the rest for their recency: the best of each run of frames that follow one another, those of
+    /// the newest run first.
+    pub best: usize,
+    /// Nothing is wanted where the cache still holds what scores so well, nor where the question finds nothing that stands out.
     pub beyond_cache: bool,
 }
 
@@ -37,6 +48,23 @@ pub struct Found {
     pub extent: Range<u64>,
     /// 0 to 1.
     pub score: f32,
+}
+
+type Scored<'a> = (&'a Entry, f32);
+
+/// The higher score first, of equal ones the newer.
+fn better((a, x): &Scored<'_>, (b, y): &Scored<'_>) -> Ordering {
+    y.total_cmp(x).then(b.id.cmp(&a.id))
+}
+
+/// The best of each run of units, the newest run first; `units` are in the order of time.
+fn newest_runs<'a>(units: &[Scored<'a>]) -> Vec<Scored<'a>> {
+    let near = |(a, _): &Scored<'_>, (b, _): &Scored<'_>| {
+        b.unit.stamp_ns.saturating_sub(a.seen_ns) <= RUN_NS
+    };
+    let runs = units.chunk_by(near).rev();
+    runs.filter_map(|run| run.iter().copied().min_by(better))
+        .collect()
 }
 
 impl Found {
@@ -59,10 +87,13 @@ impl Archive {
     pub fn find(&self, question: &Probe, wanted: &Wanted, retained: &Retained) -> Vec<Found> {
         let matches = self.entries.par_iter();
         let matches = matches.map(|entry| question.matches(&entry.unit.summary));
-        let scores = scores(&matches.collect::<Vec<_>>());
+        let Scores { units, contrast } = scores(&matches.collect::<Vec<_>>(), question.side);
+        if wanted.beyond_cache && contrast < STANDS_OUT {
+            return Vec::new();
+        }
         let within = |entry: &Entry| wanted.span_ns.is_none_or(|span| entry.within(span));
         let gone = |entry: &Entry| retained.share(entry.extent.clone()) < IN_CACHE;
-        let mut candidates = self.entries.iter().zip(scores).collect::<Vec<_>>();
+        let mut candidates = self.entries.iter().zip(units).collect::<Vec<_>>();
         candidates.retain(|(entry, _)| within(entry));
         // Where the best is still in the cache, what is not nearly as good would only be in its way.
         let best = candidates
@@ -71,12 +102,32 @@ impl Archive {
             .fold(0.0, f32::max);
         let held = candidates.iter().filter(|(entry, _)| !gone(entry));
         let held = held.map(|(_, score)| *score).fold(0.0, f32::max);
-        if wanted.beyond_cache && held >= best {
+        if wanted.beyond_cache && held >= best * wanted.share {
             return Vec::new();
         }
         candidates.retain(|(entry, score)| *score >= best * wanted.share && gone(entry));
+        let newest = newest_runs(&candidates);
         // Of equal scores the newer first.
-        candidates.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(b.id.cmp(&a.id)));
+        candidates.sort_by(better);
+        let behind = candidates.split_off(wanted.best.min(candidates.len()));
+        let best = candidates
+            .iter()
+            .map(|(entry, _)| entry.id)
+            .collect::<Vec<_>>();
+        let newest = newest
+            .into_iter()
+            .filter(|(entry, _)| !best.contains(&entry.id));
+        candidates.extend(newest);
+        // What neither stands out nor is new fills the room that is left.
+        let taken = candidates
+            .iter()
+            .map(|(entry, _)| entry.id)
+            .collect::<HashSet<_>>();
+        candidates.extend(
+            behind
+                .into_iter()
+                .filter(|(entry, _)| !taken.contains(&entry.id)),
+        );
         let mut room = wanted.tokens;
         let mut found = Vec::new();
         for (entry, score) in candidates {

@@ -16,7 +16,7 @@ mod unit;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use config::{ArchiveConfig, RecallMode};
+pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
 pub use frame::Frame;
 pub use text::TextUnits;
@@ -77,9 +77,14 @@ impl Archive {
         self.unit_bytes + self.entries.capacity() * size_of::<Entry>()
     }
 
-    /// Units that were nothing new, and units that have left.
-    pub fn refused(&self) -> (u64, u64) {
-        (self.nothing_new, self.left)
+    /// Units that were nothing new and did not enter.
+    pub fn nothing_new(&self) -> u64 {
+        self.nothing_new
+    }
+
+    /// Units that have left for others.
+    pub fn left(&self) -> u64 {
+        self.left
     }
 
     /// Takes a unit in that is newer than all others, and stands at `extent` in the stream.
@@ -140,7 +145,7 @@ impl Archive {
         let likeness = self.entries.iter().map(|entry| entry.unit.likeness(unit));
         let near = likeness
             .enumerate()
-            .filter(|&(_, likeness)| f64::from(likeness) >= self.config.nothing_new);
+            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
         near.max_by(|(_, a), (_, b)| a.total_cmp(b))
             .map(|(at, _)| at)
     }

@@ -61,7 +61,7 @@ impl Unit {
         if self.gist.len() != other.gist.len() || self.gist.is_empty() {
             return -1.0;
         }
-        dot(&self.gist, &other.gist)
+        dot(&self.gist, &other.gist).clamp(-1.0, 1.0)
     }
 
     /// Memory of it, with what it takes to share it, bytes.

@@ -27,7 +27,7 @@ use super::archive::Archive;
 use super::complaints::Complaints;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
-use super::stats::StepTimes;
+use super::stats::{ArchiveStats, StepTimes};
 use crate::cache::parameter::{ParameterError, Parameters, Value};
 use crate::cache::{BoundedCache, CacheUsage, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
@@ -149,6 +149,22 @@ impl Session {
     /// What has been seen, beyond what the cache keeps of it.
     pub fn archive(&self) -> &Archive {
         &self.state.stream.archive
+    }
+
+    pub fn archive_stats(&self) -> ArchiveStats {
+        let archive = self.archive();
+        let oldest_ns = archive.entries().first().map(|entry| entry.unit.stamp_ns);
+        let newest_ns = self.memory().newest().map(|newest| newest.stamp_ns);
+        let age_ns = oldest_ns.zip(newest_ns);
+        let age_ns = age_ns.map_or(0, |(oldest, newest)| newest.saturating_sub(oldest));
+        ArchiveStats {
+            units: archive.entries().len(),
+            bytes: archive.bytes(),
+            oldest_ns,
+            oldest_age: age_ns as f32 * 1e-9,
+            nothing_new: archive.nothing_new(),
+            left: archive.left(),
+        }
     }
 
     /// The state of the stream.

@@ -1,5 +1,6 @@
 //! Recall: frames enter the archive as they come, and those that an instruction asks for are fed again in front of it.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +13,9 @@ use crate::model::ModelError;
 use crate::stream::answer::{Answer, Instruction, Recalled};
 use crate::stream::archive::{ArchiveConfig, Content, Found, Frame, RecallMode, Unit, Wanted};
 use crate::stream::frame::CameraImage;
+
+/// Frames that are recalled for their score alone. A question means the newest sighting of a thing more often than the one that shows it best.
+const BEST: usize = 2;
 
 /// Why there is no archive.
 const NO_BYTES: &str = "there is no archive: archive_bytes is 0";
@@ -27,17 +31,30 @@ pub enum RecallError {
         "recall is never, but a time range or frames to recall are given, expected auto or always"
     )]
     Never,
-    #[error("recall from {from:.3} s to {to:.3} s: the range ends before it begins")]
-    Backwards { from: f64, to: f64 },
-    #[error("nothing is archived from {from:.3} s to {to:.3} s, expected a range that meets {oldest:.3} s to {newest:.3} s")]
-    Nothing {
-        from: f64,
-        to: f64,
-        oldest: f64,
-        newest: f64,
-    },
+    #[error("recall {0}: the range ends before it begins")]
+    Backwards(Span),
+    #[error("nothing is archived {asked}, expected a range that meets what is: {archived}")]
+    Nothing { asked: Span, archived: Span },
     #[error("nothing is archived yet, expected a frame before an instruction that recalls")]
     Empty,
+}
+
+/// From and to, nanoseconds; the ends of i64 are no ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(i64, i64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ns: i64| ns as f64 * 1e-9;
+        match self.0 {
+            i64::MIN => write!(f, "from the beginning")?,
+            from => write!(f, "from {:.3} s", seconds(from))?,
+        }
+        match self.1 {
+            i64::MAX => write!(f, " to now"),
+            to => write!(f, " to {:.3} s", seconds(to)),
+        }
+    }
 }
 
 /// Why no frame enters the archive, if none does.
@@ -66,7 +83,7 @@ pub(super) fn finding_layers(
     let ArchiveConfig { recall_layers, .. } = &config.archive;
     config
         .archive
-        .layers(reached)
+        .layers(reached, config.archive.recall_by.of_frames())
         .ok_or_else(|| CacheError::Parameter {
             name: "recall_layers",
             value: recall_layers.clone(),
@@ -139,6 +156,7 @@ impl Session {
                     config.recall_share as f32
                 },
                 span_ns: recall.span_ns,
+                best: BEST,
                 beyond_cache: mode == RecallMode::Auto,
             },
             config.recall_by,
@@ -157,7 +175,7 @@ impl Session {
             session.state.cache.listen(&finding);
             session.append(&ids, Chunk::Instruction, 1)?;
             let heard = session.state.cache.heard()?;
-            Ok::<_, ModelError>(Probe::of(&heard, by)?)
+            Ok::<_, ModelError>(Probe::of(&heard, by.of_frames())?)
         })?;
         let wanted = Wanted { tokens, ..wanted };
         Ok(self.state.stream.archive.find(&probe, &wanted, &retained))
@@ -165,10 +183,9 @@ impl Session {
 
     fn check_span(&self, span_ns: Option<(i64, i64)>) -> Result<(), RecallError> {
         let Some(span) = span_ns else { return Ok(()) };
-        let seconds = |ns: i64| ns as f64 * 1e-9;
-        let (from, to) = (seconds(span.0), seconds(span.1));
+        let asked = Span(span.0, span.1);
         if span.0 > span.1 {
-            return Err(RecallError::Backwards { from, to });
+            return Err(RecallError::Backwards(asked));
         }
         let entries = self.state.stream.archive.entries();
         let oldest = entries.iter().map(|entry| entry.unit.stamp_ns).min();
@@ -177,10 +194,8 @@ impl Session {
             None => Err(RecallError::Empty),
             Some(_) if entries.iter().any(|entry| entry.within(span)) => Ok(()),
             Some((oldest, newest)) => Err(RecallError::Nothing {
-                from,
-                to,
-                oldest: seconds(oldest),
-                newest: seconds(newest),
+                asked,
+                archived: Span(oldest, newest),
             }),
         }
     }
