@@ -5,6 +5,7 @@
 //! - `state`: all that a stream leaves behind, and marks to go back to
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
+//! - `encoded`: frames that the vision tower has seen, fed to several sessions or once more in front of a question
 //! - `ask`: instructions
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
 //! - `last_frames`: the session without a memory, as a baseline
@@ -13,6 +14,7 @@ mod ask;
 mod beginning;
 mod chunks;
 mod config;
+mod encoded;
 mod frames;
 mod last_frames;
 mod state;
@@ -37,6 +39,7 @@ pub use ask::AskError;
 pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
+pub use encoded::EncodedFrame;
 pub use frames::{PushError, Taken};
 pub use state::{SessionState, StreamState};
 
