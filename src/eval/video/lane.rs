@@ -26,7 +26,7 @@ pub enum Shown {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaneResult {
     pub frames: usize,
-    /// The most slots of a layer that were in use after a step.
+    /// The most slots of a layer that were in use after a frame.
     pub most_used: usize,
     pub budget: usize,
     pub tokens_evicted: u64,

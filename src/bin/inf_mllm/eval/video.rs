@@ -68,6 +68,13 @@ struct Entrant {
 
 pub fn run(args: &Args) -> Result<()> {
     let entrants = args.entrants()?;
+    let config = SessionConfig {
+        model_dir: args.common.model.clone(),
+        ..args.common.config()?
+    };
+    for entrant in &entrants {
+        entrant.config(&config)?;
+    }
     let drives = args.drives()?;
     let shown = drives.iter().map(|drive| match args.oracle {
         true => Ok(Some(drive.shown()?)),
@@ -79,10 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = Model {
         name: name.to_string_lossy().into_owned(),
         weights: Fingerprint::of_model(path)?,
-        config: SessionConfig {
-            model_dir: path.clone(),
-            ..args.common.config()?
-        },
+        config,
     };
     let mut bench = Bench::of(model, &args.common)?;
     let mut lanes = Vec::new();
@@ -203,18 +207,21 @@ impl Args {
 }
 
 impl Entrant {
-    /// The session that the lane runs in. Here is where a lane gets its archive.
-    fn session(&self, model: &Model, drive: &Drive) -> Result<Session> {
-        if self.variant.archive.is_some() {
-            bail!(
-                "policy is {}, expected one without +recall: the stream of frames has no archive to recall from",
-                self.name
-            );
-        }
-        let mut config = SessionConfig {
+    /// The parameters of the session that the lane runs in. Here is where a lane gets its archive.
+    fn config(&self, base: &SessionConfig) -> Result<SessionConfig> {
+        ensure!(
+            self.variant.archive.is_none(),
+            "policy is {}, expected one without +recall: the stream of frames has no archive to recall from",
+            self.name
+        );
+        Ok(SessionConfig {
             cache: self.variant.cache.clone(),
-            ..model.config.clone()
-        };
+            ..base.clone()
+        })
+    }
+
+    fn session(&self, model: &Model, drive: &Drive) -> Result<Session> {
+        let mut config = self.config(&model.config)?;
         if let Some(system_prompt) = &drive.system_prompt {
             config.system_prompt.clone_from(system_prompt);
         }

@@ -4,16 +4,18 @@ use anyhow::Result;
 use inf_mllm::eval::video::cell::Cell;
 use inf_mllm::eval::video::lane::{LaneResult, Shown};
 use inf_mllm::eval::video::report::{Figure, Lane, Report, Row};
-use serde_json::Value;
 
 use super::lines::{Line, Lines, Panel, Point};
 use super::records::{labels, Record, Records};
 
-/// What is shown of the way, %: intervals of few questions reach far beyond it.
-const WAY: (f64, f64) = (-25.0, 125.0);
+/// Above and below the points of the way there is so much room, %; intervals of few questions reach far beyond it.
+const ROOM: f64 = 15.0;
 
 /// What the name of a policy with recall ends with.
 const RECALL: &str = "+recall";
+
+/// A figure's value with its interval, %.
+type Value = dyn Fn(&Figure) -> Option<(f64, f64, f64)>;
 
 /// One figure for each model and budget.
 pub fn drives(records: &Records) -> Result<Vec<(String, Lines)>> {
@@ -31,6 +33,16 @@ pub fn drives(records: &Records) -> Result<Vec<(String, Lines)>> {
         let past = report.cells.iter().enumerate();
         let past = past.filter(|(_, cell)| cell.is_past());
         let past = past.map(|(i, &cell)| (i, cell)).collect::<Vec<_>>();
+        let figures_of_past = |row: &Row| {
+            let cells = past.iter().map(|&(i, _)| row.cells[i].clone());
+            cells.collect::<Vec<_>>()
+        };
+        let ways = report.rows.iter().flat_map(figures_of_past);
+        let ways = ways.filter_map(|figure| Some(way(&figure)?.0));
+        let range = ways.fold((0.0f64, 100.0f64), |(low, high), way| {
+            (low.min(way), high.max(way))
+        });
+        let range = (range.0 - ROOM, range.1 + ROOM);
         let mut panels = Vec::new();
         for recall in [false, true] {
             let rows = report
@@ -39,15 +51,16 @@ pub fn drives(records: &Records) -> Result<Vec<(String, Lines)>> {
                 .filter(|row| row.shown == Shown::Drive && row.lane.contains(RECALL) == recall);
             let what = match recall {
                 true => "with recall: % of the way",
-                false => "% of the way from floor to oracle",
+                false => "% of the way",
             };
-            panels.push(panel(what, rows, &past, Some(WAY), &way));
+            panels.push(panel(what, rows, &past, range, &way));
         }
         let ends = report.rows.iter().filter(|row| row.shown != Shown::Drive);
-        panels.push(panel("% right", ends, &past, Some((0.0, 100.0)), &right));
+        panels.push(panel("% right", ends, &past, (0.0, 100.0), &right));
         panels.retain(|panel| panel.lines.iter().any(|line| !line.points.is_empty()));
         if !panels.is_empty() {
-            let title = format!("What was in view a while ago: {name}");
+            let title =
+                format!("From black images (floor) to the right frames fed again (oracle): {name}");
             figures.push((format!("video {name}"), Lines { title, panels }));
         }
     }
@@ -88,25 +101,23 @@ fn lanes(records: &[&Record]) -> Result<Vec<Lane>> {
 }
 
 fn shown(record: &Record) -> Result<Shown> {
-    let shown: Value = record.parameter("frames").clone();
-    Ok(serde_json::from_value(shown)?)
+    Ok(serde_json::from_value(record.parameter("frames").clone())?)
 }
 
 fn panel<'a>(
     y_label: &str,
     rows: impl Iterator<Item = &'a Row>,
     past: &[(usize, Cell)],
-    y_range: Option<(f64, f64)>,
-    value: &dyn Fn(&Figure) -> Option<(f64, f64, f64)>,
+    (least, most): (f64, f64),
+    value: &Value,
 ) -> Panel {
     let lines = rows.map(|row| {
         let points = past.iter().enumerate().filter_map(|(x, &(cell, _))| {
             let (y, low, high) = value(&row.cells[cell])?;
-            let within = |y: f64| y_range.map_or(y, |(least, most)| y.clamp(least, most));
             Some(Point {
                 x: x as f64,
-                y: within(y),
-                interval: Some((within(low), within(high))),
+                y,
+                interval: Some((low.max(least), high.min(most))),
             })
         });
         Line {
@@ -122,7 +133,7 @@ fn panel<'a>(
             .iter()
             .map(|(_, cell)| cell.name().to_string())
             .collect(),
-        y_range,
+        y_range: Some((least, most)),
     }
 }
 
