@@ -11,6 +11,7 @@ use inf_mllm::eval::variant::{Input, Recalling};
 use inf_mllm::eval::video::drive::{black, usual_script, Drive};
 use inf_mllm::eval::video::lane::{run as drive_through, LaneResult, Shown};
 use inf_mllm::eval::video::report::{Lane, Report};
+use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::stream::session::EncodedFrame;
 use inf_mllm::stream::{Session, SessionConfig};
 use serde_json::{json, Value};
@@ -85,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     let name = path.file_name().unwrap_or(path.as_os_str());
     let model = Model {
         name: name.to_string_lossy().into_owned(),
-        weights: Fingerprint::of_model(path)?,
+        weights: Fingerprint::of_model(Checkpoint::open(path)?.dir())?,
         config,
     };
     let mut bench = Bench::of(model, &args.common)?;
