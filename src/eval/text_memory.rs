@@ -72,6 +72,7 @@ impl<'m> TextMemory<'m> {
             tokens: room,
             share: config.recall_share as f32,
             span_ns: None,
+            beyond_cache: false,
         };
         Ok(self.archive.find(&probe, &wanted, &retained))
     }
@@ -80,7 +81,9 @@ impl<'m> TextMemory<'m> {
     pub fn text(&self, found: &[Found]) -> Vec<u32> {
         let mut ids = Vec::new();
         for found in found {
-            let Content::Text(text) = &found.unit.content;
+            let Content::Text(text) = &found.unit.content else {
+                continue;
+            };
             ids.extend_from_slice(text);
             if !text.ends_with(&self.new_line) {
                 ids.extend_from_slice(&self.new_line);

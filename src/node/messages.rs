@@ -10,7 +10,7 @@ use r2r::NativeMsg;
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
 
 use crate::stream::{
-    Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, StreamStats,
+    Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, Recall, StreamStats,
 };
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -58,6 +58,7 @@ pub fn instruction(
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns: Some(arrival_ns),
         received: Instant::now(),
+        recall: Recall::default(),
     };
     let problem = not_utf8("text", &message.text).or_else(|| not_utf8("id", &message.id));
     (instruction, problem)
@@ -77,6 +78,7 @@ pub fn plain_instruction(
         stamp_ns: arrival_ns,
         arrival_ns: Some(arrival_ns),
         received: Instant::now(),
+        recall: Recall::default(),
     };
     (instruction, not_utf8("text", &message.data))
 }

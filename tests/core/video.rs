@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use inf_mllm::cache::PolicyKind;
 use inf_mllm::eval::store;
 use inf_mllm::stream::session::EncodedFrame;
 use inf_mllm::stream::{Answer, Session};
@@ -13,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::cache_stream::Seen;
 use crate::commands::{failed, path, replay, run, succeeded, write_bag};
-use crate::support::{instruction, json, picture, tiny_config, tiny_dir, tiny_session};
+use crate::support::{instruction, json, picture, tiny_config, tiny_dir};
 
 const SCRIPT: &str = "
 system_prompt: Be brief.
@@ -53,13 +52,17 @@ fn video(bag: &Path, out: &Path, more: &[&str]) -> Output {
 }
 
 /// Texts of the answers of the lane whose key has these parameters.
-fn answers(file: &Path, frames: &str, policy: &str) -> Vec<String> {
+fn answers(file: &Path, frames: &str, lane: &str) -> Vec<String> {
     let records = store::read(file).unwrap();
+    let policy = lane.trim_end_matches("+recall");
     let found = records.iter().find(|record| {
         let parameters = &record["key"]["parameters"];
-        parameters["frames"] == frames && parameters["cache"]["policy"] == policy
+        let recalls = !parameters["archive"].is_null();
+        parameters["frames"] == frames
+            && parameters["cache"]["policy"] == policy
+            && recalls == (policy != lane)
     });
-    let found = found.unwrap_or_else(|| panic!("no lane {frames} {policy}"));
+    let found = found.unwrap_or_else(|| panic!("no lane {frames} {lane}"));
     texts(found["result"]["answers"].as_array().unwrap())
 }
 
@@ -72,42 +75,50 @@ fn texts(answers: &[Value]) -> Vec<String> {
 fn policies_and_floor_answer_as_a_replay_does() {
     let dir = drive(SCRIPT);
     let out = dir.path().join("out.jsonl");
-    let policies = ["h2o", "inf_mllm", "last_frames:last_frames=2"];
+    let policies = [
+        "h2o",
+        "inf_mllm",
+        "inf_mllm+recall",
+        "last_frames:last_frames=2",
+    ];
     succeeded(&video(
         dir.path(),
         &out,
-        &[&["--floor", "--policies"], policies.as_slice()].concat(),
+        &[&["--floor", "--oracle", "--policies"], policies.as_slice()].concat(),
     ));
     let script = dir.path().join("instructions.yaml");
-    let replayed = |more: &[&str]| {
+    let replayed = |more: &str| {
         let file = dir.path().join("replay.jsonl");
-        succeeded(&replay(
-            dir.path(),
-            &script,
-            &file,
-            &[&["--budget", "200"], more].concat(),
-        ));
+        let more = ["--budget", "200"].into_iter().chain(more.split(' '));
+        let more = more.collect::<Vec<_>>();
+        succeeded(&replay(dir.path(), &script, &file, &more));
         let lines = fs::read_to_string(&file).unwrap();
         let lines = lines
             .lines()
             .map(|line| serde_json::from_str(line).unwrap());
         texts(&lines.collect::<Vec<Value>>())
     };
-    let black = replayed(&["--policy", "inf_mllm", "--black"]);
-    let lanes = [
-        ("drive", "h2o", replayed(&["--policy", "h2o"])),
-        ("drive", "inf_mllm", replayed(&["--policy", "inf_mllm"])),
+    let black = replayed("--policy inf_mllm --archive-bytes 0 --black");
+    for (frames, lane, as_replayed) in [
+        ("drive", "h2o", "--policy h2o --archive-bytes 0"),
+        ("drive", "inf_mllm", "--policy inf_mllm --archive-bytes 0"),
+        ("drive", "inf_mllm+recall", "--policy inf_mllm"),
         (
             "drive",
             "last_frames",
-            replayed(&["--policy", "last_frames", "--last-frames", "2"]),
+            "--policy last_frames --last-frames 2",
         ),
-        ("black", "inf_mllm", black.clone()),
-    ];
-    for (frames, policy, expected) in lanes {
+        (
+            "oracle",
+            "inf_mllm",
+            "--policy inf_mllm --nothing-new 1 --oracle",
+        ),
+    ] {
+        let expected = replayed(as_replayed);
         assert_eq!(expected.len(), 3);
-        assert_eq!(answers(&out, frames, policy), expected, "{frames} {policy}");
+        assert_eq!(answers(&out, frames, lane), expected, "{frames} {lane}");
     }
+    assert_eq!(answers(&out, "black", "inf_mllm"), black);
     assert_ne!(
         answers(&out, "drive", "inf_mllm"),
         black,
@@ -219,8 +230,8 @@ fn what_cannot_be_measured_is_refused_with_what_was_expected() {
             "unknown parameter n_recnt",
         ),
         (
-            &["--policies", "tova+recall"],
-            "policy is tova+recall, expected one without +recall",
+            &["--policies", "last_frames+recall"],
+            "policy is last_frames+recall, expected one with a memory",
         ),
         (
             &["--instructions", "a.yaml", "b.yaml"],
@@ -248,15 +259,19 @@ fn encoded(session: &Session, count: i64) -> Vec<EncodedFrame> {
         .collect()
 }
 
-/// Asks aside behind frames that are fed again.
-fn ask_after(session: &mut Session, frames: &[EncodedFrame]) -> Answer {
-    let asked = instruction("a", "What was seen before?");
-    session.ask_after(frames, &asked, &|| false, &mut |_| ())
+/// Asks aside; the frames of these numbers are recalled.
+fn ask(session: &mut Session, frames: &[EncodedFrame]) -> Answer {
+    let mut asked = instruction("a", "What was seen before?");
+    asked.ephemeral = true;
+    asked.recall.stamps_ns = frames.iter().map(EncodedFrame::stamp_ns).collect();
+    session.ask(&asked, &|| false, &mut |_| ())
 }
 
 #[test]
-fn what_an_oracle_feeds_again_is_read_and_leaves_no_trace() {
-    let mut session = tiny_session();
+fn what_an_oracle_recalls_is_read_and_leaves_no_trace() {
+    let mut config = tiny_config();
+    config.archive.nothing_new = 1.0;
+    let mut session = Session::new(config).unwrap();
     let frames = encoded(&session, 30);
     for frame in &frames {
         session.push_encoded(frame).unwrap();
@@ -267,48 +282,14 @@ fn what_an_oracle_feeds_again_is_read_and_leaves_no_trace() {
         (Seen::of(&state.cache), format!("{:?}", state.stream))
     };
     let before = state(&session);
-    let plain = ask_after(&mut session, &[]);
-    assert_eq!(plain.error, None);
-    let shown = ask_after(&mut session, &frames[2..4]);
-    assert_eq!(shown.error, None);
-    assert_ne!(shown.mean_logprob, plain.mean_logprob);
-    assert_eq!(state(&session), before);
-    assert_eq!(ask_after(&mut session, &[]).token_ids, plain.token_ids);
-    // More than a turn can hold is refused, and changes nothing either.
-    let refused = ask_after(&mut session, &frames);
-    let error = refused.error.unwrap();
-    assert!(
-        error.contains("30 frames to be fed again") && error.contains("expected at most"),
-        "{error}"
-    );
-    assert_eq!(state(&session), before);
-}
-
-#[test]
-fn frames_are_fed_again_with_the_labels_of_their_own_times() {
-    let mut whole = tiny_session();
-    let frames = encoded(&whole, 6);
-    for frame in &frames {
-        whole.push_encoded(frame).unwrap();
-    }
-    let expected = ask_after(&mut whole, &[]);
-    // The last ones fed for the question alone: the model reads the same.
-    let mut part = tiny_session();
-    for frame in &frames[..4] {
-        part.push_encoded(frame).unwrap();
-    }
-    let got = ask_after(&mut part, &frames[4..]);
-    assert_eq!(got.token_ids, expected.token_ids);
-    assert_eq!(got.mean_logprob, expected.mean_logprob);
-}
-
-#[test]
-fn without_a_memory_nothing_can_be_fed_again() {
-    let mut config = tiny_config();
-    config.cache.policy = PolicyKind::LastFrames;
-    let mut session = Session::new(config).unwrap();
-    let frames = encoded(&session, 3);
-    session.push_encoded(&frames[0]).unwrap();
-    let error = ask_after(&mut session, &frames[1..]).error.unwrap();
-    assert!(error.contains("last_frames"), "{error}");
+    let answers = [2..4, 3..5].map(|shown| {
+        let answer = ask(&mut session, &frames[shown.clone()]);
+        assert_eq!(answer.error, None);
+        let stamps = answer.recalled.iter().map(|unit| unit.stamp_ns);
+        let wanted = frames[shown].iter().map(EncodedFrame::stamp_ns);
+        assert!(stamps.eq(wanted));
+        assert_eq!(state(&session), before);
+        answer.mean_logprob
+    });
+    assert_ne!(answers[0], answers[1]);
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::cell::Cell;
 use super::drive::{Drive, Question};
 use crate::eval::{EvalError, Progress};
+use crate::stream::answer::Recall;
 use crate::stream::session::EncodedFrame;
 use crate::stream::{Answer, FinishReason, Instruction, Session};
 
@@ -16,7 +17,7 @@ use crate::stream::{Answer, FinishReason, Instruction, Session};
 pub enum Shown {
     /// Black images: the floor.
     Black,
-    /// The drive, and before each question once more the frames that show its answer: the oracle.
+    /// The drive, and for each question the frames that show its answer are recalled: the oracle.
     Oracle,
     /// The drive.
     Drive,
@@ -44,10 +45,26 @@ pub struct Answered {
     pub age: f64,
     pub text: String,
     pub right: bool,
+    /// What was fed again for it; none where nothing could be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalled: Option<Recalled>,
 }
 
-/// Plays `frames`, the drive's or black ones, into a new session. `shown`: for each question the frames that an oracle feeds again in
-/// front of it. `progress` is called with the number of frames done since the last call.
+/// What was fed again for a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recalled {
+    /// All times at which the answer was shown are within [`HIT_S`] of a recalled unit's.
+    pub hit: bool,
+    pub units: usize,
+    /// Tokens, those of the newest frame included.
+    pub tokens: usize,
+}
+
+/// How far a recalled frame may be from one that shows the answer and count as showing it too, seconds: a sighting lasts a few.
+pub const HIT_S: f64 = 2.0;
+
+/// Plays `frames`, the drive's or black ones, into a new session. `shown`: for each question the frames that an oracle recalls for it,
+/// where the session's archive has them all. `progress` is called with the number of frames done since the last call.
 pub fn run(
     session: &mut Session,
     drive: &Drive,
@@ -70,23 +87,22 @@ pub fn run(
             progress(1);
         }
         fed = question.after;
-        let again = shown.map(|shown| {
-            let again = shown[number].iter().map(|&frame| frames[frame].clone());
-            again.collect::<Vec<_>>()
-        });
-        result
-            .answers
-            .push(ask(session, question, again.as_deref())?);
+        let shown = shown.map(|shown| shown[number].iter());
+        let stamps = shown.map(|shown| shown.map(|&frame| frames[frame].stamp_ns()).collect());
+        let begin_ns = frames.first().map_or(0, EncodedFrame::stamp_ns);
+        let answered = ask(session, question, begin_ns, stamps)?;
+        result.answers.push(answered);
     }
     result.tokens_evicted = session.usage().tokens_evicted;
     Ok(result)
 }
 
-/// Asks aside; behind the frames of `again`, if there are any.
+/// Asks aside. `shown_ns`: an oracle recalls the frames of these stamps. `begin_ns`: the stamp that the script's times count from.
 fn ask(
     session: &mut Session,
     question: &Question,
-    again: Option<&[EncodedFrame]>,
+    begin_ns: i64,
+    shown_ns: Option<Vec<i64>>,
 ) -> Result<Answered, EvalError> {
     let entry = &question.entry;
     let instruction = Instruction {
@@ -97,24 +113,52 @@ fn ask(
         stamp_ns: 0,
         arrival_ns: None,
         received: Instant::now(),
+        recall: Recall {
+            stamps_ns: shown_ns.clone().unwrap_or_default(),
+            ..Recall::default()
+        },
     };
-    let (go_on, ignore) = (&|| false, &mut |_| ());
-    let answer: Answer = match again {
-        Some(frames) => session.ask_after(frames, &instruction, go_on, ignore),
-        None => session.ask(&instruction, go_on, ignore),
+    let answer = session.ask(&instruction, &|| false, &mut |_| ());
+    let unanswered = |reason: String| EvalError::Unanswered {
+        id: entry.id.clone(),
+        reason,
     };
     if answer.finish == FinishReason::Error {
-        return Err(EvalError::Unanswered {
-            id: answer.id,
-            reason: answer.error.unwrap_or_default(),
-        });
+        return Err(unanswered(answer.error.unwrap_or_default()));
     }
+    if let Some(shown_ns) = shown_ns {
+        let recalled = answer.recalled.iter().map(|unit| unit.stamp_ns);
+        let recalled = recalled.collect::<Vec<_>>();
+        if recalled != shown_ns {
+            return Err(unanswered(format!(
+                "the oracle recalled the frames of {recalled:?} ns, expected those of {shown_ns:?} ns"
+            )));
+        }
+    }
+    let recalls = !session.archive().entries().is_empty();
     Ok(Answered {
         right: entry.is_right(&answer.text) == Some(true),
+        recalled: recalls.then(|| recalled(&answer, question, begin_ns)),
         id: answer.id,
         cell: question.cell,
         kind: question.kind.clone(),
         age: question.age,
         text: answer.text,
     })
+}
+
+fn recalled(answer: &Answer, question: &Question, begin_ns: i64) -> Recalled {
+    let seconds = |ns: i64| ns.saturating_sub(begin_ns) as f64 * 1e-9;
+    let near = |shown: f64| {
+        answer.recalled.iter().any(|unit| {
+            let (from, to) = (seconds(unit.stamp_ns), seconds(unit.seen_ns));
+            from - HIT_S <= shown && shown <= to + HIT_S
+        })
+    };
+    let shown = &question.entry.shown;
+    Recalled {
+        hit: !shown.is_empty() && shown.iter().all(|&shown| near(shown)),
+        units: answer.recalled.len(),
+        tokens: answer.recalled_tokens,
+    }
 }

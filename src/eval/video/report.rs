@@ -63,6 +63,9 @@ pub struct Figure {
     /// From floor to oracle, on the questions that those two answered too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub way: Option<Way>,
+    /// How often what was recalled shows the answer, where anything can be recalled, and how often the answer was right then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hits: Option<[Share; 2]>,
     /// With recall against without, on the questions that both answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gained: Option<Paired>,
@@ -140,13 +143,25 @@ fn figure(lanes: &[Lane], lane: &Lane, name: &str, group: &dyn Fn(&Answered) -> 
         group: name.to_string(),
         right: Share::wilson(right, outcomes().count()),
         way,
+        hits: hits(lane, group),
         gained,
     }
+}
+
+fn hits(lane: &Lane, group: &dyn Fn(&Answered) -> bool) -> Option<[Share; 2]> {
+    let there = lane.answers.values().filter(|answer| group(answer));
+    let recalled = there.filter_map(|answer| Some((answer.recalled?.hit, answer.right)));
+    let recalled = recalled.collect::<Vec<_>>();
+    let hits = recalled.iter().filter(|(hit, _)| *hit);
+    let right = hits.clone().filter(|(_, right)| *right).count();
+    let (hits, of) = (hits.count(), recalled.len());
+    (of > 0).then(|| [Share::wilson(hits, of), Share::wilson(right, hits)])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::video::lane::Recalled;
 
     /// `right`: of questions a, b, ...
     fn lane(name: &str, shown: Shown, drive: &str, right: &str) -> Lane {
@@ -158,6 +173,12 @@ mod tests {
             age: 5.0,
             text: String::new(),
             right: right == '+',
+            // Of the lanes with recall every second question is hit.
+            recalled: name.ends_with("+recall").then_some(Recalled {
+                hit: (id as u32).is_multiple_of(2),
+                units: 1,
+                tokens: 19,
+            }),
         });
         lane.add(drive, &answers.collect::<Vec<_>>());
         lane
@@ -192,6 +213,11 @@ mod tests {
         let gained = recall.cells[1].gained.unwrap();
         assert_eq!((gained.only_first, gained.only_second), (1, 0));
         assert_eq!(recall.types[1].right.of, 3);
+        // Of a to d, b and d are hit, of which d is right.
+        let [hits, right] = recall.cells[1].hits.unwrap();
+        assert_eq!((hits.right, hits.of), (2, 4));
+        assert_eq!((right.right, right.of), (1, 2));
+        assert!(past.hits.is_none());
     }
 
     #[test]

@@ -1,10 +1,34 @@
 //! The archive's parameters.
 
-use crate::cache::parameter::{parameters, TOKENS};
+use crate::cache::parameter::{choice, parameters, TOKENS};
 use crate::cache::Side;
 
 /// No archive is larger, bytes.
 const LARGEST: i64 = 1 << 44;
+
+/// When something is recalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecallMode {
+    /// Where something matches better than all that the cache still holds.
+    Auto,
+    Always,
+    Never,
+}
+
+impl RecallMode {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+choice!(RecallMode);
 
 parameters! {
     section "Archive";
@@ -13,14 +37,20 @@ parameters! {
     pub struct ArchiveConfig {
         /// Memory that frames and sentences may take, whole, beside the cache; 0: there is no archive, and nothing is recalled.
         archive_bytes: usize = 64 << 20, range 0..=LARGEST, unit "bytes";
-        /// A unit at least so like one that is in the archive is nothing new and does not enter: that one has been seen again.
+        /// A unit more like one that is in the archive than that is nothing new and does not enter: that one has been seen again; 1: all
+        /// enter.
         nothing_new: f64 = 0.999, range 0.0..=1.0, unit "cosine";
         /// A sentence longer than that is cut into several units.
         unit_tokens: usize = 64, range 1..=TOKENS, unit "tokens";
+        /// When frames and sentences are fed again for an instruction that does not say it itself; auto: where one matches it better than
+        /// all that the cache still holds.
+        recall: RecallMode = RecallMode::Auto, set Running;
         /// Units fed again for a question at most; as many as a turn has room for.
-        recall_units: usize = 8, range 0..=TOKENS, unit "units";
+        recall_units: usize = 8, range 0..=TOKENS, unit "units", set Running;
         /// A unit that scores less than this share of the best one's score, which may still be in the cache, is not fed again.
-        recall_share: f64 = 0.75, range 0.0..=1.0;
+        recall_share: f64 = 0.75, range 0.0..=1.0, set Running;
+        /// The newest frame is fed once more behind the recalled ones, so that an instruction follows what is in view now.
+        recall_newest: bool = true, set Running;
         /// Which of a question's vectors are held against the keys of what is in the archive: its keys, as for a standing instruction, or
         /// its queries.
         recall_by: Side = Side::Keys;

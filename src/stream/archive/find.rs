@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::unit::{Entry, Unit};
+use super::unit::{Content, Entry, Unit};
 use super::Archive;
 use crate::cache::{scores, Probe, Retained};
 
@@ -23,6 +23,8 @@ pub struct Wanted {
     pub share: f32,
     /// From and to, nanoseconds, both included; what was still so within them counts.
     pub span_ns: Option<(i64, i64)>,
+    /// Nothing is wanted where the best is still in the cache.
+    pub beyond_cache: bool,
 }
 
 /// A unit that was found.
@@ -37,6 +39,18 @@ pub struct Found {
     pub score: f32,
 }
 
+impl Found {
+    fn new(entry: &Entry, score: f32) -> Self {
+        Self {
+            id: entry.id,
+            unit: entry.unit.clone(),
+            seen_ns: entry.seen_ns,
+            extent: entry.extent.clone(),
+            score,
+        }
+    }
+}
+
 impl Archive {
     /// The units that score highest for the question, of those that the cache no longer holds, in the order of time. One that is too
     /// long for the room that is left is passed over.
@@ -46,11 +60,7 @@ impl Archive {
         let matches = self.entries.par_iter();
         let matches = matches.map(|entry| question.matches(&entry.unit.summary));
         let scores = scores(&matches.collect::<Vec<_>>());
-        let within = |entry: &Entry| {
-            wanted.span_ns.is_none_or(|(from, to)| {
-                from <= to && entry.unit.stamp_ns <= to && from <= entry.seen_ns
-            })
-        };
+        let within = |entry: &Entry| wanted.span_ns.is_none_or(|span| entry.within(span));
         let gone = |entry: &Entry| retained.share(entry.extent.clone()) < IN_CACHE;
         let mut candidates = self.entries.iter().zip(scores).collect::<Vec<_>>();
         candidates.retain(|(entry, _)| within(entry));
@@ -59,6 +69,11 @@ impl Archive {
             .iter()
             .map(|(_, score)| *score)
             .fold(0.0, f32::max);
+        let held = candidates.iter().filter(|(entry, _)| !gone(entry));
+        let held = held.map(|(_, score)| *score).fold(0.0, f32::max);
+        if wanted.beyond_cache && held >= best {
+            return Vec::new();
+        }
         candidates.retain(|(entry, score)| *score >= best * wanted.share && gone(entry));
         // Of equal scores the newer first.
         candidates.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(b.id.cmp(&a.id)));
@@ -73,15 +88,26 @@ impl Archive {
                 continue;
             }
             room -= tokens;
-            found.push(Found {
-                id: entry.id,
-                unit: entry.unit.clone(),
-                seen_ns: entry.seen_ns,
-                extent: entry.extent.clone(),
-                score,
-            });
+            found.push(Found::new(entry, score));
         }
         found.sort_by_key(|found| found.id);
         found
+    }
+
+    /// The frames nearest these times, each once, in the order of time.
+    pub fn nearest(&self, stamps_ns: &[i64]) -> Vec<Found> {
+        let frames = || {
+            let entries = self.entries.iter();
+            entries.filter(|entry| matches!(entry.unit.content, Content::Frame(_)))
+        };
+        let nearest = stamps_ns.iter().filter_map(|&stamp_ns| {
+            frames().min_by_key(|entry| entry.unit.stamp_ns.abs_diff(stamp_ns))
+        });
+        let mut nearest = nearest
+            .map(|entry| Found::new(entry, 1.0))
+            .collect::<Vec<_>>();
+        nearest.sort_by_key(|found| found.id);
+        nearest.dedup_by_key(|found| found.id);
+        nearest
     }
 }

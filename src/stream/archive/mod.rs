@@ -2,20 +2,23 @@
 //!
 //! - this file: what enters, and what leaves when the bytes run out
 //! - `config`: its parameters
+//! - `frame`: a frame as it is kept
 //! - `unit`: what a unit is
 //! - `find`: the units that a question asks for
 //! - `text`: a text as units, sentence by sentence
 
 mod config;
 mod find;
+mod frame;
 mod text;
 mod unit;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use config::ArchiveConfig;
+pub use config::{ArchiveConfig, RecallMode};
 pub use find::{Found, Wanted};
+pub use frame::Frame;
 pub use text::TextUnits;
 pub use unit::{Content, Entry, Unit};
 
@@ -137,7 +140,7 @@ impl Archive {
         let likeness = self.entries.iter().map(|entry| entry.unit.likeness(unit));
         let near = likeness
             .enumerate()
-            .filter(|&(_, likeness)| f64::from(likeness) >= self.config.nothing_new);
+            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
         near.max_by(|(_, a), (_, b)| a.total_cmp(b))
             .map(|(at, _)| at)
     }

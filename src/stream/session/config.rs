@@ -7,6 +7,7 @@ use crate::cache::CacheConfig;
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
+use crate::stream::archive::ArchiveConfig;
 use crate::stream::gate::GateConfig;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
@@ -54,6 +55,7 @@ parameters! {
         cache: CacheConfig;
         /// Which frames are used.
         gate: GateConfig;
+        archive: ArchiveConfig;
     }
     others {}
 }

@@ -1,5 +1,6 @@
 //! Frames: whether one is used, and from its pixels into the memory.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::last_frames::Frame;
@@ -9,6 +10,7 @@ use crate::model::finite::check_finite;
 use crate::model::preprocess::picture::Picture;
 use crate::model::vision::{ImageFeatures, Layout, View};
 use crate::model::ModelError;
+use crate::stream::archive::Unit;
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::Skip;
 
@@ -42,6 +44,9 @@ pub enum Taken {
     Skipped(Skip),
 }
 
+/// What of a frame is to enter the archive, with its place in the stream.
+pub(super) type Archived = (Unit, Range<u64>);
+
 impl Session {
     /// Takes frames in lock-step, as they arrive: one that is late or of another clock is refused, one after a jump of the stamps
     /// begins an epoch, all others are taken as by [`Self::take_frame`].
@@ -73,7 +78,16 @@ impl Session {
             return Ok(Taken::Skipped(Skip::Rate));
         }
         let picture = image.picture()?;
-        Ok(self.attempt(|session| session.feed(image, &picture, started))?)
+        let (taken, unit) = self.attempt(|session| session.feed(image, &picture, started))?;
+        self.archive_unit(unit);
+        Ok(taken)
+    }
+
+    /// Takes a frame into the archive; outside of marks, whose copy of the archive would have to be made whole.
+    pub(super) fn archive_unit(&mut self, unit: Option<Archived>) {
+        if let Some((unit, extent)) = unit {
+            self.state.stream.archive.enter(unit, extent);
+        }
     }
 
     fn feed(
@@ -81,14 +95,14 @@ impl Session {
         image: &CameraImage,
         picture: &dyn Picture,
         started: Instant,
-    ) -> Result<Taken, ModelError> {
+    ) -> Result<(Taken, Option<Archived>), ModelError> {
         let stream = &mut self.state.stream;
         stream.gate.spend(image.stamp_ns);
         let vision = &self.model.vision;
         let prepared = vision.prepare(picture, View::Frame);
         if stream.gate.unchanged(&prepared) {
             stream.memory.confirm(image);
-            return Ok(Taken::Skipped(Skip::Unchanged));
+            return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
         let pixels = vision.pixels(&prepared)?;
         self.times.conversion = started.elapsed();
@@ -96,23 +110,24 @@ impl Session {
         let started = Instant::now();
         let features = vision.encode(&pixels)?;
         self.times.vision = started.elapsed();
-        self.enter(image, prepared.layout, features)?;
+        let unit = self.enter(image, prepared.layout, features)?;
         self.state.stream.gate.took(prepared);
-        Ok(Taken::Used)
+        Ok((Taken::Used, unit))
     }
 
-    /// What the tower made of a frame into the memory.
+    /// What the tower made of a frame into the memory; the archive takes what is returned.
     pub(super) fn enter(
         &mut self,
         image: &CameraImage,
         layout: Layout,
         features: ImageFeatures,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Option<Archived>, ModelError> {
         let started = Instant::now();
         let stream = &mut self.state.stream;
         let tokens = features.rows.dim(0)?;
         let elapsed_ns = stream.memory.since_epoch(image.stamp_ns);
         let id = stream.memory.next_id();
+        let mut unit = None;
         if self.config.cache.policy == PolicyKind::LastFrames {
             check_finite(&features.named())?;
             let frame = Frame {
@@ -125,13 +140,13 @@ impl Session {
         } else {
             let markup = self.model.vision.markup(&layout);
             let text = stream.grammar.frame(&markup, elapsed_ns);
-            self.append_frame(&text, id, features)?;
+            unit = self.append_new_frame(&text, (id, elapsed_ns), image, layout, features)?;
         }
         self.times.prefill = started.elapsed();
 
         self.state.stream.memory.remember(image, tokens);
         self.follow_cache();
-        Ok(())
+        Ok(unit)
     }
 
     /// Begins the epoch that is due, if one is: after a jump of the stamps from there to `to_ns`, now or with a frame that failed.

@@ -5,8 +5,9 @@
 //! - `state`: all that a stream leaves behind, and marks to go back to
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
-//! - `encoded`: frames that the vision tower has seen, fed to several sessions or once more in front of a question
+//! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `recall`: what left the cache, found and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
 //! - `last_frames`: the session without a memory, as a baseline
 
@@ -17,12 +18,14 @@ mod config;
 mod encoded;
 mod frames;
 mod last_frames;
+mod recall;
 mod state;
 
 use std::sync::Arc;
 
 use rayon::ThreadPool;
 
+use super::archive::Archive;
 use super::complaints::Complaints;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
@@ -41,6 +44,7 @@ use chunks::Chunk;
 pub use config::SessionConfig;
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Taken};
+pub use recall::RecallError;
 pub use state::{SessionState, StreamState};
 
 /// The model at work on one stream.
@@ -53,6 +57,8 @@ pub struct Session {
     pool: Arc<ThreadPool>,
     /// Ids of the control tokens that stand between turns.
     borders: Vec<u32>,
+    /// Layers by whose keys frames are found; none where there is no archive.
+    finding: Vec<usize>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
@@ -85,6 +91,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
+        let finding = recall::finding_layers(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
             .map(|name| model.tokenizer.control(name))
@@ -98,6 +105,7 @@ impl Session {
             config,
             pool: Arc::new(pool),
             borders,
+            finding,
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
@@ -139,6 +147,11 @@ impl Session {
     /// The frames since the last reset.
     pub fn memory(&self) -> &FrameMemory {
         &self.state.stream.memory
+    }
+
+    /// What has been seen, beyond what the cache keeps of it.
+    pub fn archive(&self) -> &Archive {
+        &self.state.stream.archive
     }
 
     /// The state of the stream.

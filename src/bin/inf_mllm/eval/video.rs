@@ -12,11 +12,15 @@ use inf_mllm::eval::video::drive::{black, usual_script, Drive};
 use inf_mllm::eval::video::lane::{run as drive_through, LaneResult, Shown};
 use inf_mllm::eval::video::report::{Lane, Report};
 use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::stream::archive::ArchiveConfig;
 use inf_mllm::stream::session::EncodedFrame;
 use inf_mllm::stream::{Session, SessionConfig};
 use serde_json::{json, Value};
 
 use super::common::{label_recalling, Bench, Common};
+
+/// An archive that holds every frame, bytes.
+const EVERYTHING: usize = 1 << 44;
 
 /// Questions of each bag with `--quick`.
 const QUICK: usize = 12;
@@ -31,9 +35,11 @@ pub struct Args {
     /// Their instructions, one file for each bag; instructions.yaml in the bag's folder if not given.
     #[arg(long, num_args = 1..)]
     instructions: Vec<PathBuf>,
-    /// Policies, each with its parameters if they are not the defaults: inf_mllm or last_frames:last_frames=8.
+    /// Policies, each with its parameters if they are not the defaults: inf_mllm or last_frames:last_frames=8; with an archive beside the
+    /// cache inf_mllm+recall or inf_mllm+recall:recall_units=4,bias=0.
     #[arg(long, num_args = 1.., default_values = [
         "last_frames", "streaming_llm", "h2o", "tova", "snapkv", "inf_mllm", "inf_mllm_plus",
+        "streaming_llm+recall", "h2o+recall", "tova+recall", "snapkv+recall", "inf_mllm+recall", "inf_mllm_plus+recall",
     ])]
     policies: Vec<String>,
     /// Slots per layer, tokens.
@@ -42,7 +48,7 @@ pub struct Args {
     /// Also the floor: black images in place of all frames.
     #[arg(long)]
     floor: bool,
-    /// Also the oracle: before each question the frames that show its answer are fed once more.
+    /// Also the oracle: for each question the frames that show its answer are recalled, from an archive that holds them all.
     #[arg(long)]
     oracle: bool,
     /// The policy of floor and oracle, with its parameters.
@@ -208,17 +214,32 @@ impl Args {
 }
 
 impl Entrant {
-    /// The parameters of the session that the lane runs in. Here is where a lane gets its archive.
+    /// The parameters of the session that the lane runs in.
     fn config(&self, base: &SessionConfig) -> Result<SessionConfig> {
         ensure!(
-            self.variant.archive.is_none(),
-            "policy is {}, expected one without +recall: the stream of frames has no archive to recall from",
+            self.variant.archive.is_none() || self.variant.cache.policy != PolicyKind::LastFrames,
+            "policy is {}, expected one with a memory: last_frames has none that anything could be recalled into",
             self.name
         );
-        Ok(SessionConfig {
+        let archive = match (self.shown, &self.variant.archive) {
+            (Shown::Oracle, _) => ArchiveConfig {
+                archive_bytes: EVERYTHING,
+                nothing_new: 1.0,
+                ..ArchiveConfig::default()
+            },
+            (_, Some(archive)) => archive.clone(),
+            (_, None) => ArchiveConfig {
+                archive_bytes: 0,
+                ..ArchiveConfig::default()
+            },
+        };
+        let config = SessionConfig {
             cache: self.variant.cache.clone(),
+            archive,
             ..base.clone()
-        })
+        };
+        config.check()?;
+        Ok(config)
     }
 
     fn session(&self, model: &Model, drive: &Drive) -> Result<Session> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use inf_mllm::eval::stats::Share;
 use inf_mllm::eval::video::report::{Figure, Report, Row};
 
 /// What a lane's figures are shown as; none: nothing is known.
@@ -31,8 +32,15 @@ pub fn markdown(report: &Report) -> String {
                 show,
             );
         };
-        table("% right [95 % interval]", &right);
+        table("% right [95 % interval]", &|figure| percent(&figure.right));
         table("% of the way from floor to oracle [95 % interval]", &way);
+        table(
+            "% recalled, of the lanes that recall [95 % interval]",
+            &|figure| percent(&figure.hits?[0]),
+        );
+        table("% right of those [95 % interval]", &|figure| {
+            percent(&figure.hits?[1])
+        });
         table(
             "With recall against without, percentage points [95 % interval]",
             &gained,
@@ -80,11 +88,9 @@ fn add(
     }
 }
 
-fn right(figure: &Figure) -> Option<String> {
-    let share = &figure.right;
-    let percent = |share: f64| format!("{:.0}", 100.0 * share);
-    let interval = format!("[{}, {}]", percent(share.low), percent(share.high));
-    (share.of > 0).then(|| format!("{:.1} {interval}", 100.0 * share.share))
+fn percent(share: &Share) -> Option<String> {
+    let [own, low, high] = [share.share, share.low, share.high].map(|share| 100.0 * share);
+    (share.of > 0).then(|| format!("{own:.1} [{low:.0}, {high:.0}]"))
 }
 
 fn way(figure: &Figure) -> Option<String> {
