@@ -63,9 +63,9 @@ pub struct Figure {
     /// From floor to oracle, on the questions that those two answered too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub way: Option<Way>,
-    /// How often what was recalled shows the answer, where anything can be recalled, and how often the answer was right then.
+    /// How often the answer was in front of the model, kept or recalled, and how often it was right then; not under black images.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hits: Option<[Share; 2]>,
+    pub in_front: Option<[Share; 2]>,
     /// With recall against without, on the questions that both answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gained: Option<Paired>,
@@ -143,25 +143,25 @@ fn figure(lanes: &[Lane], lane: &Lane, name: &str, group: &dyn Fn(&Answered) -> 
         group: name.to_string(),
         right: Share::wilson(right, outcomes().count()),
         way,
-        hits: hits(lane, group),
+        in_front: in_front(lane, group),
         gained,
     }
 }
 
-fn hits(lane: &Lane, group: &dyn Fn(&Answered) -> bool) -> Option<[Share; 2]> {
+fn in_front(lane: &Lane, group: &dyn Fn(&Answered) -> bool) -> Option<[Share; 2]> {
+    if lane.shown == Shown::Black {
+        return None;
+    }
     let there = lane.answers.values().filter(|answer| group(answer));
-    let recalled = there.filter_map(|answer| Some((answer.recalled?.hit, answer.right)));
-    let recalled = recalled.collect::<Vec<_>>();
-    let hits = recalled.iter().filter(|(hit, _)| *hit);
-    let right = hits.clone().filter(|(_, right)| *right).count();
-    let (hits, of) = (hits.count(), recalled.len());
-    (of > 0).then(|| [Share::wilson(hits, of), Share::wilson(right, hits)])
+    let in_front = there.clone().filter(|answer| answer.in_front);
+    let right = in_front.clone().filter(|answer| answer.right).count();
+    let (in_front, of) = (in_front.count(), there.count());
+    Some([Share::wilson(in_front, of), Share::wilson(right, in_front)])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::video::lane::Recalled;
 
     /// `right`: of questions a, b, ...
     fn lane(name: &str, shown: Shown, drive: &str, right: &str) -> Lane {
@@ -173,12 +173,8 @@ mod tests {
             age: 5.0,
             text: String::new(),
             right: right == '+',
-            // Of the lanes with recall every second question is hit.
-            recalled: name.ends_with("+recall").then_some(Recalled {
-                hit: (id as u32).is_multiple_of(2),
-                units: 1,
-                tokens: 19,
-            }),
+            in_front: (id as u32).is_multiple_of(2),
+            recalled: None,
         });
         lane.add(drive, &answers.collect::<Vec<_>>());
         lane
@@ -213,11 +209,11 @@ mod tests {
         let gained = recall.cells[1].gained.unwrap();
         assert_eq!((gained.only_first, gained.only_second), (1, 0));
         assert_eq!(recall.types[1].right.of, 3);
-        // Of a to d, b and d are hit, of which d is right.
-        let [hits, right] = recall.cells[1].hits.unwrap();
-        assert_eq!((hits.right, hits.of), (2, 4));
+        // Of a to d, b and d are in front, of which d is right.
+        let [in_front, right] = recall.cells[1].in_front.unwrap();
+        assert_eq!((in_front.right, in_front.of), (2, 4));
         assert_eq!((right.right, right.of), (1, 2));
-        assert!(past.hits.is_none());
+        assert!(floor.cells[1].in_front.is_none());
     }
 
     #[test]

@@ -21,6 +21,11 @@ impl EncodedFrame {
         self.image.stamp_ns
     }
 
+    /// Its image tokens.
+    pub fn tokens(&self) -> usize {
+        self.features.rows.dims().first().copied().unwrap_or(0)
+    }
+
     /// Width and height of its picture, pixels.
     pub fn size(&self) -> (usize, usize) {
         self.layout.picture

@@ -35,11 +35,11 @@ pub fn markdown(report: &Report) -> String {
         table("% right [95 % interval]", &|figure| percent(&figure.right));
         table("% of the way from floor to oracle [95 % interval]", &way);
         table(
-            "% recalled, of the lanes that recall [95 % interval]",
-            &|figure| percent(&figure.hits?[0]),
+            "% with the answer in front of the model, kept or recalled [95 % interval]",
+            &|figure| percent(&figure.in_front?[0]),
         );
         table("% right of those [95 % interval]", &|figure| {
-            percent(&figure.hits?[1])
+            percent(&figure.in_front?[1])
         });
         table(
             "With recall against without, percentage points [95 % interval]",
