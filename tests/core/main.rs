@@ -36,4 +36,5 @@ mod text_stream;
 mod tokenizers;
 mod untrusted;
 mod variants;
+mod video;
 mod withdrawal;

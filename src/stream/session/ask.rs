@@ -104,7 +104,7 @@ impl Session {
         }
         let (outcome, draws) = self.passing(|session| {
             let outcome = generate(session);
-            Ok::<_, AskError>((outcome, session.state.stream.draws.clone()))
+            Ok::<_, AskError>((outcome, session.state.stream.draws))
         })?;
         // What was recalled leaves again, the turn stays.
         let said = &run.answer.token_ids;

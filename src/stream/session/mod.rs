@@ -5,6 +5,7 @@
 //! - `state`: all that a stream leaves behind, and marks to go back to
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
+//! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
 //! - `recall`: what left the cache, found and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -14,6 +15,7 @@ mod ask;
 mod beginning;
 mod chunks;
 mod config;
+mod encoded;
 mod frames;
 mod last_frames;
 mod recall;
@@ -40,6 +42,7 @@ pub use ask::AskError;
 pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
+pub use encoded::EncodedFrame;
 pub use frames::{PushError, Taken};
 pub use recall::RecallError;
 pub use state::{SessionState, StreamState};
