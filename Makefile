@@ -7,7 +7,7 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-ros lint eval clean
+.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-training test-ros lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -29,10 +29,13 @@ demo: setup ## plays the demo bag into the node and shows what it answers; optio
 	scripts/build.sh node
 	$(RUN) python scripts/demo $(DEMO_ARGS)
 
-test: lint test-core test-ros ## everything
+test: lint test-core test-training test-ros ## everything
 
 test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked
+
+test-training: build ## what training/ made: the questions of bags/minutes against what is in view there
+	$(RUN) python -m pytest tests/training
 
 test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted from wheels, installed if it is not there
 	scripts/kilted.sh

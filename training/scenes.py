@@ -21,6 +21,8 @@ TRUTH_SIZE = (96, 72)
 PATCHES = 12
 FLOORS, WALLS = 10, 8
 PARKED = -60.0
+ABSENT = [0.0] * 10 + [0.5] + [1e3] * 3  # an object's truth in a frame while it is not in the room
+Pose = tuple[float, float, float]  # x, y, yaw
 
 
 def cone_mesh(sides: int = 20) -> str:
@@ -92,8 +94,8 @@ class Studio:
         value = self.rng.uniform(low, high)
         return np.clip(value * (1 + self.rng.uniform(-0.13, 0.13, 3)), 0, 1)
 
-    def arrange(self, objects: tuple[int, int]) -> None:
-        """Makes a new room: size, partition, materials, lights, objects and the robot's camera."""
+    def arrange(self, objects: tuple[int, int], kinds: list[int] | None = None) -> None:
+        """Makes a new room: size, partition, materials, lights, objects and the robot's camera; `kinds` as in `place`."""
         rng, m = self.rng, self.model
         self.half = rng.uniform(2.3, 3.8, 2)
         hx, hy = self.half
@@ -133,19 +135,20 @@ class Studio:
         m.vis.headlight.ambient[:] = rng.uniform(0.35, 0.55)
         m.vis.headlight.diffuse[:] = rng.uniform(0.2, 0.45)
         self.camera.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = rng.random() < 0.2
-        self.place(int(rng.integers(objects[0], objects[1] + 1)))
+        self.place(int(rng.integers(objects[0], objects[1] + 1)), kinds)
         self.height, self.pitch = rng.uniform(0.45, 0.8), math.radians(rng.uniform(4, 16))
         m.camera("camera").fovy = rng.uniform(48, 60)
 
-    def place(self, number: int) -> None:
-        """Puts objects of different colour-shape pairs on the floor, apart from one another and from the walls."""
+    def place(self, number: int, kinds: list[int] | None = None) -> None:
+        """Puts objects of different colour-shape pairs on the floor, apart from one another and from the walls: of the given
+        kinds, numbered shape by shape, or of any."""
         rng, m = self.rng, self.model
         for shape in SHAPES:
             for i in range(PER_SHAPE):
                 m.geom(f"{shape}{i}").pos = (0, 0, PARKED)
         self.objects: list[tuple[int, int, int, float, float, float]] = []  # shape, color, geom id, x, y, radius
         free = {shape: list(rng.permutation(PER_SHAPE)) for shape in range(len(SHAPES))}
-        pairs = rng.permutation(len(SHAPES) * len(COLORS))
+        pairs = rng.permutation(len(SHAPES) * len(COLORS)) if kinds is None else kinds
         for pair in pairs:
             shape, color = divmod(int(pair), len(COLORS))
             if len(self.objects) == number:
@@ -212,7 +215,7 @@ class Studio:
                     return gx, gy
         return x + rng.uniform(-0.1, 0.1), y + rng.uniform(-0.1, 0.1)
 
-    def drive(self, times: np.ndarray) -> list[tuple[float, float, float]]:
+    def drive(self, times: np.ndarray) -> list[Pose]:
         """Poses (x, y, yaw) at the given times of a robot that turns to a goal, drives there, and picks the next."""
         rng = self.rng
         for _ in range(200):
@@ -244,12 +247,21 @@ class Studio:
     def run(self, times: np.ndarray, objects: tuple[int, int] = (3, 8), keep_jpegs: bool = False) -> Run:
         """Renders one new run at the given times."""
         self.arrange(objects)
+        quality = int(self.rng.integers(70, 95))
+        run = self.film(times, self.drive(times), quality)
+        run.jpegs = run.jpegs if keep_jpegs else None
+        return run
+
+    def film(self, times: np.ndarray, poses: list[Pose], quality: int, present: np.ndarray | None = None) -> Run:
+        """Renders the room from the given poses. present: which objects are there in each frame, bool [K, N]; all by default."""
         rng, m, d = self.rng, self.model, self.data
-        quality = int(rng.integers(70, 95))
         ids = [o[2] for o in self.objects]
+        places = m.geom_pos[ids].copy()
         columns = (np.arange(TRUTH_SIZE[0]) + 0.5) / TRUTH_SIZE[0]
         images, jpegs, patches, truth = [], [], [], []
-        for x, y, yaw in self.drive(times):
+        for k, (x, y, yaw) in enumerate(poses):
+            there = np.ones(len(ids), bool) if present is None else present[k]
+            m.geom_pos[ids] = np.where(there[:, None], places, (0, 0, PARKED))
             pitch, roll = self.pitch + rng.normal(0, 0.006), rng.normal(0, 0.006)
             forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), -math.sin(pitch)])
             left = np.array([-math.sin(yaw), math.cos(yaw), roll])
@@ -269,7 +281,10 @@ class Studio:
             rows = []
             patches.append(patch_owners(seen, ids))
             outlines = self.outlines_inside(np.array([x, y, self.height]), np.stack([forward, left, up]))
-            for geom, (_, _, _, ox, oy, radius), inside in zip(ids, self.objects, outlines):
+            for geom, (_, _, _, ox, oy, radius), inside, here in zip(ids, self.objects, outlines, there):
+                if not here:
+                    rows.append(ABSENT)
+                    continue
                 mask = seen == geom
                 cells = mask.reshape(3, TRUTH_SIZE[1] // 3, 3, TRUTH_SIZE[0] // 3).sum((1, 3)).ravel() / mask.size
                 total = mask.sum()
@@ -278,13 +293,14 @@ class Studio:
                 lateral = (oy - y) * math.cos(yaw) - (ox - x) * math.sin(yaw)
                 rows.append([*cells, inside, centre, math.hypot(ox - x, oy - y) - radius, ahead - radius, lateral])
             truth.append((rows, self.wall_ahead(x, y, yaw)))
+        m.geom_pos[ids] = places
         table = np.array([rows for rows, _ in truth], np.float32).reshape(len(images), len(ids), 14)
         return Run(
             np.stack(images), np.asarray(times, np.float32),
             np.array([o[0] for o in self.objects], np.int8), np.array([o[1] for o in self.objects], np.int8),
             table[..., :9], np.stack(patches), table[..., 9], table[..., 10], table[..., 11], table[..., 12],
             table[..., 13],
-            np.array([wall for _, wall in truth], np.float32), jpegs if keep_jpegs else None,
+            np.array([wall for _, wall in truth], np.float32), jpegs,
             float(m.camera("camera").fovy[0]),
         )  # fmt: skip
 

@@ -1,0 +1,71 @@
+"""Makes bags of long simulated drives with questions about what was in view seconds to an hour before: `minutes`, five minutes,
+and `hour-N`, 66 minutes each. The same seed gives the same bytes on the same machine."""
+
+import argparse
+import filecmp
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import yaml
+
+from asked import HOUR_QUOTA, MINUTES_QUOTA, Chooser
+from bag import write_bag
+from check_video import problems, report
+from journey import HOUR, MINUTES, travel
+from scenes import CAMERA_SIZE
+from tokenizer import SYSTEM_PROMPT
+
+MINUTES_SEED, HOUR_SEED = 920_001, 930_000  # hour-N is drawn by 930,000 + N
+
+
+def make(out: Path, name: str, seed: int) -> None:
+    """Drives, chooses the questions and writes bag, truth and, at last, instructions."""
+    plan, quota = (MINUTES, MINUTES_QUOTA) if name == "minutes" else (HOUR, HOUR_QUOTA)
+    journey = travel(plan, seed)
+    chooser = Chooser(journey, quota, np.random.default_rng([seed, 1]))
+    folder, record = out / name, chooser.record
+    write_bag(folder, journey.frames(), CAMERA_SIZE)
+    np.savez_compressed(
+        folder / "truth.npz",
+        times=record.times,
+        state=record.state,
+        centre=record.centre.astype(np.float16),
+        share=record.share.astype(np.float16),
+        room=np.array(journey.rooms, np.int16),
+    )
+    content = {"bag": name, "system_prompt": SYSTEM_PROMPT, "resets": [0.0], "instructions": chooser.all()}
+    (folder / "instructions.yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=120))
+
+
+def compare(out: Path, name: str, seed: int) -> None:
+    """Makes a bag once more and ends the program if a file of it differs."""
+    with TemporaryDirectory() as folder:
+        make(Path(folder), name, seed)
+        for file in sorted((Path(folder) / name).iterdir()):
+            if not filecmp.cmp(file, out / name / file.name, shallow=False):
+                raise SystemExit(f"{name}: {file.name} differs")
+    print(f"{name}: every byte is the same")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", choices=["minutes", "hour"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="which hours")
+    parser.add_argument("--out", type=Path, default=Path("../bags"))
+    parser.add_argument("--again", action="store_true", help="also make the bags that are there")
+    parser.add_argument("--compare", action="store_true", help="make them elsewhere and compare them with those there")
+    args = parser.parse_args()
+    seeds = {"minutes": MINUTES_SEED} if args.run == "minutes" else {f"hour-{n}": HOUR_SEED + n for n in args.seeds}
+    for name, seed in seeds.items():
+        if args.compare:
+            compare(args.out, name, seed)
+        elif args.again or not (args.out / name / "instructions.yaml").exists():
+            make(args.out, name, seed)
+        for problem in problems(args.out / name):
+            raise SystemExit(f"{name}: {problem}")
+    report([args.out / name for name in seeds])
+
+
+if __name__ == "__main__":
+    main()
