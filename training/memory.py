@@ -101,13 +101,15 @@ class View:
 
     def before(self, i: int, sighting: np.ndarray) -> int | None:
         """The object that is in view alone shortly before a sighting [frames] of object i, and not in it."""
-        times, state = self.run.times, self.state
+        times, state, other = self.run.times, self.state, None
         for row in range(sighting[0] - 1, -1, -1):
             there = np.flatnonzero(state[row] >= 0)
             if times[sighting[0]] - times[row] > LEAD or len(there) > 1:
                 return None
-            if len(there) and (state[sighting, there[0]] >= 0).any():
-                return None
-            if len(there) and state[row, there[0]] == 1:
-                return int(there[0])
+            if len(there):
+                other = int(there[0]) if other is None else other
+                if there[0] != other or (state[sighting, other] >= 0).any():
+                    return None
+                if state[row, other] == 1:
+                    return other
         return None
