@@ -52,13 +52,23 @@ def ended(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
     return EmitEvent(event=Shutdown(reason="the node was ended"))
 
 
+def argument(context: LaunchContext, name: str, kind: type) -> str | int | bool:
+    """The value of an argument, of which the error names it."""
+    text = LaunchConfiguration(name).perform(context)
+    try:
+        return coerce_to_type(text, kind)
+    except ValueError:
+        expected = {int: "an integer", bool: "true or false", str: "a string"}[kind]
+        raise ValueError(f"{name} is {text!r}, expected {expected}") from None
+
+
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "log_level", "respawn")}
+    given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "log_level")}
     if not Path(given["params_file"]).is_file():
         raise FileNotFoundError(f"params_file is {given['params_file']!r}, expected an existing file")
-    respawn = coerce_to_type(given["respawn"], bool)
+    respawn = argument(context, "respawn", bool)
     overrides = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        name: ParameterValue(argument(context, name, kind), value_type=kind)
         for name, (kind, _) in OVERRIDES.items()
         if LaunchConfiguration(name).perform(context)
     }

@@ -3,11 +3,12 @@
 //! Dependencies point one way: `node` (the ROS edge) -> `stream` (frames, instructions, the loop) -> `model` (vision tower,
 //! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS. Beside the stream stands `eval`
 //! (perplexity, recall, cost of the policies on long text), which rests on `model` and `cache` only. `parameters` lists what can be
-//! set, for the node, the command line and the documents.
+//! set, for the node, the command line and the documents; `files` opens what is given by its path.
 
 pub mod cache;
 #[cfg(feature = "tools")]
 pub mod eval;
+pub mod files;
 pub mod model;
 #[cfg(feature = "ros")]
 pub mod node;

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from recollection import label
 from tokenizer import SPECIAL
 
 TOKENS_PER_FRAME = 9
@@ -74,9 +75,7 @@ class Stream:
 
     def add_frame(self, shown: Shown, seconds: float) -> None:
         """A frame with its time label."""
-        self.text += ("" if self.open else "User:") + "\nFrame from {:02}:{:02}:".format(
-            *divmod(int(seconds) % 3600, 60)
-        )
+        self.text += ("" if self.open else "User:") + f"\nFrame from {label(seconds)}:"
         self.open = self.framed = True
         self.control(self.codec.fake, self.codec.globe)
         self.write([self.codec.image] * TOKENS_PER_FRAME, frame=len(self.frames))

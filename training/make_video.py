@@ -34,7 +34,13 @@ def make(out: Path, name: str, seed: int) -> None:
         share=record.share.astype(np.float16),
         room=np.array(journey.rooms, np.int16),
     )
-    content = {"bag": name, "system_prompt": SYSTEM_PROMPT, "resets": [0.0], "instructions": chooser.all()}
+    content = {
+        "bag": name,
+        "system_prompt": SYSTEM_PROMPT,
+        "aside": True,
+        "resets": [0.0],
+        "instructions": chooser.all(),
+    }
     (folder / "instructions.yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=120))
 
 

@@ -287,7 +287,7 @@ impl BoundedCache {
         self.layers.iter_mut().for_each(LayerCache::mark);
     }
 
-    /// Goes back to the innermost mark, which stays set; without one nothing happens.
+    /// Goes back to the innermost mark, which stays set; without one nothing happens. Nobody listens any more.
     ///
     /// Where a device fails, all counts and kept sets are those of the mark, and what could not be put back are contents of rows.
     pub fn put_back(&mut self) -> Result<(), CacheError> {
@@ -299,6 +299,7 @@ impl BoundedCache {
         self.unit = mark.unit;
         let mut outcome = Ok(());
         for layer in &mut self.layers {
+            layer.heard = None;
             outcome = outcome.and(layer.put_back(&self.shared, &mut self.workspace));
         }
         Ok(outcome?)

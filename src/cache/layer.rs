@@ -11,6 +11,7 @@ use super::journal::LayerMark;
 use super::likeness::{directions, KeyMean};
 use super::policy::Evidence;
 use super::queries::{QueryRing, QuerySource};
+use super::recall::Chunks;
 use super::rotary::RotaryTable;
 use super::shape::{CacheShape, Rotary};
 use super::slots::{SlotMap, Token};
@@ -38,6 +39,8 @@ pub struct LayerCache {
     pub(super) attended: u64,
     /// Rows that compactions have moved.
     pub(super) moved: u64,
+    /// What came by since somebody began to listen.
+    pub(super) heard: Option<Chunks>,
     /// From the outermost to the innermost.
     pub(super) marks: Vec<LayerMark>,
 }
@@ -80,6 +83,7 @@ impl LayerCache {
             compactions: 0,
             attended: 0,
             moved: 0,
+            heard: None,
             marks: Vec::new(),
         })
     }
@@ -258,6 +262,7 @@ impl LayerSlots<'_> {
         v: &Tensor,
         tokens: &[Token],
     ) -> Result<Tensor> {
+        self.layer.hear(q, k);
         let mut pieces = Vec::new();
         let mut start = 0;
         while start < tokens.len() {

@@ -13,6 +13,7 @@
 //! - `journal`: what a layer notes under a mark
 //! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `queries`: the ring of the last raw queries that scores are computed from
+//! - `recall`: what finds again what the cache no longer holds: keys as they come by, summaries of them, scores
 //! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
 //! - `rope`: what a decoder's rotary embedding is
 //! - `rotary`: rotary tables; a key's position is its rank in time among the kept
@@ -34,6 +35,7 @@ mod likeness;
 pub mod parameter;
 pub mod policy;
 mod queries;
+mod recall;
 mod report;
 mod rope;
 mod rotary;
@@ -48,7 +50,8 @@ pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
 pub use layer::{LayerCache, LayerSlots};
 pub use policy::PolicyKind;
 pub use queries::QuerySource;
-pub use report::CacheUsage;
+pub use recall::{dot, scores, Heard, Probe, Side, Summary};
+pub use report::{CacheUsage, Retained};
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token};

@@ -1,6 +1,7 @@
 //! What can be seen of a cache: how full it is, what it holds, where it stands and how it scores.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
@@ -31,7 +32,40 @@ pub struct CacheUsage {
     pub rows_moved: u64,
 }
 
+/// Which tokens of the stream a cache keeps.
+#[derive(Debug, Clone, Default)]
+pub struct Retained {
+    /// Of every kept set, sorted.
+    indices: Vec<u64>,
+    sets: usize,
+}
+
+impl Retained {
+    /// The share of these tokens that is kept, over all kept sets; 0 of none.
+    pub fn share(&self, tokens: Range<u64>) -> f32 {
+        let before = |index| self.indices.partition_point(|&kept| kept < index);
+        let all = self.sets as u64 * (tokens.end.saturating_sub(tokens.start));
+        let kept = before(tokens.end).saturating_sub(before(tokens.start));
+        kept as f32 / all.max(1) as f32
+    }
+}
+
 impl BoundedCache {
+    /// What is kept, by the layers that every token reaches.
+    pub fn retained(&self) -> Retained {
+        let layers = &self.layers[..reached(&self.config, &self.shape)];
+        let sets = layers.iter().flat_map(LayerCache::slot_maps);
+        let kept = sets
+            .clone()
+            .flat_map(|set| set.tokens().iter().map(|token| token.index));
+        let mut indices = kept.collect::<Vec<_>>();
+        indices.sort_unstable();
+        Retained {
+            indices,
+            sets: sets.count(),
+        }
+    }
+
     /// The score of every token in each kept set of a layer, in the order of time, as the policy's evidence defines it; empty
     /// lists when the policy needs none.
     pub fn scores(&self, layer: usize) -> Result<Vec<Vec<f32>>, CacheError> {

@@ -80,6 +80,11 @@ impl Fact {
             value,
         })
     }
+
+    /// The question without its value.
+    pub fn asked(&self) -> &[u32] {
+        &self.question[..self.question.len() - self.value_ids]
+    }
 }
 
 /// Words of one token after a space in the usual vocabularies.

@@ -11,6 +11,7 @@
 //! - `timing`: a step on one state against the same step on another
 //! - `facts`: planted facts and when to ask for them
 //! - `recall`: the answers to them
+//! - `text_memory`: a text's archive beside its cache, and what is recalled from it
 //! - `conversation`: facts and questions in one long chat
 //! - `stats`: intervals of shares, and of the difference of paired shares
 //! - `store`: results as JSON lines, by key, so that a rerun goes on where the last one ended
@@ -26,13 +27,14 @@ pub mod recall;
 pub mod stats;
 pub mod store;
 pub mod text;
+pub mod text_memory;
 pub mod timing;
 pub mod variant;
 
 use std::path::PathBuf;
 
 use crate::cache::parameter::ParameterError;
-use crate::cache::{CacheError, TensorError};
+use crate::cache::{CacheError, PolicyKind, TensorError};
 use crate::model::ModelError;
 
 /// What can go wrong in a measurement.
@@ -48,6 +50,12 @@ pub enum EvalError {
     },
     #[error(transparent)]
     Given(#[from] ParameterError),
+    /// Of those that make a difference to a policy.
+    #[error("policy {policy}: {error}")]
+    PolicyParameter {
+        policy: PolicyKind,
+        error: ParameterError,
+    },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]

@@ -97,18 +97,22 @@ impl EvalModel {
     ) -> Result<Tensor, EvalError> {
         let x = self.decoder.embed(ids)?;
         let x = Tensor::cat(&vec![x; caches.len()], 0)?;
-        let ends = |id: u32| self.ends_sentence.get(id as usize) == Some(&true);
         let before = std::iter::once(before).chain(ids.iter().copied().map(Some));
         let marks = ids
             .iter()
             .zip(before)
             .map(|(&id, before)| Mark {
-                starts_unit: before.is_none_or(ends),
+                starts_unit: before.is_none_or(|id| self.ends_sentence(id)),
                 boundary: self.tokenizer.is_end(id),
                 ..Mark::default()
             })
             .collect::<Vec<_>>();
         Ok(self.decoder.append_many(&x, &marks, caches)?)
+    }
+
+    /// Whether a sentence or a line ends with the token.
+    pub fn ends_sentence(&self, id: u32) -> bool {
+        self.ends_sentence.get(id as usize) == Some(&true)
     }
 
     /// Gives a standing instruction to a cache: its tokens are fed and taken back, and the policy keeps their queries, if it

@@ -25,6 +25,7 @@
 //! - `precision`: the type that a model computes in
 //! - `threads`: how many threads the products are spread over
 //! - `placeholders`: the tokens that no answer holds
+//! - `finite`: numbers that are none in what a model has computed
 //! - `chooser`: the next token from logits
 //! - `text_stream`: text from ids as they come
 
@@ -35,6 +36,7 @@ pub mod decoder;
 pub mod ends;
 pub mod family;
 mod fields;
+pub mod finite;
 pub mod gguf;
 mod json;
 pub mod linear;
@@ -60,7 +62,7 @@ pub mod weights;
 
 use std::path::PathBuf;
 
-use candle_core::{Device, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation};
 
 use chooser::ChoiceError;
 
@@ -86,6 +88,13 @@ pub enum ModelError {
     /// Ids, pictures or tensors that do not fit together.
     #[error("{0}")]
     Inputs(String),
+    /// What the model computed.
+    #[error("{what}: {value} is among its numbers, expected finite ones only: the weights are broken, or give numbers that are too large for {}", .dtype.as_str())]
+    NotFinite {
+        what: &'static str,
+        value: f32,
+        dtype: DType,
+    },
     #[error("device {name} cannot be used: {what}")]
     Device { name: &'static str, what: String },
     #[error("threads cannot be started: {0}")]

@@ -1,12 +1,11 @@
 //! Start, the loop, and a clean end.
 
+use std::future::ready;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use r2r::std_srvs::srv::{SetBool, Trigger};
-use r2r::QosProfile;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -18,6 +17,7 @@ use super::namesakes::Namesakes;
 use super::outputs::{Answers, Event, Sender, Statistics};
 use super::params;
 use super::publishers::Watch;
+use super::services::Services;
 use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
@@ -115,9 +115,10 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     show_checkpoint(&session);
     let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
-    serve_reset(runtime, node, engine.clone())?;
-    serve_pause(runtime, node, engine.clone())?;
-    params::serve(runtime, node, config.clone(), engine.clone())?;
+    let mut services = Services::new(runtime.handle());
+    serve_reset(node, &mut services, engine.clone())?;
+    serve_pause(node, &mut services, engine.clone())?;
+    params::serve(node, &mut services, config.clone(), engine.clone())?;
     let topics = Topics::of(arguments, name, namespace, &config.ros)?;
     let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
     let mut watch = Watch::new(&topics);
@@ -147,6 +148,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         }
         node.spin_once(SPIN);
         inputs.drain(&engine);
+        services.drain();
         if let Some(publishers) = watch.look(node) {
             sight.look(&engine, publishers);
         }
@@ -188,17 +190,13 @@ fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeErro
 
 /// `~/reset` empties the memory and answers when that is done.
 fn serve_reset(
-    runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
-    let mut requests = ros(
-        "service ~/reset",
-        node.create_service::<Trigger::Service>("~/reset", QosProfile::default()),
-    )?;
-    runtime.spawn(async move {
-        while let Some(request) = requests.next().await {
-            let engine = engine.clone();
+    services.answer::<Trigger::Service, _>(node, "~/reset", move |_| {
+        let engine = engine.clone();
+        async move {
             let result = tokio::task::spawn_blocking(move || engine.reset()).await;
             let (success, message) = match result {
                 Ok(Ok(())) => (true, "memory is empty".to_string()),
@@ -209,40 +207,27 @@ fn serve_reset(
                 true => tracing::info!("reset: {message}"),
                 false => tracing::warn!("not reset: {message}"),
             }
-            if let Err(error) = request.respond(Trigger::Response { success, message }) {
-                tracing::error!("~/reset could not be answered: {error}");
-            }
+            Trigger::Response { success, message }
         }
-    });
-    Ok(())
+    })
 }
 
 /// `~/pause` stops and starts the taking of frames and instructions.
 fn serve_pause(
-    runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
-    let mut requests = ros(
-        "service ~/pause",
-        node.create_service::<SetBool::Service>("~/pause", QosProfile::default()),
-    )?;
-    runtime.spawn(async move {
-        while let Some(request) = requests.next().await {
-            let paused = request.message.data;
-            engine.pause(paused);
-            let message = if paused { "paused" } else { "running" }.to_string();
-            tracing::info!("{message}");
-            let response = SetBool::Response {
-                success: true,
-                message,
-            };
-            if let Err(error) = request.respond(response) {
-                tracing::error!("~/pause could not be answered: {error}");
-            }
-        }
-    });
-    Ok(())
+    services.answer::<SetBool::Service, _>(node, "~/pause", move |request| {
+        let paused = request.data;
+        engine.pause(paused);
+        let message = if paused { "paused" } else { "running" }.to_string();
+        tracing::info!("{message}");
+        ready(SetBool::Response {
+            success: true,
+            message,
+        })
+    })
 }
 
 /// Does something at once and then again and again, skipping what it was too late for.
@@ -258,11 +243,7 @@ async fn every(period: Duration, mut action: impl FnMut()) {
 /// What the checkpoint is and what it needs, a line of the log for each line of the report.
 fn show_checkpoint(session: &SessionConfig) {
     let options = inspect::Options {
-        quantization: session.quantization,
-        device: session.device,
-        dtype: session.dtype,
-        kv_storage: session.cache.storage,
-        budget: session.cache.budget,
+        session,
         memory: None,
     };
     let report = inspect::Report::of(&session.model_dir, &options);

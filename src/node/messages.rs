@@ -131,10 +131,11 @@ pub fn reasoning_delta(delta: &AnswerDelta) -> ReasoningDelta {
     }
 }
 
-/// The answer for people: its text, or why there is none.
+/// The answer for people: its text, and why there is none or not more of it.
 pub fn reasoning_text(answer: &Answer) -> StringMsg {
     let data = match (&answer.error, answer.finish) {
-        (Some(reason), _) => format!("not answered: {reason}"),
+        (Some(reason), _) if answer.text.is_empty() => format!("not answered: {reason}"),
+        (Some(reason), _) => format!("cut off: {} ({reason})", answer.text),
         (None, FinishReason::Cancelled) => format!("cut off: {}", answer.text),
         (None, _) => answer.text.clone(),
     };

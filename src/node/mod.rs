@@ -1,10 +1,12 @@
 //! The ROS 2 edge: messages in, messages out. Everything that thinks is in `stream`; this folder only translates.
 //!
+//! - `about`: the help
 //! - `params`: the node's parameters: at the start from files and command line, afterwards by service
 //! - `names`: the command line's ROS arguments: topic names after remapping, and parameters
 //! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
+//! - `services`: the services, whose requests are taken over on that thread
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
 //! - `namesakes`: other nodes of the same name
 //! - `graph`: the topics that there are
@@ -14,6 +16,7 @@
 //! - `logging`: the log, through rcl: console, file, /rosout
 //! - `app`: start, the loop, and a clean end
 
+mod about;
 mod app;
 mod diagnostics;
 mod graph;
@@ -25,9 +28,11 @@ mod namesakes;
 mod outputs;
 mod params;
 mod publishers;
+mod services;
 mod sight;
 mod topics;
 
+pub use about::asked;
 pub use app::run;
 
 use crate::cache::parameter::ParameterError;

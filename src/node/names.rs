@@ -174,10 +174,9 @@ impl RosArguments {
                 &self.parsed,
                 &mut parameters,
             ))?;
-            let Some(given) = parameters.as_ref() else {
-                return Ok(());
-            };
-            for i in 0..given.num_nodes {
+            // An empty file gives none.
+            for i in 0..parameters.as_ref().map_or(0, |given| given.num_nodes) {
+                let given = &*parameters;
                 let nodes = CStr::from_ptr(*given.node_names.add(i)).to_string_lossy();
                 if !stands_for(&nodes, full) {
                     others.push(nodes.into_owned());
@@ -194,7 +193,9 @@ impl RosArguments {
                     });
                 }
             }
-            rcl_yaml_node_struct_fini(parameters);
+            if !parameters.is_null() {
+                rcl_yaml_node_struct_fini(parameters);
+            }
         }
         let name = full.rsplit('/').next();
         let same_name = |other: &&String| other.rsplit('/').next() == name;
@@ -204,9 +205,12 @@ impl RosArguments {
                     "parameter file {file}: what stands under {other} is not for this node, whose name is {full}"
                 ));
             } else if !matched {
+                let held = match others.is_empty() {
+                    true => "it is empty".to_string(),
+                    false => format!("it is for: {}", others.join(", ")),
+                };
                 found.warnings.push(format!(
-                    "parameter file {file} has nothing for this node, whose name is {full}; it is for: {}",
-                    others.join(", ")
+                    "parameter file {file} has nothing for this node, whose name is {full}; {held}"
                 ));
             }
         }

@@ -98,7 +98,11 @@ impl Answers {
             None => tracing::debug!(id = %answer.id, "answer: {}", answer.text),
             Some(error) => {
                 if let Some(more) = self.complaints.due(answer.finish.name(), Instant::now()) {
-                    tracing::warn!(id = %answer.id, "not answered: {error}{more}");
+                    let what = match answer.text.is_empty() {
+                        true => "not answered",
+                        false => "cut off",
+                    };
+                    tracing::warn!(id = %answer.id, "{what}: {error}{more}");
                 }
             }
         }

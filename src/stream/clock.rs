@@ -6,12 +6,14 @@
 //!
 //! - A stamp that goes on from the clock that is followed is in order. It may make up for time in which stamps stood still
 //!   (a paused simulation, a link that was down), but not run ahead of the receipt by more than the threshold.
-//! - A stamp further off than the threshold is a jump, at once: a looped bag, a restarted simulation. Once that was a slip of a single
-//!   image, a jump takes a second one.
+//! - A stamp further off than the threshold is strange. A single one is left out, and nothing comes of it; with a second one in a row
+//!   that goes on from it the clock has jumped: a looped bag, a restarted simulation.
 //! - A stamp that lies back by less was overtaken on its way, unless [`SET_BACK`] in a row go on from there while nothing comes
 //!   of the clock that was followed: then that clock was set back.
 //! - Stamps that go on from a clock known before, while another one is followed, are of a second clock beside it. One of the
 //!   two is followed, and it is the same one until it has been silent for the length of the threshold.
+//! - Stamps of which none goes on from another are all strange. Once the clock that is followed has been silent for the length of the
+//!   threshold, the newest one of them is followed, so that something is used.
 
 use super::frame::FrameError;
 
@@ -21,8 +23,6 @@ pub const SET_BACK: u32 = 3;
 const SILENT_DISTANCES: f64 = 2.5;
 /// Images that go on from each other make a clock that is worth coming back to.
 const ESTABLISHED: u64 = 2;
-/// A clock that has been silent for longer is forgotten, nanoseconds.
-const REMEMBERED_NS: i64 = 60_000_000_000;
 /// Clocks beside the one that is followed of which something is remembered.
 const OTHERS: usize = 3;
 /// Stamps that are further apart than this are not of one clock, nanoseconds.
@@ -38,7 +38,7 @@ pub enum Arrival {
     Late {
         newest_ns: i64,
     },
-    /// Of another clock than the one that is followed (the stamp of its newest image).
+    /// Of another clock than the one that is followed (the stamp of its newest image), or of none.
     OtherClock {
         newest_ns: i64,
     },
@@ -129,8 +129,8 @@ pub struct StreamClock {
     others: Vec<Track>,
     /// Mean distance in receipt of the images that were followed, nanoseconds.
     distance_ns: f64,
-    /// A stamp of no clock has been taken for a jump: from now on a jump takes a second image.
-    slipped: bool,
+    /// Images since the last one of the clock that is followed.
+    strange: u32,
 }
 
 impl StreamClock {
@@ -141,7 +141,7 @@ impl StreamClock {
             followed: None,
             others: Vec::new(),
             distance_ns: 0.0,
-            slipped: false,
+            strange: 0,
         }
     }
 
@@ -168,12 +168,14 @@ impl StreamClock {
                 mean => mean + (distance_ns - mean) / 8.0,
             };
             followed.take(stamp_ns, received_ns);
+            self.strange = 0;
             for other in &mut self.others {
                 other.in_a_row = 0;
             }
             return Arrival::InOrder;
         }
         let followed = *followed;
+        self.strange = self.strange.saturating_add(1);
         let at = self.of_another(stamp_ns, received_ns);
         if !self.takes_over(&followed, &self.others[at], received_ns) {
             let apart_ns = stamp_ns.saturating_sub(newest_ns).saturating_abs();
@@ -184,8 +186,8 @@ impl StreamClock {
             };
         }
         let other = std::mem::replace(&mut self.others[at], followed);
-        self.slipped |= !followed.established();
         self.others[at].in_a_row = 0;
+        self.strange = 0;
         self.followed = Some(other);
         Arrival::Jump { newest_ns }
     }
@@ -193,8 +195,11 @@ impl StreamClock {
     /// Index of the clock, other than the one that is followed, that a stamp is of; a new one if of none.
     fn of_another(&mut self, stamp_ns: i64, received_ns: i64) -> usize {
         let threshold_ns = self.threshold_ns;
-        self.others
-            .retain(|other| received_ns.saturating_sub(other.received_ns) < REMEMBERED_NS);
+        // One that has been silent for so long does not go on beside the followed one: if it comes again, the clock went back to it.
+        // One that has not been interrupted may be where the clock went, however slow the camera.
+        self.others.retain(|other| {
+            !other.is_beside() || received_ns.saturating_sub(other.received_ns) <= threshold_ns
+        });
         let is_of = |other: &Track| other.is_of(stamp_ns, received_ns, threshold_ns);
         if let Some(at) = self.others.iter().position(is_of) {
             self.others[at].take(stamp_ns, received_ns);
@@ -213,20 +218,17 @@ impl StreamClock {
 
     /// Whether the clock of the newest image, `other`, is the one to follow from now on.
     fn takes_over(&self, followed: &Track, other: &Track, received_ns: i64) -> bool {
-        let silent_for = |track: &Track| received_ns.saturating_sub(track.received_ns);
+        let silent_ns = received_ns.saturating_sub(followed.received_ns);
         let step_ns = other.newest_ns.saturating_sub(followed.newest_ns);
         if !other.is_beside() && (-self.threshold_ns..0).contains(&step_ns) {
             return other.in_a_row >= SET_BACK
-                && silent_for(followed) as f64 >= SILENT_DISTANCES * self.distance_ns;
+                && silent_ns as f64 >= SILENT_DISTANCES * self.distance_ns;
         }
-        if !followed.established() {
-            // It was a slip of one image if the clock before it goes on, and maybe one if that clock still could.
-            let could_go_on =
-                |track: &Track| track.established() && silent_for(track) < self.threshold_ns;
-            return other.established() || !self.others.iter().any(could_go_on);
+        let gone = silent_ns > self.threshold_ns;
+        match other.established() {
+            true => gone || !other.is_beside(),
+            false => gone && self.strange > 1,
         }
-        let shown = !self.slipped || other.established();
-        (shown && !other.is_beside()) || silent_for(followed) > self.threshold_ns
     }
 }
 

@@ -7,6 +7,7 @@
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
 //! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `answer`: instructions and answers
+//! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
@@ -15,6 +16,7 @@
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
 
 pub mod answer;
+pub mod archive;
 #[cfg(feature = "tools")]
 pub mod bag;
 pub mod clock;

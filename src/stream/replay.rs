@@ -1,22 +1,26 @@
 //! A bag and a script through a session in lock-step: every frame, in recorded order, without ROS and without a clock.
 //!
 //! The answers depend on bag, script, model and parameters only; timings are kept apart from them.
+//!
+//! - this file: what is played and asked when
+//! - `output`: what is written and summed up
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+mod output;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::json;
 
 use super::answer::{Answer, FinishReason, Instruction};
 use super::bag::Bag;
 use super::frame::{CameraImage, ImageData};
-use super::script::{is_right, Entry, Script, ScriptError};
+use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
+use output::{resident_bytes, AnswerLine, Output};
+
+pub use output::{Summary, Tally};
 
 /// Frames between two lines of the timings file.
 const PROGRESS_FRAMES: u64 = 1000;
@@ -43,66 +47,6 @@ pub struct ReplayOptions {
     pub black: bool,
     /// The answers, JSON lines; the timings go to a file beside it.
     pub out: PathBuf,
-}
-
-/// Right answers among those whose truth is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    pub right: u64,
-    pub of: u64,
-}
-
-impl Tally {
-    fn count(&mut self, right: bool) {
-        self.right += u64::from(right);
-        self.of += 1;
-    }
-}
-
-/// What a replay found; free of timings.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
-    pub frames: u64,
-    pub frames_rejected: u64,
-    /// For each reason, as ~/cache_stats has them; `undecodable`: the message is none.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rejected_by_reason: BTreeMap<&'static str, u64>,
-    pub frames_skipped: u64,
-    pub tokens: u64,
-    pub compactions: u64,
-    pub tokens_evicted: u64,
-    /// Largest number of slots ever in use after a step; never above the budget.
-    pub most_used: usize,
-    pub budget: usize,
-    pub bytes: usize,
-    pub answers: u64,
-    pub errors: u64,
-    pub all: Tally,
-    pub by_type: BTreeMap<String, Tally>,
-    pub by_memory: BTreeMap<String, Tally>,
-}
-
-#[derive(Serialize)]
-struct AnswerLine<'a> {
-    id: &'a str,
-    at: f64,
-    text: &'a str,
-    token_ids: &'a [u32],
-    finish_reason: &'static str,
-    error: &'a Option<String>,
-    newest_frame_stamp_ns: Option<i64>,
-    oldest_frame_stamp_ns: Option<i64>,
-    frames_seen: u64,
-    prompt_tokens: usize,
-    vision_tokens: usize,
-    output_tokens: usize,
-    truth: &'a Option<String>,
-    #[serde(rename = "type")]
-    kind: &'a Option<String>,
-    memory: &'a Option<String>,
-    correct: Option<bool>,
-    cache_used: usize,
-    tokens_evicted: u64,
 }
 
 /// Plays `bag` into `session` and puts the instructions of `script` at their times.
@@ -145,6 +89,8 @@ struct Span {
     first_ns: Option<i64>,
     last_ns: i64,
     frames: i64,
+    /// Of the image that is furthest from the first one, seconds from there.
+    end_s: f64,
 }
 
 impl Span {
@@ -152,6 +98,28 @@ impl Span {
     fn period_ns(&self) -> i64 {
         let length = self.last_ns - self.first_ns.unwrap_or(self.last_ns);
         length + length / (self.frames - 1).max(1)
+    }
+
+    /// Says what of a script lies more than a mean frame distance behind the images; `entries` and `resets` are what they left.
+    fn warn_of_what_is_behind<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Entry>,
+        resets: impl Iterator<Item = &'a f64>,
+    ) {
+        let end_s = self.end_s;
+        let behind_s = end_s + end_s / (self.frames - 1).max(1) as f64;
+        for entry in entries.filter(|entry| entry.at > behind_s) {
+            tracing::warn!(
+                "instruction {} is at {} s, but the images of the bag end {end_s:.3} s after the first one: it is put there",
+                entry.id,
+                entry.at
+            );
+        }
+        for reset in resets.filter(|&&reset| reset > behind_s) {
+            tracing::warn!(
+                "a reset is at {reset} s, but the images of the bag end {end_s:.3} s after the first one: it is left out"
+            );
+        }
     }
 }
 
@@ -204,6 +172,7 @@ impl Run<'_> {
                 span.frames += 1;
             }
             let elapsed = (image.stamp_ns - first) as f64 * 1e-9;
+            span.end_s = span.end_s.max(elapsed);
             while let Some(entry) = entries.next_if(|entry| entry.at < elapsed) {
                 self.ask(entry, round)?;
             }
@@ -218,6 +187,9 @@ impl Run<'_> {
             }
             self.push(&image)?;
             progress(self.played);
+        }
+        if round == 0 {
+            span.warn_of_what_is_behind(entries.clone(), resets);
         }
         for entry in entries {
             self.ask(entry, round)?;
@@ -269,7 +241,7 @@ impl Run<'_> {
                 id,
                 text: entry.text.clone(),
                 max_new_tokens: entry.max_new_tokens,
-                ephemeral: false,
+                ephemeral: self.script.aside,
                 stamp_ns: 0,
                 arrival_ns: None,
                 received: Instant::now(),
@@ -281,10 +253,7 @@ impl Run<'_> {
     }
 
     fn record(&mut self, entry: &Entry, answer: &Answer) -> Result<(), ReplayError> {
-        let correct = entry
-            .answer
-            .as_ref()
-            .map(|truth| is_right(&answer.text, truth));
+        let correct = entry.is_right(&answer.text);
         let usage = self.session.usage();
         self.summary.most_used = self.summary.most_used.max(usage.used);
         self.summary.answers += 1;
@@ -302,6 +271,10 @@ impl Run<'_> {
                 .entry(group(&entry.memory))
                 .or_default()
                 .count(right);
+            if let Some(cell) = &entry.cell {
+                let cell = self.summary.by_cell.entry(cell.clone());
+                cell.or_default().count(right);
+            }
         }
         self.answers.line(&AnswerLine {
             id: &answer.id,
@@ -319,6 +292,8 @@ impl Run<'_> {
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,
+            cell: &entry.cell,
+            age: entry.age,
             correct,
             cache_used: usage.used,
             tokens_evicted: usage.tokens_evicted,
@@ -375,50 +350,5 @@ fn black_picture() -> ImageData {
         step: SIDE * 3,
         is_bigendian: false,
         data: vec![0; (SIDE * SIDE * 3) as usize],
-    }
-}
-
-/// Resident memory of this process, bytes; none where /proc does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// A file of JSON lines.
-struct Output {
-    file: PathBuf,
-    writer: BufWriter<File>,
-}
-
-impl Output {
-    fn create(file: &Path) -> Result<Self, ReplayError> {
-        let created = File::create(file).map_err(|source| ReplayError::Write {
-            file: file.to_path_buf(),
-            source,
-        })?;
-        Ok(Self {
-            file: file.to_path_buf(),
-            writer: BufWriter::new(created),
-        })
-    }
-
-    fn line(&mut self, value: &impl Serialize) -> Result<(), ReplayError> {
-        let written = serde_json::to_writer(&mut self.writer, value)
-            .map_err(std::io::Error::from)
-            .and_then(|()| self.writer.write_all(b"\n"));
-        written.map_err(|source| self.error(source))
-    }
-
-    fn close(mut self) -> Result<(), ReplayError> {
-        self.writer.flush().map_err(|source| self.error(source))
-    }
-
-    fn error(&self, source: std::io::Error) -> ReplayError {
-        ReplayError::Write {
-            file: self.file.clone(),
-            source,
-        }
     }
 }

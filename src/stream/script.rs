@@ -21,6 +21,9 @@ pub struct Script {
     pub bag: String,
     /// The run's system prompt; none: the default.
     pub system_prompt: Option<String>,
+    /// Every instruction leaves no trace in the memory, so that none gives away another one's answer.
+    #[serde(default)]
+    pub aside: bool,
     /// When the memory is reset, ascending.
     #[serde(default)]
     pub resets: Vec<f64>,
@@ -43,6 +46,27 @@ pub struct Entry {
     pub memory: Option<String>,
     #[serde(default)]
     pub max_new_tokens: usize,
+    /// Other answers that are right too.
+    #[serde(default)]
+    pub accept: Vec<String>,
+    /// How long ago the answer was in view: a name for distances that are summed up together.
+    pub cell: Option<String>,
+    /// The same, seconds.
+    pub age: Option<f64>,
+    /// Times of the frames that show the answer, ascending.
+    #[serde(default)]
+    pub shown: Vec<f64>,
+}
+
+impl Entry {
+    /// Whether an answer is right: the text of the true one or of another that is accepted, but for case and outer spaces. None: the
+    /// true one is not known.
+    pub fn is_right(&self, answer: &str) -> Option<bool> {
+        let given = answer.trim().to_lowercase();
+        let right = |truth: &String| truth.trim().to_lowercase() == given;
+        let truth = self.answer.as_ref()?;
+        Some(right(truth) || self.accept.iter().any(right))
+    }
 }
 
 impl Script {
@@ -62,6 +86,14 @@ impl Script {
                     entry.id, entry.at
                 )));
             }
+            let mut seconds = entry.age.iter().chain(&entry.shown);
+            if let Some(wrong) = seconds.find(|seconds| !(seconds.is_finite() && **seconds >= 0.0))
+            {
+                return Err(fail(format!(
+                    "instruction {}: its answer was in view {wrong} s ago or at that time, expected seconds, 0 or more",
+                    entry.id
+                )));
+            }
             if !ids.insert(entry.id.as_str()) {
                 return Err(fail(format!("instruction id {} occurs twice", entry.id)));
             }
@@ -75,7 +107,54 @@ impl Script {
     }
 }
 
-/// Whether an answer is right: equal text, but for case and outer spaces.
-pub fn is_right(answer: &str, truth: &str) -> bool {
-    answer.trim().to_lowercase() == truth.trim().to_lowercase()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(more: &str) -> Entry {
+        serde_yaml::from_str(&format!("{{id: a, at: 1, text: When was it?{more}}}")).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_right_in_any_of_its_forms() {
+        let asked = entry(", answer: '00:07', accept: ['00:06', '00:07']");
+        for (answer, right) in [
+            (" 00:07\n", true),
+            ("00:06", true),
+            ("00:05", false),
+            ("", false),
+        ] {
+            assert_eq!(asked.is_right(answer), Some(right), "{answer}");
+        }
+        assert_eq!(entry(", answer: Yes").is_right("yes "), Some(true));
+        assert_eq!(entry("").is_right("yes"), None);
+    }
+
+    #[test]
+    fn the_long_drive_loads_and_times_that_are_none_do_not() {
+        let minutes = Path::new(env!("CARGO_MANIFEST_DIR")).join("bags/minutes/instructions.yaml");
+        let script = Script::load(&minutes).unwrap();
+        assert!(script.aside && script.instructions.len() > 100);
+        let past = |entry: &&Entry| entry.memory.as_deref() == Some("past");
+        for entry in script.instructions.iter().filter(past) {
+            assert!(
+                entry.cell.is_some() && !entry.shown.is_empty(),
+                "{}",
+                entry.id
+            );
+            assert!(
+                entry.shown.iter().all(|&shown| shown <= entry.at),
+                "{}",
+                entry.id
+            );
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("script.yaml");
+        for wrong in ["age: -1", "shown: [2, .nan]", "shown: [.inf]"] {
+            let text = format!("instructions: [{{id: a, at: 1, text: b, {wrong}}}]");
+            std::fs::write(&file, text).unwrap();
+            let error = Script::load(&file).unwrap_err().to_string();
+            assert!(error.contains("instruction a: "), "{error}");
+        }
+    }
 }

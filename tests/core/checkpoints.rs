@@ -6,19 +6,8 @@ use std::path::Path;
 use inf_mllm::model::mllm::Mllm;
 use proptest::prelude::*;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support::{self, json, tensors, tiny_dir};
-
-/// A copy of the tiny checkpoint to be damaged.
-fn copy() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in fs::read_dir(tiny_dir()).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
-    dir
-}
+use crate::support::{self, json, tensors, tiny_copy};
 
 fn try_load(dir: &Path) -> Result<Mllm, String> {
     support::try_load(dir).map_err(|error| error.to_string())
@@ -40,7 +29,7 @@ fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
 
 #[test]
 fn a_whole_copy_loads() {
-    assert!(try_load(copy().path()).is_ok());
+    assert!(try_load(tiny_copy().path()).is_ok());
 }
 
 #[test]
@@ -55,11 +44,11 @@ fn a_missing_directory_or_file_is_named() {
         "tokenizer.json",
         "preprocessor_config.json",
     ] {
-        let dir = copy();
+        let dir = tiny_copy();
         fs::remove_file(dir.path().join(name)).unwrap();
         refused(dir.path(), &[name, "missing"]);
     }
-    let dir = copy();
+    let dir = tiny_copy();
     for entry in fs::read_dir(dir.path()).unwrap() {
         let path = entry.unwrap().path();
         if path.to_string_lossy().contains("chat_template") {
@@ -74,7 +63,7 @@ fn a_missing_directory_or_file_is_named() {
 
 #[test]
 fn half_copied_weights_are_refused() {
-    let dir = copy();
+    let dir = tiny_copy();
     let file = dir.path().join("model.safetensors");
     let bytes = fs::read(&file).unwrap();
     for length in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
@@ -92,7 +81,7 @@ fn a_missing_or_misshapen_tensor_is_named() {
     let save = |dir: &Path, tensors: &std::collections::HashMap<String, candle_core::Tensor>| {
         candle_core::safetensors::save(tensors, dir.join("model.safetensors")).unwrap();
     };
-    let dir = copy();
+    let dir = tiny_copy();
     let mut weights = tensors(&dir.path().join("model.safetensors"));
     let tensor = weights.remove(name).unwrap();
     save(dir.path(), &weights);
@@ -104,7 +93,7 @@ fn a_missing_or_misshapen_tensor_is_named() {
 
 #[test]
 fn an_index_that_names_a_missing_shard_is_refused() {
-    let dir = copy();
+    let dir = tiny_copy();
     fs::rename(
         dir.path().join("model.safetensors"),
         dir.path().join("model-00001-of-00002.safetensors"),
@@ -121,7 +110,7 @@ fn an_index_that_names_a_missing_shard_is_refused() {
 #[test]
 fn unsupported_configurations_are_named_with_value_and_expectation() {
     let unsupported = |change: fn(&mut Value), words: &[&str]| {
-        let dir = copy();
+        let dir = tiny_copy();
         edit(dir.path(), "config.json", change);
         refused(dir.path(), words);
         refused(dir.path(), &["config.json", "expected"]);
@@ -179,7 +168,7 @@ fn unsupported_configurations_are_named_with_value_and_expectation() {
         |c| c["vision_config"]["image_size"] = 200.into(),
         &["image_size", "200"],
     );
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "config.json", |c| {
         c["image_token_id"] = 7.into()
     });
@@ -188,18 +177,18 @@ fn unsupported_configurations_are_named_with_value_and_expectation() {
 
 #[test]
 fn a_tokenizer_of_another_model_is_refused() {
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "tokenizer.json", |tokenizer| {
         let added = tokenizer["added_tokens"].as_array_mut().unwrap();
         added.retain(|token| token["content"] != "<end_of_utterance>");
     });
     refused(dir.path(), &["tokenizer.json", "<global-img>", "302"]);
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "tokenizer.json", |tokenizer| {
         tokenizer["added_tokens"].as_array_mut().unwrap().pop();
     });
     refused(dir.path(), &["tokenizer.json", "<global-img>", "missing"]);
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "config.json", |c| {
         c["text_config"]["vocab_size"] = 100.into()
     });
@@ -208,7 +197,7 @@ fn a_tokenizer_of_another_model_is_refused() {
 
 #[test]
 fn a_configuration_that_the_weights_do_not_have_is_named() {
-    let dir = copy();
+    let dir = tiny_copy();
     edit(dir.path(), "config.json", |c| {
         c["text_config"]["attention_bias"] = true.into();
     });
@@ -226,7 +215,7 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let dir = copy();
+        let dir = tiny_copy();
         let file = dir.path().join(name);
         let mut bytes = fs::read(&file).unwrap();
         // Only the header of the weights can mislead a parser.

@@ -34,6 +34,23 @@ fn failed(output: &Output) -> String {
     error
 }
 
+/// A replay of the tiny model.
+fn replay(bag: &Path, script: &Path, out: &Path, more: &[&str]) -> Output {
+    let model = tiny_dir();
+    let args = [
+        "replay",
+        "--bag",
+        path(bag),
+        "--instructions",
+        path(script),
+        "--model",
+        path(&model),
+        "--out",
+        path(out),
+    ];
+    run(&[&args, more].concat())
+}
+
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -153,7 +170,7 @@ fn write_bag(dir: &Path, frames: u32, bad: Option<u32>, stamped: bool) {
 const SCRIPT: &str = "
 bag: test
 system_prompt: Be brief.
-resets: [0.0, 3.0]
+resets: [0.0, 3.0, 4.5]
 instructions:
   - {id: a, at: 1.0, text: What is in view?, answer: nothing, type: view, memory: view}
   - {id: b, at: 2.95, text: What was seen just before?, max_new_tokens: 3}
@@ -166,34 +183,30 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
     write_bag(dir.path(), 40, Some(5), true);
     let script = dir.path().join("script.yaml");
     fs::write(&script, SCRIPT).unwrap();
-    let model = tiny_dir();
-    let replay = |name: &str, threads: &str| {
+    let answers = |name: &str, threads: &str| {
         let out = dir.path().join(name);
-        let printed = succeeded(&run(&[
-            "replay",
-            "--bag",
-            path(dir.path()),
-            "--instructions",
-            path(&script),
-            "--model",
-            path(&model),
-            "--out",
-            path(&out),
-            "--budget",
-            "200",
-            "--repeat",
-            "2",
-            "--threads",
-            threads,
-        ]));
+        let more = ["--budget", "200", "--repeat", "2", "--threads", threads];
+        let done = replay(dir.path(), &script, &out, &more);
+        // What lies behind the bag is said, once, and without colours where nobody looks on.
+        let warned = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!warned.contains('\x1b'), "{warned}");
+        let ends = "but the images of the bag end 3.900 s after the first one";
+        for (said, times) in [
+            ("instruction c is at 9 s, ", 1),
+            ("a reset is at 4.5 s, ", 1),
+            (ends, 2),
+        ] {
+            assert_eq!(warned.matches(said).count(), times, "{warned}");
+        }
+        let printed = succeeded(&done);
         for said in ["78 frames (2 rejected, 0 skipped)", "6 answers, 2 errors"] {
             assert!(printed.contains(said), "{printed}");
         }
         fs::read_to_string(&out).unwrap()
     };
-    let first = replay("one.jsonl", "1");
-    assert_eq!(first, replay("two.jsonl", "1"));
-    assert_eq!(first, replay("three.jsonl", "3"));
+    let first = answers("one.jsonl", "1");
+    assert_eq!(first, answers("two.jsonl", "1"));
+    assert_eq!(first, answers("three.jsonl", "3"));
 
     let lines = first
         .lines()
@@ -232,19 +245,7 @@ fn images_without_a_stamp_have_the_time_of_their_recording() {
     let script = dir.path().join("script.yaml");
     fs::write(&script, SCRIPT).unwrap();
     let out = dir.path().join("out.jsonl");
-    let done = run(&[
-        "replay",
-        "--bag",
-        path(dir.path()),
-        "--instructions",
-        path(&script),
-        "--model",
-        path(&tiny_dir()),
-        "--out",
-        path(&out),
-        "--frame-rate",
-        "2",
-    ]);
+    let done = replay(dir.path(), &script, &out, &["--frame-rate", "2"]);
     let warned = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(
         warned.matches("images without a stamp").count(),
@@ -345,32 +346,94 @@ fn wrong_arguments_and_files_are_named() {
         ),
     ] {
         fs::write(&script, text).unwrap();
-        let error = failed(&run(&[
-            "replay",
-            "--bag",
-            path(out.path()),
-            "--instructions",
-            path(&script),
-            "--model",
-            path(&model),
-            "--out",
-            path(&file),
-        ]));
+        let error = failed(&replay(out.path(), &script, &file, &[]));
         assert!(
             error.contains(word) && error.contains("script.yaml"),
             "{error}"
         );
     }
-    let error = failed(&run(&[
-        "replay",
-        "--bag",
-        path(out.path()),
-        "--instructions",
-        path(&golden("README.md")),
-        "--model",
-        path(&model),
-        "--out",
-        path(&file),
-    ]));
+    let error = failed(&replay(out.path(), &golden("README.md"), &file, &[]));
     assert!(error.contains("README.md"), "{error}");
+}
+
+#[test]
+fn pipes_in_the_place_of_bags_and_images_are_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("0.mcap");
+    assert!(Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap()
+        .success());
+    let script = dir.path().join("script.yaml");
+    fs::write(&script, SCRIPT).unwrap();
+    let out = dir.path().join("out.jsonl");
+    let model = tiny_dir();
+    let model = path(&model);
+    let image = [
+        "generate",
+        "--model",
+        model,
+        "--prompt",
+        "hello",
+        "--image",
+        path(&pipe),
+    ];
+    let inputs = [
+        "forward",
+        "--model",
+        model,
+        "--out",
+        path(&out),
+        "--inputs",
+        path(&pipe),
+    ];
+    for output in [
+        replay(&pipe, &script, &out, &[]),
+        replay(dir.path(), &script, &out, &[]),
+        run(&image),
+        run(&inputs),
+    ] {
+        let error = failed(&output);
+        assert!(error.contains("0.mcap"), "{error}");
+        assert!(error.contains("a named pipe, expected a file"), "{error}");
+    }
+}
+
+#[test]
+fn errors_are_one_line_where_backtraces_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.safetensors");
+    let inputs = dir.path().join("inputs.safetensors");
+    let model = tiny_dir();
+    let beyond = Tensor::new(&[[1_000_000u32]], &candle_core::Device::Cpu).unwrap();
+    candle_core::safetensors::save(&[("input_ids", beyond)].into(), &inputs).unwrap();
+    let cut = dir.path().join("cut.safetensors");
+    fs::write(&cut, b"cut").unwrap();
+    let forward = |inputs: &Path, out: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+            .args([
+                "forward",
+                "--model",
+                path(&model),
+                "--inputs",
+                path(inputs),
+                "--out",
+                path(out),
+            ])
+            .env("RUST_BACKTRACE", "1")
+            .output()
+            .unwrap()
+    };
+    let nowhere = dir.path().join("no/folder/out.safetensors");
+    let whole = golden("tiny_forward").join("inputs.safetensors");
+    for (inputs, out) in [
+        (&inputs, &out),
+        (&cut, &out),
+        (&dir.path().join("none"), &out),
+        (&whole, &nowhere),
+    ] {
+        let error = failed(&forward(inputs, out));
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! The evaluation: what it counts must be what it says it counts.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use candle_core::Device;
 use candle_nn::ops::log_softmax;
@@ -11,10 +11,11 @@ use inf_mllm::eval::endless::{endless, EndlessOptions};
 use inf_mllm::eval::facts::{Fact, Timeline, Values, Wording};
 use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::ppl::{perplexity, recomputation, PplOptions, PplResult};
-use inf_mllm::eval::recall::{kept, outcomes, recall, RecallOptions};
-use inf_mllm::eval::variant;
+use inf_mllm::eval::recall::{hits, kept, outcomes, recall, RecallOptions};
+use inf_mllm::eval::variant::{self, Recalling};
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::archive::ArchiveConfig;
 use serde_json::Value;
 
 use crate::support::demo_dir;
@@ -177,17 +178,46 @@ fn a_fact_is_asked_for_at_its_exact_distance() {
     assert!(Timeline::new(facts.clone(), &filler[..100], 120, &[20]).is_err());
 
     // A question leaves no trace: asked twice, it has the same answer, and so have those after it.
-    let config = config(PolicyKind::InfMllm, 96);
+    let config = config(PolicyKind::InfMllm, 192);
+    // By the words alone, as the demo model knows no such sentences.
+    let archive = ArchiveConfig {
+        recall_layers: "0".to_string(),
+        ..ArchiveConfig::default()
+    };
     let options = RecallOptions {
         chunk: 16,
         standing: &[],
+        archive: None,
     };
-    let ask = |timeline| recall(&model, timeline, &config, 0, &options, &|_| ()).unwrap();
-    let once = ask(&timeline);
+    let recalling = RecallOptions {
+        archive: Some(&archive),
+        ..options
+    };
     let mut twice = timeline.clone();
     twice.asks = timeline.asks.iter().flat_map(|&ask| [ask, ask]).collect();
-    let doubled = once.iter().flat_map(|&answer| [answer, answer]);
-    assert_eq!(ask(&twice), doubled.collect::<Vec<_>>());
+    let [once, recalled] = [options, recalling].map(|options| {
+        let ask = |timeline| recall(&model, timeline, &config, 0, &options, &|_| ()).unwrap();
+        let once = ask(&timeline);
+        let doubled = once.iter().flat_map(|&answer| [answer, answer]);
+        assert_eq!(ask(&twice), doubled.collect::<Vec<_>>());
+        once
+    });
+    // With an archive beside it, the same is kept, and what is gone is found.
+    for (plain, recalled) in once.iter().zip(&recalled) {
+        assert_eq!(
+            (plain.fact, plain.distance, plain.kept),
+            (recalled.fact, recalled.distance, recalled.kept)
+        );
+        let found = recalled.recalled.unwrap();
+        assert!(plain.recalled.is_none() && found.bytes <= archive.archive_bytes);
+        assert!(found.tokens <= 192 && found.units <= archive.recall_units);
+        match recalled.distance {
+            Some(200) => assert!(found.hit && recalled.kept < 0.5),
+            _ => assert!(!found.hit),
+        }
+    }
+    let [hit, _] = hits(&recalled, 200);
+    assert_eq!((hit.right, hit.of), (3, 3));
     assert_eq!(outcomes(&once, Some(200)).len(), 3);
     // Of 96 slots the newest 40 tokens stay in any case, and 200 tokens back streaming_llm has forgotten.
     assert_eq!(kept(&once, 20), 1.0);
@@ -257,22 +287,73 @@ fn variants_are_read_and_named() {
         ("window:slack", "window:slack"),
         ("window:slack=x", "slack is x"),
         ("window:colour=1", "colour"),
+        (
+            "window:slak=1",
+            "policy window: unknown parameter slak (is slack meant?), expected one of: budget, slack",
+        ),
     ] {
         let error = variant::parse(line, &base).err().unwrap().to_string();
         assert!(error.contains(word), "{error}");
     }
+    let read = Recalling::parse("inf_mllm+recall:recall_units=3,bias=0.5", &base).unwrap();
+    assert_eq!(variant::describe(&read.cache)["bias"], 0.5);
+    assert_eq!(read.describe_archive()["recall_units"], 3);
+    let plain = Recalling::parse("inf_mllm:bias=0.5", &base).unwrap();
+    assert!(plain.archive.is_none() && plain.describe_archive().is_null());
+    for (line, word) in [
+        ("full+recall", "full+recall"),
+        ("inf_mllm+recall:recall_units=x", "recall_units is x"),
+        ("inf_mllm+recall:colour=1", "colour"),
+        ("inf_mllm:recall_units=3", "recall_units"),
+    ] {
+        let error = Recalling::parse(line, &base).err().unwrap().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }
 
-/// Runs `inf_mllm eval` on the demo model and gives back what it printed.
-fn eval(folder: &Path, arguments: &[&str]) -> String {
+/// Runs `inf_mllm eval`.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
     let text = folder.join("text.txt");
     std::fs::write(&text, TEXT.repeat(40)).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
+    Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
         .arg("eval")
         .args(arguments)
         .current_dir(folder)
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn a_slip_in_a_policys_parameters_is_answered_with_the_name_that_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = demo_dir();
+    let model = model.to_str().unwrap();
+    let output = run(
+        folder.path(),
+        &[
+            "ppl",
+            "--model",
+            model,
+            "--text",
+            "text.txt",
+            "--out",
+            "all.jsonl",
+            "--quick",
+            "--policies",
+            "inf_mllm:biass=1",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("policy inf_mllm: unknown parameter biass (is bias meant?)"),
+        "{error}"
+    );
+}
+
+/// Runs `inf_mllm eval` on the demo model and gives back what it printed.
+fn eval(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -339,14 +420,19 @@ fn every_command_runs_and_its_results_can_be_plotted() {
     };
     let policies = ["--policies", "streaming_llm", "inf_mllm", "--budgets", "64"];
     run("ppl", &policies);
+    let with_recall = ["streaming_llm", "inf_mllm", "inf_mllm+recall"];
     let printed = run(
         "recall",
-        &[policies.as_slice(), &["--distances", "50", "200"]].concat(),
+        &[
+            &["--policies"],
+            with_recall.as_slice(),
+            &["--budgets", "64", "--distances", "50", "200"],
+        ]
+        .concat(),
     );
-    assert!(
-        printed.contains("Difference from streaming_llm"),
-        "{printed}"
-    );
+    for words in ["Difference from streaming_llm", "recalled or still kept"] {
+        assert!(printed.contains(words), "{printed}");
+    }
     run("stream", &policies);
     let printed = run(
         "sweep",

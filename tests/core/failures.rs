@@ -1,4 +1,5 @@
-//! A layer that fails in the middle of a pass, as on a device without memory: the session is what it was before.
+//! A layer that fails in the middle of a pass, as on a device without memory, or gives what is no number: the session is what it was
+//! before.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -11,12 +12,31 @@ use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::{Answer, FinishReason, Session, SessionConfig};
 
 use crate::cache_stream::Seen;
-use crate::support::{instruction, load, picture, tiny_config};
+use crate::support::{instruction, load, picture, tensors, tiny_config, tiny_dir};
+use crate::variants::copy_of;
 
-/// A layer that does its work, and says after the `n`-th pass from now that it could not.
+/// How a layer fails, and what is said of it.
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    OutOfMemory,
+    /// As of broken weights, or of numbers that are too large for f16.
+    NoNumbers,
+}
+
+impl Failure {
+    fn said(self) -> &'static str {
+        match self {
+            Self::OutOfMemory => "out of memory",
+            Self::NoNumbers => "NaN",
+        }
+    }
+}
+
+/// A layer that does its work, and fails with the `n`-th pass from now.
 #[derive(Debug)]
 struct Failing {
     layer: Arc<dyn Block>,
+    failure: Failure,
     /// Passes until then, the failing one among them; 0: none fails.
     passes: Arc<AtomicUsize>,
 }
@@ -31,20 +51,25 @@ impl Block for Failing {
         let out = self.layer.forward(x, tokens, caches)?;
         let left = self.passes.load(Ordering::Relaxed);
         self.passes.store(left.saturating_sub(1), Ordering::Relaxed);
-        match left {
-            1 => candle_core::bail!("out of memory"),
+        match (left, self.failure) {
+            (1, Failure::OutOfMemory) => candle_core::bail!("out of memory"),
+            (1, Failure::NoNumbers) => out * f64::NAN,
             _ => Ok(out),
         }
     }
 }
 
 /// A session of which layer number `layer` fails when it is told to.
-fn session(config: &SessionConfig, layer: usize) -> (Session, Arc<AtomicUsize>) {
+fn session(
+    config: &SessionConfig,
+    (layer, failure): (usize, Failure),
+) -> (Session, Arc<AtomicUsize>) {
     let mut model = load(&config.model_dir);
     let passes = Arc::new(AtomicUsize::new(0));
     let inner = model.decoder.layers[layer].clone();
     model.decoder.layers[layer] = Arc::new(Failing {
         layer: inner,
+        failure,
         passes: passes.clone(),
     });
     let checkpoint = Checkpoint::open(&config.model_dir).unwrap();
@@ -90,11 +115,11 @@ fn ask(session: &mut Session, text: &str, ephemeral: bool, most: usize) -> Answe
 }
 
 /// Two sessions, of which one fails now and then: they never differ.
-fn compare(config: &SessionConfig, layer: usize) {
-    let name = format!("{}, layer {layer}", config.cache.policy);
+fn compare(config: &SessionConfig, (layer, failure): (usize, Failure)) {
+    let name = format!("{}, layer {layer}, {failure:?}", config.cache.policy);
     let remembers = config.cache.policy != PolicyKind::LastFrames;
-    let (mut one, passes) = session(config, layer);
-    let (mut twin, _) = session(config, layer);
+    let (mut one, passes) = session(config, (layer, failure));
+    let (mut twin, _) = session(config, (layer, failure));
     let fail_after = |count| passes.store(count, Ordering::Relaxed);
     let equal = |one: &mut Session, twin: &mut Session, what: &str| {
         assert_eq!(seen(one), seen(twin), "{name}: {what}");
@@ -111,7 +136,9 @@ fn compare(config: &SessionConfig, layer: usize) {
         if remembers {
             fail_after(1);
             let error = one.push_frame(&picture((at + 9) * 100 - 1, [250, 0, 0]));
-            assert!(error.unwrap_err().to_string().contains("out of memory"));
+            let error = error.unwrap_err();
+            assert!(error.to_string().contains(failure.said()), "{error}");
+            assert_eq!(error.reason(), "model");
             // It has arrived, no more than that.
             show(&mut one, at + 9, 1);
             show(&mut twin, at + 9, 1);
@@ -122,7 +149,7 @@ fn compare(config: &SessionConfig, layer: usize) {
         fail_after(1);
         let answer = ask(&mut one, "What is in view?", false, usize::MAX);
         assert_eq!(answer.finish, FinishReason::Error, "{name}");
-        assert!(answer.error.unwrap().contains("out of memory"));
+        assert!(answer.error.unwrap().contains(failure.said()), "{name}");
         assert_eq!(answer.output_tokens, 0);
         equal(&mut one, &mut twin, "a question");
 
@@ -155,7 +182,7 @@ fn compare(config: &SessionConfig, layer: usize) {
         // A reset, which another prompt would have come with.
         fail_after(1);
         let error = one.reset_with("Be quite brief.".to_string()).unwrap_err();
-        assert!(error.to_string().contains("out of memory"), "{error}");
+        assert!(error.to_string().contains(failure.said()), "{error}");
         equal(&mut one, &mut twin, "a reset");
         assert_eq!(one.config().system_prompt, config.system_prompt);
 
@@ -186,7 +213,9 @@ fn config(policy: PolicyKind) -> SessionConfig {
 #[test]
 fn a_pass_that_fails_leaves_every_policy_s_session_as_it_was() {
     for policy in PolicyKind::ALL {
-        compare(&config(policy), 1);
+        for failure in [Failure::OutOfMemory, Failure::NoNumbers] {
+            compare(&config(policy), (1, failure));
+        }
     }
 }
 
@@ -198,8 +227,10 @@ fn also_in_the_first_layer_with_a_standing_instruction_a_rate_and_withdrawal() {
         config.gate.frame_rate = 50.0;
         config.gate.min_change = 0.001;
         config.cache.withdraw_layer = 1;
-        compare(&config, 0);
-        compare(&config, 1);
+        for failure in [Failure::OutOfMemory, Failure::NoNumbers] {
+            compare(&config, (0, failure));
+            compare(&config, (1, failure));
+        }
     }
 }
 
@@ -207,22 +238,59 @@ fn also_in_the_first_layer_with_a_standing_instruction_a_rate_and_withdrawal() {
 fn a_jump_of_the_stamps_whose_reset_fails_is_still_to_come() {
     let mut config = config(PolicyKind::InfMllm);
     config.gate.reset_on_time_jump = true;
-    let (mut session, passes) = session(&config, 1);
+    let (mut session, passes) = session(&config, (1, Failure::OutOfMemory));
     show(&mut session, 0, 5);
+    let at = |ms: i64, red| {
+        let mut far = picture(1_000_000 + ms, [red, 2, 3]);
+        far.arrival_ns = (500 + ms) * 1_000_000;
+        far
+    };
+    // The first image of another clock is left out.
+    let error = session.push_frame(&at(0, 1)).unwrap_err();
+    assert_eq!(error.reason(), "other_clock");
     let before = seen(&mut session);
     passes.store(1, Ordering::Relaxed);
-    let mut far = picture(1_000_000, [1, 2, 3]);
-    far.arrival_ns = 500_000_000;
-    let error = session.push_frame(&far).unwrap_err();
+    let error = session.push_frame(&at(100, 1)).unwrap_err();
     assert!(error.to_string().contains("out of memory"), "{error}");
     assert_eq!(before, seen(&mut session));
-    let mut next = picture(1_000_100, [1, 2, 3]);
-    next.arrival_ns = 600_000_000;
-    session.push_frame(&next).unwrap();
+    session.push_frame(&at(200, 1)).unwrap();
     assert_eq!(session.memory().seen(), 1);
     // Only once.
-    let mut next = picture(1_000_200, [9, 2, 3]);
-    next.arrival_ns = 700_000_000;
-    session.push_frame(&next).unwrap();
+    session.push_frame(&at(300, 9)).unwrap();
     assert_eq!(session.memory().seen(), 2);
+}
+
+/// Weights that are numbers, one by one, and give features that are none.
+#[test]
+fn a_frame_whose_features_are_no_numbers_is_refused_by_every_policy() {
+    let dir = copy_of(&tiny_dir());
+    let file = dir.path().join("model.safetensors");
+    let mut weights = tensors(&file);
+    let connector = weights
+        .iter_mut()
+        .find(|(name, _)| name.contains("connector"))
+        .unwrap()
+        .1;
+    *connector = connector.zeros_like().unwrap().affine(0.0, 3e38).unwrap();
+    candle_core::safetensors::save(&weights, &file).unwrap();
+    for policy in PolicyKind::ALL {
+        let mut config = config(policy);
+        config.model_dir = dir.path().to_path_buf();
+        let mut session = Session::new(config).unwrap();
+        let before = seen(&mut session);
+        for i in 0..3 {
+            let error = session.push_frame(&picture(i * 100, [200, 90, 20]));
+            let error = error.unwrap_err();
+            let said = error.to_string();
+            let expected = "expected finite ones only: the weights are broken";
+            assert!(said.starts_with("features of the vision tower: "), "{said}");
+            assert!(said.contains(expected), "{said}");
+            assert_eq!(error.reason(), "model");
+        }
+        assert_eq!(before, seen(&mut session), "{policy}");
+        // Nothing is known of a picture that was not taken.
+        let answer = ask(&mut session, "What is in view?", false, usize::MAX);
+        assert_eq!(answer.finish, FinishReason::Error);
+        assert!(answer.error.unwrap().contains("no frame has been seen yet"));
+    }
 }

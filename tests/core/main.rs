@@ -1,5 +1,6 @@
 //! Tests of everything below the ROS edge, on the library's public interface.
 
+mod archive;
 mod bags;
 mod cache_attention;
 mod cache_axes;

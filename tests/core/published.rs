@@ -11,11 +11,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use inf_mllm::cache::KvStorage;
-use inf_mllm::model::precision::Precision;
-use inf_mllm::model::weights::Quantization;
 use inf_mllm::model::DeviceKind;
 use inf_mllm::stream::inspect::{Options, Report};
+use inf_mllm::stream::SessionConfig;
 use serde_json::{json, Map, Value};
 use tempfile::TempDir;
 
@@ -241,13 +239,15 @@ fn about(name: &str) -> Value {
     json(&golden("published").join(format!("{name}.json")))
 }
 
-fn report(dir: &Path) -> Report {
-    let options = Options {
-        quantization: Quantization::Auto,
+/// What is said of a checkpoint whose longest input has so many tokens.
+fn report(dir: &Path, context: usize) -> Report {
+    let mut session = SessionConfig {
         device: DeviceKind::Cpu,
-        dtype: Precision::Auto,
-        kv_storage: KvStorage::Auto,
-        budget: 4096,
+        ..SessionConfig::default()
+    };
+    session.cache.budget = context.min(4096);
+    let options = Options {
+        session: &session,
         memory: None,
     };
     Report::of(dir, &options)
@@ -266,7 +266,7 @@ fn check(known: &Known) {
             "{name}: length of the file on the hub"
         );
     }
-    let report = report(dir.path());
+    let report = report(dir.path(), known.context);
     assert!(report.complete(), "{name}: {:?}", report.problems);
     assert_eq!(
         (report.family.as_str(), report.decoder.as_str()),
@@ -326,7 +326,7 @@ fn a_layer_that_is_missing_is_named() {
     let tensors = about["tensors"].as_object_mut().unwrap();
     let shape = tensors.remove(missing).unwrap();
     tensors.insert("model.layers.{0..28}.mlp.up_proj.weight".into(), shape);
-    let report = report(write_directory(&about).path());
+    let report = report(write_directory(&about).path(), 8192);
     let problem = report.problems.join("\n");
     assert!(
         problem.contains("model.layers.29.mlp.up_proj.weight"),

@@ -14,6 +14,7 @@ use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
+use tempfile::TempDir;
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -64,6 +65,22 @@ pub fn decoder_alone(dir: &Path) -> (Decoder, CacheShape) {
     };
     let decoder = Decoder::new(&config, &weights.pp(text), &weights.pp(head)).unwrap();
     (decoder, config.cache_shape().unwrap())
+}
+
+/// A copy of the tiny checkpoint, to be changed.
+pub fn tiny_copy() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    copy_tiny_to(dir.path());
+    dir
+}
+
+/// Puts the tiny checkpoint's files into a folder, which is made if it is not there.
+pub fn copy_tiny_to(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
 }
 
 pub fn json(file: &Path) -> Value {

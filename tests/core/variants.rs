@@ -17,8 +17,13 @@ use crate::support::{self, deviation, golden, json as read, tensors};
 
 /// A copy of a golden family's checkpoint.
 pub fn copy(family: &str) -> TempDir {
+    copy_of(&golden("families").join(family))
+}
+
+/// A copy of a checkpoint.
+pub fn copy_of(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
-    for entry in fs::read_dir(golden("families").join(family)).unwrap() {
+    for entry in fs::read_dir(dir).unwrap() {
         let from = entry.unwrap().path();
         if from.is_file() {
             fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();

@@ -149,6 +149,10 @@ BY_HAND = [
     "{{ text.split(none, 2) }}{{ text.rsplit(none, 2) }}{{ '  '.split() }}{{ ' a '.split(none, 1) }}{{ ' a b '.split(none, 0) }}",
     "{{ [nothing, nothing]|sort }}{{ nested.0.1 }}{{ nested.0.1 + 1.5 }}",
     "{{ [nothing, 1]|sort }}",
+    (
+        "{% for m in messages %}{{ m }}{{ m|tojson }}{{ m|tojson(indent=2) }}{{ m|items|list }}{{ m.keys()|list }}"
+        "{% for key in m %}{{ key }}{% endfor %}{% endfor %}{{ messages|tojson }}"
+    ),
 ]
 
 
@@ -356,10 +360,6 @@ class Grammar:
                 lambda: f"dict(x={self.any(depth - 1)}, y={self.any(depth - 1)})",
             ]
         )()
-
-
-# Keys in the order that the Rust side keeps them in.
-VARIABLES = json.loads(json.dumps(VARIABLES, sort_keys=True))
 
 
 def rendered(template):

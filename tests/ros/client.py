@@ -198,3 +198,15 @@ class Client:
             return future.result()
         finally:
             self._node.destroy_client(client)
+
+    def call_at_once(self, service: Any, name: str, requests: list[Any]) -> list[Any]:
+        """Calls a service many times without waiting in between, then waits for all of the responses."""
+        # The profile of the client is that of its own queue of responses too.
+        client = self._node.create_client(service, name, qos_profile=QoSProfile(depth=1000))
+        try:
+            self.wait(client.service_is_ready, f"service {name}")
+            futures = [client.call_async(request) for request in requests]
+            self.wait(lambda: all(future.done() for future in futures), f"{len(requests)} responses of {name}")
+            return [future.result() for future in futures]
+        finally:
+            self._node.destroy_client(client)

@@ -67,6 +67,19 @@ def test_plain_text_is_an_instruction_and_empty_ids_get_different_ones(start: St
     client.wait(lambda: deltas_of(client, plain) and deltas_of(client, unnamed), "pieces of both answers")
 
 
+def test_an_answer_that_fills_the_memory_up_is_cut_off_there(start: Start) -> None:
+    # At this temperature the end of an answer is as improbable as any other token.
+    _, client = start({"policy": "full", "budget": 96, "temperature": 100.0, "max_new_tokens": 200})
+    client.show(pictures.raw())
+    answer = client.ask("What is in view?")
+    assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert "policy full never evicts" in answer.error
+    assert answer.output_tokens > 10
+    assert answer.text
+    client.wait(lambda: client.texts == [f"cut off: {answer.text} ({answer.error})"], "the answer as text")
+    client.wait(lambda: "".join(delta.text for delta in deltas_of(client, answer)) == answer.text, "its pieces")
+
+
 def test_an_instruction_before_any_frame_is_refused(start: Start) -> None:
     _, client = start()
     answer = client.ask("What is in view?", id="blind")

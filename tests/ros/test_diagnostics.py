@@ -84,7 +84,7 @@ def test_a_paused_node_is_well(start: Start) -> None:
 
 def test_a_full_memory_under_policy_full_is_said_once_and_shown_until_the_reset(start: Start) -> None:
     process, client = start({"policy": "full", "budget": 96})
-    for sec in range(8):
+    for sec in range(1, 9):
         client.show(pictures.raw(sec=sec))
     stats = client.fresh_stats()
     message = f"full with {stats.used} of 96 slots: policy full evicts nothing, so nothing more is taken until ~/reset"

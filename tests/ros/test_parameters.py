@@ -271,6 +271,15 @@ def test_a_parameter_file_for_other_nodes_is_said_to_be_that(start: Start, tmp_p
     assert "whose name is /inf_mllm" in process.log
 
 
+@pytest.mark.parametrize("text", ["", "# nothing is set here\n"], ids=["empty", "comment"])
+def test_a_parameter_file_without_any_node_is_said_to_be_empty(start: Start, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text(text)
+    process, client = start(parameter_file=file)
+    assert get(client, "budget") == [512]
+    assert f"parameter file {file} has nothing for this node, whose name is /inf_mllm; it is empty" in process.log
+
+
 def test_the_root_namespace_is_one_level_for_a_wildcard(start: Start, tmp_path: Path) -> None:
     _, client = start(parameter_file=parameter_file(tmp_path, {"/*": values(budget=300)}))
     assert get(client, "budget") == [300]

@@ -3,12 +3,14 @@
 import json
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT, Start
-from node_process import PARAMETER_FILE, NodeProcess
+from node_process import EXECUTABLE, PARAMETER_FILE, NodeProcess
 from rcl_interfaces.srv import GetParameters
 
 MODEL = ROOT / "models" / "demo"
@@ -26,6 +28,20 @@ def refusal(
     assert status > 0, process.log
     assert "panicked" not in process.log, process.log
     return process.log
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_says_how_the_node_is_started(option: str) -> None:
+    done = subprocess.run([EXECUTABLE, option], capture_output=True, text=True, timeout=START_SECONDS, check=True)
+    for said in ("ros2 run inf_mllm inf_mllm_node --ros-args", "ros2 launch inf_mllm", "inf_mllm parameters"):
+        assert said in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = subprocess.run([EXECUTABLE, "--version"], capture_output=True, text=True, timeout=START_SECONDS, check=True)
+    version = ElementTree.parse(ROOT / "package.xml").findtext("version")
+    assert done.stdout == f"inf_mllm_node {version}\n"
 
 
 @pytest.mark.usefixtures("domain")

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind, MIN_BUDGET};
+use inf_mllm::files;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::family::{model_type, Family};
 use inf_mllm::model::mllm::Mllm;
@@ -37,8 +38,9 @@ pub fn run(args: &Args) -> Result<()> {
     let config = args.given.config()?;
     let device = config.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let inputs = candle_core::safetensors::load(&args.inputs, &Device::Cpu)
-        .with_context(|| format!("inputs {}", args.inputs.display()))?;
+    let about = || format!("inputs {}", args.inputs.display());
+    files::check(&args.inputs).with_context(about)?;
+    let inputs = candle_core::safetensors::load(&args.inputs, &Device::Cpu).with_context(about)?;
     let ids = input_ids(&inputs)?;
     let mut outputs = HashMap::new();
     let (decoder, shape, input, marks) = if Family::of(&model_type(&checkpoint)?).is_some() {

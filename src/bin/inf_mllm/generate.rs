@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use candle_core::DType;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
+use inf_mllm::files;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::mllm::Mllm;
@@ -142,7 +143,7 @@ fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
     let (mut layouts, mut features) = (Vec::new(), Vec::new());
     for file in &args.image {
         let about = || format!("image {}", file.display());
-        let data = std::fs::read(file).with_context(about)?;
+        let data = files::bytes(file).with_context(about)?;
         let picture = frame::decode("", &data).with_context(about)?;
         let prepared = model.vision.prepare(&picture, view);
         layouts.push(prepared.layout);

@@ -31,11 +31,7 @@ pub fn run(args: &Args) -> Result<()> {
     let report = Report::of(
         &args.model,
         &Options {
-            quantization: config.quantization,
-            device: config.device,
-            dtype: config.dtype,
-            kv_storage: config.cache.storage,
-            budget: config.cache.budget,
+            session: &config,
             memory: args.memory.map(|gib| (gib * GIB) as u64),
         },
     );
@@ -44,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
         false => print(&report.to_string())?,
     }
     if !report.complete() {
-        bail!("{} is not complete", args.model.display());
+        bail!("it cannot be run: {}", report.problems.join("; "));
     }
     Ok(())
 }

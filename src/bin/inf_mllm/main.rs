@@ -9,7 +9,7 @@ mod inspect;
 mod parameters;
 mod replay;
 
-use std::io::{ErrorKind, Write};
+use std::io::{stderr, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -55,7 +55,12 @@ fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
-        .with_writer(std::io::stderr)
+        .with_writer(stderr)
+        // In a file or a pipe colours are in the way; NO_COLOR switches them off everywhere.
+        .with_ansi(
+            stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        )
         .init();
     let outcome = match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),

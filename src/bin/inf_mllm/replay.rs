@@ -113,7 +113,8 @@ fn print(summary: &Summary) {
             tally.right, tally.of
         );
     };
-    for (name, tally) in summary.by_type.iter().chain(&summary.by_memory) {
+    let groups = [&summary.by_type, &summary.by_memory, &summary.by_cell];
+    for (name, tally) in groups.into_iter().flatten() {
         row(name, tally);
     }
     row("all", &summary.all);

@@ -117,6 +117,23 @@ pub enum ParameterError {
     },
 }
 
+impl ParameterError {
+    /// That none of `all` is called `name`.
+    pub fn unknown(name: &str, all: &[Parameter]) -> Self {
+        let names = all.iter().map(|parameter| parameter.name);
+        let alike = |known: &str| strsim::jaro_winkler(known, name);
+        let nearest = names
+            .clone()
+            .filter(|known| alike(known) >= ALIKE)
+            .max_by(|a, b| alike(a).total_cmp(&alike(b)));
+        Self::Unknown {
+            name: name.to_string(),
+            nearest,
+            known: names.collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
 /// The question after a name that may be a slip.
 struct Nearest<'a>(&'a Option<&'static str>);
 
@@ -149,17 +166,7 @@ pub trait Parameters: Clone + Default {
         if let Some(at) = all.iter().position(|parameter| parameter.name == name) {
             return Ok(all.swap_remove(at));
         }
-        let names = all.iter().map(|parameter| parameter.name);
-        let alike = |known: &str| strsim::jaro_winkler(known, name);
-        let nearest = names
-            .clone()
-            .filter(|known| alike(known) >= ALIKE)
-            .max_by(|a, b| alike(a).total_cmp(&alike(b)));
-        Err(ParameterError::Unknown {
-            name: name.to_string(),
-            nearest,
-            known: names.collect::<Vec<_>>().join(", "),
-        })
+        Err(ParameterError::unknown(name, &all))
     }
 
     /// Sets one, if the value is what it may be.

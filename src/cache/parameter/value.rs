@@ -105,61 +105,34 @@ pub trait Setting: Sized {
     fn of(value: &Value) -> Option<Self>;
 }
 
-impl Setting for bool {
-    type Range = ();
+/// Types that a value of one kind holds as they are.
+macro_rules! held {
+    ($($type:ty: $kind:ident, $range:ty, $pattern:pat => $of_range:expr;)*) => { $(
+        impl Setting for $type {
+            type Range = $range;
 
-    fn kind((): ()) -> Kind {
-        Kind::Flag
-    }
+            fn kind($pattern: Self::Range) -> Kind {
+                $of_range
+            }
 
-    fn value(&self) -> Value {
-        Value::Flag(*self)
-    }
+            fn value(&self) -> Value {
+                Value::$kind(self.clone())
+            }
 
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Flag(value) => Some(*value),
-            _ => None,
+            fn of(value: &Value) -> Option<Self> {
+                match value {
+                    Value::$kind(value) => Some(value.clone()),
+                    _ => None,
+                }
+            }
         }
-    }
+    )* };
 }
 
-impl Setting for f64 {
-    type Range = RangeInclusive<f64>;
-
-    fn kind(range: Self::Range) -> Kind {
-        Kind::Number(range)
-    }
-
-    fn value(&self) -> Value {
-        Value::Number(*self)
-    }
-
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Number(value) => Some(*value),
-            _ => None,
-        }
-    }
-}
-
-impl Setting for String {
-    type Range = ();
-
-    fn kind((): ()) -> Kind {
-        Kind::Text
-    }
-
-    fn value(&self) -> Value {
-        Value::Text(self.clone())
-    }
-
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Text(value) => Some(value.clone()),
-            _ => None,
-        }
-    }
+held! {
+    bool: Flag, (), () => Kind::Flag;
+    f64: Number, RangeInclusive<f64>, range => Kind::Number(range);
+    String: Text, (), () => Kind::Text;
 }
 
 impl Setting for PathBuf {

@@ -1,6 +1,9 @@
 //! What a file is whose contents are not those that its name promises.
 
+use std::fs;
 use std::path::Path;
+
+use crate::files;
 
 /// Bytes of a file that are looked at.
 const LOOKED_AT: usize = 512;
@@ -93,16 +96,17 @@ pub fn foreign_text(text: &str) -> Option<&'static str> {
     (start.starts_with(b"version ") || whole_page).then_some(found.what)
 }
 
-/// What stands in the way of opening `file`, if it is a link to nothing.
-pub fn dangling(file: &Path) -> Option<String> {
-    let target = std::fs::read_link(file).ok()?;
-    (!file.exists()).then(|| {
-        format!(
-            "a link to {}, which is not there: in a hub's cache that is a download that was not finished, or a folder that was \
-             copied without its blobs (copy with `cp -rL`)",
-            target.display()
-        )
-    })
+/// What lies in the place of `file`: a link to nothing, or something that is no file.
+pub fn obstacle(file: &Path) -> Option<String> {
+    if fs::metadata(file).is_ok() {
+        return files::check(file).err().map(|error| error.to_string());
+    }
+    let target = fs::read_link(file).ok()?;
+    Some(format!(
+        "a link to {}, which is not there: in a hub's cache that is a download that was not finished, or a folder that was \
+         copied without its blobs (copy with `cp -rL`)",
+        target.display()
+    ))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{CONFIG, INDEX, INDEX_ENDING, SINGLE, WEIGHTS_ENDING};
+use crate::files;
 
 /// Names that a message lists before it only counts them.
 const LISTED: usize = 8;
@@ -141,7 +142,7 @@ impl Folder {
         }
         files.sort();
         folders.sort();
-        let config = fs::read_to_string(dir.join(CONFIG)).ok();
+        let config = files::text(&dir.join(CONFIG)).ok();
         let config = config.and_then(|text| serde_json::from_str(&text).ok());
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -278,7 +279,7 @@ fn lerobot(config: &Value) -> String {
 }
 
 fn adapter(folder: &Folder) -> String {
-    let text = fs::read_to_string(folder.dir.join("adapter_config.json")).unwrap_or_default();
+    let text = files::text(&folder.dir.join("adapter_config.json")).unwrap_or_default();
     let json = serde_json::from_str::<Value>(&text).unwrap_or_default();
     let base = match json["base_model_name_or_path"].as_str() {
         Some(name) => format!(" of {name:?}"),

@@ -28,10 +28,11 @@ use super::json;
 use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
 use super::ModelError;
 use crate::cache::TensorError;
+use crate::files;
 use content::foreign_text;
 use folder::Folder;
 
-pub use content::{dangling, foreign};
+pub use content::{foreign, obstacle};
 pub use place::expand_home;
 pub use quantised::INSTEAD;
 
@@ -95,10 +96,13 @@ impl Checkpoint {
             // Weights that are not there are missed when they are asked for.
             return Ok(published);
         }
-        Err(fail(format!(
-            "{CONFIG} is missing, and no file ends in .{ENDING}; {}",
-            folder.says()
-        )))
+        Err(fail(match obstacle(&published.path(CONFIG)) {
+            Some(what) => format!("{CONFIG} is {what}"),
+            None => format!(
+                "{CONFIG} is missing, and no file ends in .{ENDING}; {}",
+                folder.says()
+            ),
+        }))
     }
 
     fn open_file(file: PathBuf) -> Result<Self, ModelError> {
@@ -169,7 +173,7 @@ impl Checkpoint {
             file: self.path(name),
             what,
         };
-        let text = fs::read_to_string(self.path(name)).map_err(|e| fail(e.to_string()))?;
+        let text = files::text(&self.path(name)).map_err(|e| fail(e.to_string()))?;
         match foreign_text(&text) {
             Some(what) => Err(fail(what.to_string())),
             None => Ok(text),
@@ -178,8 +182,8 @@ impl Checkpoint {
 
     /// That the file `name`, which is needed, is not there.
     fn missing(&self, name: &str) -> ModelError {
-        match dangling(&self.path(name)) {
-            Some(link) => self.error(format!("{name} is {link}")),
+        match obstacle(&self.path(name)) {
+            Some(what) => self.error(format!("{name} is {what}")),
             None => self.error(format!("{name} is missing")),
         }
     }
@@ -283,8 +287,8 @@ impl Checkpoint {
                 )));
             }
             if !self.has(shard) {
-                return Err(match dangling(&self.path(shard)) {
-                    Some(link) => self.error(format!("{shard}, which {named} names, is {link}")),
+                return Err(match obstacle(&self.path(shard)) {
+                    Some(what) => self.error(format!("{shard}, which {named} names, is {what}")),
                     None => self.error(format!("{shard} is missing, which {named} names")),
                 });
             }
@@ -295,8 +299,8 @@ impl Checkpoint {
     /// That there are no weights, and what lies there instead.
     fn no_weights(&self) -> ModelError {
         for name in [SINGLE, INDEX] {
-            if let Some(link) = dangling(&self.path(name)) {
-                return self.error(format!("{name} is {link}"));
+            if let Some(what) = obstacle(&self.path(name)) {
+                return self.error(format!("{name} is {what}"));
             }
         }
         let missing = format!("{SINGLE} is missing (and there is no {INDEX})");
@@ -324,9 +328,9 @@ impl Checkpoint {
         });
         match name {
             Some(name) if self.has(name) => Ok(name.to_string()),
-            Some(name) => Err(match dangling(&self.path(name)) {
-                Some(link) => self.error(format!(
-                    "{name}, which {CONFIG} names as {NAMED}, is {link}"
+            Some(name) => Err(match obstacle(&self.path(name)) {
+                Some(what) => self.error(format!(
+                    "{name}, which {CONFIG} names as {NAMED}, is {what}"
                 )),
                 None => self.error(format!(
                     "{name} is missing, which {CONFIG} names as {NAMED}"

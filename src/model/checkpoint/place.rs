@@ -4,7 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::content::dangling;
+use super::content::obstacle;
+use crate::files;
 use crate::model::ModelError;
 
 /// `path` with the user's home in the place of a leading `~`, as a shell has it. Shells leave `model:=~/...` as it is.
@@ -25,7 +26,7 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
         what,
     };
     match fs::metadata(&path) {
-        Err(error) => Err(fail(match dangling(&path) {
+        Err(error) => Err(fail(match obstacle(&path) {
             Some(link) => link,
             None if error.kind() == ErrorKind::NotFound => {
                 "there is no such file or folder".to_string()
@@ -53,7 +54,7 @@ fn snapshot(root: &Path) -> Result<PathBuf, ModelError> {
         }
     }
     folders.sort();
-    let main = fs::read_to_string(root.join("refs/main")).unwrap_or_default();
+    let main = files::text(&root.join("refs/main")).unwrap_or_default();
     let of_main = folders.iter().find(|path| path.ends_with(main.trim()));
     match (of_main, folders.as_slice()) {
         (Some(path), _) if !main.trim().is_empty() => Ok(path.clone()),

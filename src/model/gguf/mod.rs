@@ -25,12 +25,11 @@ mod tensors;
 mod value;
 mod vocabulary;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::checkpoint::dangling;
+use super::checkpoint::obstacle;
 use super::decoder::Unsupported;
 use super::ModelError;
 use header::Header;
@@ -54,10 +53,8 @@ impl Gguf {
             file: file.to_path_buf(),
             what,
         };
-        let opened =
-            File::open(file).map_err(|e| fail(dangling(file).unwrap_or_else(|| e.to_string())))?;
-        // SAFETY: the file must not be changed while it is mapped, as for the weights of any checkpoint.
-        let bytes = unsafe { Mmap::map(&opened) }.map_err(|e| fail(e.to_string()))?;
+        let bytes = crate::files::map(file)
+            .map_err(|e| fail(obstacle(file).unwrap_or_else(|| e.to_string())))?;
         let header = Header::parse(&bytes).map_err(fail)?;
         let mut gguf = Self {
             file: file.to_path_buf(),

@@ -8,10 +8,11 @@ mod jinja;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::{json, Map, Value as Json};
+use serde_json::{json, Value as Json};
 
 use super::checkpoint::Checkpoint;
 use super::ModelError;
+use jinja::Data;
 
 /// One piece of a message.
 #[derive(Debug, Clone, Serialize)]
@@ -60,7 +61,7 @@ const NOT_GIVEN: [&str; 2] = ["tools", "documents"];
 pub struct ChatTemplate {
     template: jinja::Template,
     /// What the template knows in every conversation.
-    known: Map<String, Json>,
+    known: Vec<(String, Data)>,
     file: PathBuf,
 }
 
@@ -108,7 +109,9 @@ impl ChatTemplate {
         match jinja::Template::parse(source) {
             Ok(template) => Ok(Self {
                 template,
-                known: Map::from_iter(NOT_GIVEN.map(|name| (name.to_string(), Json::Null))),
+                known: NOT_GIVEN
+                    .map(|name| (name.to_string(), Data::Null))
+                    .to_vec(),
                 file,
             }),
             Err(error) => Err(ModelError::File {
@@ -125,7 +128,8 @@ impl ChatTemplate {
         let named = SPECIAL_TOKENS.map(|name| (name, &json[name]));
         for (name, token) in named.into_iter().chain(extra) {
             if let Some(token) = token.as_str().or_else(|| token["content"].as_str()) {
-                self.known.insert(name.to_string(), token.into());
+                let token = Data::Text(token.to_string());
+                self.known.push((name.to_string(), token));
             }
         }
     }
@@ -148,12 +152,10 @@ impl ChatTemplate {
             what: format!("chat template, {what}"),
         };
         let mut known = self.known.clone();
-        let variables = serde_json::to_value(variables).map_err(|e| fail(e.to_string()))?;
-        if let Json::Object(variables) = variables {
+        if let Data::Object(variables) = data_of(&variables).map_err(fail)? {
             known.extend(variables);
         }
-        let messages = serde_json::to_value(messages).map_err(|e| fail(e.to_string()))?;
-        known.insert("messages".to_string(), messages);
+        known.push(("messages".to_string(), data_of(&messages).map_err(fail)?));
         self.template
             .render(&known)
             .map_err(|e| fail(e.to_string()))
@@ -191,6 +193,10 @@ impl ChatTemplate {
             Err(_) => render(&TURNS[1..]).map(|_| ()),
         }
     }
+}
+
+fn data_of(value: &impl Serialize) -> Result<Data, String> {
+    Data::of(value).map_err(|error| error.to_string())
 }
 
 /// A template's source, unless there is nothing in it; editors put a byte order mark in front of some.

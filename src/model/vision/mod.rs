@@ -74,6 +74,16 @@ pub struct ImageFeatures {
     pub grid: Option<[usize; 3]>,
 }
 
+impl ImageFeatures {
+    /// The tensors with what they are.
+    pub fn named(&self) -> Vec<(&'static str, &Tensor)> {
+        let deep = self.deep.iter();
+        let deep = deep.map(|rows| ("deeper features of the vision tower", rows));
+        let rows = ("features of the vision tower", &self.rows);
+        [rows].into_iter().chain(deep).collect()
+    }
+}
+
 /// A family's way from pictures to rows of the decoder's input.
 pub trait Vision: Send + Sync {
     /// How a picture of `size` (width, height) is laid out.

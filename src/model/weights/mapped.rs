@@ -1,7 +1,6 @@
 //! Safetensors files, mapped into memory and read tensor by tensor.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use super::{Listed, Matrix, Names, Quantization, Source, Stored};
 use crate::cache::TensorError;
+use crate::files;
 use crate::model::checkpoint::{foreign, INSTEAD};
 use crate::model::ModelError;
 
@@ -62,9 +62,7 @@ impl SafetensorsFiles {
             file: file.to_path_buf(),
             what,
         };
-        let opened = File::open(file).map_err(|e| fail(e.to_string()))?;
-        // SAFETY: the file must not be changed while it is mapped, as for the weights of any checkpoint.
-        let bytes = unsafe { Mmap::map(&opened) }.map_err(|e| fail(e.to_string()))?;
+        let bytes = files::map(file).map_err(|e| fail(e.to_string()))?;
         let (start, header) = header(&bytes).map_err(fail)?;
         for (stored, info) in header.tensors() {
             let (from, to) = info.data_offsets;
@@ -267,9 +265,7 @@ fn data_bytes(header: &[u8]) -> u64 {
 
 /// What the header of a safetensors file names as the library that wrote it (`pt`, `mlx`).
 pub fn safetensors_format(file: &Path) -> Option<String> {
-    let opened = File::open(file).ok()?;
-    // SAFETY: the file must not be changed while it is mapped, as for the weights of any checkpoint.
-    let bytes = unsafe { Mmap::map(&opened) }.ok()?;
+    let bytes = files::map(file).ok()?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
     metadata.metadata().as_ref()?.get("format").cloned()
 }

@@ -1,17 +1,17 @@
 //! The parameter services: what every ROS node has, with ranges, allowed values and reasons for a refusal.
 
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
 use r2r::builtin_interfaces::msg::Time;
 use r2r::rcl_interfaces::msg as ros_msg;
 use r2r::rcl_interfaces::srv;
-use r2r::{Publisher, QosProfile, WrappedServiceTypeSupport};
-use tokio::runtime::Runtime;
+use r2r::{Publisher, QosProfile};
 
 use super::{checked, messages};
 use crate::cache::parameter::{Parameters, Settable};
 use crate::node::outputs::{advertise, report, RosTime};
+use crate::node::services::Services;
 use crate::node::{ros, NodeError};
 use crate::parameters::NodeConfig;
 use crate::stream::Engine;
@@ -28,8 +28,8 @@ struct Served {
 
 /// Serves the parameters of a node until the runtime ends.
 pub fn serve(
-    runtime: &Runtime,
     node: &mut r2r::Node,
+    services: &mut Services,
     config: NodeConfig,
     engine: Arc<Engine>,
 ) -> Result<(), NodeError> {
@@ -41,22 +41,30 @@ pub fn serve(
         node: ros("node name", node.fully_qualified_name())?,
     }));
     let shared = served.clone();
-    answer::<srv::GetParameters::Service>(runtime, node, "get_parameters", move |request| {
-        let served = lock(&shared);
-        let value = |name: &String| messages::to_message(served.config.get(name).as_ref());
-        srv::GetParameters::Response {
-            values: request.names.iter().map(value).collect(),
-        }
-    })?;
-    answer::<srv::GetParameterTypes::Service>(runtime, node, "get_parameter_types", |request| {
-        let kind = |name: &String| {
-            NodeConfig::find(name).map_or(0, |parameter| messages::type_of(&parameter.kind))
-        };
-        srv::GetParameterTypes::Response {
-            types: request.names.iter().map(kind).collect(),
-        }
-    })?;
-    answer::<srv::ListParameters::Service>(runtime, node, "list_parameters", |request| {
+    services.answer::<srv::GetParameters::Service, _>(
+        node,
+        "~/get_parameters",
+        move |request| {
+            let served = lock(&shared);
+            let value = |name: &String| messages::to_message(served.config.get(name).as_ref());
+            ready(srv::GetParameters::Response {
+                values: request.names.iter().map(value).collect(),
+            })
+        },
+    )?;
+    services.answer::<srv::GetParameterTypes::Service, _>(
+        node,
+        "~/get_parameter_types",
+        |request| {
+            let kind = |name: &String| {
+                NodeConfig::find(name).map_or(0, |parameter| messages::type_of(&parameter.kind))
+            };
+            ready(srv::GetParameterTypes::Response {
+                types: request.names.iter().map(kind).collect(),
+            })
+        },
+    )?;
+    services.answer::<srv::ListParameters::Service, _>(node, "~/list_parameters", |request| {
         // No name has a dot: every name is at depth 1 and only a prefix of itself.
         let wanted = |name: &&str| {
             request.prefixes.is_empty() || request.prefixes.iter().any(|prefix| prefix == name)
@@ -65,41 +73,50 @@ pub fn serve(
             .into_iter()
             .map(|parameter| parameter.name);
         let names = names.filter(wanted).map(String::from).collect();
-        srv::ListParameters::Response {
+        ready(srv::ListParameters::Response {
             result: ros_msg::ListParametersResult {
                 names,
                 prefixes: Vec::new(),
             },
-        }
+        })
     })?;
-    answer::<srv::DescribeParameters::Service>(runtime, node, "describe_parameters", |request| {
-        let describe = |name: &String| match NodeConfig::find(name) {
-            Ok(parameter) => messages::descriptor(&parameter),
-            Err(_) => ros_msg::ParameterDescriptor {
-                name: name.clone(),
-                ..Default::default()
-            },
-        };
-        srv::DescribeParameters::Response {
-            descriptors: request.names.iter().map(describe).collect(),
-        }
-    })?;
-    let shared = served.clone();
-    answer::<srv::SetParameters::Service>(runtime, node, "set_parameters", move |request| {
-        let mut served = lock(&shared);
-        let each = request.parameters.iter();
-        srv::SetParameters::Response {
-            results: each
-                .map(|given| result(served.set(std::slice::from_ref(given))))
-                .collect(),
-        }
-    })?;
-    answer::<srv::SetParametersAtomically::Service>(
-        runtime,
+    services.answer::<srv::DescribeParameters::Service, _>(
         node,
-        "set_parameters_atomically",
-        move |request| srv::SetParametersAtomically::Response {
-            result: result(lock(&served).set(&request.parameters)),
+        "~/describe_parameters",
+        |request| {
+            let describe = |name: &String| match NodeConfig::find(name) {
+                Ok(parameter) => messages::descriptor(&parameter),
+                Err(_) => ros_msg::ParameterDescriptor {
+                    name: name.clone(),
+                    ..Default::default()
+                },
+            };
+            ready(srv::DescribeParameters::Response {
+                descriptors: request.names.iter().map(describe).collect(),
+            })
+        },
+    )?;
+    let shared = served.clone();
+    services.answer::<srv::SetParameters::Service, _>(
+        node,
+        "~/set_parameters",
+        move |request| {
+            let mut served = lock(&shared);
+            let each = request.parameters.iter();
+            ready(srv::SetParameters::Response {
+                results: each
+                    .map(|given| result(served.set(std::slice::from_ref(given))))
+                    .collect(),
+            })
+        },
+    )?;
+    services.answer::<srv::SetParametersAtomically::Service, _>(
+        node,
+        "~/set_parameters_atomically",
+        move |request| {
+            ready(srv::SetParametersAtomically::Response {
+                result: result(lock(&served).set(&request.parameters)),
+            })
         },
     )
 }
@@ -107,32 +124,6 @@ pub fn serve(
 fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
     // Plain values, usable after a panic elsewhere.
     served.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Answers the requests of one service.
-fn answer<T: WrappedServiceTypeSupport + 'static>(
-    runtime: &Runtime,
-    node: &mut r2r::Node,
-    name: &'static str,
-    mut respond: impl FnMut(&T::Request) -> T::Response + Send + 'static,
-) -> Result<(), NodeError>
-where
-    T::Request: Send,
-    T::Response: Send,
-{
-    let mut requests = ros(
-        format!("service ~/{name}"),
-        node.create_service::<T>(&format!("~/{name}"), QosProfile::parameters()),
-    )?;
-    runtime.spawn(async move {
-        while let Some(request) = requests.next().await {
-            let response = respond(&request.message);
-            if let Err(error) = request.respond(response) {
-                tracing::error!("~/{name} could not be answered: {error}");
-            }
-        }
-    });
-    Ok(())
 }
 
 fn result(outcome: Result<(), String>) -> ros_msg::SetParametersResult {

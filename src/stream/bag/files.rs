@@ -11,6 +11,7 @@ use super::mcap::{McapFile, MCAP_MAGIC};
 use super::sqlite::SqliteFile;
 use super::topics::Topic;
 use super::Place;
+use crate::files;
 
 const METADATA: &str = "metadata.yaml";
 /// How the files of a bag end.
@@ -43,15 +44,17 @@ pub struct Listing {
 
 /// Finds the files of a bag directory in the order of its metadata.yaml, or takes one file as a bag.
 pub fn find(path: &Path) -> Result<Listing, String> {
-    if path.is_file() && !path.ends_with(METADATA) {
-        return Ok(Listing {
-            files: vec![path.to_path_buf()],
-            ordered: true,
-        });
-    }
-    let folder = match path.is_file() {
-        true => path.parent().unwrap_or(path),
-        false => path,
+    let folder = if path.is_dir() {
+        path
+    } else {
+        files::check(path).map_err(|e| e.to_string())?;
+        if !path.ends_with(METADATA) {
+            return Ok(Listing {
+                files: vec![path.to_path_buf()],
+                ordered: true,
+            });
+        }
+        path.parent().unwrap_or(path)
     };
     let entries = std::fs::read_dir(folder).map_err(|e| e.to_string())?;
     let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
@@ -85,7 +88,7 @@ pub fn find(path: &Path) -> Result<Listing, String> {
 /// The files that metadata.yaml lists, as far as they are there.
 fn listed(folder: &Path) -> Vec<PathBuf> {
     let metadata = folder.join(METADATA);
-    let Ok(text) = std::fs::read_to_string(&metadata) else {
+    let Ok(text) = files::text(&metadata) else {
         return Vec::new();
     };
     let information = match serde_yaml::from_str::<Metadata>(&text) {
@@ -187,7 +190,7 @@ impl OpenFile {
 
 /// A file and its first bytes.
 fn begin(path: &Path) -> Result<(Vec<u8>, File), String> {
-    let mut file = File::open(path).map_err(|e| e.to_string())?;
+    let mut file = files::open(path).map_err(|e| e.to_string())?;
     let mut beginning = Vec::new();
     let read = (&mut file).take(SQLITE_MAGIC.len() as u64);
     { read }

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use memmap2::Mmap;
 use super::message::Kind;
 use super::topics::Topic;
 use super::{Place, Recorded};
+use crate::files;
 
 pub use mcap::MAGIC as MCAP_MAGIC;
 
@@ -39,12 +39,9 @@ pub struct McapFile {
 
 impl McapFile {
     pub fn open(path: &Path) -> Result<Self, String> {
-        let file = File::open(path).map_err(|e| e.to_string())?;
-        // SAFETY: mapped for reading; a bag must not be written to while it is replayed.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
         Ok(Self {
             path: path.to_path_buf(),
-            bytes,
+            bytes: files::map(path).map_err(|e| e.to_string())?,
             chunks: Vec::new(),
         })
     }

@@ -84,7 +84,7 @@ pub enum FrameError {
     },
     #[error("image stamp is {} s, expected {} s or later, the newest frame's: it was overtaken", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
     OutOfOrder { stamp_ns: i64, newest_ns: i64 },
-    #[error("image stamp is {} s, but the other images are at {} s: stamps of two clocks (two publishers, or a driver that stamps some images otherwise), and these are left out", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
+    #[error("image stamp is {} s, but the other images are at {} s: a single strange stamp, the first one of a clock that jumps, or stamps of two clocks (two publishers, or a driver that stamps some images otherwise), and it is left out", *.stamp_ns as f64 * 1e-9, *.newest_ns as f64 * 1e-9)]
     OtherClock { stamp_ns: i64, newest_ns: i64 },
     #[error("compressed image is neither jpeg nor png: {0}")]
     Format(String),

@@ -15,29 +15,23 @@ use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::grammar::{Chat, Grammar};
-use crate::cache::{CacheShape, KvStorage};
+use super::session::{PromptCheck, SessionConfig};
+use crate::cache::CacheShape;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder;
 use crate::model::family::{model_type, Family, CONFIG};
 use crate::model::mllm::Mllm;
-use crate::model::precision::Precision;
 use crate::model::text::TextModel;
 use crate::model::vision::View;
-use crate::model::weights::{arithmetic, Hollow, Quantization, Source};
-use crate::model::{device_name, DeviceKind, ModelError};
+use crate::model::weights::{arithmetic, Hollow, Source};
+use crate::model::{device_name, ModelError};
 use kept::Keeping;
 
-/// What the report assumes: the same as what the model is to be loaded with.
+/// What the report assumes.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
-    pub quantization: Quantization,
-    pub device: DeviceKind,
-    /// Type of the arithmetic.
-    pub dtype: Precision,
-    /// What keys and values are stored as.
-    pub kv_storage: KvStorage,
-    /// Slots per layer.
-    pub budget: usize,
+pub struct Options<'a> {
+    /// What the model is to be run with; its folder is not looked at.
+    pub session: &'a SessionConfig,
     /// Memory that the model may take, bytes.
     pub memory: Option<u64>,
 }
@@ -120,7 +114,7 @@ impl Report {
     pub fn of(path: &Path, options: &Options) -> Self {
         let mut report = Self {
             path: path.display().to_string(),
-            budget: options.budget,
+            budget: options.session.cache.budget,
             ..Self::default()
         };
         if let Err(error) = report.fill(path, options) {
@@ -130,7 +124,7 @@ impl Report {
     }
 
     fn fill(&mut self, path: &Path, options: &Options) -> Result<(), ModelError> {
-        let device = options.device.open()?;
+        let device = options.session.device.open()?;
         self.device = device_name(&device);
         let checkpoint = Checkpoint::open(path)?;
         for file in checkpoint.left_alone() {
@@ -160,7 +154,7 @@ impl Report {
         self.family = family.name.to_string();
         let config = (family.open)(checkpoint)?;
         self.decoder = config.text().model_type().to_string();
-        let tensors = checkpoint.tensors(family.names, opened.options.quantization)?;
+        let tensors = checkpoint.tensors(family.names, opened.options.session.quantization)?;
         let dtype = self.fill_decoder(config.text(), tensors.as_ref(), opened)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
@@ -173,12 +167,16 @@ impl Report {
         let keeping = Keeping {
             dtype,
             on_cpu: opened.device.is_cpu(),
-            quantization: opened.options.quantization,
+            quantization: opened.options.session.quantization,
             text_path: config.text_path(),
             head_path: config.head_path(),
         };
         self.fill_kept(&hollow, &keeping, opened.options);
-        self.fill_frames(&model)
+        let (chat, known) = Chat::find(&model)?;
+        self.notes.extend(chat.remarks(&model, known));
+        self.fill_frames(&model, &chat)?;
+        let session = opened.options.session;
+        PromptCheck::new(&model, chat, session)?.check(&session.system_prompt)
     }
 
     fn fill_text(&mut self, opened: &Opened) -> Result<(), ModelError> {
@@ -191,7 +189,7 @@ impl Report {
         });
         let about = TextModel::about(checkpoint)?;
         self.decoder = about.config.model_type().to_string();
-        let tensors = checkpoint.tensors(about.names, opened.options.quantization)?;
+        let tensors = checkpoint.tensors(about.names, opened.options.session.quantization)?;
         let dtype = self.fill_decoder(&about.config, tensors.as_ref(), opened)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
@@ -204,11 +202,13 @@ impl Report {
         let keeping = Keeping {
             dtype,
             on_cpu: opened.device.is_cpu(),
-            quantization: opened.options.quantization,
+            quantization: opened.options.session.quantization,
             text_path: &paths.0,
             head_path: &paths.1,
         };
         self.fill_kept(&hollow, &keeping, opened.options);
+        let context = model.shape.max_positions;
+        opened.options.session.cache.plan(0, context)?;
         Ok(())
     }
 
@@ -222,11 +222,12 @@ impl Report {
         let shape = config
             .cache_shape()
             .map_err(|unsupported| unsupported.of(opened.checkpoint.path(CONFIG)))?;
-        let given = opened.options.dtype.dtype(tensors, opened.device);
+        let given = opened.options.session.dtype.dtype(tensors, opened.device);
         let dtype = arithmetic(given, opened.device);
         self.dtype = dtype.as_str().to_string();
         self.context = shape.max_positions;
-        self.kv_bytes_per_token = kv_bytes(&shape, opened.options.kv_storage.dtype(dtype));
+        self.kv_bytes_per_token =
+            kv_bytes(&shape, opened.options.session.cache.storage.dtype(dtype));
         self.cache_bytes = self.kv_bytes_per_token.saturating_mul(self.budget as u64);
         Ok(dtype)
     }
@@ -240,9 +241,7 @@ impl Report {
     }
 
     /// What frames take in the stream, for which the checkpoint's chat template is rendered.
-    fn fill_frames(&mut self, model: &Mllm) -> Result<(), ModelError> {
-        let (chat, known) = Chat::find(model)?;
-        self.notes.extend(chat.remarks(model, known));
+    fn fill_frames(&mut self, model: &Mllm, chat: &Chat) -> Result<(), ModelError> {
         for (width, height) in PICTURES {
             let layout = model.vision.layout((width, height), View::Frame);
             let markup = model.vision.markup(&layout);
@@ -268,7 +267,7 @@ const A_SECOND_NS: i64 = 1_000_000_000;
 /// A checkpoint with what it is to be loaded with.
 struct Opened<'a> {
     checkpoint: &'a Checkpoint,
-    options: &'a Options,
+    options: &'a Options<'a>,
     device: &'a Device,
 }
 

@@ -136,9 +136,7 @@ impl Session {
             }
             let last = run.answer.output_tokens == longest;
             let next = self.attempt(|session| match last {
-                true => session
-                    .append(&[token], &[], Chunk::Answer, 1)
-                    .map(|_| None),
+                true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
                 false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
             });
             match next {
@@ -181,7 +179,7 @@ impl Session {
 
     /// Feeds text and chooses what follows it.
     fn go_on(&mut self, ids: &[u32], chunk: Chunk, next: usize) -> Result<Choice, ModelError> {
-        let hidden = self.append(ids, &[], chunk, next)?;
+        let hidden = self.pass(ids, &[], chunk, next)?;
         let hidden = hidden.ok_or_else(|| {
             ModelError::Inputs("no text to go on from, expected at least one token".to_string())
         })?;

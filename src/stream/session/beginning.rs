@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Chunk, Session, SessionConfig};
-use crate::cache::{CacheConfig, CacheError};
+use crate::cache::{CacheConfig, CacheError, Plan};
 use crate::model::mllm::Mllm;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::vision::View;
@@ -72,10 +72,9 @@ impl PromptCheck {
         let mut grammar = Grammar::new(self.chat.clone());
         let text = grammar.prefix(system_prompt, &self.tokenizer);
         let prefix = self.tokenizer.encode_prompt(&text)?;
-        self.check_room(prefix.len())?;
+        let longest = self.plan(prefix.len())?.recent;
         let opening = self.tokenizer.is_opening(&prefix);
         let last_id = prefix.last().copied().filter(|_| !opening);
-        let longest = self.cache.plan(prefix.len(), self.max_positions)?.recent;
         let standing = self.standing(grammar.clone(), last_id)?;
         if standing.len() > longest {
             return Err(CacheError::Parameter {
@@ -93,28 +92,27 @@ impl PromptCheck {
         })
     }
 
-    /// Fails where the budget has no room behind a prefix of so many tokens for a frame and a question.
-    fn check_room(&self, prefix: usize) -> Result<(), CacheError> {
+    /// The cache's plan behind a prefix of so many tokens; fails where the budget has no room there for a frame and a question.
+    fn plan(&self, prefix: usize) -> Result<Plan, CacheError> {
         let (frame, question) = (self.frame, self.question);
+        let (budget, longest) = (self.cache.budget, self.max_positions);
         let evicts = self.cache.policy.build(&self.cache)?.evicts();
-        let enough = |budget: usize| {
-            let mut cache = self.cache.clone();
-            cache.budget = budget;
-            let plan = cache.plan(prefix, self.max_positions);
-            let room = plan.is_ok_and(|plan| !evicts || plan.longest_turn() >= question);
-            room && budget > prefix + frame + question
+        let fits = |plan: &Plan| {
+            (!evicts || plan.longest_turn() >= question) && plan.budget > prefix + frame + question
         };
-        // What is wrong with another parameter is no matter of the budget.
-        let plan = match self.cache.plan(prefix, self.max_positions) {
+        let plan = match self.cache.plan(prefix, longest) {
+            Ok(plan) if fits(&plan) => return Ok(plan),
+            // What is wrong with another parameter is no matter of the budget.
             Err(error) if !matches!(error, CacheError::Parameter { name: "budget", .. }) => {
                 return Err(error)
             }
             plan => plan,
         };
-        let (budget, longest) = (self.cache.budget, self.max_positions);
-        if enough(budget) {
-            return Ok(());
-        }
+        let enough = |budget: usize| {
+            let mut cache = self.cache.clone();
+            cache.budget = budget;
+            cache.plan(prefix, longest).is_ok_and(|plan| fits(&plan))
+        };
         let needed = format!(
             "room for a prefix of {prefix} and one frame of {frame} tokens, and for a question of {question} in what a compaction always keeps"
         );
@@ -124,7 +122,7 @@ impl PromptCheck {
                 format!("{needed}, which the model's longest input of {longest} tokens has not")
             }
             // It is not for the budget: what is wrong is said where the cache is put together.
-            None => return plan.map(|_| ()),
+            None => return plan,
         };
         Err(CacheError::Parameter {
             name: "budget",
@@ -166,7 +164,7 @@ impl Session {
             return Ok(());
         }
         let keys = self.passing(|session| {
-            session.append(&beginning.standing, &[], Chunk::Instruction, 1)?;
+            session.append(&beginning.standing, Chunk::Instruction, 1)?;
             Ok::<_, ModelError>(session.state.cache.newest_keys(beginning.standing.len())?)
         })?;
         self.state.cache.look_for(keys);
@@ -177,7 +175,7 @@ impl Session {
     pub(super) fn feed_prefix(&mut self, beginning: &Beginning) -> Result<(), ModelError> {
         self.state.cache.reset(beginning.prefix.len())?;
         if !beginning.prefix.is_empty() {
-            self.append(&beginning.prefix, &[], Chunk::Prefix, 1)?;
+            self.append(&beginning.prefix, Chunk::Prefix, 1)?;
         }
         self.state.stream.last_id = beginning.last_id;
         Ok(())

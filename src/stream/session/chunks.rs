@@ -4,8 +4,12 @@ use candle_core::Tensor;
 
 use super::Session;
 use crate::cache::{FrameId, Mark};
+use crate::model::finite::check_finite;
 use crate::model::vision::ImageFeatures;
 use crate::model::{mllm, ModelError};
+
+/// What the decoder gives for a chunk's last token.
+const HIDDEN: &str = "hidden state of the decoder";
 
 /// What a chunk of tokens is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,16 +69,34 @@ impl Session {
         features: ImageFeatures,
     ) -> Result<(), ModelError> {
         let ids = self.encode(text)?;
+        let images = [features];
         // The next frame needs about as much room as this one.
-        self.append(&ids, &[features], Chunk::Frame(frame), ids.len())?;
-        Ok(())
+        let hidden = self.pass(&ids, &images, Chunk::Frame(frame), ids.len())?;
+        // What is no number in a key or a value is in the state of the last token, which attends to all; but where visual tokens are
+        // withdrawn there may be none behind the picture.
+        let mut computed = images[0].named();
+        computed.extend(hidden.as_ref().map(|hidden| (HIDDEN, hidden)));
+        check_finite(&computed)
+    }
+
+    /// Feeds text after which nothing is chosen.
+    pub(super) fn append(
+        &mut self,
+        ids: &[u32],
+        chunk: Chunk,
+        next: usize,
+    ) -> Result<(), ModelError> {
+        match self.pass(ids, &[], chunk, next)? {
+            Some(hidden) => check_finite(&[(HIDDEN, &hidden)]),
+            None => Ok(()),
+        }
     }
 
     /// Feeds a chunk and sees to the room for the `next` tokens.
     ///
     /// Returns the hidden state of its last token, `[1, hidden]`; where visual tokens are withdrawn that of its last text token, if it
-    /// has one. An error leaves the state in between: see [`Self::attempt`].
-    pub(super) fn append(
+    /// has one. Whether it is made of numbers is for the caller to see. An error leaves the state in between: see [`Self::attempt`].
+    pub(super) fn pass(
         &mut self,
         ids: &[u32],
         images: &[ImageFeatures],

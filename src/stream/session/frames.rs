@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::last_frames::Frame;
 use super::Session;
 use crate::cache::{CacheError, PolicyKind};
+use crate::model::finite::check_finite;
 use crate::model::preprocess::picture::Picture;
 use crate::model::vision::View;
 use crate::model::ModelError;
@@ -62,7 +63,7 @@ impl Session {
     ) -> Result<Taken, PushError> {
         let started = Instant::now();
         let stream = &mut self.state.stream;
-        stream.jumped = stream.jumped.or(jumped);
+        stream.jumped = jumped.or(stream.jumped);
         if let Some(from_ns) = stream.jumped {
             self.attempt(|session| session.begin_epoch(from_ns, image.stamp_ns))?;
         }
@@ -99,6 +100,7 @@ impl Session {
         let elapsed_ns = stream.memory.since_epoch(image.stamp_ns);
         let id = stream.memory.next_id();
         if self.config.cache.policy == PolicyKind::LastFrames {
+            check_finite(&features.named())?;
             let frame = Frame {
                 id,
                 elapsed_ns,

@@ -33,7 +33,7 @@ pub struct StreamState {
     pub memory: FrameMemory,
     /// Of the frames that come in lock-step.
     pub clock: StreamClock,
-    /// The stamp that the clock jumped from, if the epoch of that jump has not begun yet.
+    /// The stamp that the clock jumped from last, if the epoch of that jump has not begun yet.
     pub jumped: Option<i64>,
     pub gate: FrameGate,
     /// The random state of the answers.

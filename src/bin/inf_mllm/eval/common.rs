@@ -10,8 +10,10 @@ use inf_mllm::cache::{CacheConfig, PolicyKind};
 use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::store::Store;
 use inf_mllm::eval::text::{fingerprint, Text};
-use inf_mllm::eval::variant;
+use inf_mllm::eval::variant::{self, Recalling};
+use inf_mllm::eval::EvalError;
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::archive::ArchiveConfig;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use serde_json::{json, Value};
@@ -36,7 +38,8 @@ pub struct Common {
 /// Policies and budgets to go through.
 #[derive(clap::Args)]
 pub struct Variants {
-    /// Policies, each with its parameters if they are not the defaults: inf_mllm or inf_mllm:bias=0,scope=kv_head.
+    /// Policies, each with its parameters if they are not the defaults: inf_mllm or inf_mllm:bias=0,scope=kv_head; for recall also
+    /// inf_mllm+recall or inf_mllm+recall:recall_units=4,bias=0.
     #[arg(long, num_args = 1.., default_values_t = every_policy())]
     pub policies: Vec<String>,
     /// Slots per layer, tokens.
@@ -54,24 +57,39 @@ fn every_policy() -> Vec<String> {
 impl Variants {
     /// Every policy with every budget; full attention once, with all of `longest` tokens.
     pub fn configs(&self, longest: usize) -> Result<Vec<CacheConfig>> {
-        let mut configs = Vec::new();
+        self.each(longest, variant::parse, |config| config)
+    }
+
+    /// The same of policies that may have an archive beside them.
+    pub fn recalling(&self, longest: usize) -> Result<Vec<Recalling>> {
+        self.each(longest, Recalling::parse, |variant| &mut variant.cache)
+    }
+
+    fn each<T>(
+        &self,
+        longest: usize,
+        parse: impl Fn(&str, &CacheConfig) -> Result<T, EvalError>,
+        cache: impl Fn(&mut T) -> &mut CacheConfig,
+    ) -> Result<Vec<T>> {
+        let mut variants = Vec::new();
         for (i, &budget) in self.budgets.iter().enumerate() {
             for line in &self.policies {
                 let base = CacheConfig {
                     budget,
                     ..CacheConfig::default()
                 };
-                let mut config = variant::parse(line, &base)?;
+                let mut variant = parse(line, &base)?;
+                let config = cache(&mut variant);
                 if config.policy == PolicyKind::Full {
                     if i > 0 {
                         continue;
                     }
                     config.budget = longest;
                 }
-                configs.push(config);
+                variants.push(variant);
             }
         }
-        Ok(configs)
+        Ok(variants)
     }
 }
 
@@ -183,21 +201,45 @@ fn machine() -> String {
 
 /// A policy in a table: its name, and what differs from the defaults.
 pub fn label(config: &CacheConfig) -> String {
+    named(config.policy.name(), changed(config))
+}
+
+/// The same of a policy that may have an archive beside it.
+pub fn label_recalling(variant: &Recalling) -> String {
+    if variant.archive.is_none() {
+        return label(&variant.cache);
+    }
+    let default = Recalling {
+        cache: variant.cache.clone(),
+        archive: Some(ArchiveConfig::default()),
+    };
+    let own = differing(&variant.describe_archive(), &default.describe_archive());
+    let settings = own.into_iter().chain(changed(&variant.cache)).collect();
+    named(&format!("{}+recall", variant.cache.policy.name()), settings)
+}
+
+fn named(name: &str, settings: Vec<String>) -> String {
+    match settings.is_empty() {
+        true => name.to_string(),
+        false => format!("{name}:{}", settings.join(",")),
+    }
+}
+
+/// What of a policy's parameters differs from the defaults.
+fn changed(config: &CacheConfig) -> Vec<String> {
     let default = variant::describe(&CacheConfig {
         policy: config.policy,
         budget: config.budget,
         ..CacheConfig::default()
     });
-    let own = variant::describe(config);
-    let changed = own
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, value)| default[name.as_str()] != **value)
+    differing(&variant::describe(config), &default)
+}
+
+/// The fields of `own` that are not as in `default`, as `name=value`.
+fn differing(own: &Value, default: &Value) -> Vec<String> {
+    let fields = own.as_object().into_iter().flatten();
+    let changed = fields.filter(|(name, value)| default[name.as_str()] != **value);
+    changed
         .map(|(name, value)| format!("{name}={}", value.to_string().trim_matches('"')))
-        .collect::<Vec<_>>();
-    match changed.is_empty() {
-        true => config.policy.name().to_string(),
-        false => format!("{}:{}", config.policy.name(), changed.join(",")),
-    }
+        .collect()
 }

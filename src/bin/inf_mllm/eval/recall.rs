@@ -6,15 +6,15 @@ mod table;
 use std::path::PathBuf;
 
 use anyhow::{bail, ensure, Result};
-use inf_mllm::cache::{CacheConfig, PolicyKind};
+use inf_mllm::cache::PolicyKind;
 use inf_mllm::eval::facts::{Fact, Timeline, Values, Wording};
 use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::recall::{recall, Answer, RecallOptions};
 use inf_mllm::eval::text::Text;
-use inf_mllm::eval::variant::describe;
+use inf_mllm::eval::variant::{describe, Recalling};
 use serde_json::json;
 
-use super::common::{label, Bench, Common, Variants};
+use super::common::{label_recalling, Bench, Common, Variants};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -114,20 +114,24 @@ pub fn run(args: &Args) -> Result<()> {
         None => Vec::new(),
     };
     let mut rows = Vec::new();
-    for config in args.variants.configs(bench.model.context())? {
-        let parameters = json!({
-            "cache": describe(&config), "chunk": args.chunk, "facts": facts.len(), "spacing": args.spacing,
+    for variant in args.variants.recalling(bench.model.context())? {
+        let mut parameters = json!({
+            "cache": describe(&variant.cache), "chunk": args.chunk, "facts": facts.len(), "spacing": args.spacing,
             "distances": args.distances, "statement": args.wording().statement, "question": args.wording().question,
             "values": format!("{:?}", args.values), "standing": args.standing,
         });
+        if variant.archive.is_some() {
+            parameters["archive"] = variant.describe_archive();
+        }
         let key = bench.key("recall", &text, &text.ids, parameters);
-        let what = format!("{} at {}", label(&config), config.budget);
+        let budget = variant.cache.budget;
+        let what = format!("{} at {budget}", label_recalling(&variant));
         let answers = bench.cell(&key, what, |bench| {
-            cell(args, bench, &facts, &text, &config, &standing)
+            cell(args, bench, &facts, &text, &variant, &standing)
         })?;
         rows.push(table::Row {
-            policy: label(&config),
-            budget: config.budget,
+            policy: label_recalling(&variant),
+            budget,
             answers,
         });
     }
@@ -142,9 +146,10 @@ fn cell(
     bench: &Bench,
     facts: &[Fact],
     text: &Text,
-    config: &CacheConfig,
+    variant: &Recalling,
     standing: &[u32],
 ) -> Result<Vec<Answer>> {
+    let config = &variant.cache;
     let longest = args.distances.iter().copied().max().unwrap_or(0);
     let question = facts.iter().map(|fact| fact.question.len()).max();
     let reserved = longest + question.unwrap_or(0);
@@ -161,6 +166,7 @@ fn cell(
     let options = RecallOptions {
         chunk: args.chunk,
         standing,
+        archive: variant.archive.as_ref(),
     };
     let mut timelines = Vec::new();
     for (i, facts) in facts.chunks(per_stream).enumerate() {

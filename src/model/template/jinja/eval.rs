@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
-
 use super::ast::{Body, Expr, For, Macro, Postfix, Stmt, Target};
+use super::data::Data;
 use super::given::Given;
 use super::meter::{Error, Meter, Result};
 use super::text::Writer;
@@ -34,8 +33,8 @@ pub(super) struct Eval<'t> {
     out: Writer<'t>,
 }
 
-/// What a template makes of `variables`.
-pub fn render(body: &Body, variables: &Map<String, Json>, meter: &Meter) -> Result<String> {
+/// What a template makes of `variables`, of which the last of one name counts.
+pub fn render(body: &Body, variables: &[(String, Data)], meter: &Meter) -> Result<String> {
     let mut scope = Scope::new();
     for (name, value) in variables {
         scope.insert(name.as_str().into(), meter.data(value)?);

@@ -11,6 +11,7 @@
 //!
 //! - `lexer`, `parser` (expressions), `postfixes` (what stands behind them), `statements`: from the source to the tree of `ast`
 //! - `eval` (statements), `expressions`: from the tree to text
+//! - `data`: what conversations are handed over as
 //! - `value`, `compare`, `math`, `text`: Python's values, operators and spellings; `percent`: its formatting with `%`
 //! - `given` (arguments), `functions`, `filters`, `sequences` (filters of lists), `methods`, `strings` (methods of strings),
 //!   `checks` (tests): what templates can call
@@ -18,6 +19,7 @@
 mod ast;
 mod checks;
 mod compare;
+mod data;
 mod eval;
 mod expressions;
 mod filters;
@@ -36,8 +38,7 @@ mod strings;
 mod text;
 mod value;
 
-use serde_json::{Map, Value as Json};
-
+pub use data::Data;
 pub use meter::Error;
 use meter::{Meter, Result};
 
@@ -63,8 +64,8 @@ impl Template {
         Ok(Self { body })
     }
 
-    /// What the template makes of `variables`.
-    pub fn render(&self, variables: &Map<String, Json>) -> Result<String> {
+    /// What the template makes of `variables`, of which the last of one name counts.
+    pub fn render(&self, variables: &[(String, Data)]) -> Result<String> {
         let meter = Meter::new();
         eval::render(&self.body, variables, &meter)
     }

@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-
 use super::ast::Const;
+use super::data::Data;
 use super::meter::{Error, Meter, Result, DATA_DEPTH, STEP};
 
 /// A value. Lists and dicts never change, and only data is inside them, so that they are trees of at most [`DATA_DEPTH`] levels.
@@ -122,24 +121,22 @@ impl Meter {
     }
 
     /// Data that comes from outside.
-    pub fn data(&self, json: &Json) -> Result<Value> {
-        self.deeper(|| match json {
-            Json::Null => Ok(Value::None),
-            Json::Bool(truth) => Ok(Value::Bool(*truth)),
-            Json::Number(number) => Ok(match number.as_i64() {
-                Some(number) => Value::Int(number),
-                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
-            }),
-            Json::String(text) => self.text(text),
-            Json::Array(items) => {
+    pub fn data(&self, data: &Data) -> Result<Value> {
+        self.deeper(|| match data {
+            Data::Null => Ok(Value::None),
+            Data::Bool(truth) => Ok(Value::Bool(*truth)),
+            Data::Int(number) => Ok(Value::Int(*number)),
+            Data::Float(number) => Ok(Value::Float(*number)),
+            Data::Text(text) => self.text(text),
+            Data::List(items) => {
                 let items = items.iter().map(|item| self.data(item));
                 let items = items.collect::<Result<Vec<_>>>()?;
                 self.list(items)
             }
-            Json::Object(map) => {
-                let mut pairs = Vec::with_capacity(map.len());
-                for (key, value) in map {
-                    pairs.push((self.text(key)?, self.data(value)?));
+            Data::Object(fields) => {
+                let mut pairs = Vec::with_capacity(fields.len());
+                for (name, value) in fields {
+                    pairs.push((self.text(name)?, self.data(value)?));
                 }
                 self.dict(pairs)
             }

@@ -206,18 +206,22 @@ fn recall(records: &Records) -> Result<Vec<(String, Lines)>> {
     };
     let mut figures = Vec::new();
     for (name, cells) in records.groups("recall", group) {
-        let Some(distances) = cells[0].parameter("distances").as_array() else {
-            continue;
+        let asked_at = |cell: &Record| {
+            let distances = cell.parameter("distances").as_array();
+            let distances = distances.into_iter().flatten().filter_map(|d| d.as_u64());
+            distances.collect::<Vec<_>>()
         };
-        let mut distances = distances
-            .iter()
-            .filter_map(|d| d.as_u64())
-            .collect::<Vec<_>>();
+        let all = cells.iter().flat_map(|cell| asked_at(cell));
+        let mut distances = all.collect::<Vec<_>>();
         distances.sort_unstable();
+        distances.dedup();
         let mut lines = Vec::new();
         for (label, cell) in labels(&cells).into_iter().zip(&cells) {
             let answers = cell.result::<Vec<Answer>>()?;
-            let points = distances.iter().enumerate().map(|(i, &distance)| {
+            let own = asked_at(cell);
+            let there = distances.iter().enumerate();
+            let there = there.filter(|(_, distance)| own.contains(distance));
+            let points = there.map(|(i, &distance)| {
                 let (share, _) = at_distance(&answers, Some(distance as usize));
                 Point {
                     x: i as f64,

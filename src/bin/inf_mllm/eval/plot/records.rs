@@ -76,31 +76,36 @@ impl Records {
 
 /// A policy's name and what is not as in the other cells of its policy: short labels for a legend.
 pub fn labels(records: &[&Record]) -> Vec<String> {
+    const PARTS: [&str; 2] = ["cache", "archive"];
     let policy = |record: &Record| {
-        record
-            .cache("policy")
-            .as_str()
-            .unwrap_or_default()
-            .to_string()
+        let recall = match record.parameter("archive").is_null() {
+            true => "",
+            false => "+recall",
+        };
+        format!(
+            "{}{recall}",
+            record.cache("policy").as_str().unwrap_or_default()
+        )
     };
-    records
-        .iter()
-        .map(|record| {
-            let same = records
-                .iter()
-                .filter(|other| policy(other) == policy(record));
-            let same = same.collect::<Vec<_>>();
-            let own = record.key["parameters"]["cache"].as_object();
-            let different = own
-                .into_iter()
-                .flatten()
-                .filter(|(name, value)| same.iter().any(|other| other.cache(name) != *value));
-            let different = different
-                .map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"')))
-                .collect::<Vec<_>>();
-            format!("{} {}", policy(record), different.join(", "))
-                .trim_end()
-                .to_string()
-        })
-        .collect()
+    let labels = records.iter().map(|record| {
+        let same = records
+            .iter()
+            .filter(|other| policy(other) == policy(record));
+        let same = same.collect::<Vec<_>>();
+        let fields = PARTS.iter().flat_map(|part| {
+            let fields = record.parameter(part).as_object().into_iter().flatten();
+            fields.map(move |(name, value)| (part, name, value))
+        });
+        let different = fields.filter(|(part, name, value)| {
+            let differs = |other: &&&Record| other.parameter(part)[name.as_str()] != **value;
+            same.iter().any(differs)
+        });
+        let different = different
+            .map(|(_, name, value)| format!("{name} {}", value.to_string().trim_matches('"')))
+            .collect::<Vec<_>>();
+        format!("{} {}", policy(record), different.join(", "))
+            .trim_end()
+            .to_string()
+    });
+    labels.collect()
 }

@@ -1,6 +1,6 @@
 //! Recall by policy and distance, with intervals, and the paired difference from streaming_llm.
 
-use inf_mllm::eval::recall::{at_distance, kept, outcomes, Answer};
+use inf_mllm::eval::recall::{at_distance, hits, kept, outcomes, Answer};
 use inf_mllm::eval::stats::Paired;
 
 const BASELINE: &str = "streaming_llm";
@@ -48,6 +48,7 @@ pub fn print(rows: &[Row], distances: &[usize]) {
         }
         println!();
     }
+    hit_rates(rows, distances);
     let baseline = |row: &Row| {
         rows.iter()
             .find(|other| other.policy == BASELINE && other.budget == row.budget)
@@ -74,5 +75,34 @@ pub fn print(rows: &[Row], distances: &[usize]) {
             print!(" {cell:>17}");
         }
         println!();
+    }
+}
+
+/// Of the policies with an archive: how often the fact was in front of the model, and how often it was read right then.
+fn hit_rates(rows: &[Row], distances: &[usize]) {
+    let recalling = |row: &&Row| row.answers.iter().any(|answer| answer.recalled.is_some());
+    let rows = rows.iter().filter(recalling).collect::<Vec<_>>();
+    for (i, what) in ["% recalled or still kept", "% right of those"]
+        .into_iter()
+        .enumerate()
+    {
+        if rows.is_empty() {
+            continue;
+        }
+        println!("\n{what} [95 % interval]");
+        for row in &rows {
+            print!("{:<40} {:>6} {:>17}", row.policy, row.budget, "");
+            for &distance in distances {
+                let share = hits(&row.answers, distance)[i];
+                let cell = format!(
+                    "{:.1} [{:.1}, {:.1}]",
+                    100.0 * share.share,
+                    100.0 * share.low,
+                    100.0 * share.high
+                );
+                print!(" {cell:>17}");
+            }
+            println!();
+        }
     }
 }

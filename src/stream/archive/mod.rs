@@ -1,0 +1,169 @@
+//! What has been seen and read, whole, within a bound of bytes: what is found here can be fed to the model again.
+//!
+//! - this file: what enters, and what leaves when the bytes run out
+//! - `config`: its parameters
+//! - `unit`: what a unit is
+//! - `find`: the units that a question asks for
+//! - `text`: a text as units, sentence by sentence
+
+mod config;
+mod find;
+mod text;
+mod unit;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use config::ArchiveConfig;
+pub use find::{Found, Wanted};
+pub use text::TextUnits;
+pub use unit::{Content, Entry, Unit};
+
+/// What became of a unit that was to enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// It is in, by this number.
+    New(u64),
+    /// It is as the unit of this number is, which has been seen to be still so.
+    NothingNew(u64),
+    /// It is larger than the archive, or there is none.
+    NoRoom,
+}
+
+/// The units in the order of time. A copy shares them, and costs as much as they are many only when one of the two changes.
+///
+/// `bytes() <= config.archive_bytes` at every moment. What a change displaces while a copy is held is the copy's.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    config: ArchiveConfig,
+    entries: Arc<Vec<Entry>>,
+    /// Of the units, without their places.
+    unit_bytes: usize,
+    next_id: u64,
+    nothing_new: u64,
+    left: u64,
+}
+
+impl Archive {
+    pub fn new(config: ArchiveConfig) -> Self {
+        Self {
+            config,
+            entries: Arc::default(),
+            unit_bytes: 0,
+            next_id: 0,
+            nothing_new: 0,
+            left: 0,
+        }
+    }
+
+    pub fn config(&self) -> &ArchiveConfig {
+        &self.config
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.config.archive_bytes == 0
+    }
+
+    /// In the order of time.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Memory of the units and their places, bytes.
+    pub fn bytes(&self) -> usize {
+        self.unit_bytes + self.entries.capacity() * size_of::<Entry>()
+    }
+
+    /// Units that were nothing new, and units that have left.
+    pub fn refused(&self) -> (u64, u64) {
+        (self.nothing_new, self.left)
+    }
+
+    /// Takes a unit in that is newer than all others, and stands at `extent` in the stream.
+    ///
+    /// Where the bytes run out, the units leave whose neighbours in time are most like them: what is lost of those can be seen in what
+    /// stays. Of two the older leaves.
+    pub fn enter(&mut self, unit: Unit, extent: Range<u64>) -> Entered {
+        let bytes = unit.bytes();
+        if bytes + size_of::<Entry>() > self.config.archive_bytes {
+            return Entered::NoRoom;
+        }
+        if let Some(at) = self.like(&unit) {
+            let known = &mut Arc::make_mut(&mut self.entries)[at];
+            known.seen_ns = unit.stamp_ns;
+            known.extent = extent;
+            self.nothing_new += 1;
+            return Entered::NothingNew(known.id);
+        }
+        let entries = Arc::make_mut(&mut self.entries);
+        let place = size_of::<Entry>();
+        while self.unit_bytes + bytes + (entries.len() + 1) * place > self.config.archive_bytes {
+            self.unit_bytes -= leave(entries).bytes();
+            self.left += 1;
+        }
+        // Exactly as many places as there are units, so that their memory is what it is said to be.
+        entries.shrink_to(entries.len() + 1);
+        entries.reserve_exact(1);
+        let id = self.next_id;
+        entries.push(Entry {
+            seen_ns: unit.stamp_ns,
+            unit: Arc::new(unit),
+            id,
+            extent,
+            explained: -1.0,
+        });
+        let newest = entries.len() - 1;
+        explain(entries, newest);
+        explain(entries, newest.saturating_sub(1));
+        self.unit_bytes += bytes;
+        self.next_id += 1;
+        Entered::New(id)
+    }
+
+    /// A unit has been fed again and stays where it is now in the stream.
+    pub fn stands_at(&mut self, id: u64, extent: Range<u64>) {
+        if let Ok(at) = self.entries.binary_search_by_key(&id, |entry| entry.id) {
+            Arc::make_mut(&mut self.entries)[at].extent = extent;
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.config.clone());
+    }
+
+    /// The unit that leaves nothing new in this one: of those that are like enough the most like, of several the newest.
+    fn like(&self, unit: &Unit) -> Option<usize> {
+        let likeness = self.entries.iter().map(|entry| entry.unit.likeness(unit));
+        let near = likeness
+            .enumerate()
+            .filter(|&(_, likeness)| f64::from(likeness) >= self.config.nothing_new);
+        near.max_by(|(_, a), (_, b)| a.total_cmp(b))
+            .map(|(at, _)| at)
+    }
+}
+
+/// Takes out the unit that its neighbours explain best.
+fn leave(entries: &mut Vec<Entry>) -> Arc<Unit> {
+    let explained = entries
+        .iter()
+        .map(|entry| entry.explained)
+        .enumerate()
+        .rev();
+    let at = explained.max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let at = at.map_or(0, |(at, _)| at);
+    let left = entries.remove(at);
+    explain(entries, at);
+    explain(entries, at.saturating_sub(1));
+    left.unit
+}
+
+/// Works out how like its neighbours the unit at a place is, if there is one.
+fn explain(entries: &mut [Entry], at: usize) {
+    let Some(entry) = entries.get(at) else { return };
+    let before = at.checked_sub(1).and_then(|before| entries.get(before));
+    let neighbours = before.into_iter().chain(entries.get(at + 1));
+    let likeness = neighbours.map(|other| entry.unit.likeness(&other.unit));
+    let explained = likeness.fold(-1.0, f32::max);
+    entries[at].explained = explained;
+}

@@ -1,0 +1,84 @@
+//! A unit of the archive: what can be fed to the model again, and what it is found by.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::cache::{dot, Summary};
+
+/// What is fed again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Ids of a stretch of text.
+    Text(Box<[u32]>),
+}
+
+impl Content {
+    /// Tokens that it takes in the cache.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Text(ids) => ids.len(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(ids) => std::mem::size_of_val::<[u32]>(ids),
+        }
+    }
+}
+
+/// A frame or a stretch of text, whole. It does not change once it is in the archive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unit {
+    /// Time of it, nanoseconds of the stream's clock, or whatever else orders the stream.
+    pub stamp_ns: i64,
+    pub content: Content,
+    pub summary: Summary,
+    /// What it is told apart from its like by, a vector of length 1.
+    pub gist: Box<[f32]>,
+}
+
+impl Unit {
+    /// One whose gist is the mean direction of its keys.
+    pub fn new(stamp_ns: i64, content: Content, summary: Summary) -> Self {
+        Self {
+            stamp_ns,
+            content,
+            gist: summary.mean(),
+            summary,
+        }
+    }
+
+    /// How like another it is, -1 to 1: the cosine of their gists; -1 where these are no two of a kind.
+    pub fn likeness(&self, other: &Self) -> f32 {
+        if self.gist.len() != other.gist.len() || self.gist.is_empty() {
+            return -1.0;
+        }
+        dot(&self.gist, &other.gist)
+    }
+
+    /// Memory of it, with what it takes to share it, bytes.
+    pub fn bytes(&self) -> usize {
+        /// The two counts of an [`Arc`].
+        const COUNTS: usize = 2 * size_of::<usize>();
+        COUNTS
+            + size_of::<Self>()
+            + self.content.bytes()
+            + self.summary.bytes()
+            + std::mem::size_of_val::<[f32]>(&self.gist)
+    }
+}
+
+/// A unit at its place in the archive.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub unit: Arc<Unit>,
+    /// Number of the unit among all that have ever entered.
+    pub id: u64,
+    /// When it was last seen to be still so, nanoseconds; at first its stamp.
+    pub seen_ns: i64,
+    /// Its tokens in the stream, by which it is known whether the cache still holds it.
+    pub extent: Range<u64>,
+    /// How like the more like of its neighbours in time it is.
+    pub(super) explained: f32,
+}

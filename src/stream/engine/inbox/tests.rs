@@ -1,0 +1,225 @@
+//! The inbox with a camera before it and a model behind it, without threads.
+
+use super::*;
+use crate::stream::frame::ImageData;
+use crate::stream::gate::{FrameGate, GateConfig};
+use crate::stream::memory::FrameMemory;
+use proptest::prelude::*;
+
+const MS: i64 = 1_000_000;
+/// Distance of two images, and the longest that the model is busy, milliseconds.
+const PACE: i64 = 100;
+const BUSY: i64 = 30_000;
+
+fn image(stamp_ms: i64) -> CameraImage {
+    let data = ImageData::Compressed {
+        format: String::new(),
+        data: Vec::new(),
+    };
+    CameraImage::recorded(stamp_ms * MS, "camera", data)
+}
+
+/// What happens at a camera's next image.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The model begins whatever it does next, for so long, milliseconds.
+    Busy(i64),
+    Pause(bool),
+    /// The camera sends nothing for so long, milliseconds.
+    Silence(i64),
+    /// The clock is set on, by milliseconds; the first image of that is left out.
+    Jump(i64),
+    /// An image that was overtaken comes after this one.
+    Overtaken,
+    Image,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => (1..BUSY).prop_map(Step::Busy),
+        2 => any::<bool>().prop_map(Step::Pause),
+        1 => (0..60_000i64).prop_map(Step::Silence),
+        1 => (40_000..1_000_000i64).prop_map(Step::Jump),
+        3 => Just(Step::Overtaken),
+        20 => Just(Step::Image),
+    ];
+    prop::collection::vec(step, 10..300)
+}
+
+/// The engine thread without a model: it takes frames as a session does, and each keeps it busy.
+struct Model {
+    gate: FrameGate,
+    memory: FrameMemory,
+    /// When it is free again, milliseconds.
+    free_ms: i64,
+    epochs: u64,
+    /// Stamp of the first frame of the epoch.
+    epoch_ns: Option<i64>,
+    used: Vec<i64>,
+}
+
+impl Model {
+    fn work(&mut self, inbox: &mut Inbox, now_ms: i64, stats: &mut StreamStats) {
+        if now_ms < self.free_ms {
+            return;
+        }
+        let Some(Work::Frame(_, image, jumped)) = inbox.take_work() else {
+            return;
+        };
+        if jumped.is_some() {
+            self.gate.begin_epoch();
+            self.memory.end_epoch();
+            self.epochs += 1;
+            self.epoch_ns = None;
+        }
+        if !self.gate.due(image.stamp_ns) {
+            stats.frames_skipped.rate += 1;
+            return;
+        }
+        self.gate.spend(image.stamp_ns);
+        let label_ns = self.memory.since_epoch(image.stamp_ns);
+        let first_ns = *self.epoch_ns.get_or_insert(image.stamp_ns);
+        assert_eq!(label_ns, image.stamp_ns - first_ns, "the label");
+        self.memory.remember(&image, 1);
+        self.used.push(image.stamp_ns);
+        stats.frames_used += 1;
+    }
+}
+
+proptest! {
+    /// However long the model is busy, however long the node is paused and the camera silent: the jumps of the camera's clock
+    /// are the epochs, the labels advance with the stamps, and every image has become something.
+    #[test]
+    fn busy_models_pauses_and_silence_are_no_jumps(
+        steps in steps(),
+        frame_rate in prop_oneof![Just(0.0), 0.5..20.0f64],
+    ) {
+        let mut inbox = Inbox::new(StreamClock::new(10.0));
+        let config = GateConfig { frame_rate, ..GateConfig::default() };
+        let mut model = Model {
+            gate: FrameGate::new(config),
+            memory: FrameMemory::default(),
+            free_ms: 0,
+            epochs: 0,
+            epoch_ns: None,
+            used: Vec::new(),
+        };
+        let mut stats = StreamStats::default();
+        let (mut now, mut offset, mut made, mut since_jump) = (0, 100_000, 0, 0);
+        for step in steps {
+            now += PACE;
+            match step {
+                Step::Busy(time) => model.free_ms = now + time,
+                Step::Pause(paused) => inbox.paused = paused,
+                Step::Silence(time) => now += time,
+                // A clock of which only one image came is none yet.
+                Step::Jump(by) if since_jump > 2 => {
+                    offset += by;
+                    stats.frames_received += 1;
+                    let first = inbox.offer(image(offset + now), now * MS, &mut stats);
+                    let strange = matches!(first, Err(FrameError::OtherClock { .. }));
+                    prop_assert!(strange, "{:?}", first);
+                    stats.frames_rejected += 1;
+                    now += PACE;
+                    made += 1;
+                    since_jump = 0;
+                }
+                _ => {}
+            }
+            since_jump += 1;
+            stats.frames_received += 1;
+            inbox.offer(image(offset + now), now * MS, &mut stats).unwrap();
+            if matches!(step, Step::Overtaken) && since_jump > 2 {
+                stats.frames_received += 1;
+                let late = inbox.offer(image(offset + now - 1), (now + 1) * MS, &mut stats);
+                let overtaken = matches!(late, Err(FrameError::OutOfOrder { .. }));
+                prop_assert!(overtaken, "{:?}", late);
+                stats.frames_rejected += 1;
+            }
+            model.work(&mut inbox, now, &mut stats);
+            prop_assert_eq!(stats.time_jumps, made);
+            prop_assert!(model.epochs <= made);
+        }
+        // What still waits is taken, and with it the epoch of a jump that nothing was taken after.
+        inbox.paused = false;
+        now += BUSY + PACE;
+        stats.frames_received += 1;
+        inbox.offer(image(offset + now), now * MS, &mut stats).unwrap();
+        model.work(&mut inbox, now, &mut stats);
+        prop_assert!(inbox.frame.is_none() && inbox.jumped.is_none());
+        prop_assert_eq!(stats.frames_received, stats.frames_decided() + stats.images_refused());
+        // Jumps between two frames taken are one epoch.
+        prop_assert!((model.epochs > 0) == (made > 0));
+        prop_assert!(model.used.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}
+
+/// An inbox that these images (stamp, receipt; milliseconds) were offered to, and how many of them were refused.
+fn offered(images: &[(i64, i64)]) -> (Inbox, StreamStats, usize) {
+    let mut inbox = Inbox::new(StreamClock::new(10.0));
+    let mut stats = StreamStats::default();
+    let offer = |&(stamp_ms, received_ms): &(i64, i64)| {
+        inbox.offer(image(stamp_ms), received_ms * MS, &mut stats)
+    };
+    let refused = images.iter().map(offer).filter(Result::is_err).count();
+    (inbox, stats, refused)
+}
+
+/// Stamp and jump of the frame that is taken, milliseconds.
+fn taken(inbox: &mut Inbox) -> (i64, Option<i64>) {
+    let Some(Work::Frame(_, image, jumped)) = inbox.take_work() else {
+        panic!("a frame waits");
+    };
+    (image.stamp_ns / MS, jumped.map(|from_ns| from_ns / MS))
+}
+
+#[test]
+fn a_jump_at_a_frame_that_is_superseded_is_that_of_the_one_that_replaces_it() {
+    let images = [
+        (100_000, 0),
+        (100_100, 100),
+        (500, 200),
+        (600, 300),
+        (700, 400),
+    ];
+    let (mut inbox, mut stats, refused) = offered(&images);
+    assert_eq!(
+        (stats.frames_superseded, stats.time_jumps, refused),
+        (3, 1, 1)
+    );
+    assert_eq!(taken(&mut inbox), (700, Some(100_100)));
+    inbox.offer(image(800), 500 * MS, &mut stats).unwrap();
+    assert_eq!(taken(&mut inbox), (800, None));
+}
+
+#[test]
+fn of_two_jumps_between_two_frames_the_last_one_is_told() {
+    let images = [
+        (100_000, 0),
+        (100_100, 100),
+        (500, 200),
+        (600, 300),
+        (900_000, 400),
+        (900_100, 500),
+    ];
+    let (mut inbox, stats, refused) = offered(&images);
+    assert_eq!((stats.time_jumps, refused), (2, 2));
+    assert_eq!(taken(&mut inbox), (900_100, Some(600)));
+}
+
+#[test]
+fn images_without_a_stamp_get_the_time_of_their_receipt() {
+    let mut inbox = Inbox::new(StreamClock::new(10.0));
+    let mut stats = StreamStats::default();
+    let mut undated = image(0);
+    undated.arrival_ns = 77 * MS;
+    inbox.offer(undated.clone(), 5 * MS, &mut stats).unwrap();
+    let stamp_ns = |inbox: &Inbox| inbox.frame.as_ref().unwrap().1.stamp_ns;
+    assert_eq!(stamp_ns(&inbox), 77 * MS);
+    // Simulated time that has not begun tells nothing.
+    let mut inbox = Inbox::new(StreamClock::new(10.0));
+    undated.arrival_ns = 0;
+    inbox.offer(undated, 5 * MS, &mut stats).unwrap();
+    assert_eq!(stamp_ns(&inbox), 5 * MS);
+    assert_eq!((stats.frames_undated, stats.ahead_ns), (2, None));
+}
