@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from recollection import label
+from recollection import KINDS, label
+from runs import SHAPES
 from tokenizer import SPECIAL
 
 TOKENS_PER_FRAME = 9
@@ -22,6 +23,7 @@ class Codec:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.start, self.end, self.fake, self.globe, self.image, self.pad = (tokenizer.token_to_id(t) for t in SPECIAL)
         self.size = tokenizer.get_vocab_size()
+        self.shapes = {tokenizer.token_to_id(f"\u0120{shape}") for shape in SHAPES}
         self.text = lru_cache(100_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
         self.decode = tokenizer.decode
 
@@ -40,6 +42,9 @@ class Stream:
     answers: list[tuple[str, int, int]] = field(
         default_factory=list
     )  # question type, and where the answer begins and ends
+    named: list[tuple[int, int, int, int]] = field(
+        default_factory=list
+    )  # of questions that name a kind: first token, the token that ends the name, last token, and the kind
     text: str = ""  # text not yet tokenised: it may go on
     open: bool = False  # a user turn is open
     framed: bool = False  # and holds a frame
@@ -82,10 +87,14 @@ class Stream:
         self.frames.append(shown)
         self.control(self.codec.fake)
 
-    def add_question(self, text: str) -> None:
-        """Closes the user turn with a question and opens the answer."""
+    def add_question(self, text: str, kind: int = -1) -> None:
+        """Closes the user turn with a question and opens the answer; `kind`: what it names, see `recollection.named`."""
+        start = len(self.ids)
         self.text += ("" if self.open else "User:") + ("\n\n" if self.framed else " ") + text
         self.control(self.codec.end)
+        if kind >= 0:
+            shape = max(i for i in range(start, len(self.ids)) if self.ids[i] in self.codec.shapes)
+            self.named.append((start, shape + (kind >= KINDS), len(self.ids) - 1, kind))  # a plural's ending is a token
         self.text = "\nAssistant:"
         self.flush()
         self.open = self.framed = False
@@ -98,12 +107,12 @@ class Stream:
             self.answers.append((kind, start, len(self.ids)))
         self.text = "\n"
 
-    def add_aside(self, question: str, answer: str, kind: str) -> None:
+    def add_aside(self, question: str, answer: str, kind: str, named: int = -1) -> None:
         """A question and its answer that nothing after them sees, nor they each other: as if each alone had been asked."""
         before = self.text, self.open, self.framed
         self.flush()
         self.aside, self.asides = self.asides, self.asides + 1
-        self.add_question(question)
+        self.add_question(question, named)
         self.add_answer(answer, kind)
         self.aside = -1
         self.text, self.open, self.framed = ("", *before[1:])

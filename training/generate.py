@@ -1,7 +1,6 @@
 """Renders training runs into data/: one .npz file per shard of runs, resumable, seeded by the shard's number."""
 
 import argparse
-import os
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from labels import save_labels
 from runs import save_shard
 from scenes import Studio
 
@@ -26,7 +26,9 @@ def frame_times(rng: np.random.Generator, frames: int) -> np.ndarray:
 def render(path: Path, seed: int) -> None:
     """Renders one shard."""
     studio = Studio(seed)
-    save_shard(path, [studio.run(frame_times(studio.rng, FRAMES), objects=(3, 9)) for _ in range(RUNS_PER_SHARD)])
+    runs = [studio.run(frame_times(studio.rng, FRAMES), objects=(3, 9)) for _ in range(RUNS_PER_SHARD)]
+    save_labels(path, runs)
+    save_shard(path, runs)
     studio.close()
 
 
@@ -48,7 +50,6 @@ def generate(out: Path, first: int, shards: int, processes: int = 1, minutes: fl
 
 def render_before(end: float, path: Path, seed: int) -> None:
     """Renders one shard unless it is too late."""
-    os.environ["OMP_NUM_THREADS"] = "1"
     if time.time() < end:
         render(path, seed)
 

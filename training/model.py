@@ -133,9 +133,10 @@ def cosine_filters(count: int, size: int) -> torch.Tensor:
     return torch.stack(filters)
 
 
-def pixels(images: np.ndarray) -> torch.Tensor:
+def pixels(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [frames, 96, 96, 3] to the tower's input [frames, 3, 96, 96]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    images = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def tower_hidden(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
@@ -166,6 +167,7 @@ def save_checkpoint(model: SmolVLMForConditionalGeneration, out: Path) -> None:
     half.half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     content = json.loads((out / "config.json").read_text()) | {"vocab_size": model.config.text_config.vocab_size}
+    content.pop("pad_token_id", None)  # the text's counts; this would be a larger model's
     for part in ("text_config", "vision_config"):  # the type that they were trained in
         content[part].pop("dtype", None)
     (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -26,11 +26,12 @@ class Muon(torch.optim.Optimizer):
                 for p in members:
                     if "momentum" not in self.state[p]:
                         self.state[p]["momentum"] = torch.zeros_like(p)
-                    self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                moved = torch.stack([p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in members])
-                rate = group["lr"] * 0.2 * max(shape) ** 0.5
-                for p, update in zip(members, orthogonal(moved, group["steps"])):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
+                grads, momenta = [p.grad for p in members], [self.state[p]["momentum"] for p in members]
+                torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+                moved = torch.stack(torch._foreach_lerp(grads, momenta, group["momentum"]))
+                updates = list(orthogonal(moved, group["steps"]).unbind())
+                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(members, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
 
 def orthogonal(matrices: torch.Tensor, steps: int) -> torch.Tensor:

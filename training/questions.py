@@ -47,10 +47,10 @@ class Question:
     words: tuple[str, ...] = ()  # what the phrase names
 
 
-def visibility(run: Run, frame: int, cells: np.ndarray | None = None) -> np.ndarray:
-    """Per object 1 (seen), -1 (not seen), 0 (not certain) in a frame of which only some cells may be left."""
+def visibility(run: Run, frame: int | slice, cells: np.ndarray | None = None) -> np.ndarray:
+    """Per object 1 (seen), -1 (not seen), 0 (not certain) in a frame of which only some cells may be left, or in several."""
     share = run.cells[frame].sum(-1)
-    kept = share if cells is None else run.cells[frame][:, cells].sum(-1)
+    kept = share if cells is None else run.cells[frame][..., cells].sum(-1)
     return np.where((kept >= VISIBLE) & (run.within[frame] >= WHOLE), 1, np.where(share < HIDDEN, -1, 0))
 
 

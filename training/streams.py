@@ -1,12 +1,12 @@
 """Random training streams from runs: a drive with questions, what an eviction leaves of older frames before it, and frames
-recalled from earlier in the hour, before the recent frames or after them."""
+recalled from earlier in the hour: after the recent frames, after them with the newest of them once more, or before them."""
 
 import numpy as np
 
 from dataset import TOKENS_PER_FRAME, Codec, Stream
 from memory import Moment, View
 from questions import DESCRIBE, TYPES, Asker, Options, Question, view_candidates, visibility
-from recollection import PAST_PHRASES, PAST_TYPES
+from recollection import PAST_PHRASES, PAST_TYPES, named
 from runs import Run
 from tokenizer import SYSTEM_PROMPT
 
@@ -21,17 +21,18 @@ TRICKY = 6  # questions about what stands elsewhere in the room: of few rooms se
 CROWDED = 2  # objects in view from which their attributes can be mixed up
 FRAME, TURN = 20, 26  # tokens that a frame with its label, and a question with its answer, take at most
 UNITS = 8  # frames recalled at most
+RECALLED = ("after", "again", "before")  # where recalled frames are: see this file's beginning
 HOUR = 3600.0
 
 
 class StreamBuilder:
-    """Makes random training streams. recall: share of the longer streams that hold recalled frames; after: share of those
-    in which they come after the recent frames."""
+    """Makes random training streams. recall: share of the longer streams that hold recalled frames; layouts: how often these
+    come where, in the order of RECALLED."""
 
     def __init__(
-        self, codec: Codec, runs: list[Run], rng: np.random.Generator, recall: float = 0.6, after: float = 0.3
+        self, codec: Codec, runs: list[Run], rng: np.random.Generator, recall: float, layouts: tuple[float, ...]
     ):
-        self.codec, self.runs, self.rng, self.recall, self.after = codec, runs, rng, recall, after
+        self.codec, self.runs, self.rng, self.recall, self.layouts = codec, runs, rng, recall, layouts
         self.asker = Asker(rng, weights=HARDER, tricky=TRICKY, more=PAST_PHRASES)
 
     def build(self, length: int) -> Stream:
@@ -58,13 +59,13 @@ class StreamBuilder:
             moments = self.fragment(stream, number, order[:fragments], epoch, prefix, part)
         order = order[fragments:]
         units = self.units(number, order, epoch, int(length * 0.45) // FRAME) if recall else []
-        later = units if rng.random() < self.after else []
-        stream.layout = "plain" if not units else "after" if later else "before"
-        if units and not later:
+        stream.layout = RECALLED[rng.choice(len(RECALLED), p=self.layouts)] if units else "plain"
+        later = units if stream.layout != "before" else []
+        if stream.layout == "before":
             for unit in units:
                 stream.add_frame(unit.shown, unit.seconds)
             moments += units
-        room = length - FRAME * len(later)
+        room = length - FRAME * (len(later) + (stream.layout == "again"))
         for i, frame in enumerate(order):
             if len(stream.ids) + FRAME > room - 30:
                 break
@@ -77,6 +78,8 @@ class StreamBuilder:
             if last:
                 for unit in later:
                     stream.add_frame(unit.shown, unit.seconds)
+                if stream.layout == "again":
+                    stream.add_frame(moments[-1].shown, moments[-1].seconds)
                 moments += later
             avoid = set() if repeats else avoid
             found = self.options(View(self.runs, moments), past=not later or last)
@@ -122,9 +125,9 @@ class StreamBuilder:
         """Appends one of the questions found and its answer, if any can be asked."""
         question = self.asker.ask(found, avoid, KINDS)
         if question is not None and aside:
-            stream.add_aside(question.text, question.answer, question.type)
+            stream.add_aside(question.text, question.answer, question.type, named(question.words))
         elif question is not None:
-            stream.add_question(question.text)
+            stream.add_question(question.text, named(question.words) if learn else -1)
             stream.add_answer(question.answer, question.type if learn else None)
         return question
 

@@ -8,33 +8,31 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from dataset import Codec, Shown
+from ahead import Shelf
+from dataset import Codec
+from finding import finding_loss
 from grow import Size, grown
-from model import new_model, pixels, published, save_checkpoint, tower_hidden
+from model import new_model, published, save_checkpoint, tower_hidden
 from optimize import Optimizers, optimizer_for, step
-from packed import Pack, packed_hidden
-from pool import Batches, Pool, augment, shards, share_of, token_files
-from questions import visibility
-from tower import Heads
+from packed import Pack, Padded, packed_hidden
+from pool import Batches, Frames, Pool, augment, image_tokens, share_of
+from streams import RECALLED
+from tower import Heads, split_rows
 
 BEGAN = time.time()
-CROWDS = (0.1, 0.35, 0.7, 1.0)  # how likely a frame is taken with no, one, two, more objects in view
-TOWER_SHARE = 0.3  # of a run's time after rendering, where the tower is trained
 HEADS_ALONE = 0.1  # of the tower's time, in which new heads learn to read it before it follows them
-EXPORT = 30.0  # seconds kept for writing the model
+EXPORT = 10.0  # seconds kept for writing the model
 FIRST = "600"  # number of the first shard that a run renders: the ones before were trained on
-Report = dict[str, list[float]]
+Report = dict[str, torch.Tensor]  # by name, how many are right and how many there are
 
 
 class Clock:
@@ -56,27 +54,6 @@ class Clock:
         return value.item()
 
 
-class Endless(IterableDataset):
-    """What `make` produces from a random generator of its own, again and again, in as many processes as asked for."""
-
-    def __init__(self, make: Callable[[np.random.Generator], Callable[[], object]], seed: list[int]):
-        self.make, self.seed = make, seed
-
-    def __iter__(self) -> Iterator[object]:
-        torch.set_num_threads(1)
-        worker = get_worker_info()
-        produce = self.make(np.random.default_rng([*self.seed, worker.id if worker else 0]))
-        while True:
-            yield produce()
-
-
-def feed(args: argparse.Namespace, make: Callable, salt: int) -> Iterator:
-    """Batches from `args.workers` processes, or made here between the steps with none."""
-    ahead = {"prefetch_factor": 4} if args.workers else {}
-    source = Endless(make, [args.seed, salt, share_of()[0], int(time.time()) if args.resume else 0])
-    return iter(DataLoader(source, batch_size=None, num_workers=args.workers, **ahead))
-
-
 def lower_precision(device: torch.device) -> torch.autocast:
     """bfloat16 where it is faster: on GPUs, and on CPUs with instructions for it."""
     cpus = Path("/proc/cpuinfo")
@@ -84,27 +61,19 @@ def lower_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def some_frames(pool: Pool, rng: np.random.Generator, count: int) -> list[Shown]:
-    """Random frames, the more of them the more objects are in view."""
-    chosen = []
-    while len(chosen) < count:
-        index = int(rng.integers(len(pool.runs)))
-        frame = int(rng.integers(len(pool.runs[index].times)))
-        if rng.random() < CROWDS[min(int((visibility(pool.runs[index], frame) >= 0).sum()), len(CROWDS) - 1)]:
-            chosen.append((index, frame))
-    return chosen
-
-
-def frame_batch(pool: Pool, frames: list[Shown]) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-    """Images [frames, 96, 96, 3] and labels."""
-    return np.stack([pool.runs[run].images[frame] for run, frame in frames]), pool.labels(frames)
-
-
 def report(title: str, tally: Report) -> None:
-    """Prints the means so far, and forgets them."""
+    """Prints the shares right so far, and forgets them."""
     if not share_of()[0]:
-        print(title, " ".join(f"{key} {np.nanmean(value):.3f}" for key, value in tally.items()), flush=True)
+        shares = {key: value.tolist() for key, value in tally.items()}
+        told = (f"{key} {right / max(count, 1):.3f}" for key, (right, count) in shares.items())
+        print(f"{time.time() - BEGAN:.0f} s: {title}", " ".join(told), flush=True)
     tally.clear()
+
+
+def add(tally: Report, found: Report) -> None:
+    """Adds (right, count) pairs to those so far."""
+    for key, value in found.items():
+        tally[key] = tally[key] + value if key in tally else value
 
 
 def save(
@@ -125,6 +94,13 @@ def save(
     path.with_suffix(".part").rename(path)
 
 
+def placed(model: SmolVLMForConditionalGeneration, device: torch.device) -> SmolVLMForConditionalGeneration:
+    """The model on a device, with the attention that is fast there."""
+    if device.type == "cuda":
+        model.set_attn_implementation("sdpa")
+    return model.to(device)
+
+
 def start(args: argparse.Namespace, codec: Codec, stage: str) -> tuple[SmolVLMForConditionalGeneration, dict | None]:
     """The model to go on with, and the stage's checkpoint that it is from, if it resumes one: else what the stage before left in
     the folder, else `--init`, grown, or a new one."""
@@ -135,103 +111,137 @@ def start(args: argparse.Namespace, codec: Codec, stage: str) -> tuple[SmolVLMFo
         model = SmolVLMForConditionalGeneration(SmolVLMConfig.from_dict(saved["config"]))
         model.set_attn_implementation("plain")
         model.load_state_dict(saved["model"])
-        return model.to(args.device), saved if path == own else None
+        return placed(model, args.device), saved if path == own else None
     torch.manual_seed(args.seed)  # new weights are the same in all processes
     model = new_model(codec, args.seed) if args.scratch else published(args.init)
     model = grown(model, Size(args.kv_heads, args.layers, args.mlp, args.tower_layers))
     torch.manual_seed(args.seed + share_of()[0])
-    return model.to(args.device), None
+    return placed(model, args.device), None
 
 
-def train_tower(args: argparse.Namespace, codec: Codec, seconds: float) -> None:
-    """Tower, connector and throw-away heads on single frames, for so long."""
-    clock = Clock(seconds, args.tower_rate)
+@cache
+def frames_of(folder: Path, held_out: bool, device: torch.device, labels: bool) -> Frames:
+    """A pool's frames on a device, read once."""
+    return Frames(Pool(folder, held_out), device, labels)
+
+
+def train_tower(args: argparse.Namespace, codec: Codec, share: float) -> None:
+    """Tower, connector and throw-away heads on single frames, for this share of the time that is left."""
     model, saved = start(args, codec, "tower")
     vision, text = model.config.vision_config, model.config.text_config
     heads = Heads(vision.hidden_size, text.hidden_size).to(args.device)
     parts = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
     tables = [model.model.vision_model.embeddings.position_embedding.weight, *heads.parameters()]
-    optimizer, steps = optimizer_for(tables, [*parts, *heads.parameters()]), 0
+    optimizer, steps, spent = optimizer_for(tables, [*parts, *heads.parameters()]), 0, 0.0
     if saved:
         heads.load_state_dict(saved["heads"])
         optimizer.load_state_dict(saved["optimizer"])
-        clock.spent, steps = saved["spent"], saved["steps"]
-    pool, unseen = Pool(args.data), Pool(args.data, held_out=True)
-    states_of = torch.compile(tower_hidden, dynamic=False)  # a third faster
-    batches = feed(args, lambda rng: lambda: frame_batch(pool, some_frames(pool, rng, args.batch)), 0)
-    checks = some_frames(unseen, np.random.default_rng(0), 1024)
-    tally: Report = defaultdict(list)
+        spent, steps = saved["spent"], saved["steps"]
+    frames, unseen = (frames_of(args.data, out, args.device, True) for out in (False, True))
+    print(f"{time.time() - BEGAN:.0f} s: {len(frames.images)} frames, {len(unseen.images)} held out", flush=True)
+    states_of = torch.compile(tower_hidden, dynamic=False) if args.compile else tower_hidden
+    tally: Report = {}
 
-    def loss_on(images: np.ndarray, labels: dict[str, torch.Tensor], learning: bool) -> tuple[torch.Tensor, dict]:
-        values = pixels(np.asarray(images)).to(args.device)
-        values = augment(values, torch.arange(len(values))) if learning else values
+    def loss_on(frames: Frames, rows: torch.Tensor, learning: bool) -> tuple[torch.Tensor, Report]:
+        values = frames.values(rows)
+        values = augment(values) if learning else values
+        labels = split_rows(frames.labels[rows])
         with lower_precision(args.device):
             with torch.set_grad_enabled(learning and clock.spent > HEADS_ALONE * clock.total):
                 states = (states_of if learning else tower_hidden)(model, values)
                 tokens = model.model.connector(states)
-            return heads.loss(states, tokens, {k: v.to(args.device) for k, v in labels.items()})
+            return heads.loss(states, tokens, labels)
 
+    clock = Clock(spent + share * (args.minutes * 60 - EXPORT - time.time() + BEGAN), args.tower_rate, spent)
     while rate := clock.tick():
-        loss, right = loss_on(*next(batches), True)
+        loss, right = loss_on(frames, frames.some(args.batch), True)
         step(optimizer, loss, rate)
         steps += 1
-        for key, value in {"loss": loss.item(), **right}.items():
-            tally[key].append(value)
+        add(tally, {"loss": torch.stack([loss.detach(), torch.ones_like(loss)]), **right})
         if steps % args.every == 0:
             report(f"tower {steps} {clock.spent / 60:.1f} min", tally)
             save(args.out / "tower.pt", model, heads, optimizer, clock, steps)
-    with torch.no_grad():
-        for i in range(0, len(checks), 64):
-            for key, value in loss_on(*frame_batch(unseen, checks[i : i + 64]), False)[1].items():
-                tally[key].append(value)
-    report("  held out", tally)
     save(args.out / "tower.pt", model, heads, optimizer, clock, steps)
+    with torch.no_grad():
+        for _ in range(4):
+            add(tally, loss_on(unseen, unseen.some(256), False)[1])
+    report(f"tower {steps}, held out", tally)
 
 
 def stream_loss(
-    model: SmolVLMForConditionalGeneration, pool: Pool, pack: Pack
-) -> tuple[torch.Tensor, list[tuple[str, str, bool]]]:
-    """Mean loss over the learnt tokens, and of each question its type, its stream's layout and whether its answer would be given
-    word by word."""
+    model: SmolVLMForConditionalGeneration, tokens: torch.Tensor, pack: Pack
+) -> tuple[torch.Tensor, torch.Tensor, Pack, tuple[torch.Tensor, torch.Tensor]]:
+    """Mean loss over the learnt tokens; of each answer whether it would be given word by word; the pack on the model's
+    device; and what `packed_hidden` returns for finding. tokens: the pool's image tokens."""
     device = next(model.parameters()).device
-    features = pool.image_tokens(pack.frames).to(device)
-    pack = pack.to(device)
+    moved = pack.moved(lambda x: x.to(device, non_blocking=True))
+    features = tokens[moved.part].float()
+    padded = Padded(pack.spans, pack.wanted, moved, torch.bfloat16) if device.type == "cuda" else None
     with lower_precision(device):
-        logits = model.lm_head(packed_hidden(model, pack, features)).float()
-    hits = (logits.argmax(-1) == pack.target).tolist()
-    right = [(kind, layout, all(hits[begin:end])) for kind, layout, begin, end in pack.answers]
-    return F.cross_entropy(logits, pack.target), right
+        hidden, finds = packed_hidden(model, moved, features, padded)
+        logits = model.lm_head(hidden).float()
+    wrong = (logits.argmax(-1) != moved.target).float()
+    right = torch.zeros(len(pack.answers), device=device).index_add_(0, moved.answer, wrong) == 0
+    return F.cross_entropy(logits, moved.target), right, moved, finds
+
+
+def counted(pack: Pack, right: torch.Tensor) -> Report:
+    """How many answers of each type, and with frames recalled where, are right."""
+    names = [("all", *key) for key in pack.answers]
+    kinds = sorted({name for key in names for name in key})
+    member = torch.tensor([[kind in key for kind in kinds] for key in names], dtype=torch.float32)
+    member = member.to(right.device, non_blocking=True)
+    both = torch.stack([right.float() @ member, member.sum(0)], 1)
+    return dict(zip(kinds, both))
 
 
 def train_streams(args: argparse.Namespace, codec: Codec, deadline: float) -> None:
     """The decoder on streams, until so many seconds from the program's start."""
     model, saved = start(args, codec, "streams")
-    pool = Pool(args.data, images=False)
-    pool.load_tokens(model)
+    pool = Pool(args.data)
+    if args.device.type == "cuda":
+        frames = frames_of(args.data, False, args.device, args.stage == "run")
+        tables = [frames.tokens(model, 1024, augmented=n > 0) for n in range(args.looks)]
+    else:
+        tables = [image_tokens(model, pool)]
+    states = pool.states().to(args.device)
     text = list(model.model.text_model.parameters())
     optimizer, steps = optimizer_for([model.get_input_embeddings().weight], text), 0
     spent = 0.0
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
         spent, steps = saved["spent"], saved["steps"]
-    clock = Clock(spent + deadline - (time.time() - BEGAN), args.rate, spent)
-
-    def make(rng: np.random.Generator) -> Callable[[], Pack]:
-        batches = Batches(codec, pool, rng, args.recall, args.after)
-        return lambda: batches.next(args.tokens, args.long)
-
-    batches, tally = feed(args, make, 1), defaultdict(list)
+    if args.ahead:
+        told = (args.ahead / "pool").read_text()
+        if told != pool.name():
+            raise SystemExit(f"{args.ahead}: packs of pool {told}, not of {args.data}'s {pool.name()}")
+        shelf = Shelf(args.ahead, args.device.type == "cuda")
+        batches = iter(shelf)
+    else:
+        seed = [args.seed, 1, share_of()[0], int(time.time()) if args.resume else 0]
+        source = Batches(codec, pool, np.random.default_rng(seed), args.recall, tuple(args.layouts))
+        batches = iter(lambda: source.next(args.tokens, args.long), None)
+    tally: Report = {}
     model.train()
+    print(f"{time.time() - BEGAN:.0f} s: {len(states)} frames, {args.looks} looks at each", flush=True)
+    waited, seen, read_at = 0.0, 0, time.time()
+    clock = Clock(spent + deadline - (time.time() - BEGAN), args.rate, spent)
     while rate := clock.tick():
-        loss, right = stream_loss(model, pool, next(batches))
-        step(optimizer, loss, rate)
-        steps += 1
-        tally["loss"].append(loss.item())
-        for kind, layout, hit in right:
-            for key in ("all", f"({layout})", kind):
-                tally[key].append(hit)
+        began = time.time()
+        pack = next(batches)
+        waited += time.time() - began
+        loss, right, moved, finds = stream_loss(model, tables[steps % len(tables)], pack)
+        finding = finding_loss(moved, finds, states) if args.finding else loss.new_zeros(())
+        step(optimizer, loss + args.finding * finding, rate)
+        steps, seen = steps + 1, seen + len(pack.ids)
+        one = torch.ones_like(loss)
+        add(tally, {"loss": torch.stack([loss.detach(), one]), "finding": torch.stack([finding.detach(), one])})
+        add(tally, counted(pack, right))
         if steps % args.every == 0:
             report(f"streams {steps} {clock.spent / 60:.1f} min", tally)
+            passed, again = time.time() - read_at, f", {shelf.again} packs again" if args.ahead else ""
+            print(f"  {seen / passed:.0f} tokens/s, waited {waited / passed:.2f}{again}", flush=True)
+            waited, seen, read_at = 0.0, 0, time.time()
             save(args.out / "streams.pt", model, None, optimizer, clock, steps)
     save(args.out / "streams.pt", model, None, optimizer, clock, steps)
 
@@ -267,6 +277,9 @@ def main() -> None:
     parser.add_argument("--scratch", action="store_true", help="random weights; --init gives only the tokenizer")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     parser.add_argument("--render", type=float, default=0, help="run: minutes to render for, where --data has nothing")
+    parser.add_argument(
+        "--tower-share", type=float, default=0.3, help="run: of the time after rendering, for the tower"
+    )
     parser.add_argument("--tower", action="store_true", help="run: train the tower even without a GPU")
     parser.add_argument("--rate", type=float, default=1e-3, help="streams: highest learning rate")
     parser.add_argument("--tower-rate", type=float, default=1e-3, help="tower: highest learning rate")
@@ -274,7 +287,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step, of each process")
     parser.add_argument("--long", type=float, default=0.4, help="streams: share of full-length batches")
     parser.add_argument("--recall", type=float, default=0.6, help="streams: share with recalled frames")
-    parser.add_argument("--after", type=float, default=0.3, help="share of these that come after the recent frames")
+    parser.add_argument(
+        "--layouts", type=float, nargs=3, default=[0.45, 0.45, 0.1], help=f"how often these come {', '.join(RECALLED)}"
+    )
+    parser.add_argument("--finding", type=float, default=0.3, help="streams: weight of the loss on finding frames")
+    parser.add_argument(
+        "--ahead", type=Path, help="streams: a folder that ahead.py fills, instead of building them here"
+    )
+    parser.add_argument(
+        "--looks", type=int, default=1, help="streams: image tokens of each frame, all but one augmented; GPU"
+    )
+    parser.add_argument("--compile", action="store_true", help="tower: compile it first, which pays in longer runs")
     for name, meaning in (
         ("kv-heads", "key-value heads"), ("layers", "decoder layers"), ("mlp", "width of the decoder's MLPs"),
         ("tower-layers", "layers of the tower"),
@@ -283,12 +306,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100, help="steps between reports and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="per process; more than one crawls on a busy machine")
-    parser.add_argument(
-        "--workers", type=int, help="processes that make batches; by default none on a CPU, 12 with a GPU"
-    )
     args = parser.parse_args()
     args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args.workers = args.workers if args.workers is not None else 12 * (args.device.type == "cuda")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     torch.set_num_threads(args.threads)
@@ -303,10 +324,10 @@ def main() -> None:
     learns = args.tower or args.device.type == "cuda"
     going_on = args.resume and (args.out / "streams.pt").exists()
     if args.stage == "tower" or (args.stage == "run" and learns and not going_on):
-        train_tower(args, codec, (seconds - time.time() + BEGAN) * (TOWER_SHARE if args.stage == "run" else 1.0))
+        train_tower(args, codec, args.tower_share if args.stage == "run" else 1.0)
     if args.stage == "tokens":
         for held_out in (False, True):
-            token_files(start(args, codec, "streams")[0], shards(args.data, held_out)[share_of()[0] :: share_of()[1]])
+            image_tokens(start(args, codec, "streams")[0], Pool(args.data, held_out))
     if args.stage in ("run", "streams"):
         train_streams(args, codec, seconds)
     if args.stage in ("run", "streams", "export"):
