@@ -180,7 +180,8 @@ class Padded:
         places[asks] = wanted.numpy()
 
         def there(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
+            tensor = torch.from_numpy(np.ascontiguousarray(values))
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
         self.where = there(np.where(inside, starts[:, None] + index, 0))
         self.back, self.asked_back = there(np.flatnonzero(inside)), there(np.flatnonzero(asks))
