@@ -1,8 +1,8 @@
 //! A streaming multimodal LLM for robots whose KV cache is bounded (Inf-MLLM, arXiv 2409.09086).
 //!
 //! Dependencies point one way: `node` (the ROS edge) -> `stream` (frames, instructions, the loop) -> `model` (vision tower,
-//! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS. Beside the stream stands `eval`
-//! (perplexity, recall, cost of the policies on long text), which rests on `model` and `cache` only. `parameters` lists what can be
+//! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS. Above `stream` stands `eval`
+//! (perplexity, recall, cost of the policies on long text; what is remembered of long drives). `parameters` lists what can be
 //! set, for the node, the command line and the documents; `files` opens what is given by its path.
 
 pub mod cache;

@@ -1,4 +1,4 @@
-//! What the policies are worth on long text: perplexity, recall, cost, and the age of what they keep.
+//! What the policies are worth on long text (perplexity, recall, cost, and the age of what they keep) and on long drives.
 //!
 //! - `model`: the decoder under test with its tokenizer; the only file that knows how checkpoints are loaded
 //! - `text`: a long text as ids
@@ -13,13 +13,16 @@
 //! - `recall`: the answers to them
 //! - `text_memory`: a text's archive beside its cache, and what is recalled from it
 //! - `conversation`: facts and questions in one long chat
+//! - `video`: questions about long drives
 //! - `stats`: intervals of shares, and of the difference of paired shares
 //! - `store`: results as JSON lines, by key, so that a rerun goes on where the last one ended
+//! - `fingerprint`: short numbers that stand for contents in these keys
 pub mod ages;
 pub mod conversation;
 pub mod endless;
 pub mod facts;
 pub mod feed;
+pub mod fingerprint;
 pub mod loss;
 pub mod model;
 pub mod ppl;
@@ -30,12 +33,16 @@ pub mod text;
 pub mod text_memory;
 pub mod timing;
 pub mod variant;
+pub mod video;
 
 use std::path::PathBuf;
 
 use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, PolicyKind, TensorError};
 use crate::model::ModelError;
+use crate::stream::bag::BagError;
+use crate::stream::script::ScriptError;
+use crate::stream::session::PushError;
 
 /// What can go wrong in a measurement.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,14 @@ pub enum EvalError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Cache(#[from] CacheError),
+    #[error(transparent)]
+    Bag(#[from] BagError),
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    #[error(transparent)]
+    Frame(#[from] PushError),
+    #[error("instruction {id} was not answered: {reason}")]
+    Unanswered { id: String, reason: String },
     #[error("tensor operation in the evaluation: {0}")]
     Tensor(TensorError),
 }
@@ -83,5 +98,5 @@ pub(crate) fn parameter(
     }
 }
 
-/// Called with the number of tokens done since the last call.
+/// Called with the number of tokens, or frames, done since the last call.
 pub type Progress<'a> = &'a dyn Fn(usize);

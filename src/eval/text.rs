@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::fingerprint::Fingerprint;
 use super::model::EvalModel;
 use super::{parameter, EvalError};
 
@@ -54,13 +55,11 @@ impl Text {
     }
 }
 
-/// A number that stands for these very ids, as a key in the results (FNV-1a, 64 bits).
+/// A number that stands for these very ids, as a key in the results.
 pub fn fingerprint(ids: &[u32]) -> String {
-    let hash = ids
-        .iter()
-        .flat_map(|id| id.to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    format!("{hash:016x}")
+    let mut fingerprint = Fingerprint::default();
+    for id in ids {
+        fingerprint.add(&id.to_le_bytes());
+    }
+    fingerprint.to_string()
 }

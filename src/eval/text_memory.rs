@@ -22,10 +22,12 @@ pub struct TextMemory<'m> {
 
 impl<'m> TextMemory<'m> {
     pub fn new(model: &'m EvalModel, config: &ArchiveConfig) -> Result<Self, EvalError> {
-        let layers = config.layers(model.shape.layers).ok_or_else(|| {
-            let expected = format!("numbers below {}, as in 4/8", model.shape.layers);
-            parameter("recall_layers", &config.recall_layers, expected)
-        })?;
+        let layers = config
+            .layers(model.shape.layers, config.recall_by.of_text())
+            .ok_or_else(|| {
+                let expected = format!("numbers below {}, as in 4/8", model.shape.layers);
+                parameter("recall_layers", &config.recall_layers, expected)
+            })?;
         Ok(Self {
             model,
             units: TextUnits::new(config.unit_tokens),
@@ -65,13 +67,15 @@ impl<'m> TextMemory<'m> {
         let retained = caches[0].retained();
         caches[0].listen(&self.layers);
         self.model.append(None, question, caches)?;
-        let probe = Probe::of(&caches[0].heard()?, config.recall_by)?;
+        let probe = Probe::of(&caches[0].heard()?, config.recall_by.of_text())?;
         caches[0].put_back()?;
         let wanted = Wanted {
             units: config.recall_units,
             tokens: room,
             share: config.recall_share as f32,
             span_ns: None,
+            best: config.recall_units,
+            beyond_cache: false,
         };
         Ok(self.archive.find(&probe, &wanted, &retained))
     }
@@ -80,7 +84,9 @@ impl<'m> TextMemory<'m> {
     pub fn text(&self, found: &[Found]) -> Vec<u32> {
         let mut ids = Vec::new();
         for found in found {
-            let Content::Text(text) = &found.unit.content;
+            let Content::Text(text) = &found.unit.content else {
+                continue;
+            };
             ids.extend_from_slice(text);
             if !text.ends_with(&self.new_line) {
                 ids.extend_from_slice(&self.new_line);

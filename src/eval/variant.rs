@@ -7,6 +7,13 @@ use crate::cache::parameter::{Parameter, ParameterError, Parameters};
 use crate::cache::{CacheConfig, PolicyKind};
 use crate::stream::archive::ArchiveConfig;
 
+/// What a stream is made of: some parameters make no difference to text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    Text,
+    Frames,
+}
+
 /// Parameters that make no difference to text.
 const OF_FRAMES: [&str; 2] = ["withdraw_layer", "last_frames"];
 
@@ -18,16 +25,24 @@ const RECALL: &str = "+recall";
 pub struct Recalling {
     pub cache: CacheConfig,
     pub archive: Option<ArchiveConfig>,
+    pub input: Input,
 }
 
 impl Recalling {
     /// Reads what [`parse`] reads, and `name+recall:parameter=value,...` with the parameters of the policy and of the archive.
     pub fn parse(line: &str, base: &CacheConfig) -> Result<Self, EvalError> {
+        Self::parse_for(Input::Text, line, base)
+    }
+
+    /// The same for a stream of `input`.
+    pub fn parse_for(input: Input, line: &str, base: &CacheConfig) -> Result<Self, EvalError> {
         let (name, settings) = line.split_once(':').unwrap_or((line, ""));
         let Some(policy) = name.strip_suffix(RECALL) else {
-            let cache = parse(line, base)?;
-            let archive = None;
-            return Ok(Self { cache, archive });
+            return Ok(Self {
+                cache: parse_for(input, line, base)?,
+                archive: None,
+                input,
+            });
         };
         let mut archive = ArchiveConfig::default();
         let mut others = Vec::new();
@@ -38,12 +53,20 @@ impl Recalling {
                 None => others.push(setting),
             }
         }
-        let cache = parse(&format!("{policy}:{}", others.join(",")), base)?;
+        let cache = parse_for(input, &format!("{policy}:{}", others.join(",")), base)?;
         if cache.policy == PolicyKind::Full {
             return Err(parameter("policy", line, "one that evicts, to recall from"));
         }
-        let archive = Some(archive);
-        Ok(Self { cache, archive })
+        Ok(Self {
+            cache,
+            archive: Some(archive),
+            input,
+        })
+    }
+
+    /// The policy's parameters, by name.
+    pub fn describe(&self) -> Value {
+        describe_for(self.input, &self.cache)
     }
 
     /// The archive's parameters, by name; null where there is none.
@@ -61,6 +84,10 @@ impl Recalling {
 
 /// Reads `name` or `name:parameter=value,...`, such as `inf_mllm:bias=0,scope=kv_head`, over the values of `base`.
 pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
+    parse_for(Input::Text, line, base)
+}
+
+fn parse_for(input: Input, line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
     let (name, settings) = line.split_once(':').unwrap_or((line, ""));
     let mut config = base.clone();
     config.set("policy", CacheConfig::find("policy")?.parse(name)?)?;
@@ -68,7 +95,7 @@ pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
         let (name, value) = setting
             .split_once('=')
             .ok_or_else(|| parameter("policy", line, "name:parameter=value,parameter=value"))?;
-        let known = read_by(config.policy).filter(|known| known.name != "policy");
+        let known = read_by(config.policy, input).filter(|known| known.name != "policy");
         let mut known = known.collect::<Vec<_>>();
         let Some(at) = known.iter().position(|known| known.name == name) else {
             return Err(EvalError::PolicyParameter {
@@ -84,13 +111,17 @@ pub fn parse(line: &str, base: &CacheConfig) -> Result<CacheConfig, EvalError> {
 
 /// Every parameter that the policy reads, by name. Two runs with the same ones are the same run.
 pub fn describe(config: &CacheConfig) -> Value {
+    describe_for(Input::Text, config)
+}
+
+fn describe_for(input: Input, config: &CacheConfig) -> Value {
     let policy = config.policy.build(config);
     let scope = policy.map_or(config.scope, |policy| policy.scope());
     let resolved = CacheConfig {
         scope,
         ..config.clone()
     };
-    let values = read_by(config.policy).filter_map(|parameter| {
+    let values = read_by(config.policy, input).filter_map(|parameter| {
         let value = resolved.get(parameter.name)?;
         Some((parameter.name.to_string(), Value::from(&value)))
     });
@@ -98,7 +129,10 @@ pub fn describe(config: &CacheConfig) -> Value {
 }
 
 /// The parameters that make a difference to a policy.
-fn read_by(policy: PolicyKind) -> impl Iterator<Item = Parameter> {
+fn read_by(policy: PolicyKind, input: Input) -> impl Iterator<Item = Parameter> {
     let all = CacheConfig::list().into_iter();
-    all.filter(move |parameter| parameter.read_by(policy) && !OF_FRAMES.contains(&parameter.name))
+    all.filter(move |parameter| {
+        let counts = input == Input::Frames || !OF_FRAMES.contains(&parameter.name);
+        counts && parameter.read_by(policy)
+    })
 }

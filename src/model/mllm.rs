@@ -162,7 +162,7 @@ impl Mllm {
     }
 
     /// Whether an id stands for a row of a picture.
-    fn is_image(&self, id: u32) -> bool {
+    pub fn is_image(&self, id: u32) -> bool {
         id == self.image_token || Some(id) == self.video_token
     }
 

@@ -199,6 +199,11 @@ impl Diagnostics {
             .with("used_tokens", cache.used)
             .with("tokens_evicted", cache.tokens_evicted)
             .with("oldest_frame_age_s", stats.ages.max)
+            .with("archive_units", stats.archive.units)
+            .with("archive_bytes", stats.archive.bytes)
+            .with("archive_oldest_s", stats.archive.oldest_age)
+            .with("archive_nothing_new", stats.archive.nothing_new)
+            .with("archive_left", stats.archive.left)
             .with("vision_ms", stats.times.vision.as_secs_f32() * 1e3)
             .with("prefill_ms", stats.times.prefill.as_secs_f32() * 1e3)
     }

@@ -10,7 +10,8 @@ use r2r::NativeMsg;
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
 
 use crate::stream::{
-    Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, StreamStats,
+    Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, Recall, RecallMode,
+    StreamStats,
 };
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -50,6 +51,7 @@ pub fn instruction(
     message: &NativeMsg<InstructionMsg>,
     arrival_ns: i64,
 ) -> (Instruction, Option<String>) {
+    let recall = recall_mode(message.recall);
     let instruction = Instruction {
         id: text(&message.id),
         text: text(&message.text),
@@ -58,9 +60,43 @@ pub fn instruction(
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns: Some(arrival_ns),
         received: Instant::now(),
+        recall: Recall {
+            mode: recall.clone().unwrap_or_default(),
+            span_ns: span(&message.recall_from, &message.recall_to),
+            stamps_ns: Vec::new(),
+        },
     };
-    let problem = not_utf8("text", &message.text).or_else(|| not_utf8("id", &message.id));
+    let problem = not_utf8("text", &message.text)
+        .or_else(|| not_utf8("id", &message.id))
+        .or(recall.err());
     (instruction, problem)
+}
+
+/// When something is recalled; none: as the parameter says.
+fn recall_mode(recall: u8) -> Result<Option<RecallMode>, String> {
+    const DEFAULT: u8 = InstructionMsg::RECALL_DEFAULT as u8;
+    const AUTO: u8 = InstructionMsg::RECALL_AUTO as u8;
+    const ALWAYS: u8 = InstructionMsg::RECALL_ALWAYS as u8;
+    const NEVER: u8 = InstructionMsg::RECALL_NEVER as u8;
+    match recall {
+        DEFAULT => Ok(None),
+        AUTO => Ok(Some(RecallMode::Auto)),
+        ALWAYS => Ok(Some(RecallMode::Always)),
+        NEVER => Ok(Some(RecallMode::Never)),
+        other => Err(format!(
+            "instruction recall is {other}, expected {DEFAULT} (default), {AUTO} (auto), {ALWAYS} (always) or {NEVER} (never)"
+        )),
+    }
+}
+
+/// A range of stamps whose ends are open where they are zero; none if both are.
+fn span(from: &builtin::Time, to: &builtin::Time) -> Option<(i64, i64)> {
+    let open = |time: &builtin::Time, end| match nanoseconds(time.sec, time.nanosec) {
+        0 => end,
+        at => at,
+    };
+    let span = (open(from, i64::MIN), open(to, i64::MAX));
+    (span != (i64::MIN, i64::MAX)).then_some(span)
 }
 
 /// An instruction that came as plain text (the engine gives it an id; its stamp is the time of its arrival), and what cannot be
@@ -77,6 +113,7 @@ pub fn plain_instruction(
         stamp_ns: arrival_ns,
         arrival_ns: Some(arrival_ns),
         received: Instant::now(),
+        recall: Recall::default(),
     };
     (instruction, not_utf8("text", &message.data))
 }
@@ -93,6 +130,7 @@ fn not_utf8(field: &str, native: &NativeString) -> Option<String> {
 /// The message of a finished answer. `now_ns` is the time of publication, ROS clock.
 pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
     let newest = answer.newest_frame.as_ref();
+    let recalled = || answer.recalled.iter();
     Reasoning {
         header: Header {
             stamp: time(newest.map_or(0, |frame| frame.stamp_ns)),
@@ -118,6 +156,10 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         ),
         oldest_frame_stamp: time(answer.oldest_frame_ns.unwrap_or(0)),
         frames_seen: answer.frames_seen,
+        recalled_stamps: recalled().map(|unit| time(unit.stamp_ns)).collect(),
+        recalled_scores: recalled().map(|unit| unit.score).collect(),
+        recalled_tokens: count(answer.recalled_tokens),
+        recall_time: duration(answer.recall_time),
         mean_logprob: answer.mean_logprob,
     }
 }
@@ -181,6 +223,11 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
         retained_age_min: stats.ages.min,
         retained_age_median: stats.ages.median,
         retained_age_max: stats.ages.max,
+        archive_units: stats.archive.units as u64,
+        archive_bytes: stats.archive.bytes as u64,
+        archive_oldest_stamp: time(stats.archive.oldest_ns.unwrap_or(0)),
+        archive_nothing_new: stats.archive.nothing_new,
+        archive_left: stats.archive.left,
         instructions_received: stats.instructions_received,
         instructions_answered: stats.instructions_answered,
         instructions_failed: stats.instructions_failed,

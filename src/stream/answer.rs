@@ -7,6 +7,7 @@ use crate::model::chooser::Choice;
 use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
+use crate::stream::archive::RecallMode;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -25,6 +26,28 @@ pub struct Instruction {
     pub arrival_ns: Option<i64>,
     /// When it arrived, for latencies.
     pub received: Instant,
+    pub recall: Recall,
+}
+
+/// What an instruction wants recalled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recall {
+    /// None: as the session's parameter says.
+    pub mode: Option<RecallMode>,
+    /// Only what was so at some time from and to these stamps, nanoseconds, both included.
+    pub span_ns: Option<(i64, i64)>,
+    /// The frames nearest these stamps, nanoseconds, instead of what matches; empty: what matches.
+    pub stamps_ns: Vec<i64>,
+}
+
+/// A unit of the archive that was fed again for an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recalled {
+    pub stamp_ns: i64,
+    /// When it was last seen to be still so, nanoseconds.
+    pub seen_ns: i64,
+    /// How well it matches the instruction, 0 to 1.
+    pub score: f32,
 }
 
 /// The stamp and coordinate frame of a used image.
@@ -78,6 +101,12 @@ pub struct Answer {
     pub newest_frame: Option<FrameStamp>,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
+    /// What was fed again for it, in the order of time.
+    pub recalled: Vec<Recalled>,
+    /// Tokens of what was fed again, that of the newest frame included.
+    pub recalled_tokens: usize,
+    /// How long finding and feeding again took.
+    pub recall_time: Duration,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
@@ -207,6 +236,7 @@ mod tests {
             stamp_ns: 0,
             arrival_ns: None,
             received: Instant::now(),
+            recall: Recall::default(),
         };
         let answer = Answer {
             id: "a".to_string(),
@@ -222,6 +252,9 @@ mod tests {
             newest_frame: None,
             oldest_frame_ns: None,
             frames_seen: 1,
+            recalled: Vec::new(),
+            recalled_tokens: 0,
+            recall_time: Duration::ZERO,
             mean_logprob: 0.0,
             token_ids: Vec::new(),
         };

@@ -35,7 +35,8 @@ pub mod script;
 pub mod session;
 pub mod stats;
 
-pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction};
+pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Recall, Recalled};
+pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};
 pub use frame::{CameraImage, FrameError, ImageData};

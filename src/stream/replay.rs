@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, FinishReason, Instruction};
+use super::answer::{Answer, FinishReason, Instruction, Recall};
 use super::bag::Bag;
 use super::frame::{CameraImage, ImageData};
 use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
-use output::{resident_bytes, AnswerLine, Output};
+use output::{resident_bytes, AnswerLine, Output, RecalledUnit};
 
 pub use output::{Summary, Tally};
 
@@ -45,6 +45,9 @@ pub struct ReplayOptions {
     pub repeat: u64,
     /// Every frame is replaced by a black one of the same stamp: what the model answers without seeing.
     pub black: bool,
+    /// For every instruction the frames that show its answer are recalled, as far as the script tells them and the archive has them,
+    /// instead of those that match.
+    pub oracle: bool,
     /// The answers, JSON lines; the timings go to a file beside it.
     pub out: PathBuf,
 }
@@ -63,6 +66,7 @@ pub fn replay(
         session,
         script,
         black: options.black,
+        oracle: options.oracle,
         answers: Output::create(&options.out)?,
         timings: Output::create(&timings_file(&options.out))?,
         summary: Summary::default(),
@@ -70,6 +74,7 @@ pub fn replay(
         started: Instant::now(),
         played: 0,
         undated: false,
+        begin_ns: 0,
     };
     let mut span = Span::default();
     for round in 0..options.repeat {
@@ -127,6 +132,9 @@ struct Run<'a> {
     session: &'a mut Session,
     script: &'a Script,
     black: bool,
+    oracle: bool,
+    /// Stamp of the first image, nanoseconds, which the script's times count from.
+    begin_ns: i64,
     answers: Output,
     timings: Output,
     summary: Summary,
@@ -167,6 +175,7 @@ impl Run<'_> {
                 tracing::warn!("images without a stamp: the times of their recording are taken");
             }
             let first = *span.first_ns.get_or_insert(image.stamp_ns);
+            self.begin_ns = first.saturating_add(shift);
             if round == 0 {
                 span.last_ns = image.stamp_ns;
                 span.frames += 1;
@@ -245,11 +254,21 @@ impl Run<'_> {
                 stamp_ns: 0,
                 arrival_ns: None,
                 received: Instant::now(),
+                recall: self.recall(entry),
             },
             &|| false,
             &mut |_| (),
         );
         self.record(entry, &answer)
+    }
+
+    fn recall(&self, entry: &Entry) -> Recall {
+        let stamp_ns = |&at: &f64| self.begin_ns.saturating_add((at * 1e9) as i64);
+        let shown = entry.shown.iter().filter(|_| self.oracle);
+        Recall {
+            stamps_ns: shown.map(stamp_ns).collect(),
+            ..Recall::default()
+        }
     }
 
     fn record(&mut self, entry: &Entry, answer: &Answer) -> Result<(), ReplayError> {
@@ -289,6 +308,8 @@ impl Run<'_> {
             prompt_tokens: answer.prompt_tokens,
             vision_tokens: answer.vision_tokens,
             output_tokens: answer.output_tokens,
+            recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
+            recalled_tokens: answer.recalled_tokens,
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,
@@ -302,6 +323,7 @@ impl Run<'_> {
             "id": answer.id,
             "time_to_first_token_ms": answer.time_to_first_token.map(|t| t.as_secs_f64() * 1e3),
             "latency_ms": answer.latency.as_secs_f64() * 1e3,
+            "recall_ms": answer.recall_time.as_secs_f64() * 1e3,
             "decode_ms_per_token": self.session.times().decode.as_secs_f64() * 1e3,
         }))
     }

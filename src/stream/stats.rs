@@ -43,6 +43,7 @@ pub struct StreamStats {
     pub oldest_frame_ns: Option<i64>,
     /// Ages of the frames of which at least half of the slots is kept.
     pub ages: Ages,
+    pub archive: ArchiveStats,
     pub paused: bool,
     /// The last frame did not fit beside what is kept for good.
     pub memory_full: bool,
@@ -96,6 +97,21 @@ pub struct StepTimes {
     pub prefill: Duration,
     /// Mean per token of the last answer.
     pub decode: Duration,
+}
+
+/// What is kept beside the cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ArchiveStats {
+    pub units: usize,
+    pub bytes: usize,
+    /// Stamp of the oldest unit, nanoseconds.
+    pub oldest_ns: Option<i64>,
+    /// How long before the newest frame that was, seconds; 0: there is none.
+    pub oldest_age: f32,
+    /// Units that did not enter, since one like them was there.
+    pub nothing_new: u64,
+    /// Units that have left for others.
+    pub left: u64,
 }
 
 /// Good frames that were not used, by reason.

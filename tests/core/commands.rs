@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::bags::{serialized, Header, RawImage};
 use crate::support::{deviation, golden, json, tensors, tiny_dir};
 
-fn run(args: &[&str]) -> Output {
+pub fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
         .args(args)
         .output()
         .unwrap()
 }
 
-fn succeeded(output: &Output) -> String {
+pub fn succeeded(output: &Output) -> String {
     assert!(
         output.status.success(),
         "{}",
@@ -27,7 +27,7 @@ fn succeeded(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn failed(output: &Output) -> String {
+pub fn failed(output: &Output) -> String {
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!error.contains("panicked"), "{error}");
@@ -35,7 +35,7 @@ fn failed(output: &Output) -> String {
 }
 
 /// A replay of the tiny model.
-fn replay(bag: &Path, script: &Path, out: &Path, more: &[&str]) -> Output {
+pub fn replay(bag: &Path, script: &Path, out: &Path, more: &[&str]) -> Output {
     let model = tiny_dir();
     let args = [
         "replay",
@@ -51,7 +51,7 @@ fn replay(bag: &Path, script: &Path, out: &Path, more: &[&str]) -> Output {
     run(&[&args, more].concat())
 }
 
-fn path(path: &Path) -> &str {
+pub fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -130,7 +130,7 @@ fn forward_writes_the_numbers_of_transformers() {
 }
 
 /// A bag of `frames` raw images, ten per second from 100 s on or without a stamp, of which number `bad` holds too little data.
-fn write_bag(dir: &Path, frames: u32, bad: Option<u32>, stamped: bool) {
+pub fn write_bag(dir: &Path, frames: u32, bad: Option<u32>, stamped: bool) {
     let file = fs::File::create(dir.join("bag.mcap")).unwrap();
     let mut writer = mcap::Writer::new(std::io::BufWriter::new(file)).unwrap();
     let schema = writer

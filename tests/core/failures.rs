@@ -9,7 +9,7 @@ use inf_mllm::cache::{LayerSlots, PolicyKind, Token};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::Block;
 use inf_mllm::model::threads::thread_pool;
-use inf_mllm::stream::{Answer, FinishReason, Session, SessionConfig};
+use inf_mllm::stream::{Answer, FinishReason, RecallMode, Session, SessionConfig};
 
 use crate::cache_stream::Seen;
 use crate::support::{instruction, load, picture, tensors, tiny_config, tiny_dir};
@@ -79,7 +79,7 @@ fn session(
 }
 
 /// All that a user can see of a session's memory, and where its text and its chance have come to.
-fn seen(session: &mut Session) -> impl PartialEq + std::fmt::Debug {
+pub fn seen(session: &mut Session) -> impl PartialEq + std::fmt::Debug {
     let state = session.state();
     let memory = session.memory();
     let stream = &state.stream;
@@ -95,7 +95,7 @@ fn seen(session: &mut Session) -> impl PartialEq + std::fmt::Debug {
     )
 }
 
-fn show(session: &mut Session, from: i64, frames: i64) {
+pub fn show(session: &mut Session, from: i64, frames: i64) {
     for i in from..from + frames {
         let colour = [(i * 40 % 256) as u8, 90, 200];
         session.push_frame(&picture(i * 100, colour)).unwrap();
@@ -203,6 +203,8 @@ fn compare(config: &SessionConfig, (layer, failure): (usize, Failure)) {
 fn config(policy: PolicyKind) -> SessionConfig {
     let mut config = tiny_config();
     config.cache.policy = policy;
+    // Passes are counted below; with recall there are more of them.
+    config.archive.recall = RecallMode::Never;
     config.temperature = 2.0;
     if policy == PolicyKind::Full {
         config.cache.budget = 512;

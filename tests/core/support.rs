@@ -12,7 +12,7 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
-use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
+use inf_mllm::stream::{CameraImage, ImageData, Instruction, Recall, Session, SessionConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -148,5 +148,6 @@ pub fn instruction(id: &str, text: &str) -> Instruction {
         stamp_ns: 0,
         arrival_ns: None,
         received: std::time::Instant::now(),
+        recall: Recall::default(),
     }
 }

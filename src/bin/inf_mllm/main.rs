@@ -1,5 +1,5 @@
 //! The command line: one prompt, numbers for comparison, a look at a checkpoint, the parameters, a replay of a bag, or an evaluation
-//! on text. Needs no ROS.
+//! on text and drives. Needs no ROS.
 
 mod args;
 mod eval;
@@ -35,7 +35,7 @@ enum Command {
     Parameters(parameters::Args),
     /// Play a recorded camera into the stream in lock-step and put instructions at their times.
     Replay(replay::Args),
-    /// What the policies are worth on long text.
+    /// What the policies are worth on long text and long drives.
     #[command(subcommand)]
     Eval(Box<eval::Command>),
 }

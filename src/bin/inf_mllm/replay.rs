@@ -34,6 +34,9 @@ pub struct Args {
     /// Replace every frame by a black one: what can be guessed without seeing.
     #[arg(long)]
     black: bool,
+    /// Recall for every instruction the frames that show its answer, by the script's `shown`, instead of those that match.
+    #[arg(long)]
+    oracle: bool,
     #[command(flatten)]
     given: Given<Replayed>,
 }
@@ -58,6 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     let options = ReplayOptions {
         repeat: args.repeat,
         black: args.black,
+        oracle: args.oracle,
         out: args.out.clone(),
     };
     let summary = session.pool().install(|| {

@@ -1,35 +1,63 @@
 //! How much each of many units is what a question asks for.
 
-/// Temperature of a match.
-const TEMPERATURE: f32 = 0.05;
+use super::summary::Side;
 
-/// The scores of units, 0 to 1, from how well each token of a question is matched in each of them (`matches`, `[units][tokens]`, as
-/// [`super::Probe::matches`] gives them).
+/// Temperatures of a match: of keys with keys, where what is meant is all but equal, and of queries with keys.
+const OF_KEYS: f32 = 0.05;
+const OF_QUERIES: f32 = 0.6;
+
+/// How a question's tokens find units.
+#[derive(Debug, Clone, Default)]
+pub struct Scores {
+    /// Of each unit, 0 to 1.
+    pub units: Vec<f32>,
+    /// How far the best match of any token stands out from the mean of its matches, 0 to 2: a question that names nothing is matched by
+    /// all units alike.
+    pub contrast: f32,
+}
+
+/// The scores of units from how well each token of a question is matched in each of them (`matches`, `[units][tokens]`, as
+/// [`super::Probe::matches`] gives them for that side).
 ///
 /// ```text
-/// e[u,i] = exp((m[u,i] - max_u m[u,i]) / t)          t = 0.05
-/// w[i]   = ln(1 + units / sum_u e[u,i])
+/// e[u,i] = exp((m[u,i] - max_u m[u,i]) / t)
 /// S[u]   = sum_i w[i] * e[u,i] / sum_i w[i]
+/// c[i]   = max_u m[u,i] - mean_u m[u,i]
+/// keys:    w[i] = ln(1 + units / sum_u e[u,i])     t = 0.05
+/// queries: w[i] = c[i]^3                           t = 0.6
 /// ```
 ///
-/// A token counts by how near it comes to its best match anywhere, as for a standing instruction, and the more the fewer units match it
-/// so well: `w` is the inverse document frequency (Spärck Jones 1972) with soft counts.
-pub fn scores(matches: &[Vec<f32>]) -> Vec<f32> {
+/// Of keys a token counts by how near it comes to its best match anywhere, as for a standing instruction, and the more the fewer units match
+/// it so well: `w` is the inverse document frequency (Spärck Jones 1972) with soft counts. Queries of tokens that look for nothing match
+/// all units alike, if badly; what they look for stands out from the rest.
+pub fn scores(matches: &[Vec<f32>], side: Side) -> Scores {
+    let count = matches.len() as f32;
     let tokens = matches.first().map_or(0, Vec::len);
-    let mut scores = vec![0.0; matches.len()];
+    let mut scores = Scores {
+        units: vec![0.0; matches.len()],
+        contrast: 0.0,
+    };
     let mut total = 0.0;
     for i in 0..tokens {
-        let best = matches.iter().map(|unit| unit[i]);
-        let best = best.fold(f32::NEG_INFINITY, f32::max);
-        let near = |unit: &Vec<f32>| ((unit[i] - best) / TEMPERATURE).exp();
-        let like = matches.iter().map(near).sum::<f32>();
-        let weight = (matches.len() as f32 / like).ln_1p();
+        let of_token = || matches.iter().map(|unit| unit[i]);
+        let best = of_token().fold(f32::NEG_INFINITY, f32::max);
+        let contrast = best - of_token().sum::<f32>() / count;
+        scores.contrast = scores.contrast.max(contrast);
+        let temperature = match side {
+            Side::Keys => OF_KEYS,
+            Side::Queries => OF_QUERIES,
+        };
+        let near = |unit: &Vec<f32>| ((unit[i] - best) / temperature).exp();
+        let weight = match side {
+            Side::Keys => (count / matches.iter().map(near).sum::<f32>()).ln_1p(),
+            Side::Queries => contrast.max(0.0).powi(3),
+        };
         total += weight;
-        for (score, unit) in scores.iter_mut().zip(matches) {
+        for (score, unit) in scores.units.iter_mut().zip(matches) {
             *score += weight * near(unit);
         }
     }
-    for score in &mut scores {
+    for score in &mut scores.units {
         *score /= total.max(f32::MIN_POSITIVE);
     }
     scores
@@ -44,16 +72,32 @@ mod tests {
         // Two tokens: the first is matched by all units but the last, the second by the last alone.
         let mut matches = vec![vec![0.9, 0.1]; 9];
         matches.push(vec![0.1, 0.9]);
-        let scores = scores(&matches);
-        assert!(scores[9] > 0.7, "{scores:?}");
-        assert!(scores[..9].iter().all(|&score| score < 0.3), "{scores:?}");
+        for side in Side::ALL {
+            let scores = scores(&matches, side).units;
+            assert!(scores[9] > 0.7, "{scores:?}");
+            assert!(scores[..9].iter().all(|&score| score < 0.5), "{scores:?}");
+        }
     }
 
     #[test]
     fn a_unit_that_matches_every_token_best_scores_one() {
-        let scores = scores(&[vec![0.8, 0.7], vec![0.2, 0.1], vec![0.2, 0.7]]);
-        assert!((scores[0] - 1.0).abs() < 1e-6, "{scores:?}");
-        assert!(scores[1] < 1e-4 && scores[2] > 0.1, "{scores:?}");
-        assert!(super::scores(&[]).is_empty());
+        for side in Side::ALL {
+            let matches = [vec![0.8, 0.7], vec![0.2, 0.1], vec![0.2, 0.7]];
+            let found = scores(&matches, side);
+            assert!((found.units[0] - 1.0).abs() < 1e-6, "{found:?}");
+            assert!(found.units[1] < found.units[2], "{found:?}");
+            assert!(found.units[2] < 0.8, "{found:?}");
+            assert!((found.contrast - 0.4).abs() < 1e-6, "{found:?}");
+            assert!(super::scores(&[], side).units.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_all_units_match_alike_tells_nothing() {
+        let mut matches = vec![vec![-0.5, 0.3]; 9];
+        matches.push(vec![-0.4, 0.9]);
+        matches[3][0] = -0.3;
+        let scores = scores(&matches, Side::Queries).units;
+        assert!(scores[9] > 0.95 && scores[3] < 0.5, "{scores:?}");
     }
 }

@@ -8,7 +8,6 @@ use half::slice::HalfFloatSliceExt;
 
 use super::heard::Heard;
 use crate::cache::likeness::directions;
-use crate::cache::parameter::choice;
 
 /// Lanes of the sums below; the compiler turns them into vector registers.
 const LANES: usize = 16;
@@ -103,11 +102,10 @@ impl Side {
     }
 }
 
-choice!(Side);
-
 /// The directions of a question's keys or queries in some layers.
 #[derive(Debug, Clone)]
 pub struct Probe {
+    pub side: Side,
     /// `[layers * kv_heads, heads of the group * tokens, head_dim]`; of keys each group has one head.
     values: Vec<f32>,
     /// Layers times KV heads.
@@ -132,6 +130,7 @@ impl Probe {
             (tokens, head_dim) = (layer.keys.dim(1)?, layer.keys.dim(2)?);
         }
         Ok(Self {
+            side,
             values,
             heads,
             tokens,

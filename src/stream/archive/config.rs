@@ -1,10 +1,69 @@
 //! The archive's parameters.
 
-use crate::cache::parameter::{parameters, TOKENS};
+use crate::cache::parameter::{choice, parameters, TOKENS};
 use crate::cache::Side;
 
 /// No archive is larger, bytes.
 const LARGEST: i64 = 1 << 44;
+
+/// When something is recalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecallMode {
+    /// Where something matches clearly better than all that the cache still holds.
+    Auto,
+    Always,
+    Never,
+}
+
+impl RecallMode {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+choice!(RecallMode);
+
+/// What units are found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecallBy {
+    Auto,
+    Of(Side),
+}
+
+impl RecallBy {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Of(Side::Keys), Self::Of(Side::Queries)];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Of(side) => side.name(),
+        }
+    }
+
+    pub fn of_frames(self) -> Side {
+        match self {
+            Self::Auto => Side::Queries,
+            Self::Of(side) => side,
+        }
+    }
+
+    pub fn of_text(self) -> Side {
+        match self {
+            Self::Auto => Side::Keys,
+            Self::Of(side) => side,
+        }
+    }
+}
+
+choice!(RecallBy);
 
 parameters! {
     section "Archive";
@@ -13,18 +72,24 @@ parameters! {
     pub struct ArchiveConfig {
         /// Memory that frames and sentences may take, whole, beside the cache; 0: there is no archive, and nothing is recalled.
         archive_bytes: usize = 64 << 20, range 0..=LARGEST, unit "bytes";
-        /// A unit at least so like one that is in the archive is nothing new and does not enter: that one has been seen again.
+        /// A unit more like one that is in the archive than that is nothing new and does not enter: that one has been seen again; 1: all
+        /// enter.
         nothing_new: f64 = 0.999, range 0.0..=1.0, unit "cosine";
         /// A sentence longer than that is cut into several units.
         unit_tokens: usize = 64, range 1..=TOKENS, unit "tokens";
+        /// When frames and sentences are fed again for an instruction that does not say it itself; auto: where one matches it better than
+        /// all that the cache still holds, which scores less than `recall_share` of it.
+        recall: RecallMode = RecallMode::Auto, set Running;
         /// Units fed again for a question at most; as many as a turn has room for.
-        recall_units: usize = 8, range 0..=TOKENS, unit "units";
+        recall_units: usize = 8, range 0..=TOKENS, unit "units", set Running;
         /// A unit that scores less than this share of the best one's score, which may still be in the cache, is not fed again.
-        recall_share: f64 = 0.75, range 0.0..=1.0;
+        recall_share: f64 = 0.75, range 0.0..=1.0, set Running;
+        /// The newest frame is fed once more behind the recalled ones, so that an instruction follows what is in view now.
+        recall_newest: bool = true, set Running;
         /// Which of a question's vectors are held against the keys of what is in the archive: its keys, as for a standing instruction, or
-        /// its queries.
-        recall_by: Side = Side::Keys;
-        /// Decoder layers of whose keys that is done, as in 4/8; empty: the one at an eighth of the depth.
+        /// its queries; auto: queries for frames, keys for sentences.
+        recall_by: RecallBy = RecallBy::Auto;
+        /// Decoder layers of whose keys that is done, as in 4/8; empty: for queries the one at a quarter of the depth, for keys at an eighth.
         recall_layers: String = String::new();
     }
     parts {}
@@ -33,9 +98,13 @@ parameters! {
 
 impl ArchiveConfig {
     /// The layers by whose keys units are found, of a decoder that has so many; none where one is no number or not there.
-    pub fn layers(&self, layers: usize) -> Option<Vec<usize>> {
+    pub fn layers(&self, layers: usize, side: Side) -> Option<Vec<usize>> {
         if self.recall_layers.is_empty() {
-            return Some(vec![layers.div_ceil(8).min(layers.saturating_sub(1))]);
+            let depth = match side {
+                Side::Keys => layers.div_ceil(8),
+                Side::Queries => layers.div_ceil(4),
+            };
+            return Some(vec![depth.min(layers.saturating_sub(1))]);
         }
         let numbers = self
             .recall_layers

@@ -1,13 +1,21 @@
 //! The units that a question asks for.
 
+use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::unit::{Entry, Unit};
+use super::unit::{Content, Entry, Unit};
 use super::Archive;
-use crate::cache::{scores, Probe, Retained};
+use crate::cache::{scores, Probe, Retained, Scores};
+
+/// A contrast from which on a question asks for something.
+const STANDS_OUT: f32 = 0.3;
+
+/// Frames with no more time between them are of one run, nanoseconds.
+const RUN_NS: i64 = 3_000_000_000;
 
 /// A unit of which so much is kept is in the cache: to feed it again would bring it twice.
 const IN_CACHE: f32 = 0.5;
@@ -23,6 +31,11 @@ pub struct Wanted {
     pub share: f32,
     /// From and to, nanoseconds, both included; what was still so within them counts.
     pub span_ns: Option<(i64, i64)>,
+    /// So many of the units by their score, the rest for their recency: the best of each run of frames that follow one another, those of
+    /// the newest run first.
+    pub best: usize,
+    /// Nothing is wanted where the cache still holds what scores so well, nor where the question finds nothing that stands out.
+    pub beyond_cache: bool,
 }
 
 /// A unit that was found.
@@ -37,6 +50,35 @@ pub struct Found {
     pub score: f32,
 }
 
+type Scored<'a> = (&'a Entry, f32);
+
+/// The higher score first, of equal ones the newer.
+fn better((a, x): &Scored<'_>, (b, y): &Scored<'_>) -> Ordering {
+    y.total_cmp(x).then(b.id.cmp(&a.id))
+}
+
+/// The best of each run of units, the newest run first; `units` are in the order of time.
+fn newest_runs<'a>(units: &[Scored<'a>]) -> Vec<Scored<'a>> {
+    let near = |(a, _): &Scored<'_>, (b, _): &Scored<'_>| {
+        b.unit.stamp_ns.saturating_sub(a.seen_ns) <= RUN_NS
+    };
+    let runs = units.chunk_by(near).rev();
+    runs.filter_map(|run| run.iter().copied().min_by(better))
+        .collect()
+}
+
+impl Found {
+    fn new(entry: &Entry, score: f32) -> Self {
+        Self {
+            id: entry.id,
+            unit: entry.unit.clone(),
+            seen_ns: entry.seen_ns,
+            extent: entry.extent.clone(),
+            score,
+        }
+    }
+}
+
 impl Archive {
     /// The units that score highest for the question, of those that the cache no longer holds, in the order of time. One that is too
     /// long for the room that is left is passed over.
@@ -45,23 +87,47 @@ impl Archive {
     pub fn find(&self, question: &Probe, wanted: &Wanted, retained: &Retained) -> Vec<Found> {
         let matches = self.entries.par_iter();
         let matches = matches.map(|entry| question.matches(&entry.unit.summary));
-        let scores = scores(&matches.collect::<Vec<_>>());
-        let within = |entry: &Entry| {
-            wanted.span_ns.is_none_or(|(from, to)| {
-                from <= to && entry.unit.stamp_ns <= to && from <= entry.seen_ns
-            })
-        };
+        let Scores { units, contrast } = scores(&matches.collect::<Vec<_>>(), question.side);
+        if wanted.beyond_cache && contrast < STANDS_OUT {
+            return Vec::new();
+        }
+        let within = |entry: &Entry| wanted.span_ns.is_none_or(|span| entry.within(span));
         let gone = |entry: &Entry| retained.share(entry.extent.clone()) < IN_CACHE;
-        let mut candidates = self.entries.iter().zip(scores).collect::<Vec<_>>();
+        let mut candidates = self.entries.iter().zip(units).collect::<Vec<_>>();
         candidates.retain(|(entry, _)| within(entry));
         // Where the best is still in the cache, what is not nearly as good would only be in its way.
         let best = candidates
             .iter()
             .map(|(_, score)| *score)
             .fold(0.0, f32::max);
+        let held = candidates.iter().filter(|(entry, _)| !gone(entry));
+        let held = held.map(|(_, score)| *score).fold(0.0, f32::max);
+        if wanted.beyond_cache && held >= best * wanted.share {
+            return Vec::new();
+        }
         candidates.retain(|(entry, score)| *score >= best * wanted.share && gone(entry));
+        let newest = newest_runs(&candidates);
         // Of equal scores the newer first.
-        candidates.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(b.id.cmp(&a.id)));
+        candidates.sort_by(better);
+        let behind = candidates.split_off(wanted.best.min(candidates.len()));
+        let best = candidates
+            .iter()
+            .map(|(entry, _)| entry.id)
+            .collect::<Vec<_>>();
+        let newest = newest
+            .into_iter()
+            .filter(|(entry, _)| !best.contains(&entry.id));
+        candidates.extend(newest);
+        // What neither stands out nor is new fills the room that is left.
+        let taken = candidates
+            .iter()
+            .map(|(entry, _)| entry.id)
+            .collect::<HashSet<_>>();
+        candidates.extend(
+            behind
+                .into_iter()
+                .filter(|(entry, _)| !taken.contains(&entry.id)),
+        );
         let mut room = wanted.tokens;
         let mut found = Vec::new();
         for (entry, score) in candidates {
@@ -73,15 +139,26 @@ impl Archive {
                 continue;
             }
             room -= tokens;
-            found.push(Found {
-                id: entry.id,
-                unit: entry.unit.clone(),
-                seen_ns: entry.seen_ns,
-                extent: entry.extent.clone(),
-                score,
-            });
+            found.push(Found::new(entry, score));
         }
         found.sort_by_key(|found| found.id);
         found
+    }
+
+    /// The frames nearest these times, each once, in the order of time.
+    pub fn nearest(&self, stamps_ns: &[i64]) -> Vec<Found> {
+        let frames = || {
+            let entries = self.entries.iter();
+            entries.filter(|entry| matches!(entry.unit.content, Content::Frame(_)))
+        };
+        let nearest = stamps_ns.iter().filter_map(|&stamp_ns| {
+            frames().min_by_key(|entry| entry.unit.stamp_ns.abs_diff(stamp_ns))
+        });
+        let mut nearest = nearest
+            .map(|entry| Found::new(entry, 1.0))
+            .collect::<Vec<_>>();
+        nearest.sort_by_key(|found| found.id);
+        nearest.dedup_by_key(|found| found.id);
+        nearest
     }
 }

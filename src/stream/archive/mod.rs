@@ -2,20 +2,23 @@
 //!
 //! - this file: what enters, and what leaves when the bytes run out
 //! - `config`: its parameters
+//! - `frame`: a frame as it is kept
 //! - `unit`: what a unit is
 //! - `find`: the units that a question asks for
 //! - `text`: a text as units, sentence by sentence
 
 mod config;
 mod find;
+mod frame;
 mod text;
 mod unit;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use config::ArchiveConfig;
+pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
+pub use frame::Frame;
 pub use text::TextUnits;
 pub use unit::{Content, Entry, Unit};
 
@@ -74,9 +77,14 @@ impl Archive {
         self.unit_bytes + self.entries.capacity() * size_of::<Entry>()
     }
 
-    /// Units that were nothing new, and units that have left.
-    pub fn refused(&self) -> (u64, u64) {
-        (self.nothing_new, self.left)
+    /// Units that were nothing new and did not enter.
+    pub fn nothing_new(&self) -> u64 {
+        self.nothing_new
+    }
+
+    /// Units that have left for others.
+    pub fn left(&self) -> u64 {
+        self.left
     }
 
     /// Takes a unit in that is newer than all others, and stands at `extent` in the stream.
@@ -137,7 +145,7 @@ impl Archive {
         let likeness = self.entries.iter().map(|entry| entry.unit.likeness(unit));
         let near = likeness
             .enumerate()
-            .filter(|&(_, likeness)| f64::from(likeness) >= self.config.nothing_new);
+            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
         near.max_by(|(_, a), (_, b)| a.total_cmp(b))
             .map(|(at, _)| at)
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::frame::Frame;
 use crate::cache::{dot, Summary};
 
 /// What is fed again.
@@ -10,6 +11,7 @@ use crate::cache::{dot, Summary};
 pub enum Content {
     /// Ids of a stretch of text.
     Text(Box<[u32]>),
+    Frame(Frame),
 }
 
 impl Content {
@@ -17,12 +19,14 @@ impl Content {
     pub fn tokens(&self) -> usize {
         match self {
             Self::Text(ids) => ids.len(),
+            Self::Frame(frame) => frame.tokens,
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             Self::Text(ids) => std::mem::size_of_val::<[u32]>(ids),
+            Self::Frame(frame) => frame.bytes(),
         }
     }
 }
@@ -39,12 +43,15 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// One whose gist is the mean direction of its keys.
+    /// One whose gist is that of its picture or, of a text, the mean direction of its keys.
     pub fn new(stamp_ns: i64, content: Content, summary: Summary) -> Self {
         Self {
             stamp_ns,
+            gist: match &content {
+                Content::Text(_) => summary.mean(),
+                Content::Frame(frame) => frame.gist(),
+            },
             content,
-            gist: summary.mean(),
             summary,
         }
     }
@@ -54,7 +61,7 @@ impl Unit {
         if self.gist.len() != other.gist.len() || self.gist.is_empty() {
             return -1.0;
         }
-        dot(&self.gist, &other.gist)
+        dot(&self.gist, &other.gist).clamp(-1.0, 1.0)
     }
 
     /// Memory of it, with what it takes to share it, bytes.
@@ -81,4 +88,11 @@ pub struct Entry {
     pub extent: Range<u64>,
     /// How like the more like of its neighbours in time it is.
     pub(super) explained: f32,
+}
+
+impl Entry {
+    /// Whether it was so at some time from and to these, nanoseconds, both included.
+    pub fn within(&self, (from_ns, to_ns): (i64, i64)) -> bool {
+        from_ns <= to_ns && self.unit.stamp_ns <= to_ns && from_ns <= self.seen_ns
+    }
 }

@@ -222,6 +222,7 @@ impl Worker {
         stats.frames_seen = memory.seen();
         stats.oldest_frame_ns = memory.oldest_ns();
         stats.ages = memory.ages();
+        stats.archive = self.session.archive_stats();
         if let Some(newest) = memory.newest() {
             stats.frame_id.clone_from(&newest.frame_id);
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ReplayError;
+use crate::stream::answer::Recalled;
 
 /// Right answers among those whose truth is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -64,6 +65,10 @@ pub(super) struct AnswerLine<'a> {
     pub prompt_tokens: usize,
     pub vision_tokens: usize,
     pub output_tokens: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recalled: Vec<RecalledUnit>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub recalled_tokens: usize,
     pub truth: &'a Option<String>,
     #[serde(rename = "type")]
     pub kind: &'a Option<String>,
@@ -75,6 +80,28 @@ pub(super) struct AnswerLine<'a> {
     pub correct: Option<bool>,
     pub cache_used: usize,
     pub tokens_evicted: u64,
+}
+
+/// What was fed again for an answer.
+#[derive(Serialize)]
+pub(super) struct RecalledUnit {
+    stamp_ns: i64,
+    seen_ns: i64,
+    score: f32,
+}
+
+impl From<&Recalled> for RecalledUnit {
+    fn from(unit: &Recalled) -> Self {
+        Self {
+            stamp_ns: unit.stamp_ns,
+            seen_ns: unit.seen_ns,
+            score: unit.score,
+        }
+    }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Resident memory of this process, bytes; none where /proc does not tell.

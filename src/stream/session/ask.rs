@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::DType;
 
-use super::{Chunk, Session};
+use super::{Chunk, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
 use crate::model::ModelError;
@@ -59,6 +59,9 @@ impl Session {
             newest_frame: memory.newest().cloned(),
             oldest_frame_ns: memory.oldest_ns(),
             frames_seen: memory.seen(),
+            recalled: Vec::new(),
+            recalled_tokens: 0,
+            recall_time: Duration::ZERO,
             mean_logprob: 0.0,
             token_ids: Vec::new(),
         };
@@ -84,12 +87,30 @@ impl Session {
             return Err(AskError::NoFrame);
         }
         self.check_age(instruction)?;
-        let mut generate =
-            |session: &mut Self| session.generate(instruction, cancelled, run, on_delta);
-        match instruction.ephemeral {
-            true => self.passing(generate),
-            false => generate(self),
+        let started = Instant::now();
+        let found = self.find(instruction)?;
+        run.answer.recall_time = started.elapsed();
+        let mut generate = |session: &mut Self| {
+            if !found.is_empty() {
+                session.attempt(|session| session.feed_again(&found, &mut run.answer))?;
+            }
+            session.generate(instruction, cancelled, run, on_delta)
+        };
+        if instruction.ephemeral {
+            return self.passing(generate);
         }
+        if found.is_empty() {
+            return generate(self);
+        }
+        let (outcome, draws) = self.passing(|session| {
+            let outcome = generate(session);
+            Ok::<_, AskError>((outcome, session.state.stream.draws))
+        })?;
+        // What was recalled leaves again, the turn stays.
+        let said = &run.answer.token_ids;
+        self.attempt(|session| session.append_turn(&instruction.text, said))?;
+        self.state.stream.draws = draws;
+        outcome
     }
 
     /// Refuses to answer from a picture that was too old when the instruction came.
@@ -151,6 +172,22 @@ impl Session {
         finish
     }
 
+    /// Feeds a turn that has been answered.
+    fn append_turn(&mut self, question: &str, said: &[u32]) -> Result<(), ModelError> {
+        let tokenizer = &self.model.tokenizer;
+        let text = self.state.stream.grammar.instruction(question, tokenizer);
+        let ids = self.encode(&text)?;
+        let said = said.iter().copied();
+        let said = said.filter(|&token| !self.model.ends.contains(token));
+        let said = said.collect::<Vec<_>>();
+        self.append(&ids, Chunk::Instruction, said.len().max(1))?;
+        if !said.is_empty() {
+            self.append(&said, Chunk::Answer, 1)?;
+        }
+        self.state.stream.grammar.answered();
+        Ok(())
+    }
+
     /// Puts a question to the model, with room for an answer of `longest` tokens, of which the first is chosen.
     fn put(
         &mut self,
@@ -178,7 +215,7 @@ impl Session {
     }
 
     /// Feeds text and chooses what follows it.
-    fn go_on(&mut self, ids: &[u32], chunk: Chunk, next: usize) -> Result<Choice, ModelError> {
+    fn go_on(&mut self, ids: &[u32], chunk: Chunk<'_>, next: usize) -> Result<Choice, ModelError> {
         let hidden = self.pass(ids, &[], chunk, next)?;
         let hidden = hidden.ok_or_else(|| {
             ModelError::Inputs("no text to go on from, expected at least one token".to_string())
@@ -236,6 +273,8 @@ pub enum AskError {
     TooLong { tokens: usize, room: usize },
     #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
     TooMuchAsked { asked: usize, limit: usize },
+    #[error(transparent)]
+    Recall(#[from] RecallError),
     #[error(transparent)]
     Model(#[from] ModelError),
 }

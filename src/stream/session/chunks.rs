@@ -13,9 +13,10 @@ const HIDDEN: &str = "hidden state of the decoder";
 
 /// What a chunk of tokens is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunk {
+pub(super) enum Chunk<'a> {
     Prefix,
-    Frame(FrameId),
+    /// Of its pictures these are the frames.
+    Frames(&'a [FrameId]),
     Instruction,
     Answer,
 }
@@ -61,29 +62,34 @@ impl Session {
         self.model.tokenizer.encode_after(last, text)
     }
 
-    /// Feeds one frame: `text` with its markup, `features` in the place of its image tokens.
-    pub(super) fn append_frame(
+    /// Feeds frames in one chunk: `text` with their markup, `features` in the place of their image tokens. Returns the ids of the
+    /// chunk. The next one needs room for about `next` tokens.
+    pub(super) fn append_frames(
         &mut self,
         text: &str,
-        frame: FrameId,
-        features: ImageFeatures,
-    ) -> Result<(), ModelError> {
+        frames: &[FrameId],
+        features: &[ImageFeatures],
+        next: Option<usize>,
+    ) -> Result<Vec<u32>, ModelError> {
         let ids = self.encode(text)?;
-        let images = [features];
-        // The next frame needs about as much room as this one.
-        let hidden = self.pass(&ids, &images, Chunk::Frame(frame), ids.len())?;
+        let next = next.unwrap_or(ids.len());
+        let hidden = self.pass(&ids, features, Chunk::Frames(frames), next)?;
         // What is no number in a key or a value is in the state of the last token, which attends to all; but where visual tokens are
         // withdrawn there may be none behind the picture.
-        let mut computed = images[0].named();
+        let mut computed = features
+            .iter()
+            .flat_map(ImageFeatures::named)
+            .collect::<Vec<_>>();
         computed.extend(hidden.as_ref().map(|hidden| (HIDDEN, hidden)));
-        check_finite(&computed)
+        check_finite(&computed)?;
+        Ok(ids)
     }
 
     /// Feeds text after which nothing is chosen.
     pub(super) fn append(
         &mut self,
         ids: &[u32],
-        chunk: Chunk,
+        chunk: Chunk<'_>,
         next: usize,
     ) -> Result<(), ModelError> {
         match self.pass(ids, &[], chunk, next)? {
@@ -100,7 +106,7 @@ impl Session {
         &mut self,
         ids: &[u32],
         images: &[ImageFeatures],
-        chunk: Chunk,
+        chunk: Chunk<'_>,
         next: usize,
     ) -> Result<Option<Tensor>, ModelError> {
         let embedded = self.model.embed(ids, images)?;
@@ -114,12 +120,12 @@ impl Session {
         Ok(last.map(|last| hidden.narrow(0, last, 1)).transpose()?)
     }
 
-    fn marks(&self, ids: &[u32], input: &mllm::Chunk, chunk: Chunk) -> Vec<Mark> {
+    fn marks(&self, ids: &[u32], input: &mllm::Chunk, chunk: Chunk<'_>) -> Vec<Mark> {
         ids.iter()
             .enumerate()
             .map(|(i, id)| Mark {
                 frame: match chunk {
-                    Chunk::Frame(frame) => input.images[i].map(|_| frame),
+                    Chunk::Frames(frames) => input.images[i].map(|image| frames[image]),
                     _ => None,
                 },
                 place: input.places[i],

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::recall::no_archive;
 use crate::cache::parameter::{parameters, ParameterError};
 use crate::cache::CacheConfig;
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
+use crate::stream::archive::{ArchiveConfig, RecallMode};
 use crate::stream::gate::GateConfig;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
@@ -54,6 +56,7 @@ parameters! {
         cache: CacheConfig;
         /// Which frames are used.
         gate: GateConfig;
+        archive: ArchiveConfig;
     }
     others {}
 }
@@ -77,6 +80,13 @@ impl SessionConfig {
                 expected: format!("at most {LONGEST_PROMPT}"),
             });
         }
-        Ok(())
+        match no_archive(self) {
+            Some(why) if self.archive.recall == RecallMode::Always => Err(ParameterError::Value {
+                name: "recall",
+                value: RecallMode::Always.name().to_string(),
+                expected: format!("auto or never, for {why}"),
+            }),
+            _ => Ok(()),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Frames: whether one is used, and from its pixels into the memory.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::last_frames::Frame;
@@ -7,8 +8,9 @@ use super::Session;
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::finite::check_finite;
 use crate::model::preprocess::picture::Picture;
-use crate::model::vision::View;
+use crate::model::vision::{ImageFeatures, Layout, View};
 use crate::model::ModelError;
+use crate::stream::archive::Unit;
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::Skip;
 
@@ -42,14 +44,23 @@ pub enum Taken {
     Skipped(Skip),
 }
 
+/// What of a frame is to enter the archive, with its place in the stream.
+pub(super) type Archived = (Unit, Range<u64>);
+
 impl Session {
     /// Takes frames in lock-step, as they arrive: one that is late or of another clock is refused, one after a jump of the stamps
     /// begins an epoch, all others are taken as by [`Self::take_frame`].
     pub fn push_frame(&mut self, image: &CameraImage) -> Result<Taken, PushError> {
         image.check()?;
+        let jumped = self.arrive(image)?;
+        self.take_frame(image, jumped)
+    }
+
+    /// Places a frame that comes in lock-step by its stamp; the stamp that the clock jumped from where it did.
+    pub(super) fn arrive(&mut self, image: &CameraImage) -> Result<Option<i64>, FrameError> {
         let clock = &mut self.state.stream.clock;
         let arrival = clock.arrive(image.stamp_ns, image.arrival_ns);
-        self.take_frame(image, arrival.check(image.stamp_ns)?)
+        arrival.check(image.stamp_ns)
     }
 
     /// Takes a frame whose time is in order into the memory: vision tower, connector, one chunk through the decoder. `jumped`: an
@@ -62,16 +73,21 @@ impl Session {
         jumped: Option<i64>,
     ) -> Result<Taken, PushError> {
         let started = Instant::now();
-        let stream = &mut self.state.stream;
-        stream.jumped = jumped.or(stream.jumped);
-        if let Some(from_ns) = stream.jumped {
-            self.attempt(|session| session.begin_epoch(from_ns, image.stamp_ns))?;
-        }
+        self.follow_jump(jumped, image.stamp_ns)?;
         if !self.state.stream.gate.due(image.stamp_ns) {
             return Ok(Taken::Skipped(Skip::Rate));
         }
         let picture = image.picture()?;
-        Ok(self.attempt(|session| session.feed(image, &picture, started))?)
+        let (taken, unit) = self.attempt(|session| session.feed(image, &picture, started))?;
+        self.archive_unit(unit);
+        Ok(taken)
+    }
+
+    /// Takes a frame into the archive; outside of marks, whose copy of the archive would have to be made whole.
+    pub(super) fn archive_unit(&mut self, unit: Option<Archived>) {
+        if let Some((unit, extent)) = unit {
+            self.state.stream.archive.enter(unit, extent);
+        }
     }
 
     fn feed(
@@ -79,47 +95,72 @@ impl Session {
         image: &CameraImage,
         picture: &dyn Picture,
         started: Instant,
-    ) -> Result<Taken, ModelError> {
+    ) -> Result<(Taken, Option<Archived>), ModelError> {
         let stream = &mut self.state.stream;
         stream.gate.spend(image.stamp_ns);
         let vision = &self.model.vision;
         let prepared = vision.prepare(picture, View::Frame);
         if stream.gate.unchanged(&prepared) {
             stream.memory.confirm(image);
-            return Ok(Taken::Skipped(Skip::Unchanged));
+            return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
         let pixels = vision.pixels(&prepared)?;
         self.times.conversion = started.elapsed();
 
         let started = Instant::now();
         let features = vision.encode(&pixels)?;
-        let tokens = features.rows.dim(0)?;
         self.times.vision = started.elapsed();
+        let unit = self.enter(image, prepared.layout, features)?;
+        self.state.stream.gate.took(prepared);
+        Ok((Taken::Used, unit))
+    }
 
+    /// What the tower made of a frame into the memory; the archive takes what is returned.
+    pub(super) fn enter(
+        &mut self,
+        image: &CameraImage,
+        layout: Layout,
+        features: ImageFeatures,
+    ) -> Result<Option<Archived>, ModelError> {
         let started = Instant::now();
+        let stream = &mut self.state.stream;
+        let tokens = features.rows.dim(0)?;
         let elapsed_ns = stream.memory.since_epoch(image.stamp_ns);
         let id = stream.memory.next_id();
+        let mut unit = None;
         if self.config.cache.policy == PolicyKind::LastFrames {
             check_finite(&features.named())?;
             let frame = Frame {
                 id,
                 elapsed_ns,
-                layout: prepared.layout,
+                layout,
                 features,
             };
             stream.last.push(frame, self.config.cache.last_frames);
         } else {
-            let markup = vision.markup(&prepared.layout);
+            let markup = self.model.vision.markup(&layout);
             let text = stream.grammar.frame(&markup, elapsed_ns);
-            self.append_frame(&text, id, features)?;
+            unit = self.append_new_frame(&text, (id, elapsed_ns), image, layout, features)?;
         }
         self.times.prefill = started.elapsed();
 
-        let stream = &mut self.state.stream;
-        stream.gate.took(prepared);
-        stream.memory.remember(image, tokens);
+        self.state.stream.memory.remember(image, tokens);
         self.follow_cache();
-        Ok(Taken::Used)
+        Ok(unit)
+    }
+
+    /// Begins the epoch that is due, if one is: after a jump of the stamps from there to `to_ns`, now or with a frame that failed.
+    pub(super) fn follow_jump(
+        &mut self,
+        jumped: Option<i64>,
+        to_ns: i64,
+    ) -> Result<(), ModelError> {
+        let stream = &mut self.state.stream;
+        stream.jumped = jumped.or(stream.jumped);
+        match stream.jumped {
+            Some(from_ns) => self.attempt(|session| session.begin_epoch(from_ns, to_ns)),
+            None => Ok(()),
+        }
     }
 
     /// The stamps have jumped; what is remembered stays as it is, or is forgotten.

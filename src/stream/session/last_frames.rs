@@ -44,7 +44,7 @@ impl Session {
         for frame in self.state.stream.last.clone().frames {
             let markup = self.model.vision.markup(&frame.layout);
             let text = self.state.stream.grammar.frame(&markup, frame.elapsed_ns);
-            self.append_frame(&text, frame.id, frame.features)?;
+            self.append_frames(&text, &[frame.id], &[frame.features], None)?;
         }
         Ok(())
     }

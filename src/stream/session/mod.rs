@@ -5,7 +5,9 @@
 //! - `state`: all that a stream leaves behind, and marks to go back to
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
+//! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `recall`: what left the cache, found and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
 //! - `last_frames`: the session without a memory, as a baseline
 
@@ -13,18 +15,21 @@ mod ask;
 mod beginning;
 mod chunks;
 mod config;
+mod encoded;
 mod frames;
 mod last_frames;
+mod recall;
 mod state;
 
 use std::sync::Arc;
 
 use rayon::ThreadPool;
 
+use super::archive::Archive;
 use super::complaints::Complaints;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
-use super::stats::StepTimes;
+use super::stats::{ArchiveStats, StepTimes};
 use crate::cache::parameter::{ParameterError, Parameters, Value};
 use crate::cache::{BoundedCache, CacheUsage, PolicyKind};
 use crate::model::checkpoint::Checkpoint;
@@ -37,7 +42,9 @@ pub use ask::AskError;
 pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
+pub use encoded::EncodedFrame;
 pub use frames::{PushError, Taken};
+pub use recall::RecallError;
 pub use state::{SessionState, StreamState};
 
 /// The model at work on one stream.
@@ -50,6 +57,8 @@ pub struct Session {
     pool: Arc<ThreadPool>,
     /// Ids of the control tokens that stand between turns.
     borders: Vec<u32>,
+    /// Layers by whose keys frames are found; none where there is no archive.
+    finding: Vec<usize>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
@@ -82,6 +91,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
+        let finding = recall::finding_layers(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
             .map(|name| model.tokenizer.control(name))
@@ -95,6 +105,7 @@ impl Session {
             config,
             pool: Arc::new(pool),
             borders,
+            finding,
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
@@ -136,6 +147,27 @@ impl Session {
     /// The frames since the last reset.
     pub fn memory(&self) -> &FrameMemory {
         &self.state.stream.memory
+    }
+
+    /// What has been seen, beyond what the cache keeps of it.
+    pub fn archive(&self) -> &Archive {
+        &self.state.stream.archive
+    }
+
+    pub fn archive_stats(&self) -> ArchiveStats {
+        let archive = self.archive();
+        let oldest_ns = archive.entries().first().map(|entry| entry.unit.stamp_ns);
+        let newest_ns = self.memory().newest().map(|newest| newest.stamp_ns);
+        let age_ns = oldest_ns.zip(newest_ns);
+        let age_ns = age_ns.map_or(0, |(oldest, newest)| newest.saturating_sub(oldest));
+        ArchiveStats {
+            units: archive.entries().len(),
+            bytes: archive.bytes(),
+            oldest_ns,
+            oldest_age: age_ns as f32 * 1e-9,
+            nothing_new: archive.nothing_new(),
+            left: archive.left(),
+        }
     }
 
     /// The state of the stream.

@@ -7,6 +7,7 @@ use super::last_frames::LastFrames;
 use super::SessionConfig;
 use crate::cache::{BoundedCache, CacheError};
 use crate::model::chooser::Draws;
+use crate::stream::archive::{Archive, Frame};
 use crate::stream::clock::StreamClock;
 use crate::stream::gate::FrameGate;
 use crate::stream::grammar::Grammar;
@@ -42,6 +43,10 @@ pub struct StreamState {
     pub last_id: Option<u32>,
     /// The frames that policy last_frames feeds again.
     pub last: LastFrames,
+    /// What has been seen, beyond what the cache keeps of it.
+    pub archive: Archive,
+    /// The newest frame, where there is an archive.
+    pub newest: Option<Arc<Frame>>,
 }
 
 impl StreamState {
@@ -57,6 +62,8 @@ impl StreamState {
             draws: Draws::new(config.seed),
             last_id: None,
             last: LastFrames::default(),
+            archive: Archive::new(config.archive.clone()),
+            newest: None,
         }
     }
 }

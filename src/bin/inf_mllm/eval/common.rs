@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use inf_mllm::cache::{CacheConfig, PolicyKind};
 use inf_mllm::eval::model::EvalModel;
@@ -14,6 +13,7 @@ use inf_mllm::eval::variant::{self, Recalling};
 use inf_mllm::eval::EvalError;
 use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::archive::ArchiveConfig;
+use inf_mllm::stream::SessionConfig;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use serde_json::{json, Value};
@@ -33,6 +33,13 @@ pub struct Common {
     pub quick: bool,
     #[command(flatten)]
     given: Given<Measured>,
+}
+
+impl Common {
+    /// The parameters that were given, over the defaults of an evaluation.
+    pub fn config(&self) -> Result<SessionConfig> {
+        Ok(self.given.config()?)
+    }
 }
 
 /// Policies and budgets to go through.
@@ -93,18 +100,17 @@ impl Variants {
     }
 }
 
-/// The model, the results so far, and the bar.
-pub struct Bench {
-    pub model: EvalModel,
+/// What is measured, the results so far, and the bar.
+pub struct Bench<M = EvalModel> {
+    pub model: M,
     pub bar: ProgressBar,
-    dtype: DType,
     store: Store,
     started: Instant,
 }
 
 impl Bench {
     pub fn open(common: &Common) -> Result<Self> {
-        let config = common.given.config()?;
+        let config = common.config()?;
         let device = config.device.open()?;
         let model = EvalModel::load(
             &common.model,
@@ -113,18 +119,7 @@ impl Bench {
             &device,
             config.threads,
         )?;
-        let bar = ProgressBar::new(0).with_style(
-            ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec}, {eta} left  {msg}")
-                .context("progress bar")?,
-        );
-        bar.enable_steady_tick(Duration::from_secs(1));
-        Ok(Self {
-            dtype: model.dtype(),
-            store: Store::open(&common.out)?,
-            started: Instant::now(),
-            model,
-            bar,
-        })
+        Self::of(model, common)
     }
 
     /// A cell's key: what is measured on what, and the parameters of it.
@@ -132,11 +127,38 @@ impl Bench {
         json!({
             "eval": eval,
             "model": self.model.name,
-            "dtype": format!("{:?}", self.dtype),
+            "dtype": format!("{:?}", self.model.dtype()),
             "text": text.name,
             "ids": fingerprint(ids),
             "tokens": ids.len(),
             "parameters": parameters,
+        })
+    }
+
+    /// Runs `work`, which may say how far it is, in the model's threads.
+    pub fn measure<T: Send>(
+        &self,
+        work: impl FnOnce(&EvalModel, &(dyn Fn(usize) + Sync)) -> T + Send,
+    ) -> T {
+        let bar = &self.bar;
+        let model = &self.model;
+        model.install(|| work(model, &|done| bar.inc(done as u64)))
+    }
+}
+
+impl<M> Bench<M> {
+    /// A bench for `model` with the results that are there.
+    pub fn of(model: M, common: &Common) -> Result<Self> {
+        let bar = ProgressBar::new(0).with_style(
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec}, {eta} left  {msg}")
+                .context("progress bar")?,
+        );
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Ok(Self {
+            store: Store::open(&common.out)?,
+            started: Instant::now(),
+            model,
+            bar,
         })
     }
 
@@ -164,16 +186,6 @@ impl Bench {
     pub fn begin(&mut self, what: String) {
         self.bar.set_message(what);
         self.started = Instant::now();
-    }
-
-    /// Runs `work`, which may say how far it is, in the model's threads.
-    pub fn measure<T: Send>(
-        &self,
-        work: impl FnOnce(&EvalModel, &(dyn Fn(usize) + Sync)) -> T + Send,
-    ) -> T {
-        let bar = &self.bar;
-        let model = &self.model;
-        model.install(|| work(model, &|done| bar.inc(done as u64)))
     }
 
     /// Writes a finished cell.
@@ -206,16 +218,26 @@ pub fn label(config: &CacheConfig) -> String {
 
 /// The same of a policy that may have an archive beside it.
 pub fn label_recalling(variant: &Recalling) -> String {
-    if variant.archive.is_none() {
-        return label(&variant.cache);
-    }
     let default = Recalling {
-        cache: variant.cache.clone(),
-        archive: Some(ArchiveConfig::default()),
+        cache: CacheConfig {
+            policy: variant.cache.policy,
+            budget: variant.cache.budget,
+            ..CacheConfig::default()
+        },
+        archive: variant.archive.as_ref().map(|_| ArchiveConfig::default()),
+        input: variant.input,
+    };
+    let recall = match variant.archive {
+        Some(_) => "+recall",
+        None => "",
     };
     let own = differing(&variant.describe_archive(), &default.describe_archive());
-    let settings = own.into_iter().chain(changed(&variant.cache)).collect();
-    named(&format!("{}+recall", variant.cache.policy.name()), settings)
+    let changed = differing(&variant.describe(), &default.describe());
+    let settings = own.into_iter().chain(changed).collect();
+    named(
+        &format!("{}{recall}", variant.cache.policy.name()),
+        settings,
+    )
 }
 
 fn named(name: &str, settings: Vec<String>) -> String {

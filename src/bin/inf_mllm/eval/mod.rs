@@ -1,4 +1,4 @@
-//! `inf_mllm eval`: what the policies are worth on long text, and plots of it.
+//! `inf_mllm eval`: what the policies are worth on long text and long drives, and plots of it.
 
 mod common;
 mod plot;
@@ -7,6 +7,7 @@ mod recall;
 mod stream;
 mod streams;
 mod sweep;
+mod video;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -21,6 +22,8 @@ pub enum Command {
     Stream(stream::Args),
     /// inf_mllm's parameters: chosen on one part of a text, reported on another.
     Sweep(sweep::Args),
+    /// Questions about long drives, by how long ago the answer was in view.
+    Video(video::Args),
     /// Plots of the results, SVG and PNG.
     Plot(plot::Args),
 }
@@ -31,6 +34,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Recall(args) => recall::run(args),
         Command::Stream(args) => stream::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Video(args) => video::run(args),
         Command::Plot(args) => plot::run(args),
     }
 }

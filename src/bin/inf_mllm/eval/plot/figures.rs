@@ -10,6 +10,7 @@ use inf_mllm::eval::recall::{at_distance, Answer};
 use super::lines::{Line, Lines, Panel, Point};
 use super::map::RetentionMap;
 use super::records::{labels, Record, Records};
+use super::video;
 
 /// Points that a curve by position has at most; more would be noise.
 const MOST_POINTS: usize = 24;
@@ -20,6 +21,8 @@ pub fn lines(records: &Records) -> Result<Vec<(String, Lines)>> {
     figures.extend(streams(records)?);
     figures.extend(recall(records)?);
     figures.extend(biases(records)?);
+    let drives = video::drives(records)?.into_iter();
+    figures.extend(drives.map(|(name, figure)| (file_name(&name), figure)));
     Ok(figures)
 }
 

@@ -5,6 +5,7 @@ mod figures;
 mod lines;
 mod map;
 mod records;
+mod video;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,83 @@
+//! Frames that the vision tower has seen: they can be fed to any number of sessions of one model.
+
+use super::{PushError, Session};
+use crate::model::finite::check_finite;
+use crate::model::vision::{ImageFeatures, Layout, View};
+use crate::model::ModelError;
+use crate::stream::frame::{CameraImage, ImageData};
+
+/// A frame as tower and connector left it.
+#[derive(Debug, Clone)]
+pub struct EncodedFrame {
+    /// Stamp and camera; the pixels are gone.
+    image: CameraImage,
+    layout: Layout,
+    features: ImageFeatures,
+}
+
+impl EncodedFrame {
+    /// The header's stamp, nanoseconds.
+    pub fn stamp_ns(&self) -> i64 {
+        self.image.stamp_ns
+    }
+
+    /// Its image tokens.
+    pub fn tokens(&self) -> usize {
+        self.features.rows.dims().first().copied().unwrap_or(0)
+    }
+
+    /// Width and height of its picture, pixels.
+    pub fn size(&self) -> (usize, usize) {
+        self.layout.picture
+    }
+
+    /// What this one shows, with the times of another.
+    pub fn at_the_time_of(&self, other: &Self) -> Self {
+        Self {
+            image: other.image.clone(),
+            ..self.clone()
+        }
+    }
+}
+
+impl Session {
+    /// A frame through tower and connector; the memory does not change.
+    pub fn encode_frame(&self, image: &CameraImage) -> Result<EncodedFrame, PushError> {
+        let encode = || -> Result<_, PushError> {
+            let picture = image.picture()?;
+            let vision = &self.model.vision;
+            let prepared = vision.prepare(&picture, View::Frame);
+            let pixels = vision.pixels(&prepared).map_err(ModelError::from)?;
+            let features = vision.encode(&pixels).map_err(ModelError::from)?;
+            check_finite(&features.named())?;
+            Ok((prepared.layout, features))
+        };
+        let (layout, features) = encode()?;
+        let nothing = ImageData::Compressed {
+            format: String::new(),
+            data: Vec::new(),
+        };
+        let image = CameraImage {
+            frame_id: image.frame_id.clone(),
+            data: nothing,
+            ..*image
+        };
+        Ok(EncodedFrame {
+            image,
+            layout,
+            features,
+        })
+    }
+
+    /// [`Session::push_frame`] of a frame that another session of the same model has encoded. It is used in any case: the gate, which
+    /// goes by the pixels, is not asked.
+    pub fn push_encoded(&mut self, frame: &EncodedFrame) -> Result<(), PushError> {
+        let image = &frame.image;
+        let jumped = self.arrive(image)?;
+        self.follow_jump(jumped, image.stamp_ns)?;
+        let unit =
+            self.attempt(|session| session.enter(image, frame.layout, frame.features.clone()))?;
+        self.archive_unit(unit);
+        Ok(())
+    }
+}
