@@ -31,7 +31,7 @@ from tower import Heads, split_rows
 BEGAN = time.time()
 HEADS_ALONE = 0.1  # of the tower's time, in which new heads learn to read it before it follows them
 EXPORT = 10.0  # seconds kept for writing the model
-FIRST = "600"  # number of the first shard that a run renders: the ones before were trained on
+FIRST = "1000"  # number of the first shard that a run renders: the ones before were trained on
 Report = dict[str, torch.Tensor]  # by name, how many are right and how many there are
 
 
