@@ -10,10 +10,10 @@ import torch
 from dataset import Codec, Stream
 from model import published
 from packed import pack
-from pool import Pool
+from pool import Pool, image_tokens
 from questions import PAST, TYPES, Asker, visibility
 from tokenizer import SYSTEM_PROMPT
-from train import stream_loss
+from train import placed, stream_loss
 
 MANY = 4  # objects from which frames are counted together
 
@@ -26,11 +26,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=400)
     args = parser.parse_args()
     model, codec = published(args.model).eval(), Codec(args.model)
-    pool = Pool(args.data, held_out=True, images=False)
-    pool.load_tokens(model)
+    model = placed(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    pool = Pool(args.data, held_out=True)
+    tokens = image_tokens(model, pool).to(model.device)
     rng = np.random.default_rng(5)
     asker, kinds = Asker(rng, slack=1), [kind for kind in TYPES if kind not in PAST]
-    by_type, by_crowd = defaultdict(list), defaultdict(list)
+    right = defaultdict(list)
     for _ in range(args.frames):
         number = int(rng.integers(len(pool.runs)))
         run = pool.runs[number]
@@ -43,12 +44,16 @@ def main() -> None:
         while len(asked) < 4 and (question := asker.ask(found, asked, kinds)):
             asked.add(question.text)
             stream.add_aside(question.text, question.answer, question.type)
-        for kind, _, hit in stream_loss(model, pool, pack([stream]))[1] if stream.answers else []:
-            by_type[kind].append(hit)
-            by_crowd[min(int((state >= 0).sum()), MANY)].append(hit)
-    for name, shares in {**by_type, **dict(sorted(by_crowd.items()))}.items():
-        label = name if isinstance(name, str) else f"{name}{' or more' if name == MANY else ''} in view"
-        print(f"{label:17} {100 * np.mean(shares):5.1f} % of {len(shares)}")
+        if not stream.answers:
+            continue
+        _, hits, packed, _ = stream_loss(model, tokens, pack([stream], pool.starts))
+        many = int((state >= 0).sum())
+        crowd = f"{MANY} or more in view" if many >= MANY else f"{many} in view"
+        for (kind, _), hit in zip(packed.answers, hits.tolist()):
+            right[kind].append(hit)
+            right[crowd].append(hit)
+    for name, hits in sorted(right.items()):
+        print(f"{name:17} {100 * np.mean(hits):5.1f} % of {len(hits)}")
 
 
 if __name__ == "__main__":
