@@ -62,7 +62,10 @@ pub fn instruction(
         received: Instant::now(),
         recall: Recall {
             mode: recall.clone().unwrap_or_default(),
-            span_ns: span(&message.recall_from, &message.recall_to),
+            span_ns: span(
+                nanoseconds(message.recall_from.sec, message.recall_from.nanosec),
+                nanoseconds(message.recall_to.sec, message.recall_to.nanosec),
+            ),
             stamps_ns: Vec::new(),
         },
     };
@@ -89,13 +92,10 @@ fn recall_mode(recall: u8) -> Result<Option<RecallMode>, String> {
     }
 }
 
-/// A range of stamps whose ends are open where they are zero; none if both are.
-fn span(from: &builtin::Time, to: &builtin::Time) -> Option<(i64, i64)> {
-    let open = |time: &builtin::Time, end| match nanoseconds(time.sec, time.nanosec) {
-        0 => end,
-        at => at,
-    };
-    let span = (open(from, i64::MIN), open(to, i64::MAX));
+/// A range of stamps, nanoseconds, whose ends are open where they are zero; none if both are.
+fn span(from_ns: i64, to_ns: i64) -> Option<(i64, i64)> {
+    let open = |at, end| if at == 0 { end } else { at };
+    let span = (open(from_ns, i64::MIN), open(to_ns, i64::MAX));
     (span != (i64::MIN, i64::MAX)).then_some(span)
 }
 

@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use crate::failures::{seen, show};
 use crate::support::{instruction, tiny_config};
 
+/// Tokens of a frame of the tiny model with its label, at most.
+const FRAME: usize = 24;
 const QUESTION: &str = "Where was the red box?";
 
 /// The policies that have an archive.
@@ -67,7 +69,7 @@ proptest! {
     #[test]
     fn an_ephemeral_question_with_recall_leaves_no_trace(
         policy in prop::sample::select(remembering()),
-        budget in 200usize..320,
+        budget in 256usize..360,
         rounds in prop::collection::vec(1i64..14, 1..4),
         units in 0usize..9,
         newest in any::<bool>(),
@@ -122,7 +124,10 @@ proptest! {
                 prop_assert!(retained.share(entry.extent.clone()) < 0.5);
             }
             let gone = entries.iter().any(|entry| retained.share(entry.extent.clone()) < 0.5);
-            prop_assert_eq!(gone, !stamps.is_empty());
+            // A turn of tova has room for little more than the question.
+            let room = session.state().cache.longest_turn() >= answer.prompt_tokens + 2 * FRAME;
+            prop_assert!(gone || stamps.is_empty());
+            prop_assert!(!gone || !room || !stamps.is_empty());
             // Of a turn that stays, question and answer do, and nothing of what was recalled.
             let end = u64::from(answer.finish == FinishReason::Stop);
             let said = answer.output_tokens as u64 - end;

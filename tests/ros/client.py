@@ -164,7 +164,7 @@ class Client:
         )
 
     def instruct(self, text: str, **fields: Any) -> None:
-        """Publishes an Instruction; `fields` are header, id, max_new_tokens, ephemeral."""
+        """Publishes an Instruction; `fields` are those of the message."""
         self._instruction.publish(Instruction(text=text, **fields))
 
     def instruct_text(self, text: str) -> None:
