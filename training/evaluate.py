@@ -1,4 +1,5 @@
-"""Answers a bag's instructions with transformers, without eviction, and reports exact answers per question type."""
+"""Answers a bag's instructions with transformers, without eviction, and reports exact answers per question type; or, for a long drive,
+each alone from the newest frames and the frames that show the answer, as a search that finds them would bring them."""
 
 import argparse
 import json
@@ -14,6 +15,9 @@ from bag import read_bag
 from dataset import TOKENS_PER_FRAME, Codec, Stream
 from model import frame_features, pixels
 from runs import model_pixels
+from streams import RECALLED, UNITS
+
+RECENT, MOST = 24, UNITS  # newest frames, and recalled ones at most, when a question is asked alone
 
 
 class Player:
@@ -38,7 +42,7 @@ class Player:
 
     def see(self, seconds: float, features: torch.Tensor) -> None:
         """Takes a frame's image tokens [9, hidden]."""
-        self.stream.add_frame(len(self.features), seconds)
+        self.stream.add_frame((0, len(self.features)), seconds)
         self.features.append(features)
 
     def ask(self, text: str, limit: int = 12) -> str:
@@ -88,13 +92,49 @@ def answers(
     return results
 
 
+@torch.no_grad()
+def oracle(
+    model: SmolVLMForConditionalGeneration,
+    codec: Codec,
+    bag: Path,
+    layout: str,
+    others: int,
+    black: bool = False,
+    batch: int = 64,
+) -> list[dict]:
+    """The bag's instructions, each with `given`, the answer from the RECENT newest frames and those nearest `shown`, with `others` random
+    older ones among these, in the order of time, where `layout` says; "plain" leaves them out."""
+    told, frames = yaml.safe_load((bag / "instructions.yaml").read_text()), read_bag(bag)
+    times = np.array([seconds for seconds, _ in frames]) - frames[0][0]
+    images = np.stack([model_pixels(jpeg) for _, jpeg in frames])
+    images = np.zeros_like(images) if black else images
+    features = torch.cat([frame_features(model, pixels(images[i : i + batch])) for i in range(0, len(images), batch)])
+    rng, results = np.random.default_rng(0), []
+    for entry in told["instructions"]:
+        now = int(np.searchsorted(times, entry["at"], side="right"))
+        first = max(0, now - RECENT)
+        wanted = {int(np.abs(times - seconds).argmin()) for seconds in entry.get("shown", [])}
+        count = min(others, MOST - len(wanted), first)
+        more = rng.choice(first, count, replace=False).tolist() if count > 0 else []
+        recalled = [] if layout == "plain" else sorted({row for row in wanted if row < first} | set(more))
+        recent = list(range(first, now))
+        order = [*recalled, *recent] if layout == "before" else [*recent, *recalled]
+        player = Player(model, codec, told.get("system_prompt"))
+        for row in order + recent[-1:] * (layout == "again" and bool(recalled)):
+            player.see(times[row], features[row])
+        results.append({**entry, "given": player.ask(entry["text"]), "length": len(player.stream.ids)})
+    return results
+
+
 def report(results: list[dict]) -> dict[str, float]:
     """Share of exact answers per type and overall."""
     right = defaultdict(list)
     for entry in results:
-        right[entry["type"]].append(entry["given"].lower() == entry["answer"].lower())
+        accepted = {answer.lower() for answer in (entry["answer"], *entry.get("accept", []))}
+        for key in (entry["type"], *([f"[{entry['cell']}]"] if "cell" in entry else [])):
+            right[key].append(entry["given"].lower() in accepted)
     shares = {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
-    return {**shares, "all": float(np.mean([value for values in right.values() for value in values]))}
+    return {**shares, "all": float(np.mean([hit for key, hits in right.items() if key[0] != "[" for hit in hits]))}
 
 
 def main() -> None:
@@ -102,18 +142,25 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("../models/demo"))
     parser.add_argument("--bag", type=Path, default=Path("../bags/eval"))
     parser.add_argument("--black", action="store_true", help="also with black images")
+    parser.add_argument(
+        "--oracle", choices=["plain", *RECALLED], help="each alone, with the frames that show the answer"
+    )
+    parser.add_argument("--others", type=int, default=0, help="oracle: so many random older frames among them")
     parser.add_argument("--out", type=Path, help="write every answer, one JSON object a line")
     args = parser.parse_args()
     model = SmolVLMForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
     codec = Codec(args.model)
     for black in [False, True] if args.black else [False]:
-        results = answers(model, codec, args.bag, black)
+        if args.oracle:
+            results = oracle(model, codec, args.bag, args.oracle, args.others, black)
+        else:
+            results = answers(model, codec, args.bag, black)
         print(
             "black images" if black else "images",
             f"({len(results)} questions, longest stream {max(r['length'] for r in results)} tokens)",
         )
         for kind, share in report(results).items():
-            print(f"  {kind:9} {100 * share:5.1f} %")
+            print(f"  {kind:12} {100 * share:5.1f} %")
         if args.out and not black:
             args.out.write_text("".join(json.dumps(entry) + "\n" for entry in results))
 

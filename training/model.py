@@ -10,7 +10,7 @@ from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGenera
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from dataset import TOKENS_PER_FRAME, Codec, Stream
+from dataset import TOKENS_PER_FRAME, Codec
 
 PREPROCESSOR = {
     "do_convert_rgb": True,
@@ -107,8 +107,7 @@ def plain_attention(
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if mask is not None:
         scores = scores + mask.to(scores.dtype)
-    with torch.autocast("cpu", enabled=False):
-        weights = torch.softmax(scores, -1)
+    weights = torch.softmax(scores.float(), -1).to(scores.dtype)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
 
 
@@ -134,9 +133,10 @@ def cosine_filters(count: int, size: int) -> torch.Tensor:
     return torch.stack(filters)
 
 
-def pixels(images: np.ndarray) -> torch.Tensor:
+def pixels(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [frames, 96, 96, 3] to the tower's input [frames, 3, 96, 96]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    images = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def tower_hidden(model: SmolVLMForConditionalGeneration, values: torch.Tensor) -> torch.Tensor:
@@ -153,31 +153,11 @@ def frame_features(model: SmolVLMForConditionalGeneration, values: torch.Tensor)
     return model.model.connector(tower_hidden(model, values))
 
 
-def stream_hidden(
-    model: SmolVLMForConditionalGeneration, streams: list[Stream], features: torch.Tensor, rows: list[int]
-) -> torch.Tensor:
-    """Last hidden states [streams, length, hidden], padded at the end; frame r of stream s is features[rows[s] + r]."""
-    length = max(len(s.ids) for s in streams)
-    ids = torch.full((len(streams), length), streams[0].codec.pad)
-    where = torch.full((len(streams), length), -1)
-    for i, stream in enumerate(streams):
-        ids[i, : len(stream.ids)] = torch.tensor(stream.ids)
-        frame, part = torch.tensor(stream.frame), torch.tensor(stream.part)
-        where[i, : len(stream.ids)] = torch.where(frame >= 0, (frame + rows[i]) * TOKENS_PER_FRAME + part, -1)
-    embeds = model.get_input_embeddings()(ids)
-    flat, image = features.reshape(-1, features.shape[-1]), where >= 0
-    embeds = embeds.masked_scatter(image[..., None], flat[where[image]])
-    if not any(s.asides for s in streams):
-        return model.model.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    branch, places = torch.full((len(streams), length), -1), torch.arange(length).repeat(len(streams), 1)
-    for i, stream in enumerate(streams):
-        branch[i, : len(stream.ids)] = torch.tensor(stream.branch)
-        places[i, : len(stream.ids)] = torch.from_numpy(stream.positions())
-    seen = (branch[:, None] < 0) | (branch[:, None] == branch[:, :, None])
-    hidden_from = ~(seen & torch.ones(length, length, dtype=torch.bool).tril())
-    mask = torch.zeros(hidden_from.shape).masked_fill_(hidden_from, -30000.0)[:, None]
-    text = model.model.text_model(inputs_embeds=embeds, use_cache=False, attention_mask=mask, position_ids=places)
-    return text.last_hidden_state
+def published(folder: Path) -> SmolVLMForConditionalGeneration:
+    """A hub checkpoint's model in f32."""
+    model = SmolVLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.set_attn_implementation("plain")
+    return model
 
 
 def save_checkpoint(model: SmolVLMForConditionalGeneration, out: Path) -> None:
@@ -186,10 +166,11 @@ def save_checkpoint(model: SmolVLMForConditionalGeneration, out: Path) -> None:
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
-    content = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(
-        json.dumps({**content, "vocab_size": model.config.text_config.vocab_size}, indent=2) + "\n"
-    )
+    content = json.loads((out / "config.json").read_text()) | {"vocab_size": model.config.text_config.vocab_size}
+    content.pop("pad_token_id", None)  # the text's counts; this would be a larger model's
+    for part in ("text_config", "vision_config"):  # the type that they were trained in
+        content[part].pop("dtype", None)
+    (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     generation = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 5, "do_sample": False}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

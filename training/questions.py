@@ -47,10 +47,10 @@ class Question:
     words: tuple[str, ...] = ()  # what the phrase names
 
 
-def visibility(run: Run, frame: int, cells: np.ndarray | None = None) -> np.ndarray:
-    """Per object 1 (seen), -1 (not seen), 0 (not certain) in a frame of which only some cells may be left."""
+def visibility(run: Run, frame: int | slice, cells: np.ndarray | None = None) -> np.ndarray:
+    """Per object 1 (seen), -1 (not seen), 0 (not certain) in a frame of which only some cells may be left, or in several."""
     share = run.cells[frame].sum(-1)
-    kept = share if cells is None else run.cells[frame][:, cells].sum(-1)
+    kept = share if cells is None else run.cells[frame][..., cells].sum(-1)
     return np.where((kept >= VISIBLE) & (run.within[frame] >= WHOLE), 1, np.where(share < HIDDEN, -1, 0))
 
 
@@ -144,14 +144,21 @@ def past_candidates(run: Run, states: np.ndarray, tricky: int = 1) -> dict[str, 
 
 class Asker:
     """Picks questions so that types, weighted if so wished, and answers within a type stay equally frequent; `tricky` as in
-    `absent`."""
+    `absent`; `more`: phrases of further types."""
 
     def __init__(
-        self, rng: np.random.Generator, slack: int = 30, weights: dict[str, float] | None = None, tricky: int = 1
+        self,
+        rng: np.random.Generator,
+        slack: int = 30,
+        weights: dict[str, float] | None = None,
+        tricky: int = 1,
+        more: dict[str, list[str]] | None = None,
     ):
         self.rng, self.slack, self.weights, self.tricky = rng, slack, weights or {}, tricky
+        self.phrases = {**PHRASES, **(more or {})}
+        self.open = OPEN | (more or {}).keys()
         self.types: dict[str, float] = defaultdict(float, dict.fromkeys(TYPES, 0.0))
-        self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in PHRASES}
+        self.answers: dict[str, dict[str, int]] = {t: defaultdict(int) for t in self.phrases}
 
     def options(self, run: Run, frame: int, states: np.ndarray) -> Options:
         """Per type, (answer, words, age) of every question with a certain answer now; states [frames, objects] are
@@ -168,11 +175,11 @@ class Asker:
                 continue
             counts = self.answers[kind]
             needed = min(sorted({a for a, _, _ in options}), key=lambda a: counts[a] + self.rng.random())
-            if kind not in OPEN and counts[needed] > min_count(kind, counts) + self.slack:
+            if kind not in self.open and counts[needed] > min_count(kind, counts) + self.slack:
                 continue
             right = [o for o in options if o[0] == needed]
             answer, words, age = right[self.rng.integers(len(right))]
-            text = PHRASES[kind][self.rng.integers(len(PHRASES[kind]))].format(**words)
+            text = self.phrases[kind][self.rng.integers(len(self.phrases[kind]))].format(**words)
             if text not in avoid:
                 return Question(kind, text, answer, age, tuple(words.values()))
         return None

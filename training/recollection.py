@@ -131,6 +131,14 @@ def object_name(kind: int) -> str:
     return name(*divmod(kind, len(COLORS)))
 
 
+def named(words: tuple[str, ...]) -> int:
+    """The kind that a question's words name, KINDS + the number of the shape if it is all objects of one shape, -1 if neither."""
+    if words and words[-1] in PLURALS.values():
+        return KINDS + list(PLURALS.values()).index(words[-1])
+    color, _, shape = words[-1].partition(" ") if words else ("", "", "")
+    return SHAPES.index(shape) * len(COLORS) + COLORS.index(color) if shape else -1
+
+
 def side_of(centre: np.ndarray, state: np.ndarray) -> str | None:
     """The side on which an object is in all frames of a sighting, with a margin where it is well in view."""
     sure = centre[state == 1]

@@ -55,17 +55,51 @@ def model_pixels(jpeg: bytes) -> np.ndarray:
     return np.asarray(image.resize((MODEL_EDGE, MODEL_EDGE), Image.Resampling.LANCZOS))
 
 
+PER_FRAME = ("images", "times", "patches", "wall")
+PER_OBJECT = ("shape", "color")
+
+
 def save_shard(path: Path, runs: list[Run]) -> None:
-    """Writes runs as one uncompressed .npz with keys `{index}.{array}`."""
-    arrays = {f"{i}.{name}": value for i, run in enumerate(runs) for name, value in run.arrays().items()}
+    """Writes runs as one uncompressed .npz: every array of all runs behind one another, flat but for the images and patches, and
+    how many frames and objects each run has."""
+    counts = np.array([(len(run.times), len(run.shape)) for run in runs], np.int32)
+    arrays = {}
+    for key in runs[0].arrays():
+        values = [getattr(run, key) for run in runs]
+        arrays[key] = np.concatenate([v if key in ("images", "patches") else v.ravel() for v in values])
     partial = path.with_suffix(".part.npz")
-    np.savez(partial, **arrays)
+    np.savez(partial, counts=counts, **arrays)
     partial.rename(path)
 
 
-def load_shard(path: Path) -> list[Run]:
-    """Reads the runs that `save_shard` wrote."""
+def load_shard(path: Path, images: bool = True) -> list[Run]:
+    """Reads the runs that `save_shard` wrote; without images, they and the patches are empty."""
     with np.load(path) as data:
-        names = Run.__dataclass_fields__.keys() - {"jpegs", "fovy"}
-        count = 1 + max(int(key.split(".")[0]) for key in data.files)
-        return [Run(**{name: data[f"{i}.{name}"] for name in names}) for i in range(count)]
+        counts = data["counts"].tolist()
+        names = [key for key in data.files if key != "counts" and (images or key not in ("images", "patches"))]
+        arrays = {key: data[key] for key in names}
+    runs, at = [], dict.fromkeys(names, 0)
+    nothing = {} if images else dict.fromkeys(("images", "patches"), np.zeros((0, 0, 0), np.uint8))
+    for frames, objects in counts:
+        parts = {}
+        for key, values in arrays.items():
+            if key in PER_FRAME:
+                shape = (frames, *values.shape[1:])
+            elif key in PER_OBJECT:
+                shape = (objects,)
+            else:
+                shape = (frames, objects, 9) if key == "cells" else (frames, objects)
+            size = shape[0] if key in ("images", "patches") else int(np.prod(shape))
+            parts[key] = values[at[key] : at[key] + size].reshape(shape)
+            at[key] += size
+        runs.append(Run(**parts, **nothing))
+    return runs
+
+
+def mirrored(run: Run) -> Run:
+    """The run as a robot in the mirrored room would see it; every left is a right."""
+    cells = run.cells.reshape(*run.cells.shape[:2], 3, 3)[..., ::-1].reshape(run.cells.shape)
+    return Run(
+        run.images[:, :, ::-1], run.times, run.shape, run.color, cells, run.patches[..., ::-1], run.within, 1 - run.centre,
+        run.distance, run.ahead, -run.lateral, run.wall,
+    )  # fmt: skip

@@ -1,291 +1,337 @@
-"""Trains the demo model in two stages of fixed wall-clock time: `tower` on frames, then `streams` end to end."""
+"""Trains the demo model from what is published, in stages of fixed wall-clock time: `tower` on single frames, then `streams`, the
+decoder on streams of a tower that stays as it is. `run` is both, and writes what came of it in the published format."""
 
 import argparse
 import math
 import os
+import shutil
+import subprocess
+import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
-from transformers import SmolVLMForConditionalGeneration
+from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from dataset import Codec, Stream
-from model import config, new_model, pixels, save_checkpoint, stream_hidden, tower_hidden
+from ahead import Shelf
+from dataset import Codec
+from finding import finding_loss
+from grow import Size, grown
+from model import new_model, published, save_checkpoint, tower_hidden
 from optimize import Optimizers, optimizer_for, step
-from pool import Batches, Pool, augment, share_of
-from questions import TYPES, VISIBLE
-from tower import Heads
+from packed import Pack, Padded, packed_hidden
+from pool import Batches, Frames, Pool, augment, image_tokens, share_of
+from streams import RECALLED
+from tower import Heads, split_rows
 
-Tower = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+BEGAN = time.time()
+HEADS_ALONE = 0.1  # of the tower's time, in which new heads learn to read it before it follows them
+EXPORT = 10.0  # seconds kept for writing the model
+FIRST = "1000"  # number of the first shard that a run renders: the ones before were trained on
+Report = dict[str, torch.Tensor]  # by name, how many are right and how many there are
 
 
 class Clock:
-    """A stage's wall-clock budget: learning rate by the share of it that is spent, over restarts."""
+    """A stage's wall-clock budget in seconds: learning rate by the share of it that is spent, over restarts."""
 
-    def __init__(self, minutes: float, rate: float, spent: float = 0.0):
-        self.total, self.rate, self.spent, self.last = minutes * 60, rate, spent, time.time()
+    def __init__(self, total: float, rate: float, spent: float = 0.0):
+        self.total, self.rate, self.spent, self.last = total, rate, spent, time.time()
 
     def tick(self) -> float:
-        """Counts the time since the last call; returns the learning rate to use, or 0 when the budget is spent."""
+        """Counts the time since the last call; returns the learning rate to use, or 0 when the budget is spent. The first
+        process's counts for all."""
         now = time.time()
         self.spent, self.last = self.spent + now - self.last, now
-        share = self.spent / self.total
-        return (
-            0.0
-            if share >= 1
-            else self.rate * min(1.0, share / 0.02 + 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-        )
+        share = self.spent / self.total if self.total > 0 else 1.0
+        warm, cooled = min(1.0, share / 0.02 + 0.05), 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        value = torch.tensor(0.0 if share >= 1 else self.rate * warm * cooled)
+        if dist.is_initialized():
+            dist.broadcast(value, 0)
+        return value.item()
 
 
-def rank() -> int:
-    """This process's number among those that `torchrun` started; 0 if alone."""
-    return share_of()[0]
+def lower_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is faster: on GPUs, and on CPUs with instructions for it."""
+    cpus = Path("/proc/cpuinfo")
+    fast = device.type == "cuda" or (cpus.exists() and "avx512_bf16" in cpus.read_text())
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def agreed(rate: float) -> float:
-    """The first process's learning rate, so that all stop at the same step."""
-    value = torch.tensor(rate)
-    if dist.is_initialized():
-        dist.broadcast(value, 0)
-    return value.item()
-
-
-def tables(model: torch.nn.Module, heads: Heads) -> list[torch.nn.Parameter]:
-    """Matrices whose rows are looked up or read out one by one."""
-    vision = model.model.vision_model.embeddings.position_embedding.weight
-    return [model.get_input_embeddings().weight, vision, *heads.parameters()]
-
-
-def some_frames(pool: Pool, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-    """Random frames as (run, frame) pairs, few of them with nothing in view."""
-    chosen = []
-    while len(chosen) < count:
-        index = int(rng.integers(len(pool.runs)))
-        frame = int(rng.integers(len(pool.runs[index].times)))
-        if pool.runs[index].cells[frame].sum() >= VISIBLE or rng.random() < 0.1:
-            chosen.append((index, frame))
-    return chosen
-
-
-def tower_loss(
-    model: torch.nn.Module, heads: Heads, pool: Pool, frames: list[tuple[int, int]], augmented: bool, states_of: Tower
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The heads' loss on (run, frame) pairs, and the shares right."""
-    values = pixels(np.stack([pool.runs[run].images[frame] for run, frame in frames]))
-    values = augment(values, torch.arange(len(frames))) if augmented else values
-    states = states_of(model, values)
-    return heads.loss(states, model.model.connector(states), pool.labels(frames))
-
-
-def train_tower(args: argparse.Namespace, codec: Codec) -> None:
-    """Stage 1: tower, connector and throw-away heads on single frames."""
-    rng = np.random.default_rng([args.seed, rank()])
-    model, heads = new_model(codec, args.seed), new_heads(args, codec)
-    pool, unseen = Pool(args.data), Pool(args.data, held_out=True)
-    states_of = torch.compile(tower_hidden, dynamic=False)  # a third faster
-    checks = some_frames(unseen, np.random.default_rng(0), 1024)
-    parameters = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
-    optimizer = optimizer_for(tables(model, heads), (parameters, 1.0), (list(heads.parameters()), 1.0))
-    path, clock, steps = args.work / "tower.pt", Clock(args.minutes, args.rate), 0
-    if path.exists() and args.resume:
-        clock.spent, steps = restore(path, model, heads, optimizer)
-    elif args.init:
-        restore(args.init, model, heads)
-    tally: dict[str, list[float]] = defaultdict(list)
-    while rate := agreed(clock.tick()):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, right = tower_loss(model, heads, pool, some_frames(pool, rng, args.batch), True, states_of)
-        step(optimizer, loss, rate)
-        steps += 1
-        for key, value in {"loss": loss.item(), **right}.items():
-            tally[key].append(value)
-        if steps % 100 == 0:
-            report(f"tower {steps} {clock.spent / 60:.1f} min", tally)
-        if steps % 500 == 0:
-            save(path, model, optimizer, clock, steps, heads=heads.state_dict())
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                for i in range(0, len(checks), 64):
-                    _, right = tower_loss(model, heads, unseen, checks[i : i + 64], False, tower_hidden)
-                    for key, value in right.items():
-                        tally[key].append(value)
-            report("  held out", tally)
-    save(path, model, optimizer, clock, steps, heads=heads.state_dict())
-
-
-def new_heads(args: argparse.Namespace, codec: Codec) -> Heads:
-    """Heads of the model's widths with random weights."""
-    settings = config(codec)
-    torch.manual_seed(args.seed)
-    return Heads(settings.vision_config.hidden_size, settings.text_config.hidden_size)
-
-
-def report(title: str, tally: dict[str, list[float]]) -> None:
-    """Prints the means so far, and forgets them."""
-    if not rank():
-        print(title, " ".join(f"{key} {np.nanmean(value):.3f}" for key, value in tally.items()), flush=True)
+def report(title: str, tally: Report) -> None:
+    """Prints the shares right so far, and forgets them."""
+    if not share_of()[0]:
+        shares = {key: value.tolist() for key, value in tally.items()}
+        told = (f"{key} {right / max(count, 1):.3f}" for key, (right, count) in shares.items())
+        print(f"{time.time() - BEGAN:.0f} s: {title}", " ".join(told), flush=True)
     tally.clear()
 
 
-def restore(
-    path: Path,
-    model: torch.nn.Module,
-    heads: Heads,
-    optimizer: Optimizers | None = None,
-    tower_only: bool = False,
-) -> tuple[float, int]:
-    """Loads a training checkpoint, or its tower and connector; returns the seconds and steps spent. A folder is a published
-    checkpoint, which has no heads."""
-    if path.is_dir():
-        model.load_state_dict(SmolVLMForConditionalGeneration.from_pretrained(path, dtype=torch.float32).state_dict())
-        return 0.0, 0
-    saved = torch.load(path, weights_only=True)
-    state = saved["model"]
-    if tower_only:
-        state = {name: value for name, value in state.items() if "text_model" not in name and "lm_head" not in name}
-    model.load_state_dict(state, strict=not tower_only)
-    heads.load_state_dict(saved["heads"])
-    if optimizer is not None:
-        optimizer.load_state_dict(saved["optimizer"])
-    return saved["spent"], saved["steps"]
+def add(tally: Report, found: Report) -> None:
+    """Adds (right, count) pairs to those so far."""
+    for key, value in found.items():
+        tally[key] = tally[key] + value if key in tally else value
 
 
-def save(path: Path, model: torch.nn.Module, optimizer: Optimizers, clock: Clock, steps: int, **more: object) -> None:
+def save(
+    path: Path, model: torch.nn.Module, heads: Heads | None, optimizer: Optimizers, clock: Clock, steps: int
+) -> None:
     """Writes a training checkpoint; only the first process does."""
-    if rank():
+    if share_of()[0]:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
+        "config": model.config.to_dict(),
         "model": model.state_dict(),
+        "heads": heads.state_dict() if heads else None,
         "optimizer": optimizer.state_dict(),
         "spent": clock.spent,
         "steps": steps,
-        **more,
     }
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
 
 
-def stream_loss(
-    model: torch.nn.Module, heads: Heads, pool: Pool, streams: list[Stream], runs: list[int], frozen: bool
-) -> tuple[torch.Tensor, dict[str, list[float]]]:
-    """Mean loss over the learnt tokens plus, with a tower that learns, the heads' on the frames; per question type
-    whether each answer would be given word by word."""
-    rows = np.cumsum([0] + [len(s.frames) for s in streams]).tolist()
-    shown = [(run, frame) for s, run in zip(streams, runs) for frame in s.frames]
-    extra = torch.zeros(())
-    if frozen:
-        features = pool.frozen_tokens(model, shown)
-    else:
-        images = np.concatenate([pool.runs[run].images[s.frames] for s, run in zip(streams, runs)])
-        groups = torch.from_numpy(np.repeat(np.arange(len(streams)), [len(s.frames) for s in streams]))
-        values = augment(pixels(images), groups) if model.training else pixels(images)
-        states = tower_hidden(model, values)
-        features, labels = model.model.connector(states), pool.labels(shown)
-        extra = 0.2 * heads.loss(states, features, labels)[0]
-    hidden = stream_hidden(model, streams, features, rows)
-    learn = torch.zeros(hidden.shape[:2], dtype=torch.bool)
-    targets = []
-    for i, stream in enumerate(streams):
-        learn[i, : len(stream.ids) - 1] = torch.tensor(stream.learn[1:])
-        targets += [token for token, wanted in zip(stream.ids, stream.learn) if wanted]
-    logits, target = model.lm_head(hidden[learn]).float(), torch.tensor(targets)
-    loss = F.cross_entropy(logits, target)
-    hits, right, at = (logits.argmax(-1) == target).tolist(), defaultdict(list), 0
-    for stream in streams:
-        for kind, start, end in stream.answers:
-            right[kind].append(float(all(hits[at : at + end - start])))
-            at += end - start
-    return loss + extra, {"loss": [loss.item()], **right}
+def placed(model: SmolVLMForConditionalGeneration, device: torch.device) -> SmolVLMForConditionalGeneration:
+    """The model on a device, with the attention that is fast there."""
+    if device.type == "cuda":
+        model.set_attn_implementation("sdpa")
+    return model.to(device)
 
 
-def train_streams(args: argparse.Namespace, codec: Codec) -> None:
-    """Stage 2: the decoder, with --frozen alone and else with the tower, on streams; short streams first."""
-    model, heads = new_model(codec, args.seed), new_heads(args, codec)
-    pool, unseen = Pool(args.data), Pool(args.data, held_out=True)
-    batches = Batches(codec, pool, np.random.default_rng([args.seed + 1, rank()]))
-    ahead = Batches(codec, unseen, np.random.default_rng(7))
-    checks = [ahead.next(4096, long) for long in (0, 0, 0, 0, 1, 1, 1, 1)]
-    tower = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
-    text = list(model.model.text_model.parameters())
-    optimizer = optimizer_for(
-        tables(model, heads), (text, 1.0), *([] if args.frozen else [(tower, 0.5), (list(heads.parameters()), 0.5)])
-    )
-    path, clock, steps = args.work / "streams.pt", Clock(args.minutes, args.rate), 0
-    if args.resume and path.exists():
-        clock.spent, steps = restore(path, model, heads, optimizer)
-    elif args.init:
-        restore(args.init, model, heads)
-    else:
-        restore(args.work / "tower.pt", model, heads, tower_only=True)
-    tally: dict[str, list[float]] = defaultdict(list)
+def start(args: argparse.Namespace, codec: Codec, stage: str) -> tuple[SmolVLMForConditionalGeneration, dict | None]:
+    """The model to go on with, and the stage's checkpoint that it is from, if it resumes one: else what the stage before left in
+    the folder, else `--init`, grown, or a new one."""
+    own, before = args.out / f"{stage}.pt", args.out / "tower.pt"
+    path = own if args.resume and own.exists() else before
+    if path.exists() and (path == before) <= (args.resume or stage != "tower"):
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        model = SmolVLMForConditionalGeneration(SmolVLMConfig.from_dict(saved["config"]))
+        model.set_attn_implementation("plain")
+        model.load_state_dict(saved["model"])
+        return placed(model, args.device), saved if path == own else None
+    torch.manual_seed(args.seed)  # new weights are the same in all processes
+    model = new_model(codec, args.seed) if args.scratch else published(args.init)
+    model = grown(model, Size(args.kv_heads, args.layers, args.mlp, args.tower_layers))
+    torch.manual_seed(args.seed + share_of()[0])
+    return placed(model, args.device), None
 
-    def count(right: dict[str, list[float]]) -> None:
-        for key, values in right.items():
-            tally[key] += values
-            if key in TYPES:
-                tally["all"] += values
 
-    while rate := agreed(clock.tick()):
-        long = args.long if clock.spent > 0.5 * clock.total else 0.1 * args.long
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, right = stream_loss(model, heads, pool, *batches.next(args.tokens, long), args.frozen)
+@cache
+def frames_of(folder: Path, held_out: bool, device: torch.device, labels: bool) -> Frames:
+    """A pool's frames on a device, read once."""
+    return Frames(Pool(folder, held_out), device, labels)
+
+
+def train_tower(args: argparse.Namespace, codec: Codec, share: float) -> None:
+    """Tower, connector and throw-away heads on single frames, for this share of the time that is left."""
+    model, saved = start(args, codec, "tower")
+    vision, text = model.config.vision_config, model.config.text_config
+    heads = Heads(vision.hidden_size, text.hidden_size).to(args.device)
+    parts = [*model.model.vision_model.parameters(), *model.model.connector.parameters()]
+    tables = [model.model.vision_model.embeddings.position_embedding.weight, *heads.parameters()]
+    optimizer, steps, spent = optimizer_for(tables, [*parts, *heads.parameters()]), 0, 0.0
+    if saved:
+        heads.load_state_dict(saved["heads"])
+        optimizer.load_state_dict(saved["optimizer"])
+        spent, steps = saved["spent"], saved["steps"]
+    frames, unseen = (frames_of(args.data, out, args.device, True) for out in (False, True))
+    print(f"{time.time() - BEGAN:.0f} s: {len(frames.images)} frames, {len(unseen.images)} held out", flush=True)
+    states_of = torch.compile(tower_hidden, dynamic=False) if args.compile else tower_hidden
+    tally: Report = {}
+
+    def loss_on(frames: Frames, rows: torch.Tensor, learning: bool) -> tuple[torch.Tensor, Report]:
+        values = frames.values(rows)
+        values = augment(values) if learning else values
+        labels = split_rows(frames.labels[rows])
+        with lower_precision(args.device):
+            with torch.set_grad_enabled(learning and clock.spent > HEADS_ALONE * clock.total):
+                states = (states_of if learning else tower_hidden)(model, values)
+                tokens = model.model.connector(states)
+            return heads.loss(states, tokens, labels)
+
+    clock = Clock(spent + share * (args.minutes * 60 - EXPORT - time.time() + BEGAN), args.tower_rate, spent)
+    while rate := clock.tick():
+        loss, right = loss_on(frames, frames.some(args.batch), True)
         step(optimizer, loss, rate)
         steps += 1
-        count(right)
-        if steps % 100 == 0:
+        add(tally, {"loss": torch.stack([loss.detach(), torch.ones_like(loss)]), **right})
+        if steps % args.every == 0:
+            report(f"tower {steps} {clock.spent / 60:.1f} min", tally)
+            save(args.out / "tower.pt", model, heads, optimizer, clock, steps)
+    save(args.out / "tower.pt", model, heads, optimizer, clock, steps)
+    with torch.no_grad():
+        for _ in range(4):
+            add(tally, loss_on(unseen, unseen.some(256), False)[1])
+    report(f"tower {steps}, held out", tally)
+
+
+def stream_loss(
+    model: SmolVLMForConditionalGeneration, tokens: torch.Tensor, pack: Pack
+) -> tuple[torch.Tensor, torch.Tensor, Pack, tuple[torch.Tensor, torch.Tensor]]:
+    """Mean loss over the learnt tokens; of each answer whether it would be given word by word; the pack on the model's
+    device; and what `packed_hidden` returns for finding. tokens: the pool's image tokens."""
+    device = next(model.parameters()).device
+    moved = pack.moved(lambda x: x.to(device, non_blocking=True))
+    features = tokens[moved.part].float()
+    padded = Padded(pack.spans, pack.wanted, moved, torch.bfloat16) if device.type == "cuda" else None
+    with lower_precision(device):
+        hidden, finds = packed_hidden(model, moved, features, padded)
+        logits = model.lm_head(hidden).float()
+    wrong = (logits.argmax(-1) != moved.target).float()
+    right = torch.zeros(len(pack.answers), device=device).index_add_(0, moved.answer, wrong) == 0
+    return F.cross_entropy(logits, moved.target), right, moved, finds
+
+
+def counted(pack: Pack, right: torch.Tensor) -> Report:
+    """How many answers of each type, and with frames recalled where, are right."""
+    names = [("all", *key) for key in pack.answers]
+    kinds = sorted({name for key in names for name in key})
+    member = torch.tensor([[kind in key for kind in kinds] for key in names], dtype=torch.float32)
+    member = member.to(right.device, non_blocking=True)
+    both = torch.stack([right.float() @ member, member.sum(0)], 1)
+    return dict(zip(kinds, both))
+
+
+def train_streams(args: argparse.Namespace, codec: Codec, deadline: float) -> None:
+    """The decoder on streams, until so many seconds from the program's start."""
+    model, saved = start(args, codec, "streams")
+    pool = Pool(args.data)
+    if args.device.type == "cuda":
+        frames = frames_of(args.data, False, args.device, args.stage == "run")
+        tables = [frames.tokens(model, 1024, augmented=n > 0) for n in range(args.looks)]
+    else:
+        tables = [image_tokens(model, pool)]
+    states = pool.states().to(args.device)
+    text = list(model.model.text_model.parameters())
+    optimizer, steps = optimizer_for([model.get_input_embeddings().weight], text), 0
+    spent = 0.0
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])
+        spent, steps = saved["spent"], saved["steps"]
+    if args.ahead:
+        told = (args.ahead / "pool").read_text()
+        if told != pool.name():
+            raise SystemExit(f"{args.ahead}: packs of pool {told}, not of {args.data}'s {pool.name()}")
+        shelf = Shelf(args.ahead, args.device.type == "cuda")
+        batches = iter(shelf)
+    else:
+        seed = [args.seed, 1, share_of()[0], int(time.time()) if args.resume else 0]
+        source = Batches(codec, pool, np.random.default_rng(seed), args.recall, tuple(args.layouts))
+        batches = iter(lambda: source.next(args.tokens, args.long), None)
+    tally: Report = {}
+    model.train()
+    print(f"{time.time() - BEGAN:.0f} s: {len(states)} frames, {args.looks} looks at each", flush=True)
+    waited, seen, read_at = 0.0, 0, time.time()
+    clock = Clock(spent + deadline - (time.time() - BEGAN), args.rate, spent)
+    while rate := clock.tick():
+        began = time.time()
+        pack = next(batches)
+        waited += time.time() - began
+        loss, right, moved, finds = stream_loss(model, tables[steps % len(tables)], pack)
+        finding = finding_loss(moved, finds, states) if args.finding else loss.new_zeros(())
+        step(optimizer, loss + args.finding * finding, rate)
+        steps, seen = steps + 1, seen + len(pack.ids)
+        one = torch.ones_like(loss)
+        add(tally, {"loss": torch.stack([loss.detach(), one]), "finding": torch.stack([finding.detach(), one])})
+        add(tally, counted(pack, right))
+        if steps % args.every == 0:
             report(f"streams {steps} {clock.spent / 60:.1f} min", tally)
-        if steps % 500 == 0:
-            save(path, model, optimizer, clock, steps, heads=heads.state_dict())
-            model.eval()
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                for streams, runs in checks:
-                    count(stream_loss(model, heads, unseen, streams, runs, args.frozen)[1])
-            model.train()
-            report("  held out", tally)
-    save(path, model, optimizer, clock, steps, heads=heads.state_dict())
+            passed, again = time.time() - read_at, f", {shelf.again} packs again" if args.ahead else ""
+            print(f"  {seen / passed:.0f} tokens/s, waited {waited / passed:.2f}{again}", flush=True)
+            waited, seen, read_at = 0.0, 0, time.time()
+            save(args.out / "streams.pt", model, None, optimizer, clock, steps)
+    save(args.out / "streams.pt", model, None, optimizer, clock, steps)
+
+
+def export(args: argparse.Namespace, codec: Codec) -> None:
+    """Writes the newest checkpoint as a published model, with the tokenizer it was trained with, into the folder's `model`."""
+    if share_of()[0]:
+        return
+    args.resume, args.device = True, torch.device("cpu")
+    model, out = start(args, codec, "streams")[0], args.out / "model"
+    save_checkpoint(model, out)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json"):
+        shutil.copyfile(args.init / name, out / name)
+    print(f"{out}: {(out / 'model.safetensors').stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def render(args: argparse.Namespace) -> None:
+    """Renders shards on all cores for `args.render` minutes, if there are none."""
+    if not any(args.data.glob("shard????.npz")):
+        cores = str(os.cpu_count() or 1)
+        options = ["--out", str(args.data), "--first", FIRST, "--shards", "1000", "--processes", cores]
+        script = Path(__file__).with_name("generate.py")
+        subprocess.run([sys.executable, script, *options, "--minutes", str(args.render)], check=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=["tower", "streams", "export"])
-    parser.add_argument("--minutes", type=float, default=30)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("stage", choices=["run", "tower", "tokens", "streams", "export"])
+    parser.add_argument("--minutes", type=float, default=30, help="from the program's start to its end")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="checkpoints, and the model in `model`")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--out", type=Path, default=Path("../models/demo"))
+    parser.add_argument("--init", type=Path, default=Path("../models/demo"), help="published model to start from")
+    parser.add_argument("--scratch", action="store_true", help="random weights; --init gives only the tokenizer")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument("--render", type=float, default=0, help="run: minutes to render for, where --data has nothing")
     parser.add_argument(
-        "--init",
-        type=Path,
-        help="start from this training checkpoint, or a folder as published; streams: instead of the run's tower.pt",
+        "--tower-share", type=float, default=0.3, help="run: of the time after rendering, for the tower"
     )
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--tower", action="store_true", help="run: train the tower even without a GPU")
+    parser.add_argument("--rate", type=float, default=1e-3, help="streams: highest learning rate")
+    parser.add_argument("--tower-rate", type=float, default=1e-3, help="tower: highest learning rate")
     parser.add_argument("--batch", type=int, default=64, help="tower: frames a step")
+    parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step, of each process")
+    parser.add_argument("--long", type=float, default=0.4, help="streams: share of full-length batches")
+    parser.add_argument("--recall", type=float, default=0.6, help="streams: share with recalled frames")
     parser.add_argument(
-        "--long", type=float, default=0.5, help="streams: share of full-length batches in the second half"
+        "--layouts", type=float, nargs=3, default=[0.45, 0.45, 0.1], help=f"how often these come {', '.join(RECALLED)}"
     )
-    parser.add_argument("--tokens", type=int, default=4096, help="streams: tokens a step")
-    parser.add_argument("--frozen", action="store_true", help="streams: keep the tower as it is, which is faster")
+    parser.add_argument("--finding", type=float, default=0.3, help="streams: weight of the loss on finding frames")
+    parser.add_argument(
+        "--ahead", type=Path, help="streams: a folder that ahead.py fills, instead of building them here"
+    )
+    parser.add_argument(
+        "--looks", type=int, default=1, help="streams: image tokens of each frame, all but one augmented; GPU"
+    )
+    parser.add_argument("--compile", action="store_true", help="tower: compile it first, which pays in longer runs")
+    for name, meaning in (
+        ("kv-heads", "key-value heads"), ("layers", "decoder layers"), ("mlp", "width of the decoder's MLPs"),
+        ("tower-layers", "layers of the tower"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=0, help=f"grow: {meaning}; 0 leaves them")
+    parser.add_argument("--every", type=int, default=100, help="steps between reports and checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="per process; more than one crawls on a busy machine")
-    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    codec = Codec(args.out)
+    args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     torch.set_num_threads(args.threads)
-    torch.manual_seed(rank())
-    if args.stage == "tower":
-        train_tower(args, codec)
-    elif args.stage == "streams":
-        train_streams(args, codec)
-    else:
-        model = new_model(codec, args.seed)
-        model.load_state_dict(torch.load(args.work / "streams.pt", weights_only=True)["model"])
-        save_checkpoint(model, args.out)
+    torch.manual_seed(args.seed + share_of()[0])
+    torch.set_flush_denormal(True)  # attention weights of next to nothing are slow on a CPU
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.render and not share_of()[0]:
+        render(args)
+    if dist.is_initialized():
+        dist.barrier()
+    codec, seconds = Codec(args.init), args.minutes * 60 - EXPORT
+    learns = args.tower or args.device.type == "cuda"
+    going_on = args.resume and (args.out / "streams.pt").exists()
+    if args.stage == "tower" or (args.stage == "run" and learns and not going_on):
+        train_tower(args, codec, args.tower_share if args.stage == "run" else 1.0)
+    if args.stage == "tokens":
+        for held_out in (False, True):
+            image_tokens(start(args, codec, "streams")[0], Pool(args.data, held_out))
+    if args.stage in ("run", "streams"):
+        train_streams(args, codec, seconds)
+    if args.stage in ("run", "streams", "export"):
+        export(args, codec)
 
 
 if __name__ == "__main__":

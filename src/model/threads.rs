@@ -5,8 +5,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::checkpoint::Checkpoint;
 use super::ModelError;
 
-/// The products of a model with fewer bytes of weights than this are over before a second thread has woken up. The demo model
-/// (6.6 MB) takes a frame in two thirds of the time with one thread; the smallest published SmolVLM has 513 MB.
+/// The products of a model with fewer bytes of weights than this are over before a second thread has woken up. A model
+/// of 6.6 MB takes a frame in two thirds of the time with one thread; the smallest published SmolVLM has 513 MB.
 const SMALL_BYTES: u64 = 64 << 20;
 
 /// Threads to run a model in, as many as `threads` says; 0: one for a small model, else one per core.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from reference import GROUPS, MASK, POSITIONS, ROPE, BoundedDecoder, CacheParams, TextModel
+from reference import MASK, ROPE, BoundedDecoder, CacheParams, TextModel, wrong_heads
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Idefics3Processor, SmolVLMForConditionalGeneration
 
@@ -80,7 +80,7 @@ def perturbed_forward(model_dir: Path, embeds: torch.Tensor) -> dict[str, float]
         return BoundedDecoder(text, params, perturb).append(embeds, 0)
 
     base = run(frozenset())
-    changes = {name: max_diff(base, run(frozenset([name]))) for name in (MASK, GROUPS, ROPE)}
+    changes = {name: max_diff(base, run(frozenset([name]))) for name in (MASK, wrong_heads(text.config), ROPE)}
     reverse = BoundedDecoder(text, params)
     reverse.frequencies = reverse.frequencies * 0.0
     changes["no_positions"] = max_diff(base, reverse.append(embeds, 0))
@@ -176,6 +176,3 @@ def check_sensitive(perturbed: dict[str, float], names: tuple[str, ...], toleran
             raise SystemExit(
                 f"{what}: {name} changes the logits by {perturbed[name]:.1e}, expected > {100 * tolerance}"
             )
-
-
-ATTENTION_MISTAKES = (MASK, POSITIONS, GROUPS)

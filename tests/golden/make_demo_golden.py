@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from golden_io import (
-    ATTENTION_MISTAKES,
     HERE,
     check_sensitive,
     image_features,
@@ -20,7 +19,7 @@ from golden_io import (
 )
 from pictures import draw
 from PIL import Image
-from reference import GROUPS, MASK, CacheParams
+from reference import MASK, POSITIONS, CacheParams, TextModel, wrong_heads
 from stream_golden import NearTie, Stream, make_case, random_chunks
 
 FORWARD, CACHE = HERE / "demo_forward", HERE / "demo_cache"
@@ -101,10 +100,11 @@ def main() -> None:
     made = make_cases(model_dir, *make_stream(model_dir))
     digest = sha256(model_dir / "model.safetensors")
     write_json(CACHE / "cases.json", {"tolerance": TOLERANCE, "model_sha256": digest, **made})
+    heads = wrong_heads(TextModel(model_dir).config)
     perturbed = json.loads((FORWARD / "forward.json").read_text())["perturbed"]
-    check_sensitive(perturbed, (MASK, GROUPS, "no_positions"), TOLERANCE, "demo_forward")
+    check_sensitive(perturbed, (MASK, heads, "no_positions"), TOLERANCE, "demo_forward")
     for name, case in made["cases"].items():
-        check_sensitive(case["perturbed"], ATTENTION_MISTAKES, TOLERANCE, name)
+        check_sensitive(case["perturbed"], (MASK, POSITIONS, heads), TOLERANCE, name)
 
 
 if __name__ == "__main__":

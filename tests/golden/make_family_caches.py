@@ -8,7 +8,7 @@ import torch
 from decoders import open_text_model
 from family_hub import FAMILIES, weights_sha256
 from golden_io import check_sensitive, max_diff, write_json, write_tensors
-from reference import BIAS, GROUPS, MASK, POSITIONS, REVERSED, ROPE, BoundedDecoder, CacheParams
+from reference import BIAS, MASK, POSITIONS, ROPE, BoundedDecoder, CacheParams, wrong_heads
 from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoConfig
@@ -77,8 +77,7 @@ def make(family: str) -> None:
     out.mkdir(exist_ok=True)
     tensors = make_stream(model_dir)
     write_tensors(out / "stream.safetensors", tensors)
-    config = open_text_model(model_dir).config
-    order = REVERSED if config.heads == config.kv_heads else GROUPS
+    order = wrong_heads(open_text_model(model_dir).config)
     options = CaseOptions(perturbations=(MASK, POSITIONS, order, BIAS, ROPE))
     embeds = tensors["embeds"]
     for seed in SEEDS:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from decoders import NeoXModel, open_text_model
 from golden_io import HERE, check_sensitive, max_diff, sha256, write_json, write_tensors
-from reference import GROUPS, MASK, REVERSED, ROPE, BoundedDecoder, CacheParams
+from reference import MASK, ROPE, BoundedDecoder, CacheParams, wrong_heads
 from safetensors.torch import load_file, save_file
 from text_families import FAMILIES, SYSTEM, TURNS, Family
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -167,7 +167,7 @@ def changed_by_mistakes(out: Path, ids: torch.Tensor) -> dict[str, float]:
         return BoundedDecoder(text, FULL, frozenset(perturb)).append(embeds, 0)
 
     base = run()
-    wrong = {n: run((n,)) for n in (MASK, ROPE, REVERSED if config.heads == config.kv_heads else GROUPS)}
+    wrong = {n: run((n,)) for n in (MASK, ROPE, wrong_heads(config))}
     wrong["other_norm_eps"] = run(norm_eps=1e-5)
     wrong["other_rope_theta"] = run(rope_theta=10000.0 if config.rope_theta != 10000.0 else 500000.0)
     layer = "layers.0.self_attn"

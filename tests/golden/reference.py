@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from decoders import TextModel
+from decoders import TextConfig, TextModel
 from policies import (
     POLICIES,
     RANKED,
@@ -26,7 +26,11 @@ MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
     "interleaved_rope",
     "reversed_groups",
 )
-PERTURBATIONS = (MASK, POSITIONS, GROUPS, BIAS, ROPE)
+
+
+def wrong_heads(config: TextConfig) -> str:
+    """The mistake in which KV head a query head uses; with one query head per KV head there are no groups to swap, but an order."""
+    return REVERSED if config.heads == config.kv_heads else GROUPS
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Compaction:
 class BoundedDecoder:
     """One stream through the text decoder, its cache held to `params.budget` slots per layer.
 
-    `perturb` names deliberate mistakes (PERTURBATIONS), which show that an expectation is sensitive to them.
+    `perturb` names deliberate mistakes, which show that an expectation is sensitive to them.
     """
 
     def __init__(

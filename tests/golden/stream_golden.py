@@ -8,7 +8,17 @@ import torch
 from decoders import open_text_model
 from golden_io import max_diff, write_tensors
 from policies import Annotations
-from reference import BIAS, PERTURBATIONS, BoundedDecoder, CacheParams, Compaction, run_stream
+from reference import (
+    BIAS,
+    MASK,
+    POSITIONS,
+    ROPE,
+    BoundedDecoder,
+    CacheParams,
+    Compaction,
+    run_stream,
+    wrong_heads,
+)
 
 SMALLEST_MARGIN = 2e-4
 
@@ -34,7 +44,7 @@ class CaseOptions:
 
     smallest_margin: float = SMALLEST_MARGIN
     stored: int | None = None  # compactions whose sets and scores are stored; None: all
-    perturbations: tuple[str, ...] = PERTURBATIONS
+    perturbations: tuple[str, ...] | None = None  # None: those of attention
     variants: dict[str, dict] | None = None
 
 
@@ -129,7 +139,8 @@ def make_case(
         wrong, _ = run_stream(model, params, stream.embeds, stream.chunks, perturb, stream.notes, stream.make_decoder)
         return max_diff(wrong[rows], logits[rows])
 
-    names = [n for n in options.perturbations if n != BIAS or params.bias != 0.0]
+    perturbations = options.perturbations or (MASK, POSITIONS, wrong_heads(model.config), BIAS, ROPE)
+    names = [n for n in perturbations if n != BIAS or params.bias != 0.0]
     margin = min(c.margin for c in compactions)
     case = {
         "file": path.name,
