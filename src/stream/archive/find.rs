@@ -1,6 +1,6 @@
 //! The units that a question asks for.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,14 +57,19 @@ fn better((a, x): &Scored<'_>, (b, y): &Scored<'_>) -> Ordering {
     y.total_cmp(x).then(b.id.cmp(&a.id))
 }
 
-/// The best of each run of units, the newest run first; `units` are in the order of time.
+/// The best of each run of units, the run first that was seen last; `units` are in the order of time.
 fn newest_runs<'a>(units: &[Scored<'a>]) -> Vec<Scored<'a>> {
+    // By when they came: one that was seen again later would be of a run with all that came in between.
     let near = |(a, _): &Scored<'_>, (b, _): &Scored<'_>| {
-        b.unit.stamp_ns.saturating_sub(a.seen_ns) <= RUN_NS
+        b.unit.stamp_ns.saturating_sub(a.unit.stamp_ns) <= RUN_NS
     };
-    let runs = units.chunk_by(near).rev();
-    runs.filter_map(|run| run.iter().copied().min_by(better))
-        .collect()
+    let seen_last = |run: &&[Scored<'a>]| run.iter().map(|(entry, _)| entry.seen_ns).max();
+    let mut runs = units.chunk_by(near).collect::<Vec<_>>();
+    runs.sort_by_key(|run| Reverse(seen_last(run)));
+    let best = runs
+        .into_iter()
+        .map(|run| run.iter().copied().min_by(better));
+    best.flatten().collect()
 }
 
 impl Found {
@@ -80,7 +85,7 @@ impl Found {
 }
 
 impl Archive {
-    /// The units that score highest for the question, of those that the cache no longer holds, in the order of time. One that is too
+    /// The units that score highest for the question, of those that the cache no longer holds, in the order of when they were seen last. One that is too
     /// long for the room that is left is passed over.
     ///
     /// What a match is worth is judged by all units, also those that are not wanted.
@@ -141,7 +146,7 @@ impl Archive {
             room -= tokens;
             found.push(Found::new(entry, score));
         }
-        found.sort_by_key(|found| found.id);
+        found.sort_by_key(|found| (found.seen_ns, found.id));
         found
     }
 

@@ -214,17 +214,22 @@ impl Session {
     ) -> Result<(), ModelError> {
         let started = Instant::now();
         let newest = self.newest_again();
+        // The label is of the last time that it was so.
         let units = found.iter().filter_map(|found| match &found.unit.content {
-            Content::Frame(frame) => Some(frame),
+            Content::Frame(frame) => {
+                let since_ns = found.seen_ns.saturating_sub(found.unit.stamp_ns);
+                Some((frame, frame.elapsed_ns.saturating_add(since_ns)))
+            }
             Content::Text(_) => None,
         });
-        let frames = units.chain(newest.as_deref()).collect::<Vec<_>>();
+        let newest = newest.as_deref().map(|frame| (frame, frame.elapsed_ns));
+        let frames = units.chain(newest).collect::<Vec<_>>();
         let (dtype, device) = (self.model.dtype(), self.model.device());
         let mut text = String::new();
         let (mut numbers, mut features) = (Vec::new(), Vec::new());
-        for frame in frames {
+        for (frame, elapsed_ns) in frames {
             let markup = self.model.vision.markup(&frame.layout);
-            text.push_str(&self.state.stream.grammar.frame(&markup, frame.elapsed_ns));
+            text.push_str(&self.state.stream.grammar.frame(&markup, elapsed_ns));
             numbers.push(frame.id);
             features.push(frame.features(dtype, device)?);
         }
