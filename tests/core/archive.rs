@@ -158,7 +158,9 @@ proptest! {
         let found = archive.find(&probe, &wanted, &retained);
         prop_assert!(found.len() <= units);
         prop_assert!(found.iter().map(|found| found.unit.content.tokens()).sum::<usize>() <= tokens);
-        prop_assert!(found.windows(2).all(|pair| pair[0].id < pair[1].id), "in the order of time");
+        let order = |found: &Found| (found.seen_ns, found.id);
+        let in_order = found.windows(2).all(|pair| order(&pair[0]) < order(&pair[1]));
+        prop_assert!(in_order, "in the order of when they were seen last");
         let reached = match config.withdraw_layer {
             0 => SHAPE.layers,
             layer => layer,
