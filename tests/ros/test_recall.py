@@ -49,7 +49,10 @@ def test_a_planner_may_ask_about_a_time(start: Start) -> None:
     show_many(client)
     asked = {"recall_from": Time(sec=2), "recall_to": Time(sec=3)}
     assert seconds(client.ask("What was in view?", **asked, ephemeral=True)) == [2, 3]
-    assert max(seconds(client.ask("What was in view?", recall_to=Time(sec=4), ephemeral=True))) == 4
+    # An open end; there is room for fewer than the four that were seen until then.
+    until = seconds(client.ask("What was in view?", recall_to=Time(sec=4), ephemeral=True))
+    assert 0 < len(until) < 4
+    assert set(until) < {1, 2, 3, 4}
     assert seconds(client.ask("What was in view?", ephemeral=True)) == []
 
 
