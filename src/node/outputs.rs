@@ -15,7 +15,7 @@ use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
 /// What the engine says.
 pub enum Event {
     Delta(AnswerDelta),
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Nothing comes after this.
     End,
 }
@@ -30,7 +30,7 @@ impl EngineEvents for Sender {
     }
 
     fn answer(&mut self, answer: Answer) {
-        let _ = self.0.send(Event::Answer(answer));
+        let _ = self.0.send(Event::Answer(Box::new(answer)));
     }
 }
 
