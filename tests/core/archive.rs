@@ -6,15 +6,12 @@ use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, Heard, PolicyKind, Probe, Retained, Side, Summary};
 use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::text_memory::TextMemory;
-use inf_mllm::model::precision::Precision;
-use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::archive::{
     Archive, ArchiveConfig, Content, Entered, Found, TextUnits, Unit, Wanted,
 };
 use proptest::prelude::*;
 
 use crate::cache_stream::{any_config, vectors, Fed, Seen, SHAPE};
-use crate::support::demo_dir;
 
 /// Keys of `tokens` (numbers that stand for what they say) in two layers, as if they had been heard.
 fn heard(tokens: &[u64]) -> Vec<Heard> {
@@ -270,16 +267,7 @@ fn sentences_are_the_same_for_any_chunks() {
     }
 }
 
-static MODEL: LazyLock<EvalModel> = LazyLock::new(|| {
-    EvalModel::load(
-        &demo_dir(),
-        Quantization::None,
-        Precision::F32,
-        &Device::Cpu,
-        1,
-    )
-    .unwrap()
-});
+static MODEL: LazyLock<EvalModel> = LazyLock::new(crate::eval::model);
 
 /// A text in which the same things come again and again.
 fn ids(from: usize, count: usize) -> Vec<u32> {

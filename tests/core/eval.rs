@@ -23,7 +23,7 @@ use crate::support::demo_dir;
 const TEXT: &str = "The robot sees a red ball on the left and a blue box behind it. It turns to the door, waits, and \
     then drives along the wall until the green lamp is in view. What did it see first? The ball was red. ";
 
-fn model() -> EvalModel {
+pub fn model() -> EvalModel {
     EvalModel::load(
         &demo_dir(),
         Quantization::None,

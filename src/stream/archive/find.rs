@@ -114,33 +114,18 @@ impl Archive {
         let newest = newest_runs(&candidates);
         // Of equal scores the newer first.
         candidates.sort_by(better);
-        let behind = candidates.split_off(wanted.best.min(candidates.len()));
-        let best = candidates
-            .iter()
-            .map(|(entry, _)| entry.id)
-            .collect::<Vec<_>>();
-        let newest = newest
-            .into_iter()
-            .filter(|(entry, _)| !best.contains(&entry.id));
-        candidates.extend(newest);
+        let (best, behind) = candidates.split_at(wanted.best.min(candidates.len()));
         // What neither stands out nor is new fills the room that is left.
-        let taken = candidates
-            .iter()
-            .map(|(entry, _)| entry.id)
-            .collect::<HashSet<_>>();
-        candidates.extend(
-            behind
-                .into_iter()
-                .filter(|(entry, _)| !taken.contains(&entry.id)),
-        );
+        let order = best.iter().chain(&newest).chain(behind);
+        let mut taken = HashSet::new();
         let mut room = wanted.tokens;
         let mut found = Vec::new();
-        for (entry, score) in candidates {
+        for &(entry, score) in order {
             let tokens = entry.unit.content.tokens();
             if found.len() == wanted.units {
                 break;
             }
-            if tokens > room {
+            if tokens > room || !taken.insert(entry.id) {
                 continue;
             }
             room -= tokens;

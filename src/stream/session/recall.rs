@@ -146,38 +146,35 @@ impl Session {
         if !recall.stamps_ns.is_empty() {
             return Ok(self.state.stream.archive.nearest(&recall.stamps_ns));
         }
-        let (wanted, by) = (
-            Wanted {
-                units: config.recall_units,
-                tokens: 0,
-                share: if given {
-                    0.0
-                } else {
-                    config.recall_share as f32
-                },
-                span_ns: recall.span_ns,
-                best: BEST,
-                beyond_cache: mode == RecallMode::Auto,
-            },
-            config.recall_by,
-        );
-        let text = self.state.stream.grammar.clone();
-        let text = { text }.instruction(&instruction.text, &self.model.tokenizer);
+        let mut grammar = self.state.stream.grammar.clone();
+        let text = grammar.instruction(&instruction.text, &self.model.tokenizer);
         let ids = self.encode(&text)?;
         let newest = self.newest_again().map_or(0, |frame| frame.tokens);
         let room = self.state.cache.longest_turn();
         let Some(tokens) = room.checked_sub(ids.len() + newest) else {
             return Ok(Vec::new());
         };
+        let wanted = Wanted {
+            units: config.recall_units,
+            tokens,
+            share: if given {
+                0.0
+            } else {
+                config.recall_share as f32
+            },
+            span_ns: recall.span_ns,
+            best: BEST,
+            beyond_cache: mode == RecallMode::Auto,
+        };
+        let side = config.recall_by.of_frames();
         let retained = self.state.cache.retained();
         let finding = self.finding.clone();
         let probe = self.passing(|session| {
             session.state.cache.listen(&finding);
             session.append(&ids, Chunk::Instruction, 1)?;
             let heard = session.state.cache.heard()?;
-            Ok::<_, ModelError>(Probe::of(&heard, by.of_frames())?)
+            Ok::<_, ModelError>(Probe::of(&heard, side)?)
         })?;
-        let wanted = Wanted { tokens, ..wanted };
         Ok(self.state.stream.archive.find(&probe, &wanted, &retained))
     }
 

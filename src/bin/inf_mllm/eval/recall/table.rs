@@ -1,7 +1,7 @@
 //! Recall by policy and distance, with intervals, and the paired difference from streaming_llm.
 
 use inf_mllm::eval::recall::{at_distance, hits, kept, outcomes, Answer};
-use inf_mllm::eval::stats::Paired;
+use inf_mllm::eval::stats::{Paired, Share};
 
 const BASELINE: &str = "streaming_llm";
 
@@ -29,13 +29,7 @@ pub fn print(rows: &[Row], distances: &[usize]) {
         print!("{:<40} {:>6}", row.policy, row.budget);
         for (distance, _) in columns() {
             let (share, _) = at_distance(&row.answers, distance);
-            let cell = format!(
-                "{:.1} [{:.1}, {:.1}]",
-                100.0 * share.share,
-                100.0 * share.low,
-                100.0 * share.high
-            );
-            print!(" {cell:>17}");
+            print!(" {:>17}", percent(&share));
         }
         println!();
     }
@@ -94,15 +88,15 @@ fn hit_rates(rows: &[Row], distances: &[usize]) {
             print!("{:<40} {:>6} {:>17}", row.policy, row.budget, "");
             for &distance in distances {
                 let share = hits(&row.answers, distance)[i];
-                let cell = format!(
-                    "{:.1} [{:.1}, {:.1}]",
-                    100.0 * share.share,
-                    100.0 * share.low,
-                    100.0 * share.high
-                );
-                print!(" {cell:>17}");
+                print!(" {:>17}", percent(&share));
             }
             println!();
         }
     }
+}
+
+/// A share with its interval, per cent.
+fn percent(share: &Share) -> String {
+    let [share, low, high] = [share.share, share.low, share.high].map(|x| 100.0 * x);
+    format!("{share:.1} [{low:.1}, {high:.1}]")
 }
