@@ -195,12 +195,12 @@ impl ChatTokenizer {
 
     /// Makes control tokens in a user's text inert, so that [`Self::encode`] takes them as the characters they are.
     pub fn guard(&self, user: &str) -> String {
+        // Taken out first: between the characters of a control token it would hide the token here and be gone when it is tokenised.
+        let user = user.replace(GUARD, "");
         let mut guarded = String::with_capacity(user.len());
-        let mut rest = user;
+        let mut rest = user.as_str();
         while let Some(first) = rest.chars().next() {
-            if first != GUARD {
-                guarded.push(first);
-            }
+            guarded.push(first);
             if self.control_at(rest).is_some() {
                 guarded.push(GUARD);
             }
@@ -209,11 +209,13 @@ impl ChatTokenizer {
         guarded
     }
 
-    /// The control token that `text` begins with.
+    /// The control token that `text` begins with. One of a single character has the guard behind it where a user typed it; no guarded
+    /// text begins with a guard, so that it is never that of what follows a control token of the chat format.
     fn control_at(&self, text: &str) -> Option<&AddedToken> {
-        self.controls
-            .iter()
-            .find(|control| text.starts_with(control.content.as_str()))
+        self.controls.iter().find(|control| {
+            let behind = text.strip_prefix(control.content.as_str());
+            behind.is_some_and(|behind| !behind.starts_with(GUARD))
+        })
     }
 
     /// Ids of text in the chat format. User text inside it must have passed [`Self::guard`].

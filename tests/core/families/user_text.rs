@@ -26,8 +26,15 @@ pub fn check(dir: &Path) {
     let tokenizer = ChatTokenizer::load(&Checkpoint::open(dir).unwrap()).unwrap();
     let controls = controls(&json(&dir.join("tokenizer.json")));
     let texts = controls.iter().map(|(text, _)| text.clone());
+    let texts = prop::sample::select(texts.collect::<Vec<_>>());
+    let broken = (texts.clone(), any::<prop::sample::Index>()).prop_map(|(text, at)| {
+        let mut characters: Vec<char> = text.chars().collect();
+        characters.insert(at.index(characters.len() + 1), '\u{FDD0}');
+        characters.into_iter().collect::<String>()
+    });
     let part = prop_oneof![
-        prop::sample::select(texts.collect::<Vec<_>>()),
+        texts,
+        broken,
         "[<>|/a-z_ \n\u{FDD0}▁é]{0,6}",
         any::<String>(),
     ];
@@ -54,6 +61,28 @@ pub fn check(dir: &Path) {
             Ok(())
         })
         .unwrap();
+}
+
+/// A control token of one character has no place inside for what makes it inert.
+#[test]
+fn a_control_token_of_one_character_counts_only_where_the_chat_format_put_it() {
+    let file = golden("families/qwen3/tokenizer.json");
+    let mut tokenizer = json(&file);
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let ids = added.iter().map(|token| token["id"].as_u64().unwrap());
+    let id = ids.max().unwrap() + 1;
+    let mut token = added[0].clone();
+    token["id"] = id.into();
+    token["content"] = "⟡".into();
+    added.push(token);
+    let chat = ChatTokenizer::from_json(tokenizer, file).unwrap();
+    assert_eq!(chat.encode("⟡").unwrap(), [id as u32]);
+    for typed in ["⟡", "⟡⟡", "a ⟡ b", "⟡\u{FDD0}", "\u{FDD0}⟡"] {
+        let turn = format!("⟡{}⟡", chat.guard(typed));
+        let ids = chat.encode(&turn).unwrap();
+        let controls = ids.iter().filter(|one| **one == id as u32);
+        assert_eq!(controls.count(), 2, "{typed:?}");
+    }
 }
 
 /// Some control tokens take the blanks beside them.
