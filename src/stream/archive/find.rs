@@ -12,7 +12,7 @@ use super::Archive;
 use crate::cache::{scores, Probe, Retained, Scores};
 
 /// A contrast from which on a question asks for something.
-const STANDS_OUT: f32 = 0.3;
+const STANDS_OUT: f32 = 0.2;
 
 /// Frames with no more time between them are of one run, nanoseconds.
 const RUN_NS: i64 = 3_000_000_000;
