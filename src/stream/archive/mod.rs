@@ -16,6 +16,8 @@ mod unit;
 use std::ops::Range;
 use std::sync::Arc;
 
+use pulp::Arch;
+
 pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
 pub use frame::Frame;
@@ -142,12 +144,18 @@ impl Archive {
 
     /// The unit that leaves nothing new in this one: of those that are like enough the most like, of several the newest.
     fn like(&self, unit: &Unit) -> Option<usize> {
-        let likeness = self.entries.iter().map(|entry| entry.unit.likeness(unit));
-        let near = likeness
-            .enumerate()
-            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
-        near.max_by(|(_, a), (_, b)| a.total_cmp(b))
-            .map(|(at, _)| at)
+        // With the widest vectors that this machine has: it is done for every frame, with all units.
+        Arch::new().dispatch(|| {
+            let mut like = None;
+            for (at, entry) in self.entries.iter().enumerate() {
+                let likeness = entry.unit.likeness(unit);
+                let most = like.map_or(f32::NEG_INFINITY, |(_, most)| most);
+                if f64::from(likeness) > self.config.nothing_new && likeness >= most {
+                    like = Some((at, likeness));
+                }
+            }
+            like.map(|(at, _)| at)
+        })
     }
 }
 

@@ -115,7 +115,8 @@ impl Session {
             .rposition(is_image)
             .map_or(first, |last| last + 1);
         let frame = Frame::new((id, elapsed_ns), layout, ids.len(), &features)?;
-        self.state.stream.newest = Some(Arc::new(frame.clone()));
+        let frame = Arc::new(frame);
+        self.state.stream.newest = Some(frame.clone());
         let summary = Summary::of(&heard, first..behind)?;
         let unit = Unit::new(image.stamp_ns, Content::Frame(frame), summary);
         Ok(Some((unit, from..from + ids.len() as u64)))
@@ -170,9 +171,7 @@ impl Session {
         let retained = self.state.cache.retained();
         let finding = self.finding.clone();
         let probe = self.passing(|session| {
-            session.state.cache.listen(&finding);
-            session.append(&ids, Chunk::Instruction, 1)?;
-            let heard = session.state.cache.heard()?;
+            let heard = session.hear(&ids, Chunk::Instruction, &finding)?;
             Ok::<_, ModelError>(Probe::of(&heard, side)?)
         })?;
         Ok(self.state.stream.archive.find(&probe, &wanted, &retained))
@@ -215,12 +214,16 @@ impl Session {
         let units = found.iter().filter_map(|found| match &found.unit.content {
             Content::Frame(frame) => {
                 let since_ns = found.seen_ns.saturating_sub(found.unit.stamp_ns);
-                Some((frame, frame.elapsed_ns.saturating_add(since_ns)))
+                Some((frame.as_ref(), frame.elapsed_ns.saturating_add(since_ns)))
             }
             Content::Text(_) => None,
         });
         let newest = newest.as_deref().map(|frame| (frame, frame.elapsed_ns));
         let frames = units.chain(newest).collect::<Vec<_>>();
+        // One compaction for all of it and for the turn that follows, where feeding would take one after the other.
+        let tokens = frames.iter().map(|(frame, _)| frame.tokens).sum::<usize>();
+        let cache = &mut self.state.cache;
+        cache.make_room(tokens + cache.plan().slack)?;
         let (dtype, device) = (self.model.dtype(), self.model.device());
         let mut text = String::new();
         let (mut numbers, mut features) = (Vec::new(), Vec::new());
