@@ -181,10 +181,9 @@ fn choose(
     if relevant < order.len() {
         let values = &work.values;
         // Highest value first; of equal values the newer.
-        work.ranking
-            .select_nth_unstable_by(relevant, |&a, &b| {
-                values[b].total_cmp(&values[a]).then(b.cmp(&a))
-            });
+        work.ranking.select_nth_unstable_by(relevant, |&a, &b| {
+            values[b].total_cmp(&values[a]).then(b.cmp(&a))
+        });
     }
     for &j in &work.ranking[..relevant] {
         work.kept[order[j] as usize] = true;

@@ -82,9 +82,10 @@ impl CustomOp2 for GatedSilu {
                 up_layout.shape()
             );
         }
-        let (Some((from, to)), Some((up_from, up_to))) =
-            (gate_layout.contiguous_offsets(), up_layout.contiguous_offsets())
-        else {
+        let (Some((from, to)), Some((up_from, up_to))) = (
+            gate_layout.contiguous_offsets(),
+            up_layout.contiguous_offsets(),
+        ) else {
             bail!("gated silu: a tensor is not contiguous");
         };
         let gate = &gate.as_slice::<f32>()?[from..to];

@@ -11,7 +11,9 @@ use crate::cache::{CacheError, FrameId, PolicyKind, Probe, Summary};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Instruction, Recalled};
-use crate::stream::archive::{ArchiveConfig, Content, Found, Frame, RecallMode, Unit, Wanted};
+use crate::stream::archive::{
+    ArchiveConfig, Content, Found, Frame, RecallMode, TooLarge, Unit, Wanted,
+};
 use crate::stream::frame::CameraImage;
 
 /// Frames that are recalled for their score alone. A question means the newest sighting of a thing more often than the one that shows it best.
@@ -35,6 +37,8 @@ pub enum RecallError {
     Backwards(Span),
     #[error("nothing is archived {asked}, expected a range that meets what is: {archived}")]
     Nothing { asked: Span, archived: Span },
+    #[error("nothing is archived: archive_bytes is {bytes}, expected at least {needed}, which a frame takes")]
+    TooSmall { bytes: usize, needed: usize },
     #[error("nothing is archived yet, expected a frame before an instruction that recalls")]
     Empty,
 }
@@ -143,6 +147,9 @@ impl Session {
         if mode == RecallMode::Never {
             return Ok(Vec::new());
         }
+        if given || recall.mode == Some(RecallMode::Always) {
+            self.check_size()?;
+        }
         self.check_span(recall.span_ns)?;
         if !recall.stamps_ns.is_empty() {
             return Ok(self.state.stream.archive.nearest(&recall.stamps_ns));
@@ -175,6 +182,20 @@ impl Session {
             Ok::<_, ModelError>(Probe::of(&heard, side)?)
         })?;
         Ok(self.state.stream.archive.find(&probe, &wanted, &retained))
+    }
+
+    /// Refuses to recall from an archive that no frame fits into.
+    fn check_size(&self) -> Result<(), RecallError> {
+        let archive = &self.state.stream.archive;
+        match archive.too_large() {
+            TooLarge { units, bytes } if units > 0 && archive.entries().is_empty() => {
+                Err(RecallError::TooSmall {
+                    bytes: archive.config().archive_bytes,
+                    needed: bytes,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_span(&self, span_ns: Option<(i64, i64)>) -> Result<(), RecallError> {
