@@ -1,8 +1,67 @@
-//! Dot products of many rows with vector instructions, which the cache's attention and the model's products share.
+//! Products of rows with vector instructions, which the cache and the model share.
 //!
-//! Everything here is inlined into the caller's dispatch, so that it has the caller's instructions.
+//! [`dot_products`], [`dot`] and [`exp`] are inlined into the caller's dispatch, so that they have the caller's instructions.
 
+use gemm::Parallelism;
 use pulp::Simd;
+
+/// `out = a * b^T` for `a` of `[rows, width]`, `b` of `[columns, width]` and `out` of `[rows, columns]`, in the threads of the pool that it
+/// is called in, whose number does not change a result.
+///
+/// This is candle's own product without what it asks the system each time, how many cores there are.
+pub fn many_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
+    let (rows, columns) = match width {
+        0 => (0, 0),
+        width => (a.len() / width, b.len() / width),
+    };
+    assert!(out.len() == rows * columns, "a product of other shapes");
+    let parallelism = match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        threads => Parallelism::Rayon(threads),
+    };
+    // SAFETY: a, b and out hold the rows, columns and widths that the strides walk over, whole rows each; out is borrowed alone.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            width,
+            out.as_mut_ptr(),
+            1,
+            columns as isize,
+            false,
+            a.as_ptr(),
+            1,
+            width as isize,
+            b.as_ptr(),
+            width as isize,
+            1,
+            0.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Lanes of the sums of [`dot`]; the compiler turns them into vector registers.
+const LANES: usize = 16;
+
+/// The sum of the products; the order of the additions depends on the length alone.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>();
+    sums.iter().sum::<f32>() + rest
+}
 
 /// Rows of `x` that [`dot_products`] takes at most.
 pub const MAX_ROWS: usize = 8;

@@ -188,12 +188,29 @@ impl BoundedCache {
         if !self.shared.policy.evicts() {
             return Ok(());
         }
-        let next = next.min(self.shared.plan.slack);
+        let plan = &self.shared.plan;
+        self.compact_for(next.min(plan.slack), plan.relevant)
+    }
+
+    /// Makes room for `next` tokens in one compaction, where [`Self::reserve`] would leave some of it to further ones: relevant tokens
+    /// leave for it, recent ones stay, so that no more than `slack + relevant` can be asked for. As `reserve` where recent tokens
+    /// stand apart from the relevant ones.
+    pub fn make_room(&mut self, next: usize) -> Result<(), CacheError> {
+        let plan = &self.shared.plan;
+        if next <= plan.slack || plan.gap > 0 || !self.shared.policy.evicts() {
+            return self.reserve(next);
+        }
+        let next = next.min(plan.slack + plan.relevant);
+        self.compact_for(next, plan.slack + plan.relevant - next)
+    }
+
+    /// Compacts where fewer slots are free than `next` needs, to `relevant` relevant tokens; `relevant + next <= plan.relevant + plan.slack`.
+    fn compact_for(&mut self, next: usize, relevant: usize) -> Result<(), CacheError> {
         if self.shared.policy.scope() == Scope::Model {
-            return self.reserve_together(next);
+            return self.compact_together_for(next, relevant);
         }
         for i in 0..self.layers.len() {
-            self.layer(i).reserve(next)?;
+            self.layer(i).reserve(next, relevant)?;
         }
         Ok(())
     }
@@ -214,7 +231,8 @@ impl BoundedCache {
                 used.map(|used| self.shared.plan.budget - used)
             };
             if room(layers) == Some(0) && marks.first().is_some_and(takes) {
-                compact_together(layers, &self.shared, &mut self.workspace)?;
+                let relevant = self.shared.plan.relevant;
+                compact_together(layers, relevant, &self.shared, &mut self.workspace)?;
             }
             let taken = (0..).zip(marks).filter(|(_, mark)| takes(mark));
             let beyond = room(layers).and_then(|room| taken.map(|(i, _)| i).nth(room));
@@ -223,14 +241,13 @@ impl BoundedCache {
         Ok(count)
     }
 
-    /// [`Self::reserve`] for layers that share one kept set: all of them, or those that visual tokens reach and those that
-    /// they do not.
-    fn reserve_together(&mut self, next: usize) -> Result<(), CacheError> {
+    /// The same for layers that share one kept set: all of them, or those that visual tokens reach and those that they do not.
+    fn compact_together_for(&mut self, next: usize, relevant: usize) -> Result<(), CacheError> {
         let (reached, others) = self.layers.split_at_mut(reached(&self.config, &self.shape));
         for layers in [reached, others] {
             let used = layers.first().map_or(0, LayerCache::len);
             if self.shared.plan.budget - used < next {
-                compact_together(layers, &self.shared, &mut self.workspace)?;
+                compact_together(layers, relevant, &self.shared, &mut self.workspace)?;
             }
         }
         Ok(())

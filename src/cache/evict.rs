@@ -39,9 +39,10 @@ impl Workspace {
     }
 }
 
-/// Compacts layers that share one kept set.
+/// Compacts layers that share one kept set, as [`LayerCache::compact`] does.
 pub fn compact_together(
     layers: &mut [LayerCache],
+    relevant: usize,
     shared: &Shared,
     work: &mut Workspace,
 ) -> Result<()> {
@@ -50,9 +51,9 @@ pub fn compact_together(
         .map(|layer| layer.findings(shared))
         .collect::<Result<Vec<_>>>()?;
     if let Some(mean) = Findings::mean(findings) {
-        choose(&layers[0].sets[0], &mean, 0, shared, work);
+        choose(&layers[0].sets[0], &mean, (0, relevant), shared, work);
         for layer in layers {
-            layer.drop_rows(0, shared, work)?;
+            layer.drop_rows((0, relevant), shared, work)?;
             layer.compactions += 1;
         }
     }
@@ -60,21 +61,31 @@ pub fn compact_together(
 }
 
 impl LayerCache {
-    /// Keeps the prefix, the newest tokens and the candidates that the policy values most; renumbers what is left.
-    pub(super) fn compact(&mut self, shared: &Shared, work: &mut Workspace) -> Result<()> {
+    /// Keeps the prefix, the newest tokens and as many candidates as are to stay relevant, those that the policy values most; renumbers
+    /// what is left.
+    pub(super) fn compact(
+        &mut self,
+        relevant: usize,
+        shared: &Shared,
+        work: &mut Workspace,
+    ) -> Result<()> {
         let findings = self.findings(shared)?;
         for set in 0..self.sets.len() {
-            choose(&self.sets[set], &findings, set, shared, work);
-            self.drop_rows(set, shared, work)?;
+            choose(&self.sets[set], &findings, (set, relevant), shared, work);
+            self.drop_rows((set, relevant), shared, work)?;
         }
         self.compactions += 1;
         Ok(())
     }
 
     /// Drops the slots of one set that are not kept, as [`choose`] left it.
-    fn drop_rows(&mut self, set: usize, shared: &Shared, work: &mut Workspace) -> Result<()> {
+    fn drop_rows(
+        &mut self,
+        (set, relevant): (usize, usize),
+        shared: &Shared,
+        work: &mut Workspace,
+    ) -> Result<()> {
         self.before_eviction();
-        let relevant = shared.plan.relevant;
         if let (Some(table), Some(axes)) = (self.tables.get_mut(set), &mut work.axes) {
             let kept = work.order.iter().filter(|&&slot| work.kept[slot as usize]);
             let tokens = self.sets[set].tokens();
@@ -98,8 +109,15 @@ impl LayerCache {
     }
 }
 
-/// Marks in `work.kept` the slots of set number `set` that stay, and notes in `work.order` their order.
-fn choose(slots: &SlotMap, findings: &Findings, set: usize, shared: &Shared, work: &mut Workspace) {
+/// Marks in `work.kept` the slots of set number `set` that stay, `relevant` of the candidates among them, and notes in `work.order` their
+/// order.
+fn choose(
+    slots: &SlotMap,
+    findings: &Findings,
+    (set, relevant): (usize, usize),
+    shared: &Shared,
+    work: &mut Workspace,
+) {
     let plan = &shared.plan;
     slots.order(&mut work.order);
     let len = slots.len();
@@ -109,7 +127,7 @@ fn choose(slots: &SlotMap, findings: &Findings, set: usize, shared: &Shared, wor
     for &slot in &work.order[candidates.clone()] {
         work.kept[slot as usize] = false;
     }
-    if plan.relevant == 0 {
+    if relevant == 0 {
         return;
     }
     let order = &work.order[candidates];
@@ -145,7 +163,7 @@ fn choose(slots: &SlotMap, findings: &Findings, set: usize, shared: &Shared, wor
             novelty: &work.novelty,
             value_norms: &work.value_norms,
             newest: slots.tokens()[work.order[len - 1] as usize].index,
-            room: plan.relevant,
+            room: relevant,
             protected: &work.protected,
         },
         &mut work.values,
@@ -160,15 +178,14 @@ fn choose(slots: &SlotMap, findings: &Findings, set: usize, shared: &Shared, wor
     }
     work.ranking.clear();
     work.ranking.extend(0..order.len());
-    if plan.relevant < order.len() {
+    if relevant < order.len() {
         let values = &work.values;
         // Highest value first; of equal values the newer.
-        work.ranking
-            .select_nth_unstable_by(plan.relevant, |&a, &b| {
-                values[b].total_cmp(&values[a]).then(b.cmp(&a))
-            });
+        work.ranking.select_nth_unstable_by(relevant, |&a, &b| {
+            values[b].total_cmp(&values[a]).then(b.cmp(&a))
+        });
     }
-    for &j in &work.ranking[..plan.relevant] {
+    for &j in &work.ranking[..relevant] {
         work.kept[order[j] as usize] = true;
     }
 }

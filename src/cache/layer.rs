@@ -273,7 +273,8 @@ impl LayerSlots<'_> {
                         tokens.len()
                     )
                 }
-                self.layer.compact(self.shared, self.workspace)?;
+                let relevant = self.shared.plan.relevant;
+                self.layer.compact(relevant, self.shared, self.workspace)?;
             }
             let left = tokens.len() - start;
             let count = left.min(self.shared.plan.budget - self.layer.len());
@@ -296,11 +297,10 @@ impl LayerSlots<'_> {
         Tensor::cat(&pieces, 1)?.transpose(0, 1)?.flatten_from(1)
     }
 
-    /// Compacts if fewer slots are free than `next` needs (at most `slack` can be asked for).
-    pub(super) fn reserve(&mut self, next: usize) -> Result<()> {
-        let plan = &self.shared.plan;
-        if plan.budget - self.layer.len() < next.min(plan.slack) {
-            self.layer.compact(self.shared, self.workspace)?;
+    /// Compacts if fewer slots are free than `next` needs, to so many relevant tokens.
+    pub(super) fn reserve(&mut self, next: usize, relevant: usize) -> Result<()> {
+        if self.shared.plan.budget - self.layer.len() < next {
+            self.layer.compact(relevant, self.shared, self.workspace)?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ fn fed(config: &CacheConfig, system_tokens: usize) -> Result<Fed, CacheError> {
 enum Step {
     Feed(usize),
     Reserve(usize),
+    MakeRoom(usize),
     Reset,
     /// Take the newest keys for those of a standing instruction.
     Standing(usize),
@@ -22,6 +23,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1usize..100).prop_map(Step::Feed),
         3 => (0usize..64).prop_map(Step::Reserve),
+        2 => (0usize..200).prop_map(Step::MakeRoom),
         1 => Just(Step::Reset),
         1 => (1usize..20).prop_map(Step::Standing),
     ]
@@ -47,6 +49,16 @@ proptest! {
                     let plan = *fed.cache.plan();
                     for layer in fed.cache.layers() {
                         prop_assert!(plan.budget - layer.len() >= next.min(plan.slack));
+                    }
+                }
+                Step::MakeRoom(next) => {
+                    let before = fed.cache.usage().compactions;
+                    fed.cache.make_room(next).unwrap();
+                    let plan = *fed.cache.plan();
+                    prop_assert!(fed.cache.usage().compactions <= before + 1);
+                    let most = plan.slack + if plan.gap > 0 { 0 } else { plan.relevant };
+                    for layer in fed.cache.layers() {
+                        prop_assert!(plan.budget - layer.len() >= next.min(most));
                     }
                 }
                 Step::Reset => fed.cache.reset(system).unwrap(),

@@ -159,7 +159,7 @@ fn answers_and_what_they_rest_on_are_the_same_for_any_number_of_threads() {
         })
     };
     let one = run(1);
-    for threads in [1, 2, 3] {
+    for threads in [1, 2, 3, 1, 2, 3, 1, 2, 3] {
         assert_eq!(run(threads), one, "{threads} threads");
     }
 }
@@ -211,6 +211,8 @@ fn what_cannot_be_recalled_is_refused_with_the_reason_and_the_session_goes_on() 
     };
     let mut off = config(PolicyKind::InfMllm);
     off.archive.archive_bytes = 0;
+    let mut small = config(PolicyKind::InfMllm);
+    small.archive.archive_bytes = 500;
     let cases = [
         (config(PolicyKind::InfMllm), within(2.0, 1.0), "from 2.000 s to 1.000 s: the range ends before it begins"),
         (config(PolicyKind::InfMllm), within(7.0, 8.0), "nothing is archived from 7.000 s to 8.000 s, expected a range that meets what is: from 0.000 s to 1.900 s"),
@@ -218,6 +220,8 @@ fn what_cannot_be_recalled_is_refused_with_the_reason_and_the_session_goes_on() 
         (config(PolicyKind::LastFrames), always(), "policy last_frames has no memory"),
         (config(PolicyKind::Full), within(0.0, 1.0), "nothing ever leaves the cache of policy full"),
         (off, always(), "archive_bytes is 0"),
+        (small.clone(), always(), "nothing is archived: archive_bytes is 500, expected at least "),
+        (small, within(0.0, 1.0), "which a frame takes"),
     ];
     for (mut config, recall, said) in cases {
         config.archive.recall = RecallMode::Auto;
@@ -260,7 +264,7 @@ fn an_archive_holds_its_bound_and_one_that_is_too_small_for_a_frame_holds_nothin
     for bytes in [1, 3_000, 20_000, 200_000] {
         let mut config = config(PolicyKind::InfMllm);
         config.archive.archive_bytes = bytes;
-        let mut session = session(&config);
+        let mut session = Session::new(config.clone()).unwrap();
         for round in 0..5 {
             show(&mut session, round * 12, 12);
             assert!(session.archive().bytes() <= bytes);
@@ -269,6 +273,15 @@ fn an_archive_holds_its_bound_and_one_that_is_too_small_for_a_frame_holds_nothin
             assert!(bytes > 1 || answer.recalled.is_empty());
         }
         assert_eq!(session.archive().entries().is_empty(), bytes == 1);
+        let too_large = session.archive().too_large();
+        assert_eq!(too_large.units, if bytes == 1 { 60 } else { 0 });
+        // As many bytes as it says are enough.
+        if bytes == 1 {
+            config.archive.archive_bytes = too_large.bytes;
+            let mut session = Session::new(config).unwrap();
+            show(&mut session, 0, 12);
+            assert_eq!(session.archive().entries().len(), 1);
+        }
         assert_eq!(
             session.archive().left() > 0,
             (3_000..200_000).contains(&bytes),

@@ -10,4 +10,4 @@ mod summary;
 
 pub use heard::{Chunks, Heard};
 pub use score::{scores, Scores};
-pub use summary::{dot, Probe, Side, Summary};
+pub use summary::{Probe, Side, Summary};

@@ -5,12 +5,14 @@ use std::ops::Range;
 use candle_core::{DType, Result, Tensor};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 use super::heard::Heard;
 use crate::cache::likeness::directions;
+use crate::simd::{dot, many_products};
 
-/// Lanes of the sums below; the compiler turns them into vector registers.
-const LANES: usize = 16;
+/// Units that are compared with a question at a time: their keys, widened, stay in the processor's nearest memory.
+const BLOCK: usize = 64;
 
 /// The directions of all keys of a unit in some layers, f16.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,42 +140,63 @@ impl Probe {
         })
     }
 
-    /// How well each of the question's tokens is matched in a unit, `[tokens]`: over the layers and heads the mean of
+    /// How well each of the question's tokens is matched in each of some units, `[units][tokens]`: over the layers and heads the mean of
     /// `max_{j in unit} cos(x_i, k_j)` (MaxSim of ColBERT, arXiv 2004.12832, on keys or queries x). -1 where the unit has no such keys.
-    pub fn matches(&self, unit: &Summary) -> Vec<f32> {
-        let fits = unit.heads == self.heads && unit.head_dim == self.head_dim;
-        if unit.is_empty() || self.values.is_empty() || !fits {
-            return vec![-1.0; self.tokens];
+    pub fn matches(&self, units: &[&Summary]) -> Vec<Vec<f32>> {
+        let blocks = units.par_chunks(BLOCK).map(|units| self.of_block(units));
+        blocks.collect::<Vec<_>>().concat()
+    }
+
+    fn of_block(&self, units: &[&Summary]) -> Vec<Vec<f32>> {
+        let fits = |unit: &Summary| {
+            let keys = !unit.is_empty() && !self.values.is_empty();
+            keys && unit.heads == self.heads && unit.head_dim == self.head_dim
+        };
+        let mut matches = vec![vec![-1.0; self.tokens]; units.len()];
+        let pairs = matches.iter_mut().zip(units);
+        let mut fitting = pairs
+            .filter(|(_, unit)| fits(unit))
+            .map(|(sums, unit)| {
+                sums.fill(0.0);
+                (sums, *unit)
+            })
+            .collect::<Vec<_>>();
+        if fitting.is_empty() {
+            return matches;
         }
-        let mut sums = vec![0.0; self.tokens];
-        let mut keys = Vec::new();
         let group = self.values.len() / self.heads;
+        let vectors = group / self.head_dim;
+        let (mut keys, mut cosines) = (Vec::new(), Vec::new());
+        let mut best = vec![0.0; vectors];
         for (head, words) in self.values.chunks_exact(group).enumerate() {
-            let rows = unit.rows(head);
-            keys.resize(rows.len(), 0.0);
-            rows.convert_to_f32_slice(&mut keys);
-            for (i, word) in words.chunks_exact(self.head_dim).enumerate() {
-                let cosines = keys.chunks_exact(self.head_dim).map(|key| dot(word, key));
-                sums[i % self.tokens] += cosines.fold(f32::NEG_INFINITY, f32::max);
+            keys.clear();
+            for (_, unit) in &fitting {
+                let rows = unit.rows(head);
+                let start = keys.len();
+                keys.resize(start + rows.len(), 0.0);
+                rows.convert_to_f32_slice(&mut keys[start..]);
+            }
+            cosines.resize(keys.len() / self.head_dim * vectors, 0.0);
+            many_products(&keys, words, self.head_dim, &mut cosines);
+            let mut rest = cosines.chunks_exact(vectors);
+            for (sums, unit) in &mut fitting {
+                best.fill(f32::NEG_INFINITY);
+                for cosines in rest.by_ref().take(unit.rows(head).len() / self.head_dim) {
+                    for (best, cosine) in best.iter_mut().zip(cosines) {
+                        *best = best.max(*cosine);
+                    }
+                }
+                for (i, best) in best.iter().enumerate() {
+                    sums[i % self.tokens] += best;
+                }
             }
         }
-        let vectors = self.values.len() / (self.tokens * self.head_dim);
-        sums.iter().map(|sum| sum / vectors as f32).collect()
-    }
-}
-
-/// The sum of the products; the order of the additions depends on the length alone.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
+        let of_token = (self.values.len() / (self.tokens * self.head_dim)) as f32;
+        for (sums, _) in fitting {
+            sums.iter_mut().for_each(|sum| *sum /= of_token);
         }
+        matches
     }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>();
-    sums.iter().sum::<f32>() + rest
 }
 
 fn flat(x: &Tensor) -> Result<Vec<f32>> {

@@ -194,7 +194,26 @@ impl Decoder {
         marks: &[Mark],
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
-        self.append_all(chunk, marks, std::slice::from_mut(cache))
+        self.append_all(chunk, marks, std::slice::from_mut(cache), self.layers.len())
+    }
+
+    /// Puts a chunk through the first `layers` layers, for what the cache hears there ([`BoundedCache::listen`]): the states that come
+    /// out of them, normalised, `[tokens, hidden]` as [`Self::append`] does.
+    ///
+    /// It is not in the layers behind, so that the cache is worth nothing until [`BoundedCache::put_back`]. Where layers compact together
+    /// and the chunk takes a compaction, it goes through all of them.
+    pub fn pass_through(
+        &self,
+        layers: usize,
+        chunk: &Embedded,
+        marks: &[Mark],
+        cache: &mut BoundedCache,
+    ) -> std::result::Result<Tensor, ModelError> {
+        let layers = match cache.admissible(marks)? == marks.len() {
+            true => layers,
+            false => self.layers.len(),
+        };
+        self.append_all(chunk, marks, std::slice::from_mut(cache), layers)
     }
 
     /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
@@ -207,14 +226,16 @@ impl Decoder {
         marks: &[Mark],
         caches: &mut [BoundedCache],
     ) -> std::result::Result<Tensor, ModelError> {
-        self.append_all(&x.clone().into(), marks, caches)
+        self.append_all(&x.clone().into(), marks, caches, self.layers.len())
     }
 
+    /// Through the first `layers` layers.
     fn append_all(
         &self,
         chunk: &Embedded,
         marks: &[Mark],
         caches: &mut [BoundedCache],
+        layers: usize,
     ) -> std::result::Result<Tensor, ModelError> {
         let mut pieces = Vec::new();
         let mut at = 0;
@@ -224,7 +245,7 @@ impl Decoder {
                 count = cache.admissible(&marks[at..at + count])?;
             }
             let piece = chunk.narrow(caches.len(), at, count)?;
-            pieces.push(self.append_piece(piece, &marks[at..at + count], caches)?);
+            pieces.push(self.append_piece(piece, &marks[at..at + count], caches, layers)?);
             at += count;
         }
         match pieces.len() {
@@ -247,13 +268,14 @@ impl Decoder {
         piece: Embedded,
         marks: &[Mark],
         caches: &mut [BoundedCache],
+        layers: usize,
     ) -> std::result::Result<Tensor, ModelError> {
         let Embedded { mut x, mut deep } = piece;
         let mut tokens = caches
             .iter_mut()
             .map(|cache| cache.admit(marks))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate().take(layers) {
             if caches.iter().any(|cache| cache.withdraws_at(i)) {
                 (x, tokens) = text_only(&x, &tokens)?;
                 deep.clear();

@@ -5,8 +5,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::unit::{Content, Entry, Unit};
 use super::Archive;
 use crate::cache::{scores, Probe, Retained, Scores};
@@ -90,9 +88,9 @@ impl Archive {
     ///
     /// What a match is worth is judged by all units, also those that are not wanted.
     pub fn find(&self, question: &Probe, wanted: &Wanted, retained: &Retained) -> Vec<Found> {
-        let matches = self.entries.par_iter();
-        let matches = matches.map(|entry| question.matches(&entry.unit.summary));
-        let Scores { units, contrast } = scores(&matches.collect::<Vec<_>>(), question.side);
+        let summaries = self.entries.iter().map(|entry| &entry.unit.summary);
+        let matches = question.matches(&summaries.collect::<Vec<_>>());
+        let Scores { units, contrast } = scores(&matches, question.side);
         if wanted.beyond_cache && contrast < STANDS_OUT {
             return Vec::new();
         }

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 
-use crate::cache::{dot, FrameId};
+use crate::cache::FrameId;
 use crate::model::vision::{ImageFeatures, Layout};
+use crate::simd::dot;
 
 /// What the connector made of a picture, f16: values beyond its range are its largest.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,6 +16,8 @@ mod unit;
 use std::ops::Range;
 use std::sync::Arc;
 
+use pulp::Arch;
+
 pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
 pub use frame::Frame;
@@ -45,6 +47,15 @@ pub struct Archive {
     next_id: u64,
     nothing_new: u64,
     left: u64,
+    too_large: TooLarge,
+}
+
+/// Units that would not fit into the archive if it were empty.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TooLarge {
+    pub units: u64,
+    /// What the smallest of them would take with its place, bytes.
+    pub bytes: usize,
 }
 
 impl Archive {
@@ -56,6 +67,7 @@ impl Archive {
             next_id: 0,
             nothing_new: 0,
             left: 0,
+            too_large: TooLarge::default(),
         }
     }
 
@@ -87,13 +99,27 @@ impl Archive {
         self.left
     }
 
+    /// Units that have not entered, being larger than the whole archive.
+    pub fn too_large(&self) -> TooLarge {
+        self.too_large
+    }
+
     /// Takes a unit in that is newer than all others, and stands at `extent` in the stream.
     ///
     /// Where the bytes run out, the units leave whose neighbours in time are most like them: what is lost of those can be seen in what
     /// stays. Of two the older leaves.
     pub fn enter(&mut self, unit: Unit, extent: Range<u64>) -> Entered {
         let bytes = unit.bytes();
-        if bytes + size_of::<Entry>() > self.config.archive_bytes {
+        let whole = bytes + size_of::<Entry>();
+        if whole > self.config.archive_bytes {
+            let TooLarge {
+                units,
+                bytes: least,
+            } = self.too_large;
+            self.too_large = TooLarge {
+                units: units + 1,
+                bytes: if units == 0 { whole } else { least.min(whole) },
+            };
             return Entered::NoRoom;
         }
         if let Some(at) = self.like(&unit) {
@@ -142,12 +168,18 @@ impl Archive {
 
     /// The unit that leaves nothing new in this one: of those that are like enough the most like, of several the newest.
     fn like(&self, unit: &Unit) -> Option<usize> {
-        let likeness = self.entries.iter().map(|entry| entry.unit.likeness(unit));
-        let near = likeness
-            .enumerate()
-            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
-        near.max_by(|(_, a), (_, b)| a.total_cmp(b))
-            .map(|(at, _)| at)
+        // With the widest vectors that this machine has: it is done for every frame, with all units.
+        Arch::new().dispatch(|| {
+            let mut like = None;
+            for (at, entry) in self.entries.iter().enumerate() {
+                let likeness = entry.unit.likeness(unit);
+                let most = like.map_or(f32::NEG_INFINITY, |(_, most)| most);
+                if f64::from(likeness) > self.config.nothing_new && likeness >= most {
+                    like = Some((at, likeness));
+                }
+            }
+            like.map(|(at, _)| at)
+        })
     }
 }
 

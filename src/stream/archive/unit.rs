@@ -4,14 +4,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::frame::Frame;
-use crate::cache::{dot, Summary};
+use crate::cache::Summary;
+use crate::simd::dot;
+
+/// The two counts of an [`Arc`], bytes.
+const COUNTS: usize = 2 * size_of::<usize>();
 
 /// What is fed again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// Ids of a stretch of text.
     Text(Box<[u32]>),
-    Frame(Frame),
+    Frame(Arc<Frame>),
 }
 
 impl Content {
@@ -26,7 +30,7 @@ impl Content {
     fn bytes(&self) -> usize {
         match self {
             Self::Text(ids) => std::mem::size_of_val::<[u32]>(ids),
-            Self::Frame(frame) => frame.bytes(),
+            Self::Frame(frame) => COUNTS + size_of::<Frame>() + frame.bytes(),
         }
     }
 }
@@ -57,6 +61,7 @@ impl Unit {
     }
 
     /// How like another it is, -1 to 1: the cosine of their gists; -1 where these are no two of a kind.
+    #[inline(always)]
     pub fn likeness(&self, other: &Self) -> f32 {
         if self.gist.len() != other.gist.len() || self.gist.is_empty() {
             return -1.0;
@@ -66,8 +71,6 @@ impl Unit {
 
     /// Memory of it, with what it takes to share it, bytes.
     pub fn bytes(&self) -> usize {
-        /// The two counts of an [`Arc`].
-        const COUNTS: usize = 2 * size_of::<usize>();
         COUNTS
             + size_of::<Self>()
             + self.content.bytes()

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::Session;
-use crate::cache::{FrameId, Mark};
+use crate::cache::{FrameId, Heard, Mark};
 use crate::model::finite::check_finite;
 use crate::model::vision::ImageFeatures;
 use crate::model::{mllm, ModelError};
@@ -96,6 +96,25 @@ impl Session {
             Some(hidden) => check_finite(&[(HIDDEN, &hidden)]),
             None => Ok(()),
         }
+    }
+
+    /// Puts text through the first layers, as far as the last of these, and gives what they were given of it. Within [`Self::passing`]: the
+    /// cache is worth nothing afterwards.
+    pub(super) fn hear(
+        &mut self,
+        ids: &[u32],
+        chunk: Chunk<'_>,
+        layers: &[usize],
+    ) -> Result<Vec<Heard>, ModelError> {
+        let embedded = self.model.embed(ids, &[])?;
+        let marks = self.marks(ids, &embedded, chunk);
+        let deep = layers.iter().max().map_or(0, |&last| last + 1);
+        let cache = &mut self.state.cache;
+        cache.listen(layers);
+        let decoder = &self.model.decoder;
+        let hidden = decoder.pass_through(deep, &embedded.embedded, &marks, cache)?;
+        check_finite(&[(HIDDEN, &hidden)])?;
+        Ok(cache.heard()?)
     }
 
     /// Feeds a chunk and sees to the room for the `next` tokens.

@@ -11,7 +11,9 @@ use crate::cache::{CacheError, FrameId, PolicyKind, Probe, Summary};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Instruction, Recalled};
-use crate::stream::archive::{ArchiveConfig, Content, Found, Frame, RecallMode, Unit, Wanted};
+use crate::stream::archive::{
+    ArchiveConfig, Content, Found, Frame, RecallMode, TooLarge, Unit, Wanted,
+};
 use crate::stream::frame::CameraImage;
 
 /// Frames that are recalled for their score alone. A question means the newest sighting of a thing more often than the one that shows it best.
@@ -35,6 +37,8 @@ pub enum RecallError {
     Backwards(Span),
     #[error("nothing is archived {asked}, expected a range that meets what is: {archived}")]
     Nothing { asked: Span, archived: Span },
+    #[error("nothing is archived: archive_bytes is {bytes}, expected at least {needed}, which a frame takes")]
+    TooSmall { bytes: usize, needed: usize },
     #[error("nothing is archived yet, expected a frame before an instruction that recalls")]
     Empty,
 }
@@ -115,7 +119,8 @@ impl Session {
             .rposition(is_image)
             .map_or(first, |last| last + 1);
         let frame = Frame::new((id, elapsed_ns), layout, ids.len(), &features)?;
-        self.state.stream.newest = Some(Arc::new(frame.clone()));
+        let frame = Arc::new(frame);
+        self.state.stream.newest = Some(frame.clone());
         let summary = Summary::of(&heard, first..behind)?;
         let unit = Unit::new(image.stamp_ns, Content::Frame(frame), summary);
         Ok(Some((unit, from..from + ids.len() as u64)))
@@ -141,6 +146,9 @@ impl Session {
         }
         if mode == RecallMode::Never {
             return Ok(Vec::new());
+        }
+        if given || recall.mode == Some(RecallMode::Always) {
+            self.check_size()?;
         }
         self.check_span(recall.span_ns)?;
         if !recall.stamps_ns.is_empty() {
@@ -170,12 +178,24 @@ impl Session {
         let retained = self.state.cache.retained();
         let finding = self.finding.clone();
         let probe = self.passing(|session| {
-            session.state.cache.listen(&finding);
-            session.append(&ids, Chunk::Instruction, 1)?;
-            let heard = session.state.cache.heard()?;
+            let heard = session.hear(&ids, Chunk::Instruction, &finding)?;
             Ok::<_, ModelError>(Probe::of(&heard, side)?)
         })?;
         Ok(self.state.stream.archive.find(&probe, &wanted, &retained))
+    }
+
+    /// Refuses to recall from an archive that no frame fits into.
+    fn check_size(&self) -> Result<(), RecallError> {
+        let archive = &self.state.stream.archive;
+        match archive.too_large() {
+            TooLarge { units, bytes } if units > 0 && archive.entries().is_empty() => {
+                Err(RecallError::TooSmall {
+                    bytes: archive.config().archive_bytes,
+                    needed: bytes,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_span(&self, span_ns: Option<(i64, i64)>) -> Result<(), RecallError> {
@@ -215,12 +235,16 @@ impl Session {
         let units = found.iter().filter_map(|found| match &found.unit.content {
             Content::Frame(frame) => {
                 let since_ns = found.seen_ns.saturating_sub(found.unit.stamp_ns);
-                Some((frame, frame.elapsed_ns.saturating_add(since_ns)))
+                Some((frame.as_ref(), frame.elapsed_ns.saturating_add(since_ns)))
             }
             Content::Text(_) => None,
         });
         let newest = newest.as_deref().map(|frame| (frame, frame.elapsed_ns));
         let frames = units.chain(newest).collect::<Vec<_>>();
+        // One compaction for all of it and for the turn that follows, where feeding would take one after the other.
+        let tokens = frames.iter().map(|(frame, _)| frame.tokens).sum::<usize>();
+        let cache = &mut self.state.cache;
+        cache.make_room(tokens + cache.plan().slack)?;
         let (dtype, device) = (self.model.dtype(), self.model.device());
         let mut text = String::new();
         let (mut numbers, mut features) = (Vec::new(), Vec::new());

@@ -10,6 +10,7 @@ use candle_nn::{rms_norm, Module, RmsNorm};
 use super::attention::{Heads, Projected};
 use super::Block;
 use crate::cache::{LayerSlots, Token};
+use crate::model::activation::gated_silu;
 use crate::model::linear::{forward_all, Linear};
 use crate::model::weights::Weights;
 
@@ -96,7 +97,7 @@ impl Mlp {
 impl Module for Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = forward_all(x, &[&self.gate_proj, &self.up_proj])?;
-        self.down_proj.forward(&(gate.silu()? * up)?)
+        self.down_proj.forward(&gated_silu(&gate, &up)?)
     }
 }
 
