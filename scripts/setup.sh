@@ -94,7 +94,7 @@ fi
 # While the wheels are installed, all is compiled that needs no ROS; what does need it fails here, and is compiled later.
 compile_ahead() {
     mkdir -p target
-    cargo build --release --locked --keep-going --no-default-features --features ros --bin inf_mllm_node >target/ahead.log 2>&1 &
+    cargo build --release --locked --keep-going --features ros --bins >target/ahead.log 2>&1 &
     ahead=$!
     trap '[ $? = 0 ] || kill "$ahead" 2>/dev/null || true' EXIT
 }
