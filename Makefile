@@ -33,7 +33,7 @@ test: lint test-core test-training test-ros ## everything
 test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked
 
-test-training: build ## what training/ made: the questions of bags/minutes against what is in view there
+test-training: build ## what training/ made: the questions of bags/demo and bags/minutes against what is in view there
 	$(RUN) python -m pytest tests/training
 
 test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted from wheels, installed if it is not there

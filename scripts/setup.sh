@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$INF_MLLM_ROOT"
 
 # Minutes of one core that the first build of the demo takes.
-FIRST_BUILD=16
+FIRST_BUILD=19
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }

@@ -29,7 +29,7 @@ def answers(exchanges: list[Exchange], comparison: Comparison) -> Table:
     table.add_column("answer")
     if not comparison.missing:
         table.add_column("without\nmemory")
-    table.add_column("frames recalled", style="bright_black")
+    table.add_column("frames recalled,\ns ago", style="bright_black")
     for exchange in exchanges:
         question = exchange.question
         row = [

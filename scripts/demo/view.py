@@ -23,7 +23,7 @@ LINES_AROUND_TABLE = 13
 """Lines of the live view that are not answers."""
 WIDE = 106
 """From this many characters per line on there is room for where an answer comes from, and how long its first token took."""
-ANSWER = 13
+ANSWER = 12
 """Characters of an answer."""
 
 
@@ -66,8 +66,7 @@ def recalled(exchange: Exchange) -> str:
             spans[-1][1] = age
         else:
             spans.append([age, age])
-    told = ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in spans)
-    return f"{told} s ago" if told else ""
+    return ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in spans)
 
 
 def cache_bar(record: Record, width: int) -> Text:
@@ -163,7 +162,7 @@ class LiveView:
         table.add_column("", width=1)
         table.add_column("truth", width=ANSWER, style="bright_black", no_wrap=True)
         if wide:
-            table.add_column("recalled", width=14, style="bright_black", no_wrap=True)
+            table.add_column("recalled, s ago", width=15, style="bright_black", no_wrap=True)
             table.add_column("1st token", justify="right", width=9, style="bright_black", no_wrap=True)
         newest = list(self._record.exchanges.values())[-max(rows, 1) :]
         for exchange in newest:
@@ -221,7 +220,7 @@ class PlainView:
             self._told.add(question.id)
             signs = {None: "", True: ", right", False: f", truth: {question.truth}"}
             outcome = exchange.reasoning.error if exchange.failed else exchange.text + signs[exchange.right]
-            notes = [first_token(exchange), f"recalled: {from_}" if (from_ := recalled(exchange)) else ""]
+            notes = [first_token(exchange), f"recalled from {ages} s ago" if (ages := recalled(exchange)) else ""]
             noted = "; ".join(note for note in notes if note)
             self._line(
                 f"{question.at:5.1f} s  {question.id}  {question.text}  ->  {outcome}"
