@@ -25,8 +25,7 @@ build: setup ## messages, node and command line, into install/
 gpu-build: setup ## the command line with CUDA, into target/cuda; needs no GPU; see docs/gpu.md
 	scripts/gpu-build.sh
 
-demo: setup ## plays the demo bag into the node and shows what it answers; options in DEMO_ARGS, such as --policy window
-	scripts/build.sh node
+demo: build ## plays the demo bag into the node, shows what it answers and what it would without memory; options in DEMO_ARGS
 	$(RUN) python scripts/demo $(DEMO_ARGS)
 
 test: lint test-core test-training test-ros ## everything
@@ -34,7 +33,7 @@ test: lint test-core test-training test-ros ## everything
 test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked
 
-test-training: build ## what training/ made: the questions of bags/minutes against what is in view there
+test-training: build ## what training/ made: the questions of bags/demo and bags/minutes against what is in view there
 	$(RUN) python -m pytest tests/training
 
 test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted from wheels, installed if it is not there

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Builds the package with CMake into build/ and installs it into install/.
-# Usage: scripts/build.sh [node]; node: without the command line, unless that is there already.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$INF_MLLM_ROOT"
@@ -18,9 +17,5 @@ if [ "$(cat build/origin 2>/dev/null)" != "$origin" ]; then
     cmake -S . -B build "${options[@]}" >build/configure.log || { tail -n 30 build/configure.log >&2; exit 1; }
     echo "$origin" >build/origin
 fi
-tools=ON
-if [ "${1-}" = node ] && [ ! -e install/lib/inf_mllm/inf_mllm ]; then tools=OFF; fi
-[ "$(cat build/tools 2>/dev/null)" = "$tools" ] || cmake -DINF_MLLM_TOOLS="$tools" build >build/configure.log
-echo "$tools" >build/tools
 cmake --build build --parallel "$(nproc)"
 cmake --install build >build/install.log

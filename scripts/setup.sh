@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$INF_MLLM_ROOT"
 
 # Minutes of one core that the first build of the demo takes.
-FIRST_BUILD=16
+FIRST_BUILD=19
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -94,7 +94,7 @@ fi
 # While the wheels are installed, all is compiled that needs no ROS; what does need it fails here, and is compiled later.
 compile_ahead() {
     mkdir -p target
-    cargo build --release --locked --keep-going --no-default-features --features ros --bin inf_mllm_node >target/ahead.log 2>&1 &
+    cargo build --release --locked --keep-going --features ros --bins >target/ahead.log 2>&1 &
     ahead=$!
     trap '[ $? = 0 ] || kill "$ahead" 2>/dev/null || true' EXIT
 }

@@ -23,6 +23,7 @@ BANDS = {
     "30min": (1560, 2100),
     "60min": (3420, 3780),
 }
+DEMO_BANDS = {"10-40s": (10, 40), "40-100s": (40, 100)}
 CLOSED = {"past_seen": 2, "past_side": 3, "so_far": 4, "position": 3, "distance": 2, "exists": 2, "stop": 2, "count": 4}
 FRAMES = 4, 24  # newest frames that last_frames sees: its default, and all that a budget of 512 tokens has room for
 Truth = dict[str, np.ndarray]
@@ -84,6 +85,13 @@ def right_answers(entry: dict, truth: Truth, now: int) -> set[str]:
     return {label(t) for t in times if oldest <= t <= newest}
 
 
+def in_band(entry: dict) -> bool:
+    """Whether the answer was in view as long before as the cell says; where nothing was, and no age is told, the frame shown."""
+    low, high = {**BANDS, **DEMO_BANDS}[entry["cell"]]
+    untold = entry["at"] - entry["shown"][0] if entry["answer"] == "no" else -1
+    return low <= entry.get("age", untold) <= high
+
+
 def problem(entry: dict, truth: Truth) -> str | None:
     """What is wrong with a question about the past."""
     times = truth["times"]
@@ -94,8 +102,8 @@ def problem(entry: dict, truth: Truth) -> str | None:
     shown = [int(np.argmin(abs(times - t))) for t in entry["shown"]]
     if any(abs(times[f] - t) > 1e-6 for f, t in zip(shown, entry["shown"])):
         return "a frame shown is none of the bag's"
-    if not (entry["cell"] == "so_far" or BANDS[entry["cell"]][0] <= entry["age"] <= BANDS[entry["cell"]][1]):
-        return f"the age {entry['age']} is not in the cell"
+    if entry["cell"] != "so_far" and not in_band(entry):
+        return f"the age {entry.get('age')} is not in the cell"
     subject = [i for i, name in enumerate(NAMES) if name in entry["text"]]
     if subject and (truth["state"][now - FRAMES[0] + 1 : now + 1, subject] >= 0).any():
         return "what is asked about is in one of the last frames"
@@ -138,24 +146,25 @@ def report(folders: list[Path]) -> None:
     """Prints how many questions there are of each type in each cell, what the best constant answer gets, and what the last
     frames show."""
     entries = [(entry, truth) for folder in folders for asked, truth in [load(folder)] for entry in asked]
-    cells = [*BANDS, "so_far", "now"]
+    there = {entry["cell"] for entry, _ in entries}
+    cells = [cell for cell in [*BANDS, *DEMO_BANDS, "so_far", "now"] if cell in BANDS or cell in there]
     groups: dict[str, list[tuple[dict, Truth]]] = defaultdict(list)
     for entry, truth in entries:
         groups[entry["type"]].append((entry, truth))
-    print(f"{'type':12}" + "".join(f"{cell:>7}" for cell in cells) + "    all  best constant answer")
+    print(f"{'type':12}" + "".join(f"{cell:>8}" for cell in cells) + "    all  best constant answer")
     for kind, asked in sorted(groups.items(), key=lambda item: (item[1][0][0]["memory"], item[0])):
         count = Counter(entry["cell"] for entry, _ in asked)
         answers = Counter(a for entry, _ in asked for a in entry.get("accept", [entry["answer"]]))
         answer, times = answers.most_common(1)[0]
         told = ", ".join(f"{a} {n}" for a, n in sorted(answers.items())) if kind in CLOSED else f"{answer} {times}"
-        row = "".join(f"{count[cell] or '':>7}" for cell in cells)
+        row = "".join(f"{count[cell] or '':>8}" for cell in cells)
         print(f"{kind:12}{row}{len(asked):7}  {100 * times / len(asked):.0f} % ({told})")
     for name, test in (
         ("all", lambda e, t: True),
         *((f"in last {n}", lambda e, t, n=n: e["memory"] == "past" and seen_in_last(e, t, n)) for n in FRAMES),
     ):
         count = Counter(entry["cell"] for entry, truth in entries if test(entry, truth))
-        print(f"{name:12}" + "".join(f"{count[cell] or '':>7}" for cell in cells) + f"{sum(count.values()):7}")
+        print(f"{name:12}" + "".join(f"{count[cell] or '':>8}" for cell in cells) + f"{sum(count.values()):7}")
     colors = groups["past_color"]
     guessed = sum(newest_of_shape(entry, truth) == entry["answer"] for entry, truth in colors)
     print(f"past_color by the newest object of the shape: {guessed} of {len(colors)}")

@@ -22,11 +22,10 @@ from recollection import REST, Record
 from runs import COLORS, SHAPES, Run
 from scenes import CAMERA_SIZE, PARKED, Pose, Studio
 
-RATE = 2.0  # frames per second
 SHAPE_KINDS = (2, 4, 6, 6)  # kinds of each shape that are ever seen, whichever shapes these are
 OTHERS = 3  # kinds that come now and then, one of each of the rarest shapes
 SIDES = {"left": (0.08, 0.27), "center": (0.42, 0.58), "right": (0.73, 0.92)}
-SHORTEST, LONGEST = 2, 7  # frames of a glimpse
+SHORTEST, LONGEST = 1.0, 3.5  # seconds of a glimpse
 LARGE = 0.04  # share of the image that an object in a glimpse should take, by its distance
 NEVER = math.inf
 
@@ -35,17 +34,19 @@ NEVER = math.inf
 class Plan:
     """How long a drive is, how long the robot stays in a room, and how long kinds stay away. seconds: all in all. early:
     until when the early kinds are seen. stay: seconds in a room. common_kinds: how many there are. away: seconds that the
-    others are away, one of these."""
+    others are away, one of these. rate: frames per second."""
 
     seconds: float
     early: float
     stay: tuple[float, float]
     common_kinds: int
     away: tuple[float, ...]
+    rate: float = 2.0
 
 
 HOUR = Plan(3960, 420, (40, 120), 5, (0, 200, 840, 2160))
 MINUTES = Plan(300, 120, (20, 45), 5, (0, 60, 200))
+DEMO = Plan(120, 60, (15, 30), 5, (0, 20, 60), rate=10.0)
 
 
 @dataclass
@@ -59,9 +60,10 @@ class Room:
 
 @dataclass
 class Journey:
-    """A drive's frames and what they show. rooms: the room's number for each frame [K]."""
+    """A drive's frames and what they show. rate: frames per second. rooms: the room's number for each frame [K]."""
 
     fovy: float
+    rate: float
     runs: list[Run] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     rooms: list[int] = field(default_factory=list)
@@ -170,8 +172,8 @@ def sides(studio: Studio, poses: list[Pose], thing: tuple) -> np.ndarray:
 class Director:
     """Decides when in a visit to a room its objects are there, and where those stand that are there for a glimpse."""
 
-    def __init__(self, rng: np.random.Generator, studio: Studio):
-        self.rng, self.studio = rng, studio
+    def __init__(self, rng: np.random.Generator, studio: Studio, rate: float):
+        self.rng, self.studio, self.rate = rng, studio, rate
         self.given: Counter[int] = Counter()  # glimpses by side
         self.ends: list[int] = []  # of the glimpses of a visit
 
@@ -206,13 +208,14 @@ class Director:
         """Finds frames and places for one or two objects so that each stays on one side of the view; sides that were given
         less often come first."""
         rng = self.rng
+        shortest, longest = round(SHORTEST * self.rate), round(LONGEST * self.rate)
         for attempt in range(90):
             wanted = sorted(range(len(SIDES)), key=lambda s: self.given[s] + rng.random())
             chosen = [wanted[0], wanted[int(rng.integers(1, 3))]][: len(things)]
-            length = int(rng.integers(SHORTEST, LONGEST + 1)) if attempt < 60 else SHORTEST
+            length = int(rng.integers(shortest, longest + 1)) if attempt < 60 else shortest
             begin = int(rng.integers(0, max(1, len(poses) - length)))
             if self.ends and rng.random() < 0.6:  # soon after another one: first this, then that
-                begin = self.ends[-1] + int(rng.uniform(0.5, 6) * RATE)
+                begin = self.ends[-1] + int(rng.uniform(0.5, 6) * self.rate)
             if not 0 <= begin <= len(poses) - length:
                 continue
             kept = list(self.studio.objects), self.studio.model.geom_pos.copy()
@@ -249,7 +252,7 @@ class Director:
         """Lets objects be there for a glimpse and, mostly, before it."""
         for i in things:
             there[begin:end, i] = True
-            gone = max(0, begin - int(self.rng.uniform(1.2, 4) * REST * RATE))
+            gone = max(0, begin - int(self.rng.uniform(1.2, 4) * REST * self.rate))
             if self.rng.random() < 0.75 and self.way_clear(poses[:gone], *self.studio.objects[i][3:]):
                 there[:gone, i] = True
 
@@ -272,16 +275,16 @@ def travel(plan: Plan, seed: int) -> Journey:
     rng, studio = np.random.default_rng([seed, 0]), Studio(seed)
     height, pitch, fovy = rng.uniform(0.5, 0.75), math.radians(rng.uniform(6, 13)), rng.uniform(50, 58)
     quality = int(rng.integers(70, 80))
-    cast, director, rooms, here = Cast(plan, rng), Director(rng, studio), [], None
-    journey, total = Journey(float(fovy)), int(plan.seconds * RATE)
+    cast, director, rooms, here = Cast(plan, rng), Director(rng, studio, plan.rate), [], None
+    journey, total = Journey(float(fovy), plan.rate), int(plan.seconds * plan.rate)
     with tqdm(total=total, unit="frame") as progress:
         while len(journey.times) < total:
-            now = len(journey.times) / RATE
+            now = len(journey.times) / plan.rate
             here = choose_room(rooms, here, cast, now, rng)
-            frames = min(int(rng.uniform(*plan.stay) * RATE), total - len(journey.times))
-            if total - len(journey.times) - frames < plan.stay[0] * RATE / 2:
+            frames = min(int(rng.uniform(*plan.stay) * plan.rate), total - len(journey.times))
+            if total - len(journey.times) - frames < plan.stay[0] * plan.rate / 2:
                 frames = total - len(journey.times)
-            times = np.arange(frames) / RATE
+            times = np.arange(frames) / plan.rate
             studio.rng = np.random.default_rng(here.seed)
             studio.arrange((len(here.kinds),) * 2, here.kinds)
             studio.height, studio.pitch, studio.model.camera("camera").fovy = height, pitch, fovy
@@ -299,7 +302,7 @@ def visit(cast: Cast, director: Director, times: np.ndarray, now: float) -> tupl
     """The robot's poses in a room, and which of its objects are there in each frame [K, N]: those that are not about leave
     the room, of the others the ones that leave for long are there briefly. Takes note of when they are about again. The robot
     drives to what is there all the time, if that is more than one object."""
-    studio, end = director.studio, now + len(times) / RATE
+    studio, end = director.studio, now + len(times) / director.rate
     for thing in studio.objects:
         if cast.ready[kind_of(thing)] > now:
             studio.model.geom_pos[thing[2]] = (0, 0, PARKED)

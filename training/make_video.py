@@ -1,5 +1,5 @@
-"""Makes bags of long simulated drives with questions about what was in view seconds to an hour before: `minutes`, five minutes,
-and `hour-N`, 66 minutes each. The same seed gives the same bytes on the same machine."""
+"""Makes bags of long simulated drives with questions about what was in view seconds to an hour before: `demo`, two minutes at ten
+frames a second, `minutes`, five minutes, and `hour-N`, 66 minutes each. The same seed gives the same bytes on the same machine."""
 
 import argparse
 import filecmp
@@ -9,19 +9,25 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import yaml
 
-from asked import HOUR_QUOTA, MINUTES_QUOTA, Chooser
+from asked import DEMO_QUOTA, HOUR_QUOTA, MINUTES_QUOTA, Chooser
 from bag import write_bag
-from check_video import problems, report
-from journey import HOUR, MINUTES, travel
+from check_video import BANDS, DEMO_BANDS, problems, report
+from journey import DEMO, HOUR, MINUTES, travel
 from scenes import CAMERA_SIZE
 from tokenizer import SYSTEM_PROMPT
 
-MINUTES_SEED, HOUR_SEED = 920_001, 930_000  # hour-N is drawn by 930,000 + N
+RUNS = {
+    "demo": (DEMO, DEMO_QUOTA, DEMO_BANDS),
+    "minutes": (MINUTES, MINUTES_QUOTA, BANDS),
+    "hour": (HOUR, HOUR_QUOTA, BANDS),
+}
+# demo: the first from here on for which every question of the quota is found; hour-N is drawn by 930,000 + N
+DEMO_SEED, MINUTES_SEED, HOUR_SEED = 940_001, 920_001, 930_000
 
 
-def make(out: Path, name: str, seed: int) -> None:
+def make(out: Path, name: str, run: str, seed: int) -> None:
     """Drives, chooses the questions and writes bag, truth and, at last, instructions."""
-    plan, quota = (MINUTES, MINUTES_QUOTA) if name == "minutes" else (HOUR, HOUR_QUOTA)
+    plan, quota, bands = RUNS[run]
     journey = travel(plan, seed)
     chooser = Chooser(journey, quota, np.random.default_rng([seed, 1]))
     folder, record = out / name, chooser.record
@@ -37,17 +43,17 @@ def make(out: Path, name: str, seed: int) -> None:
     content = {
         "bag": name,
         "system_prompt": SYSTEM_PROMPT,
-        "aside": True,
+        "aside": run != "demo",
         "resets": [0.0],
-        "instructions": chooser.all(),
+        "instructions": chooser.all(bands),
     }
     (folder / "instructions.yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=120))
 
 
-def compare(out: Path, name: str, seed: int) -> None:
+def compare(out: Path, name: str, run: str, seed: int) -> None:
     """Makes a bag once more and ends the program if a file of it differs."""
     with TemporaryDirectory() as folder:
-        make(Path(folder), name, seed)
+        make(Path(folder), name, run, seed)
         for file in sorted((Path(folder) / name).iterdir()):
             if not filecmp.cmp(file, out / name / file.name, shallow=False):
                 raise SystemExit(f"{name}: {file.name} differs")
@@ -56,18 +62,20 @@ def compare(out: Path, name: str, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", choices=["minutes", "hour"])
+    parser.add_argument("run", choices=list(RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="which hours")
     parser.add_argument("--out", type=Path, default=Path("../bags"))
     parser.add_argument("--again", action="store_true", help="also make the bags that are there")
     parser.add_argument("--compare", action="store_true", help="make them elsewhere and compare them with those there")
     args = parser.parse_args()
-    seeds = {"minutes": MINUTES_SEED} if args.run == "minutes" else {f"hour-{n}": HOUR_SEED + n for n in args.seeds}
+    single = {"demo": DEMO_SEED, "minutes": MINUTES_SEED}
+    hours = {f"hour-{n}": HOUR_SEED + n for n in args.seeds}
+    seeds = {args.run: single[args.run]} if args.run in single else hours
     for name, seed in seeds.items():
         if args.compare:
-            compare(args.out, name, seed)
+            compare(args.out, name, args.run, seed)
         elif args.again or not (args.out / name / "instructions.yaml").exists():
-            make(args.out, name, seed)
+            make(args.out, name, args.run, seed)
         for problem in problems(args.out / name):
             raise SystemExit(f"{name}: {problem}")
     report([args.out / name for name in seeds])

@@ -1,4 +1,4 @@
-"""Plays a camera bag into the running node in real time, asks it questions, shows what it answers and judges the run.
+"""Plays a camera bag into the running node in real time, asks it questions, and shows what it answers and what it would without memory.
 
 Run it with `make demo`, options in DEMO_ARGS; or, after `make build`, with `scripts/ros-run python scripts/demo --help`.
 """
@@ -16,7 +16,9 @@ from rclpy.signals import SignalHandlerOptions
 from record import Record
 from recording import Recording, RecordingError
 from rich.console import Console
-from view import About, LiveView, PlainView, summary
+from summary import summary
+from view import About, LiveView, PlainView
+from without_memory import POLICY, Comparison, ReplayFailed, replay
 
 STATS_PERIOD = 0.2
 """Seconds between two reports of the node about its cache: often enough for a live view."""
@@ -26,20 +28,31 @@ STOP_SECONDS = 2.0
 """The node has this long to end after SIGINT."""
 
 
+DESCRIPTION = f"""
+Plays a camera bag into the running node in real time, asks it questions, and shows what it answers. After that the same bag and
+questions go through `inf_mllm replay` with policy {POLICY}, which knows the last few frames and nothing else. The summary has both
+columns, what is about now and what was seen before apart, and how old the frames were that the node recalled. The exit code is
+0, however many answers are right; it is 1 if an answer is missing, the budget was exceeded, too little was evicted, or the
+replay failed.
+"""
+
+
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="demo", description=DESCRIPTION)
     parser.add_argument("--bag", type=Path, default=ROOT / "bags" / "demo", help="rosbag2 folder (mcap)")
     parser.add_argument("--instructions", type=Path, help="questions with times, YAML; default: in the bag's folder")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="folder of the checkpoint")
-    parser.add_argument("--policy", help="eviction policy: full, window, streaming_llm, inf_mllm")
+    parser.add_argument("--policy", help="eviction policy of the node, as its parameter policy")
     parser.add_argument("--budget", type=int, help="slots of the cache per layer, tokens")
     parser.add_argument("--plain", action="store_true", help="lines of text instead of the live view")
+    parser.add_argument("--no-replay", action="store_true", help=f"leave out the replay with policy {POLICY}")
     parser.add_argument(
         "--evict-at-least",
         type=float,
         default=5.0,
         metavar="N",
-        help="fail if fewer than N times the budget's tokens were evicted (default: %(default)s)",
+        help="fail if fewer than N times the budget's tokens were evicted (default: %(default)s); 0 for a policy that evicts "
+        f"nothing (full, {POLICY})",
     )
     return parser.parse_args()
 
@@ -52,17 +65,34 @@ def main() -> int:
         recording = Recording(args.bag, args.instructions or args.bag / "instructions.yaml")
         record = Record()
         run(args, recording, record, console)
+        failures = record.failures(args.evict_at_least)
+        comparison = compare(args, recording, record, console, failures)
     except (RecordingError, NodeFailed) as error:
         errors.print(f"demo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("demo: interrupted", markup=False)
         return 130
-    console.print(summary(record))
-    failures = record.failures(args.evict_at_least)
+    console.print(summary(record, comparison))
     for failure in failures:
         errors.print(f"demo: {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
     return 1 if failures else 0
+
+
+def compare(
+    args: argparse.Namespace, recording: Recording, record: Record, console: Console, failures: list[str]
+) -> Comparison:
+    """The answers without a memory, or why there are none; a replay that fails is added to the failures."""
+    if args.no_replay:
+        return Comparison(missing="not asked for (--no-replay)")
+    if record.stats.policy == POLICY:
+        return Comparison(missing=f"nothing to compare with: policy {POLICY} is without memory itself")
+    console.print(f"The same questions without memory, by a replay with policy {POLICY} ...", highlight=False)
+    try:
+        return replay(recording, args.model, args.budget)
+    except ReplayFailed as error:
+        failures.append(f"no answers without memory: {error}")
+        return Comparison(missing=f"not known: {error}")
 
 
 def run(args: argparse.Namespace, recording: Recording, record: Record, console: Console) -> None:

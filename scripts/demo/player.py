@@ -74,7 +74,7 @@ class Player:
         for event in recording.events():
             self._spin_until(lambda due=start_ns + event.at_ns: (due - time.time_ns()) / NANOSECONDS, start_ns)
             if isinstance(event.what, Question):
-                self._ask(event.what, start_ns + event.at_ns)
+                self._ask(event.what, start_ns + event.at_ns, recording.aside)
             else:
                 self._publishers[event.what.type].publish(event.what.with_stamp(start_ns + event.at_ns))
 
@@ -95,8 +95,10 @@ class Player:
         self._stats_taken += 1
         self._record.take_stats(stats)
 
-    def _ask(self, question: Question, stamp_ns: int) -> None:
-        message = Instruction(id=question.id, text=question.text, max_new_tokens=question.max_new_tokens)
+    def _ask(self, question: Question, stamp_ns: int, aside: bool) -> None:
+        message = Instruction(
+            id=question.id, text=question.text, max_new_tokens=question.max_new_tokens, ephemeral=aside
+        )
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, NANOSECONDS)
         self._record.asked(question)
         self._instruction.publish(message)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from inf_mllm.msg import CacheStats, Reasoning, ReasoningDelta
 from recording import Question
 
-MEMORIES = {"view": "in view", "past": "seen before"}
+MEMORIES = {"view": "about now", "past": "seen before"}
 """The words of an instructions file, and those of the summary."""
 
 
@@ -35,10 +35,16 @@ class Exchange:
 
     @property
     def right(self) -> bool | None:
-        """Whether the answer is the truth, but for case and outer spaces; none while it is unknown."""
-        if self.reasoning is None or self.question.truth is None:
-            return None
-        return self.text.strip().lower() == self.question.truth.strip().lower()
+        """Whether the answer is right; none while it is unknown."""
+        return None if self.reasoning is None else self.question.is_right(self.text)
+
+    @property
+    def recalled_ages(self) -> list[float]:
+        """How old the frames were that were fed again for the answer, seconds before the question; ascending."""
+        if self.reasoning is None:
+            return []
+        asked = seconds(self.reasoning.instruction_stamp)
+        return sorted(asked - seconds(stamp) for stamp in self.reasoning.recalled_stamps)
 
 
 @dataclass

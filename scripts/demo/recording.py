@@ -29,9 +29,19 @@ class Question:
     """Seconds since the first image of the bag."""
     text: str
     truth: str | None
+    accept: tuple[str, ...]
+    """Other answers that are right too."""
     memory: str
     """view: answerable from what is in view; past: needs something seen before; else empty."""
+    age: float | None
+    """Seconds since the answer was last in view; none where that is not told."""
     max_new_tokens: int
+
+    def is_right(self, answer: str) -> bool | None:
+        """Whether an answer is the truth or another that is accepted, but for case and outer spaces; none without a truth."""
+        if self.truth is None:
+            return None
+        return answer.strip().lower() in {right.strip().lower() for right in (self.truth, *self.accept)}
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,8 @@ class Recording:
         self.bag = bag
         if not (bag / "metadata.yaml").is_file():
             raise RecordingError(f"{bag} is no bag, expected a folder with metadata.yaml")
-        self.questions, self.system_prompt = _read_instructions(instructions)
+        self.instructions = instructions
+        self.questions, self.system_prompt, self.aside = _read_instructions(instructions)
         stamps = [message.stamp_ns for message in self._messages() if message.type == IMAGE_TYPE]
         if not stamps:
             raise RecordingError(f"{bag} has no {IMAGE_TYPE}")
@@ -100,7 +111,8 @@ class Recording:
                 yield BagMessage(connection.msgtype, bytes(data))
 
 
-def _read_instructions(file: Path) -> tuple[list[Question], str | None]:
+def _read_instructions(file: Path) -> tuple[list[Question], str | None, bool]:
+    """The questions in the order of time, the system prompt, and whether each is asked as if no other had been."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         questions = [
@@ -109,14 +121,17 @@ def _read_instructions(file: Path) -> tuple[list[Question], str | None]:
                 at=float(entry["at"]),
                 text=str(entry["text"]),
                 truth=None if entry.get("answer") is None else str(entry["answer"]),
+                accept=tuple(str(answer) for answer in entry.get("accept") or ()),
                 memory=str(entry.get("memory") or ""),
+                age=None if entry.get("age") is None else float(entry["age"]),
                 max_new_tokens=int(entry.get("max_new_tokens") or 0),
             )
             for entry in content["instructions"]
         ]
+        aside = bool(content.get("aside"))
         late = [at for at in content.get("resets") or [] if float(at) > 0]
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordingError(f"{file}: {type(error).__name__}: {error}") from error
     if late:
         raise RecordingError(f"{file}: resets at {late}, expected none after the start (the demo plays one run)")
-    return sorted(questions, key=lambda question: question.at), content.get("system_prompt")
+    return sorted(questions, key=lambda question: question.at), content.get("system_prompt"), aside

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from record import MEMORIES, Exchange, Record, seconds
+from record import Exchange, Record, seconds
+from recording import Question
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -20,10 +21,10 @@ PLAIN_PERIOD = 5.0
 """Seconds between two lines about the cache when there is no terminal."""
 LINES_AROUND_TABLE = 13
 """Lines of the live view that are not answers."""
-WIDE = 96
-"""From this many characters per line on there is room for the time to the first token."""
-NARROW_ANSWER = 13
-"""Characters of an answer where there is not."""
+WIDE = 106
+"""From this many characters per line on there is room for where an answer comes from, and how long its first token took."""
+ANSWER = 12
+"""Characters of an answer."""
 
 
 @dataclass
@@ -35,19 +36,37 @@ class About:
     """Length of the recording."""
 
 
-def mark(exchange: Exchange) -> Text:
-    """Whether the answer is right, as one sign."""
-    if exchange.failed:
+def mark(right: bool | None, failed: bool = False) -> Text:
+    """Whether an answer is right, as one sign."""
+    if failed:
         return Text("!", style="bold red")
     signs = {None: (" ", ""), True: ("✓", "bold green"), False: ("✗", "bold red")}
-    return Text(*signs[exchange.right])
+    return Text(*signs[right])
 
 
-def age(exchange: Exchange) -> str:
+def first_token(exchange: Exchange) -> str:
     """Time to the first token in milliseconds; empty before it is known."""
     if exchange.reasoning is None or exchange.reasoning.output_tokens == 0:
         return ""
     return f"{seconds(exchange.reasoning.time_to_first_token) * 1e3:.0f} ms"
+
+
+def about(question: Question) -> str:
+    """When what a question is about was in view."""
+    if question.memory == "past":
+        return "before" if question.age is None else f"{question.age:.0f} s ago"
+    return "now" if question.memory == "view" else ""
+
+
+def recalled(exchange: Exchange) -> str:
+    """How long before the question the frames were seen that were fed again for its answer, in whole seconds; empty: none were."""
+    spans: list[list[int]] = []
+    for age in map(round, exchange.recalled_ages):
+        if spans and age <= spans[-1][1] + 1:
+            spans[-1][1] = age
+        else:
+            spans.append([age, age])
+    return ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in spans)
 
 
 def cache_bar(record: Record, width: int) -> Text:
@@ -135,16 +154,16 @@ class LiveView:
 
     def _answers(self, width: int, rows: int) -> Table:
         wide = width >= WIDE
-        short = {} if wide else {"width": NARROW_ANSWER}
         table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-        table.add_column("at", justify="right", width=4, style="bright_black")
-        table.add_column("question", ratio=3, no_wrap=True)
-        table.add_column("about", width=5, style="bright_black", no_wrap=True)
-        table.add_column("answer", ratio=2 if wide else None, no_wrap=True, **short)
+        table.add_column("at", justify="right", width=5, style="bright_black")
+        table.add_column("question", ratio=1, no_wrap=True)
+        table.add_column("about", width=8, style="bright_black", no_wrap=True)
+        table.add_column("answer", width=ANSWER, no_wrap=True)
         table.add_column("", width=1)
-        table.add_column("truth", ratio=2 if wide else None, style="bright_black", no_wrap=True, **short)
+        table.add_column("truth", width=ANSWER, style="bright_black", no_wrap=True)
         if wide:
-            table.add_column("first token", justify="right", style="bright_black", no_wrap=True)
+            table.add_column("recalled, s ago", width=15, style="bright_black", no_wrap=True)
+            table.add_column("1st token", justify="right", width=9, style="bright_black", no_wrap=True)
         newest = list(self._record.exchanges.values())[-max(rows, 1) :]
         for exchange in newest:
             question = exchange.question
@@ -152,11 +171,11 @@ class LiveView:
             table.add_row(
                 f"{question.at:.1f}",
                 Text(question.text, style="bold" if open_ else ""),
-                question.memory,
+                about(question),
                 Text(exchange.text + ("▌" if open_ else ""), style="bold"),
-                mark(exchange),
+                mark(exchange.right, exchange.failed),
                 question.truth or "",
-                *([age(exchange)] if wide else []),
+                *([recalled(exchange), first_token(exchange)] if wide else []),
             )
         for _ in range(max(rows, 1) - len(newest)):
             table.add_row()
@@ -201,38 +220,12 @@ class PlainView:
             self._told.add(question.id)
             signs = {None: "", True: ", right", False: f", truth: {question.truth}"}
             outcome = exchange.reasoning.error if exchange.failed else exchange.text + signs[exchange.right]
-            self._line(f"{question.at:5.1f} s  {question.id}  {question.text}  ->  {outcome}  ({age(exchange)})")
+            notes = [first_token(exchange), f"recalled from {ages} s ago" if (ages := recalled(exchange)) else ""]
+            noted = "; ".join(note for note in notes if note)
+            self._line(
+                f"{question.at:5.1f} s  {question.id}  {question.text}  ->  {outcome}"
+                + (f"  ({noted})" if noted else "")
+            )
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def summary(record: Record) -> Table:
-    """What a run came to, as a table of lines."""
-    stats = record.stats
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bright_black")
-    grid.add_column()
-
-    def right(memory: str | None) -> str:
-        count, of = record.tally(memory)
-        return f"{count} of {of}" + (f" ({100 * count / of:.0f} %)" if of else "")
-
-    grid.add_row("right answers", Text(right(None), style="bold"))
-    for memory, words in MEMORIES.items():
-        grid.add_row(f"  {words}", right(memory))
-    grid.add_row(
-        "frames",
-        f"{stats.frames_used} used of {stats.frames_received} received, {stats.frames_superseded} superseded, "
-        f"{stats.frames_rejected} rejected",
-    )
-    grid.add_row(
-        "memory",
-        f"{stats.tokens_evicted} of {stats.tokens_seen} tokens evicted = {record.evicted_budgets:.1f} budgets of "
-        f"{stats.budget}, in {stats.compactions} compactions by {stats.policy}",
-    )
-    grid.add_row("cache", f"{stats.used} of {stats.budget} slots in use, {stats.bytes / 2**20:.1f} MiB")
-    times = record.times_to_first_token()
-    if times:
-        grid.add_row("time to first token", f"median {times[0] * 1e3:.0f} ms, at most {times[1] * 1e3:.0f} ms")
-    return grid
