@@ -63,6 +63,17 @@ pub fn scores(matches: &[Vec<f32>], side: Side) -> Scores {
     scores
 }
 
+/// How far the best match of any token in units stands out, 0 to 2, where there may be few of them: from the mean of its matches in the units
+/// and in the question itself (`own`, `[tokens]`, as [`super::Probe::own`] gives them).
+pub fn contrast(matches: &[Vec<f32>], own: &[f32]) -> f32 {
+    let contrasts = own.iter().enumerate().map(|(i, own)| {
+        let of_token = || matches.iter().map(|unit| unit[i]);
+        let best = of_token().fold(f32::NEG_INFINITY, f32::max);
+        best - (of_token().sum::<f32>() + own) / (matches.len() + 1) as f32
+    });
+    contrasts.fold(0.0, f32::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +101,15 @@ mod tests {
             assert!((found.contrast - 0.4).abs() < 1e-6, "{found:?}");
             assert!(super::scores(&[], side).units.is_empty());
         }
+    }
+
+    #[test]
+    fn a_single_unit_stands_out_from_the_question_itself() {
+        let own = [0.8, 0.85];
+        let says_it = contrast(&[vec![0.98, 0.85]], &own);
+        let does_not = contrast(&[vec![0.82, 0.85]], &own);
+        assert!(says_it > 0.08 && does_not < 0.02, "{says_it} {does_not}");
+        assert_eq!(contrast(&[], &own), 0.0);
     }
 
     #[test]
