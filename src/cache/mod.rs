@@ -50,7 +50,7 @@ pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
 pub use layer::{LayerCache, LayerSlots};
 pub use policy::PolicyKind;
 pub use queries::QuerySource;
-pub use recall::{scores, Heard, Probe, Scores, Side, Summary};
+pub use recall::{contrast, scores, Heard, Probe, Scores, Side, Summary};
 pub use report::{CacheUsage, Retained};
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;

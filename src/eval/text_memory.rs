@@ -69,14 +69,7 @@ impl<'m> TextMemory<'m> {
         self.model.append(None, question, caches)?;
         let probe = Probe::of(&caches[0].heard()?, config.recall_by.of_text())?;
         caches[0].put_back()?;
-        let wanted = Wanted {
-            units: config.recall_units,
-            tokens: room,
-            share: config.recall_share as f32,
-            span_ns: None,
-            best: config.recall_units,
-            beyond_cache: false,
-        };
+        let wanted = Wanted::text(config, config.recall_units, room);
         Ok(self.archive.find(&probe, &wanted, &retained))
     }
 

@@ -200,6 +200,7 @@ impl Diagnostics {
             .with("tokens_evicted", cache.tokens_evicted)
             .with("oldest_frame_age_s", stats.ages.max)
             .with("archive_units", stats.archive.units)
+            .with("archive_turns", stats.archive.turns)
             .with("archive_bytes", stats.archive.bytes)
             .with("archive_oldest_s", stats.archive.oldest_age)
             .with("archive_nothing_new", stats.archive.nothing_new)

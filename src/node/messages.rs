@@ -9,6 +9,7 @@ use r2r::std_msgs::msg::{Header, String as StringMsg};
 use r2r::NativeMsg;
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
 
+use crate::stream::archive::Kind;
 use crate::stream::{
     Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, Recall, RecallMode,
     StreamStats,
@@ -157,10 +158,18 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         oldest_frame_stamp: time(answer.oldest_frame_ns.unwrap_or(0)),
         frames_seen: answer.frames_seen,
         recalled_stamps: recalled().map(|unit| time(unit.stamp_ns)).collect(),
+        recalled_kinds: recalled().map(|unit| recalled_kind(unit.kind)).collect(),
         recalled_scores: recalled().map(|unit| unit.score).collect(),
         recalled_tokens: count(answer.recalled_tokens),
         recall_time: duration(answer.recall_time),
         mean_logprob: answer.mean_logprob,
+    }
+}
+
+fn recalled_kind(kind: Kind) -> u8 {
+    match kind {
+        Kind::Frame => Reasoning::RECALLED_FRAME as u8,
+        Kind::Text => Reasoning::RECALLED_TURN as u8,
     }
 }
 
@@ -224,6 +233,7 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
         retained_age_median: stats.ages.median,
         retained_age_max: stats.ages.max,
         archive_units: stats.archive.units as u64,
+        archive_turns: stats.archive.turns as u64,
         archive_bytes: stats.archive.bytes as u64,
         archive_oldest_stamp: time(stats.archive.oldest_ns.unwrap_or(0)),
         archive_nothing_new: stats.archive.nothing_new,

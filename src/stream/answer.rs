@@ -7,7 +7,7 @@ use crate::model::chooser::Choice;
 use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
-use crate::stream::archive::RecallMode;
+use crate::stream::archive::{Kind, RecallMode};
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -43,6 +43,7 @@ pub struct Recall {
 /// A unit of the archive that was fed again for an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recalled {
+    pub kind: Kind,
     pub stamp_ns: i64,
     /// When it was last seen to be still so, nanoseconds.
     pub seen_ns: i64,

@@ -103,6 +103,8 @@ pub struct StepTimes {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ArchiveStats {
     pub units: usize,
+    /// Of these the turns of the conversation.
+    pub turns: usize,
     pub bytes: usize,
     /// Stamp of the oldest unit, nanoseconds.
     pub oldest_ns: Option<i64>,

@@ -7,7 +7,7 @@ use inf_mllm::cache::{BoundedCache, Heard, PolicyKind, Probe, Retained, Side, Su
 use inf_mllm::eval::model::EvalModel;
 use inf_mllm::eval::text_memory::TextMemory;
 use inf_mllm::stream::archive::{
-    Archive, ArchiveConfig, Content, Entered, Found, TextUnits, Unit, Wanted,
+    Archive, ArchiveConfig, Content, Entered, Found, Kind, TextUnits, Unit, Wanted,
 };
 use proptest::prelude::*;
 
@@ -39,6 +39,7 @@ fn unit(stamp_ns: i64, tokens: &[u64]) -> Unit {
 
 fn wanted(units: usize) -> Wanted {
     Wanted {
+        kind: Kind::Text,
         units,
         tokens: 1000,
         share: 0.0,
@@ -51,7 +52,7 @@ fn wanted(units: usize) -> Wanted {
 fn text(found: &Found) -> Vec<u32> {
     match &found.unit.content {
         Content::Text(ids) => ids.to_vec(),
-        Content::Frame(_) => panic!("a frame, expected a text"),
+        other => panic!("{other:?}, expected a text"),
     }
 }
 
@@ -151,7 +152,7 @@ proptest! {
         }
         let retained = fed.cache.retained();
         let probe = Probe::of(&heard(&question), Side::Keys).unwrap();
-        let wanted = Wanted { units, tokens, share: 0.0, span_ns: span, best: units, beyond_cache: false };
+        let wanted = Wanted { kind: Kind::Text, units, tokens, share: 0.0, span_ns: span, best: units, beyond_cache: false };
         let found = archive.find(&probe, &wanted, &retained);
         prop_assert!(found.len() <= units);
         prop_assert!(found.iter().map(|found| found.unit.content.tokens()).sum::<usize>() <= tokens);

@@ -34,6 +34,7 @@ mod support;
 mod templates;
 mod text_stream;
 mod tokenizers;
+mod turns;
 mod untrusted;
 mod variants;
 mod video;

@@ -2,6 +2,7 @@
 
 use inf_mllm::cache::parameter::Value;
 use inf_mllm::cache::PolicyKind;
+use inf_mllm::stream::archive::{Kind, Unit};
 use inf_mllm::stream::{
     Answer, FinishReason, Instruction, Recall, RecallMode, Session, SessionConfig,
 };
@@ -15,14 +16,14 @@ const FRAME: usize = 24;
 const QUESTION: &str = "Where was the red box?";
 
 /// The policies that have an archive.
-fn remembering() -> Vec<PolicyKind> {
+pub fn remembering() -> Vec<PolicyKind> {
     let all = PolicyKind::ALL.into_iter();
     all.filter(|policy| !matches!(policy, PolicyKind::Full | PolicyKind::LastFrames))
         .collect()
 }
 
 /// A session that recalls as much as it can for every instruction.
-fn config(policy: PolicyKind) -> SessionConfig {
+pub fn config(policy: PolicyKind) -> SessionConfig {
     let mut config = tiny_config();
     config.cache.policy = policy;
     config.archive.recall = RecallMode::Always;
@@ -48,7 +49,7 @@ fn ask(session: &mut Session, recall: Recall, ephemeral: bool) -> Answer {
     session.ask(&wanting(recall, ephemeral), &|| false, &mut |_| ())
 }
 
-fn within(from_s: f64, to_s: f64) -> Recall {
+pub fn within(from_s: f64, to_s: f64) -> Recall {
     Recall {
         span_ns: Some(((from_s * 1e9) as i64, (to_s * 1e9) as i64)),
         ..Recall::default()
@@ -56,7 +57,7 @@ fn within(from_s: f64, to_s: f64) -> Recall {
 }
 
 /// What an archive holds, as far as it can be seen.
-fn archived(session: &Session) -> Vec<(u64, i64, std::ops::Range<u64>)> {
+pub fn archived(session: &Session) -> Vec<(u64, i64, std::ops::Range<u64>)> {
     let entries = session.archive().entries().iter();
     entries
         .map(|entry| (entry.id, entry.seen_ns, entry.extent.clone()))
@@ -117,10 +118,11 @@ proptest! {
             let tokens = session.usage().tokens_seen;
             let answer = ask(&mut session, Recall::default(), ephemeral);
             prop_assert!(answer.error.is_none(), "{:?}", answer.error);
-            let stamps = answer.recalled.iter().map(|unit| unit.stamp_ns).collect::<Vec<_>>();
+            let stamps = answer.recalled.iter().map(|unit| (unit.stamp_ns, unit.kind == Kind::Text)).collect::<Vec<_>>();
             prop_assert!(stamps.is_sorted());
-            for stamp_ns in &stamps {
-                let entry = entries.iter().find(|entry| entry.unit.stamp_ns == *stamp_ns).unwrap();
+            for &(stamp_ns, text) in &stamps {
+                let is = |unit: &Unit| unit.stamp_ns == stamp_ns && (unit.kind() == Kind::Text) == text;
+                let entry = entries.iter().find(|entry| is(&entry.unit)).unwrap();
                 prop_assert!(retained.share(entry.extent.clone()) < 0.5);
             }
             let gone = entries.iter().any(|entry| retained.share(entry.extent.clone()) < 0.5);

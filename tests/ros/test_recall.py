@@ -1,4 +1,4 @@
-"""Frames that have left the memory are recalled for an instruction, and what was recalled is told."""
+"""Frames and turns that have left the memory are recalled for an instruction, and what was recalled is told."""
 
 import pictures
 from builtin_interfaces.msg import Time
@@ -86,6 +86,33 @@ def test_a_policy_without_a_memory_has_nothing_to_recall(start: Start) -> None:
     assert "policy last_frames has no memory" in refused.error
     assert client.ask("What is in view?").error == ""
     assert client.fresh_stats().archive_units == 0
+
+
+def test_what_was_said_is_recalled_when_it_has_left_the_memory(start: Start) -> None:
+    _, client = start({**SMALL, "recall_units": 1})
+    client.show(pictures.raw(sec=1))
+    told = client.ask("Did you see the red ball?")
+    aside = client.ask("Did you see the green lamp?", ephemeral=True)
+    assert (told.error, aside.error) == ("", "")
+    assert client.fresh_stats().archive_turns == 1
+    for sec in range(2, FRAMES + 1):
+        client.show(pictures.raw(sec=sec))
+    before = client.fresh_stats()
+    assert (before.archive_units, before.archive_turns) == (FRAMES + 1, 1)
+    answer = client.ask("Did you see the red ball?", recall=Instruction.RECALL_ALWAYS, ephemeral=True)
+    assert answer.error == ""
+    assert list(answer.recalled_kinds) == [Reasoning.RECALLED_TURN]
+    assert answer.recalled_stamps == [told.header.stamp]
+    assert 0 < answer.recalled_scores[0] <= 1
+    # The turn, and the newest frame once more, of 19 tokens and what begins its turn.
+    assert answer.recalled_tokens > told.prompt_tokens
+    after = client.fresh_stats()
+    assert (after.tokens_seen, after.used, after.archive_turns) == (before.tokens_seen, before.used, 1)
+    # A range of times takes what was said in it, beside frames.
+    asked = {"recall_from": told.header.stamp, "recall_to": told.header.stamp}
+    assert list(client.ask("What was in view?", **asked, ephemeral=True).recalled_kinds) == [Reasoning.RECALLED_TURN]
+    assert client.reset().success
+    assert client.fresh_stats().archive_turns == 0
 
 
 def test_a_reset_empties_the_archive_and_diagnostics_show_it(start: Start) -> None:

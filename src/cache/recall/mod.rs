@@ -9,5 +9,5 @@ mod score;
 mod summary;
 
 pub use heard::{Chunks, Heard};
-pub use score::{scores, Scores};
+pub use score::{contrast, scores, Scores};
 pub use summary::{Probe, Side, Summary};

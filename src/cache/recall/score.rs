@@ -1,6 +1,7 @@
 //! How much each of many units is what a question asks for.
 
-use super::summary::{dot, Side};
+use super::summary::Side;
+use crate::simd::dot;
 
 /// Temperatures of a match: of keys with keys, where what is meant is all but equal, and of queries with keys.
 const OF_KEYS: f32 = 0.05;
@@ -74,6 +75,17 @@ pub fn scores(matches: &[Vec<f32>], side: Side) -> Scores {
     scores
 }
 
+/// How far the best match of any token in units stands out, 0 to 2, where there may be few of them: from the mean of its matches in the units
+/// and in the question itself (`own`, `[tokens]`, as [`super::Probe::own`] gives them).
+pub fn contrast(matches: &[Vec<f32>], own: &[f32]) -> f32 {
+    let contrasts = own.iter().enumerate().map(|(i, own)| {
+        let of_token = || matches.iter().map(|unit| unit[i]);
+        let best = of_token().fold(f32::NEG_INFINITY, f32::max);
+        best - (of_token().sum::<f32>() + own) / (matches.len() + 1) as f32
+    });
+    contrasts.fold(0.0, f32::max)
+}
+
 /// The upper one where there are two in the middle; 0 of nothing.
 fn median(values: &[f32]) -> f32 {
     let mut values = values.to_vec();
@@ -136,6 +148,15 @@ mod tests {
             vec![common, common + 0.01, common, wanted, common - 0.01]
         };
         (0..100).map(unit).collect()
+    }
+
+    #[test]
+    fn a_single_unit_stands_out_from_the_question_itself() {
+        let own = [0.8, 0.85];
+        let says_it = contrast(&[vec![0.98, 0.85]], &own);
+        let does_not = contrast(&[vec![0.82, 0.85]], &own);
+        assert!(says_it > 0.08 && does_not < 0.02, "{says_it} {does_not}");
+        assert_eq!(contrast(&[], &own), 0.0);
     }
 
     #[test]

@@ -119,18 +119,26 @@ pub struct Probe {
 impl Probe {
     /// Of all tokens that were heard.
     pub fn of(heard: &[Heard], side: Side) -> Result<Self> {
+        let tokens = heard.first().map_or(Ok(0), |layer| layer.keys.dim(1))?;
+        Self::of_tokens(heard, 0..tokens, side)
+    }
+
+    /// Of some of the tokens that were heard.
+    pub fn of_tokens(heard: &[Heard], tokens: Range<usize>, side: Side) -> Result<Self> {
         let mut values = Vec::new();
-        let (mut heads, mut tokens, mut head_dim) = (0, 0, 0);
+        let (mut heads, mut head_dim) = (0, 0);
         for layer in heard {
             let vectors = match side {
                 Side::Keys => &layer.keys,
                 Side::Queries => &layer.queries,
             };
+            let vectors = vectors.narrow(1, tokens.start, tokens.len())?;
             // The heads that share a KV head stand one behind the other.
-            values.extend(flat(&directions(vectors)?)?);
+            values.extend(flat(&directions(&vectors)?)?);
             heads += layer.keys.dim(0)?;
-            (tokens, head_dim) = (layer.keys.dim(1)?, layer.keys.dim(2)?);
+            head_dim = layer.keys.dim(2)?;
         }
+        let tokens = tokens.len();
         Ok(Self {
             side,
             values,
@@ -138,6 +146,25 @@ impl Probe {
             tokens,
             head_dim,
         })
+    }
+
+    /// How well each of the question's tokens is matched by its others, `[tokens]`: what it takes to be matched by something that does not
+    /// say it. 0 where there are no others.
+    pub fn own(&self) -> Vec<f32> {
+        let mut sums = vec![0.0; self.tokens];
+        let group = (self.values.len() / self.heads.max(1)).max(1);
+        for words in self.values.chunks_exact(group) {
+            let words = words.chunks_exact(self.head_dim).enumerate();
+            for (i, word) in words.clone() {
+                let others = words
+                    .clone()
+                    .filter(|(j, _)| j % self.tokens != i % self.tokens);
+                let best = others.map(|(_, other)| dot(word, other)).reduce(f32::max);
+                sums[i % self.tokens] += best.unwrap_or(0.0);
+            }
+        }
+        let vectors = self.values.len() / (self.tokens * self.head_dim).max(1);
+        sums.iter().map(|sum| sum / vectors.max(1) as f32).collect()
     }
 
     /// How well each of the question's tokens is matched in each of some units, `[units][tokens]`: over the layers and heads the mean of

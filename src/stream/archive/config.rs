@@ -70,23 +70,26 @@ parameters! {
     /// What is kept beside the cache, and how much of it is fed again for a question.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ArchiveConfig {
-        /// Memory that frames may take beside the cache, so that they can be fed again once they have left it; 0: there is no archive, and
-        /// nothing is recalled. full and last_frames have none.
+        /// Memory that frames and turns of the conversation may take beside the cache, so that they can be fed again once they have left it;
+        /// 0: there is no archive, and nothing is recalled. full and last_frames have none.
         archive_bytes: usize = 64 << 20, range 0..=LARGEST, unit "bytes";
         /// A frame more like one that is in the archive than that is nothing new and does not enter: that one has been seen again; 1: all
-        /// enter.
+        /// enter. A turn does not enter whose very words are there.
         nothing_new: f64 = 0.999, range 0.0..=1.0, unit "cosine";
-        /// When frames are fed again for an instruction that does not say it itself; auto: where one matches it clearly better than all that
-        /// the cache still holds, which scores less than `recall_share` of it; never: only where an instruction asks for it.
+        /// When frames and turns are fed again for an instruction that does not say it itself; auto: those of a kind of which one matches it
+        /// clearly better than all of the kind that the cache still holds, which score less than `recall_share` of it, and a turn at least
+        /// that; never: only where an instruction asks for it.
         recall: RecallMode = RecallMode::Auto, set Running;
-        /// Frames fed again for an instruction at most; as many as a turn has room for.
-        recall_units: usize = 8, range 0..=TOKENS, unit "frames", set Running;
-        /// A frame that scores less than this share of the best one's score, which may still be in the cache, is not fed again.
+        /// Frames and turns fed again for an instruction at most; as many as a turn has room for. Turns may be a quarter of them, or more
+        /// where there are fewer frames.
+        recall_units: usize = 8, range 0..=TOKENS, unit "units", set Running;
+        /// A frame that scores less than this share of the best one's score, which may still be in the cache, is not fed again; likewise a
+        /// turn.
         recall_share: f64 = 0.75, range 0.0..=1.0, set Running;
         /// The newest frame is fed once more behind the recalled ones, so that an instruction follows what is in view now.
         recall_newest: bool = true, set Running;
         /// Which of an instruction's vectors are held against the keys of what is in the archive: its keys, as for a standing instruction, or
-        /// its queries; auto: queries for frames, keys for the sentences of a text.
+        /// its queries; auto: queries for frames, keys for turns and the sentences of a text.
         recall_by: RecallBy = RecallBy::Auto;
         /// Decoder layers of whose keys that is done, as in 4/8; empty: for queries the one at a quarter of the depth, for keys at an eighth.
         recall_layers: String = String::new();

@@ -5,12 +5,17 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::unit::{Content, Entry, Unit};
-use super::Archive;
-use crate::cache::{scores, Probe, Retained, Scores};
+use super::unit::{Entry, Kind, Unit};
+use super::{Archive, ArchiveConfig};
+use crate::cache::{contrast, scores, Probe, Retained, Scores};
 
 /// A contrast from which on a question asks for something.
-const STANDS_OUT: f32 = 0.2;
+fn stands_out(kind: Kind) -> f32 {
+    match kind {
+        Kind::Frame => 0.2,
+        Kind::Text => 0.1,
+    }
+}
 
 /// Frames with no more time between them are of one run, nanoseconds.
 const RUN_NS: i64 = 3_000_000_000;
@@ -21,6 +26,8 @@ const IN_CACHE: f32 = 0.5;
 /// What is looked for beside the question itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
+    /// The only ones that are looked at.
+    pub kind: Kind,
     /// Units at most.
     pub units: usize,
     /// Tokens of all of them together at most.
@@ -34,6 +41,21 @@ pub struct Wanted {
     pub best: usize,
     /// Nothing is wanted where the cache still holds what scores so well, nor where the question finds nothing that stands out.
     pub beyond_cache: bool,
+}
+
+impl Wanted {
+    /// What is wanted of text, at most so many `units` and `tokens` of them: what scores best.
+    pub fn text(config: &ArchiveConfig, units: usize, tokens: usize) -> Self {
+        Self {
+            kind: Kind::Text,
+            units,
+            tokens,
+            share: config.recall_share as f32,
+            span_ns: None,
+            best: units,
+            beyond_cache: false,
+        }
+    }
 }
 
 /// A unit that was found.
@@ -86,23 +108,38 @@ impl Archive {
     /// The units that score highest for the question, of those that the cache no longer holds, in the order of when they were seen last. One that is too
     /// long for the room that is left is passed over.
     ///
-    /// What a match is worth is judged by all units, also those that are not wanted.
+    /// What a match is worth is judged by all units of the kind, also those that are not wanted.
     pub fn find(&self, question: &Probe, wanted: &Wanted, retained: &Retained) -> Vec<Found> {
-        let summaries = self.entries.iter().map(|entry| &entry.unit.summary);
+        let entries = self.entries.iter();
+        let entries = entries.filter(|entry| entry.unit.kind() == wanted.kind);
+        let entries = entries.collect::<Vec<_>>();
+        let summaries = entries.iter().map(|entry| &entry.unit.summary);
         let matches = question.matches(&summaries.collect::<Vec<_>>());
-        let Scores { units, contrast } = scores(&matches, question.side);
-        if wanted.beyond_cache && contrast < STANDS_OUT {
+        let Scores {
+            units,
+            contrast: among,
+        } = scores(&matches, question.side);
+        let contrast = || match wanted.kind {
+            Kind::Frame => among,
+            // There may be one turn alone, which stands out from no other.
+            Kind::Text => contrast(&matches, &question.own()),
+        };
+        if wanted.beyond_cache && contrast() < stands_out(wanted.kind) {
             return Vec::new();
         }
         let within = |entry: &Entry| wanted.span_ns.is_none_or(|span| entry.within(span));
         let gone = |entry: &Entry| retained.share(entry.extent.clone()) < IN_CACHE;
-        let mut candidates = self.entries.iter().zip(units).collect::<Vec<_>>();
+        let mut candidates = entries.into_iter().zip(units).collect::<Vec<_>>();
         candidates.retain(|(entry, _)| within(entry));
         // Where the best is still in the cache, what is not nearly as good would only be in its way.
         let best = candidates
             .iter()
             .map(|(_, score)| *score)
             .fold(0.0, f32::max);
+        // Words of the language are common to many turns: one is asked for that has most of what the question says.
+        if wanted.beyond_cache && wanted.kind == Kind::Text && best < wanted.share {
+            return Vec::new();
+        }
         let held = candidates.iter().filter(|(entry, _)| !gone(entry));
         let held = held.map(|(_, score)| *score).fold(0.0, f32::max);
         if wanted.beyond_cache && held >= best * wanted.share {
@@ -137,7 +174,7 @@ impl Archive {
     pub fn nearest(&self, stamps_ns: &[i64]) -> Vec<Found> {
         let frames = || {
             let entries = self.entries.iter();
-            entries.filter(|entry| matches!(entry.unit.content, Content::Frame(_)))
+            entries.filter(|entry| entry.unit.kind() == Kind::Frame)
         };
         let nearest = stamps_ns.iter().filter_map(|&stamp_ns| {
             frames().min_by_key(|entry| entry.unit.stamp_ns.abs_diff(stamp_ns))

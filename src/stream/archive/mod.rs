@@ -5,7 +5,7 @@
 //! - `frame`: a frame as it is kept
 //! - `unit`: what a unit is
 //! - `find`: the units that a question asks for
-//! - `text`: a text as units, sentence by sentence
+//! - `text`: text as units, sentence by sentence or turn by turn
 
 mod config;
 mod find;
@@ -21,8 +21,11 @@ use pulp::Arch;
 pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
 pub use frame::Frame;
-pub use text::TextUnits;
-pub use unit::{Content, Entry, Unit};
+pub use text::{TextUnits, Turn};
+pub use unit::{Content, Entry, Kind, Unit};
+
+/// Text may take so large a part of the bytes (one of so many) before it has to make room for frames.
+const TEXT_PART: usize = 4;
 
 /// What became of a unit that was to enter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,29 @@ pub enum Entered {
     NoRoom,
 }
 
+/// How much of what is there is text.
+#[derive(Debug, Clone, Copy, Default)]
+struct Texts {
+    units: usize,
+    bytes: usize,
+}
+
+impl Texts {
+    fn take(&mut self, unit: &Unit) {
+        if unit.kind() == Kind::Text {
+            self.units += 1;
+            self.bytes += unit.bytes();
+        }
+    }
+
+    fn let_go(&mut self, unit: &Unit) {
+        if unit.kind() == Kind::Text {
+            self.units -= 1;
+            self.bytes -= unit.bytes();
+        }
+    }
+}
+
 /// The units in the order of time. A copy shares them, and costs as much as they are many only when one of the two changes.
 ///
 /// `bytes() <= config.archive_bytes` at every moment. What a change displaces while a copy is held is the copy's.
@@ -44,6 +70,7 @@ pub struct Archive {
     entries: Arc<Vec<Entry>>,
     /// Of the units, without their places.
     unit_bytes: usize,
+    text: Texts,
     next_id: u64,
     nothing_new: u64,
     left: u64,
@@ -64,6 +91,7 @@ impl Archive {
             config,
             entries: Arc::default(),
             unit_bytes: 0,
+            text: Texts::default(),
             next_id: 0,
             nothing_new: 0,
             left: 0,
@@ -89,6 +117,11 @@ impl Archive {
         self.unit_bytes + self.entries.capacity() * size_of::<Entry>()
     }
 
+    /// Units that are text.
+    pub fn texts(&self) -> usize {
+        self.text.units
+    }
+
     /// Units that were nothing new and did not enter.
     pub fn nothing_new(&self) -> u64 {
         self.nothing_new
@@ -106,8 +139,8 @@ impl Archive {
 
     /// Takes a unit in that is newer than all others, and stands at `extent` in the stream.
     ///
-    /// Where the bytes run out, the units leave whose neighbours in time are most like them: what is lost of those can be seen in what
-    /// stays. Of two the older leaves.
+    /// Where the bytes run out, the units leave whose neighbours in time are most like them, of their kind: what is lost of those can be
+    /// seen in what stays. Of two the older leaves. Frames leave as long as there are any and text has no more than its part.
     pub fn enter(&mut self, unit: Unit, extent: Range<u64>) -> Entered {
         let bytes = unit.bytes();
         let whole = bytes + size_of::<Entry>();
@@ -132,9 +165,17 @@ impl Archive {
         let entries = Arc::make_mut(&mut self.entries);
         let place = size_of::<Entry>();
         while self.unit_bytes + bytes + (entries.len() + 1) * place > self.config.archive_bytes {
-            self.unit_bytes -= leave(entries).bytes();
+            let too_much = self.text.bytes > self.config.archive_bytes / TEXT_PART;
+            let kind = match too_much || self.text.units == entries.len() {
+                true => Kind::Text,
+                false => Kind::Frame,
+            };
+            let left = leave(entries, kind);
+            self.unit_bytes -= left.bytes();
+            self.text.let_go(&left);
             self.left += 1;
         }
+        self.text.take(&unit);
         // Exactly as many places as there are units, so that their memory is what it is said to be.
         entries.shrink_to(entries.len() + 1);
         entries.reserve_exact(1);
@@ -147,8 +188,10 @@ impl Archive {
             explained: -1.0,
         });
         let newest = entries.len() - 1;
-        explain(entries, newest);
-        explain(entries, newest.saturating_sub(1));
+        let kind = entries[newest].unit.kind();
+        explain(entries, Some(newest));
+        let beside = before(entries, newest, kind);
+        explain(entries, beside);
         self.unit_bytes += bytes;
         self.next_id += 1;
         Entered::New(id)
@@ -172,7 +215,7 @@ impl Archive {
         Arch::new().dispatch(|| {
             let mut like = None;
             for (at, entry) in self.entries.iter().enumerate() {
-                let likeness = entry.unit.likeness(unit);
+                let likeness = entry.unit.sameness(unit);
                 let most = like.map_or(f32::NEG_INFINITY, |(_, most)| most);
                 if f64::from(likeness) > self.config.nothing_new && likeness >= most {
                     like = Some((at, likeness));
@@ -183,27 +226,44 @@ impl Archive {
     }
 }
 
-/// Takes out the unit that its neighbours explain best.
-fn leave(entries: &mut Vec<Entry>) -> Arc<Unit> {
-    let explained = entries
-        .iter()
-        .map(|entry| entry.explained)
-        .enumerate()
-        .rev();
-    let at = explained.max_by(|(_, a), (_, b)| a.total_cmp(b));
+/// Takes out the unit of a kind that its neighbours explain best; some unit if there is none of it.
+fn leave(entries: &mut Vec<Entry>, kind: Kind) -> Arc<Unit> {
+    let of_kind = entries.iter().enumerate().rev();
+    let of_kind = of_kind.filter(|(_, entry)| entry.unit.kind() == kind);
+    let at = of_kind.max_by(|(_, a), (_, b)| a.explained.total_cmp(&b.explained));
     let at = at.map_or(0, |(at, _)| at);
     let left = entries.remove(at);
-    explain(entries, at);
-    explain(entries, at.saturating_sub(1));
+    for beside in [behind(entries, at, kind), before(entries, at, kind)] {
+        explain(entries, beside);
+    }
     left.unit
 }
 
-/// Works out how like its neighbours the unit at a place is, if there is one.
-fn explain(entries: &mut [Entry], at: usize) {
-    let Some(entry) = entries.get(at) else { return };
-    let before = at.checked_sub(1).and_then(|before| entries.get(before));
-    let neighbours = before.into_iter().chain(entries.get(at + 1));
-    let likeness = neighbours.map(|other| entry.unit.likeness(&other.unit));
+/// The last unit of a kind before a place.
+fn before(entries: &[Entry], at: usize, kind: Kind) -> Option<usize> {
+    entries[..at]
+        .iter()
+        .rposition(|entry| entry.unit.kind() == kind)
+}
+
+/// The first unit of a kind from a place on.
+fn behind(entries: &[Entry], at: usize, kind: Kind) -> Option<usize> {
+    let mut behind = (at..).zip(entries.get(at..)?);
+    behind
+        .find(|(_, entry)| entry.unit.kind() == kind)
+        .map(|(at, _)| at)
+}
+
+/// Works out how like its neighbours of its kind the unit at a place is, if there is one.
+fn explain(entries: &mut [Entry], at: Option<usize>) {
+    let Some(at) = at else { return };
+    let unit = &entries[at].unit;
+    let neighbours = [
+        before(entries, at, unit.kind()),
+        behind(entries, at + 1, unit.kind()),
+    ];
+    let neighbours = neighbours.into_iter().flatten();
+    let likeness = neighbours.map(|other| unit.likeness(&entries[other].unit));
     let explained = likeness.fold(-1.0, f32::max);
     entries[at].explained = explained;
 }

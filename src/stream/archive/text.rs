@@ -1,4 +1,4 @@
-//! A text as units, sentence by sentence, while it is fed in chunks that know nothing of sentences.
+//! Text as units: a running one sentence by sentence, while it is fed in chunks that know nothing of sentences; a conversation turn by turn.
 
 use std::ops::Range;
 
@@ -9,6 +9,24 @@ use crate::cache::{Heard, Summary};
 
 /// A shorter sentence goes on with the next one, tokens: an empty line, a title before a name.
 const SHORTEST: usize = 4;
+
+/// A question, or whatever else was put to the model, and what it said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turn {
+    /// As it came, without markup.
+    pub asked: Box<str>,
+    /// Ids of the answer without its end.
+    pub said: Box<[u32]>,
+    /// Tokens that it takes in the cache with its markup at most, wherever it stands.
+    pub tokens: usize,
+}
+
+impl Turn {
+    /// Memory beside the struct's own, bytes.
+    pub fn bytes(&self) -> usize {
+        self.asked.len() + std::mem::size_of_val::<[u32]>(&self.said)
+    }
+}
 
 /// The sentence that has begun.
 #[derive(Debug, Clone, Default)]

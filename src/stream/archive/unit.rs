@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::frame::Frame;
+use super::text::Turn;
 use crate::cache::Summary;
 use crate::simd::dot;
 
@@ -15,14 +16,30 @@ const COUNTS: usize = 2 * size_of::<usize>();
 pub enum Content {
     /// Ids of a stretch of text.
     Text(Box<[u32]>),
+    Turn(Turn),
     Frame(Arc<Frame>),
 }
 
+/// Units of one kind are held against each other: their scores and their gists are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Frame,
+    Text,
+}
+
 impl Content {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Text(_) | Self::Turn(_) => Kind::Text,
+            Self::Frame(_) => Kind::Frame,
+        }
+    }
+
     /// Tokens that it takes in the cache.
     pub fn tokens(&self) -> usize {
         match self {
             Self::Text(ids) => ids.len(),
+            Self::Turn(turn) => turn.tokens,
             Self::Frame(frame) => frame.tokens,
         }
     }
@@ -30,6 +47,7 @@ impl Content {
     fn bytes(&self) -> usize {
         match self {
             Self::Text(ids) => std::mem::size_of_val::<[u32]>(ids),
+            Self::Turn(turn) => turn.bytes(),
             Self::Frame(frame) => COUNTS + size_of::<Frame>() + frame.bytes(),
         }
     }
@@ -52,7 +70,7 @@ impl Unit {
         Self {
             stamp_ns,
             gist: match &content {
-                Content::Text(_) => summary.mean(),
+                Content::Text(_) | Content::Turn(_) => summary.mean(),
                 Content::Frame(frame) => frame.gist(),
             },
             content,
@@ -60,13 +78,27 @@ impl Unit {
         }
     }
 
+    pub fn kind(&self) -> Kind {
+        self.content.kind()
+    }
+
     /// How like another it is, -1 to 1: the cosine of their gists; -1 where these are no two of a kind.
     #[inline(always)]
     pub fn likeness(&self, other: &Self) -> f32 {
-        if self.gist.len() != other.gist.len() || self.gist.is_empty() {
+        let of_a_kind = self.kind() == other.kind() && self.gist.len() == other.gist.len();
+        if !of_a_kind || self.gist.is_empty() {
             return -1.0;
         }
         dot(&self.gist, &other.gist).clamp(-1.0, 1.0)
+    }
+
+    /// The same where it is to be known whether one of the two is enough: a turn of other words may say the opposite, however like it is.
+    pub fn sameness(&self, other: &Self) -> f32 {
+        match (&self.content, &other.content) {
+            (Content::Turn(turn), Content::Turn(other)) if turn == other => 1.0,
+            (Content::Turn(_), _) | (_, Content::Turn(_)) => -1.0,
+            _ => self.likeness(other),
+        }
     }
 
     /// Memory of it, with what it takes to share it, bytes.

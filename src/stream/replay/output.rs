@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::ReplayError;
 use crate::stream::answer::Recalled;
+use crate::stream::archive::Kind;
 
 /// Right answers among those whose truth is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -85,6 +86,9 @@ pub(super) struct AnswerLine<'a> {
 /// What was fed again for an answer.
 #[derive(Serialize)]
 pub(super) struct RecalledUnit {
+    /// `turn`; none: a frame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     stamp_ns: i64,
     seen_ns: i64,
     score: f32,
@@ -93,6 +97,7 @@ pub(super) struct RecalledUnit {
 impl From<&Recalled> for RecalledUnit {
     fn from(unit: &Recalled) -> Self {
         Self {
+            kind: (unit.kind == Kind::Text).then_some("turn"),
             stamp_ns: unit.stamp_ns,
             seen_ns: unit.seen_ns,
             score: unit.score,

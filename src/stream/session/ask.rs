@@ -92,24 +92,40 @@ impl Session {
         run.answer.recall_time = started.elapsed();
         let mut generate = |session: &mut Self| {
             if !found.is_empty() {
-                session.attempt(|session| session.feed_again(&found, &mut run.answer))?;
+                session.attempt(|session| {
+                    let question = session.question(&instruction.text)?.len();
+                    session.feed_again(&found, question, &mut run.answer)
+                })?;
             }
             session.generate(instruction, cancelled, run, on_delta)
         };
         if instruction.ephemeral {
             return self.passing(generate);
         }
-        if found.is_empty() {
-            return generate(self);
+        let (turn, outcome) = if found.is_empty() {
+            let turn = self.open_turn(&instruction.text)?;
+            (turn, generate(self))
+        } else {
+            let (outcome, draws) = self.passing(|session| {
+                let outcome = generate(session);
+                Ok::<_, AskError>((outcome, session.state.stream.draws))
+            })?;
+            // What was recalled leaves again, the turn stays.
+            let said = &run.answer.token_ids;
+            let turn = self.open_turn(&instruction.text)?;
+            self.attempt(|session| session.append_turn(&instruction.text, said))?;
+            self.state.stream.draws = draws;
+            (turn, outcome)
+        };
+        if let Ok(FinishReason::Stop | FinishReason::Length) = outcome {
+            let archived = self.archive_turn(turn, &instruction.text, &run.answer.token_ids);
+            if let Err(error) = archived {
+                tracing::warn!(
+                    "the turn of instruction {} is not archived: {error}",
+                    instruction.id
+                );
+            }
         }
-        let (outcome, draws) = self.passing(|session| {
-            let outcome = generate(session);
-            Ok::<_, AskError>((outcome, session.state.stream.draws))
-        })?;
-        // What was recalled leaves again, the turn stays.
-        let said = &run.answer.token_ids;
-        self.attempt(|session| session.append_turn(&instruction.text, said))?;
-        self.state.stream.draws = draws;
         outcome
     }
 
@@ -170,22 +186,6 @@ impl Session {
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
         finish
-    }
-
-    /// Feeds a turn that has been answered.
-    fn append_turn(&mut self, question: &str, said: &[u32]) -> Result<(), ModelError> {
-        let tokenizer = &self.model.tokenizer;
-        let text = self.state.stream.grammar.instruction(question, tokenizer);
-        let ids = self.encode(&text)?;
-        let said = said.iter().copied();
-        let said = said.filter(|&token| !self.model.ends.contains(token));
-        let said = said.collect::<Vec<_>>();
-        self.append(&ids, Chunk::Instruction, said.len().max(1))?;
-        if !said.is_empty() {
-            self.append(&said, Chunk::Answer, 1)?;
-        }
-        self.state.stream.grammar.answered();
-        Ok(())
     }
 
     /// Puts a question to the model, with room for an answer of `longest` tokens, of which the first is chosen.

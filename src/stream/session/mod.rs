@@ -8,6 +8,7 @@
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
 //! - `recall`: what left the cache, found and fed again
+//! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
 //! - `last_frames`: the session without a memory, as a baseline
 
@@ -20,6 +21,7 @@ mod frames;
 mod last_frames;
 mod recall;
 mod state;
+mod turns;
 
 use std::sync::Arc;
 
@@ -57,8 +59,7 @@ pub struct Session {
     pool: Arc<ThreadPool>,
     /// Ids of the control tokens that stand between turns.
     borders: Vec<u32>,
-    /// Layers by whose keys frames are found; none where there is no archive.
-    finding: Vec<usize>,
+    finding: recall::Finding,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
@@ -91,7 +92,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
-        let finding = recall::finding_layers(&config, model.shape.layers)?;
+        let finding = recall::Finding::of(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
             .map(|name| model.tokenizer.control(name))
@@ -162,6 +163,7 @@ impl Session {
         let age_ns = age_ns.map_or(0, |(oldest, newest)| newest.saturating_sub(oldest));
         ArchiveStats {
             units: archive.entries().len(),
+            turns: archive.texts(),
             bytes: archive.bytes(),
             oldest_ns,
             oldest_age: age_ns as f32 * 1e-9,

@@ -1,4 +1,4 @@
-//! Recall: frames enter the archive as they come, and those that an instruction asks for are fed again in front of it.
+//! Recall: frames enter the archive as they come; those that an instruction asks for are fed again in front of it, and turns as well.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,17 +7,18 @@ use std::time::Instant;
 
 use super::ask::AskError;
 use super::{Chunk, Session, SessionConfig};
-use crate::cache::{CacheError, FrameId, PolicyKind, Probe, Summary};
+use crate::cache::{CacheError, FrameId, Heard, PolicyKind, Probe, Retained, Summary};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Instruction, Recalled};
-use crate::stream::archive::{
-    ArchiveConfig, Content, Found, Frame, RecallMode, TooLarge, Unit, Wanted,
-};
+use crate::stream::archive::{Content, Found, Frame, Kind, RecallMode, TooLarge, Unit, Wanted};
 use crate::stream::frame::CameraImage;
 
 /// Frames that are recalled for their score alone. A question means the newest sighting of a thing more often than the one that shows it best.
 const BEST: usize = 2;
+
+/// Of the units that are recalled, one of so many may be a turn before any frame is looked for; the others where frames leave room.
+const TURNS_PART: usize = 4;
 
 /// Why there is no archive.
 const NO_BYTES: &str = "there is no archive: archive_bytes is 0";
@@ -61,7 +62,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// Why no frame enters the archive, if none does.
+/// Why nothing enters the archive, if nothing does.
 pub(super) fn no_archive(config: &SessionConfig) -> Option<&'static str> {
     match config.cache.policy {
         PolicyKind::LastFrames => Some(NO_MEMORY),
@@ -71,28 +72,43 @@ pub(super) fn no_archive(config: &SessionConfig) -> Option<&'static str> {
     }
 }
 
-/// The layers by whose keys frames are found; none where there is no archive. Fails where the parameter names layers that are not there
-/// or that pictures do not reach.
-pub(super) fn finding_layers(
-    config: &SessionConfig,
-    layers: usize,
-) -> Result<Vec<usize>, CacheError> {
-    if no_archive(config).is_some() {
-        return Ok(Vec::new());
-    }
-    let reached = match config.cache.withdraw_layer {
-        0 => layers,
-        withdrawn => withdrawn.min(layers),
-    };
-    let ArchiveConfig { recall_layers, .. } = &config.archive;
-    config
-        .archive
-        .layers(reached, config.archive.recall_by.of_frames())
-        .ok_or_else(|| CacheError::Parameter {
-            name: "recall_layers",
-            value: recall_layers.clone(),
-            expected: format!("numbers below {reached}, as in 4/8"),
+/// The layers by whose keys units are found, by their kind; none where there is no archive.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Finding {
+    pub frames: Vec<usize>,
+    pub turns: Vec<usize>,
+}
+
+impl Finding {
+    /// Fails where the parameter names layers that are not there or that pictures do not reach.
+    pub fn of(config: &SessionConfig, layers: usize) -> Result<Self, CacheError> {
+        if no_archive(config).is_some() {
+            return Ok(Self::default());
+        }
+        let reached = match config.cache.withdraw_layer {
+            0 => layers,
+            withdrawn => withdrawn.min(layers),
+        };
+        let archive = &config.archive;
+        let of = |side| {
+            let found = archive.layers(reached, side);
+            found.ok_or_else(|| CacheError::Parameter {
+                name: "recall_layers",
+                value: archive.recall_layers.clone(),
+                expected: format!("numbers below {reached}, as in 4/8"),
+            })
+        };
+        Ok(Self {
+            frames: of(archive.recall_by.of_frames())?,
+            turns: of(archive.recall_by.of_text())?,
         })
+    }
+
+    /// Of what was heard, what these layers were given.
+    pub fn heard_in(layers: &[usize], heard: &[Heard]) -> Vec<Heard> {
+        let heard = heard.iter().filter(|heard| layers.contains(&heard.layer));
+        heard.cloned().collect()
+    }
 }
 
 impl Session {
@@ -106,10 +122,10 @@ impl Session {
         features: ImageFeatures,
     ) -> Result<Option<(Unit, Range<u64>)>, ModelError> {
         let from = self.state.cache.usage().tokens_seen;
-        self.state.cache.listen(&self.finding);
+        self.state.cache.listen(&self.finding.frames);
         let ids = self.append_frames(text, &[id], std::slice::from_ref(&features), None)?;
         let heard = self.state.cache.heard()?;
-        if self.finding.is_empty() {
+        if self.finding.frames.is_empty() {
             return Ok(None);
         }
         let is_image = |&id: &u32| self.model.is_image(id);
@@ -154,15 +170,14 @@ impl Session {
         if !recall.stamps_ns.is_empty() {
             return Ok(self.state.stream.archive.nearest(&recall.stamps_ns));
         }
-        let mut grammar = self.state.stream.grammar.clone();
-        let text = grammar.instruction(&instruction.text, &self.model.tokenizer);
-        let ids = self.encode(&text)?;
+        let ids = self.question(&instruction.text)?;
         let newest = self.newest_again().map_or(0, |frame| frame.tokens);
         let room = self.state.cache.longest_turn();
         let Some(tokens) = room.checked_sub(ids.len() + newest) else {
             return Ok(Vec::new());
         };
         let wanted = Wanted {
+            kind: Kind::Frame,
             units: config.recall_units,
             tokens,
             share: if given {
@@ -174,14 +189,66 @@ impl Session {
             best: BEST,
             beyond_cache: mode == RecallMode::Auto,
         };
-        let side = config.recall_by.of_frames();
-        let retained = self.state.cache.retained();
-        let finding = self.finding.clone();
-        let probe = self.passing(|session| {
-            let heard = session.hear(&ids, Chunk::Instruction, &finding)?;
-            Ok::<_, ModelError>(Probe::of(&heard, side)?)
+        let probes = self.probes(&instruction.text, &ids)?;
+        Ok(self.find_both(&probes, &wanted, &self.state.cache.retained()))
+    }
+
+    /// What an instruction's tokens look for among frames, and its words among turns, if there are any.
+    fn probes(&mut self, text: &str, ids: &[u32]) -> Result<(Probe, Option<Probe>), ModelError> {
+        let words = match self.archive().texts() {
+            0 => None,
+            _ => Some(self.words(text, ids)?),
+        };
+        let Finding { frames, turns } = self.finding.clone();
+        let by = self.config.archive.recall_by;
+        let heard = self.passing(|session| {
+            let all = [frames.as_slice(), &turns].concat();
+            session.hear(ids, Chunk::Instruction, &all)
         })?;
-        Ok(self.state.stream.archive.find(&probe, &wanted, &retained))
+        let heard_in = |layers: &[usize]| Finding::heard_in(layers, &heard);
+        let of_turns = words.map(|words| Probe::of_tokens(&heard_in(&turns), words, by.of_text()));
+        Ok((
+            Probe::of(&heard_in(&frames), by.of_frames())?,
+            of_turns.transpose()?,
+        ))
+    }
+
+    /// Units of both kinds, in the order of time. How well a turn matches and how well a frame does are not to be compared, so that each
+    /// kind has its part: the best turns a small one, for they are few and short, then the frames, and what room these leave the turns again.
+    fn find_both(
+        &self,
+        (frames, turns): &(Probe, Option<Probe>),
+        wanted: &Wanted,
+        retained: &Retained,
+    ) -> Vec<Found> {
+        let archive = self.archive();
+        let find_turns = |units, tokens| {
+            let wanted = Wanted {
+                share: wanted.share,
+                span_ns: wanted.span_ns,
+                beyond_cache: wanted.beyond_cache,
+                ..Wanted::text(archive.config(), units, tokens)
+            };
+            let probe = turns.as_ref();
+            probe.map_or_else(Vec::new, |probe| archive.find(probe, &wanted, retained))
+        };
+        let tokens = |found: &[Found]| -> usize {
+            found.iter().map(|found| found.unit.content.tokens()).sum()
+        };
+        let part = wanted.units.div_ceil(TURNS_PART);
+        let mut turns = find_turns(part, wanted.tokens);
+        let rest = Wanted {
+            units: wanted.units - turns.len(),
+            tokens: wanted.tokens - tokens(&turns),
+            ..*wanted
+        };
+        let mut found = archive.find(frames, &rest, retained);
+        if turns.len() == part && found.len() < rest.units {
+            turns = find_turns(wanted.units - found.len(), wanted.tokens - tokens(&found));
+        }
+        found.append(&mut turns);
+        found.sort_by_key(|found| (found.seen_ns, found.id));
+        found
     }
 
     /// Refuses to recall from an archive that no frame fits into.
@@ -223,48 +290,69 @@ impl Session {
         newest.clone().filter(|_| self.config.archive.recall_newest)
     }
 
-    /// Feeds again what was found, as frames of the stream, behind everything else.
+    /// Feeds again what was found, as frames and turns of the stream, behind everything else, and then the newest frame. `question` is what
+    /// comes behind that, tokens.
     pub(super) fn feed_again(
         &mut self,
         found: &[Found],
+        question: usize,
         answer: &mut Answer,
     ) -> Result<(), ModelError> {
         let started = Instant::now();
         let newest = self.newest_again();
-        // The label is of the last time that it was so.
-        let units = found.iter().filter_map(|found| match &found.unit.content {
-            Content::Frame(frame) => {
-                let since_ns = found.seen_ns.saturating_sub(found.unit.stamp_ns);
-                Some((frame.as_ref(), frame.elapsed_ns.saturating_add(since_ns)))
-            }
-            Content::Text(_) => None,
-        });
-        let newest = newest.as_deref().map(|frame| (frame, frame.elapsed_ns));
-        let frames = units.chain(newest).collect::<Vec<_>>();
-        // One compaction for all of it and for the turn that follows, where feeding would take one after the other.
-        let tokens = frames.iter().map(|(frame, _)| frame.tokens).sum::<usize>();
+        let tokens = found.iter().map(|found| found.unit.content.tokens());
+        let tokens = tokens.sum::<usize>() + newest.as_ref().map_or(0, |frame| frame.tokens);
+        // One compaction for all of it and for the turn that follows, where feeding would take one after the other; one in the middle of it
+        // could evict its beginning.
         let cache = &mut self.state.cache;
-        cache.make_room(tokens + cache.plan().slack)?;
-        let (dtype, device) = (self.model.dtype(), self.model.device());
-        let mut text = String::new();
-        let (mut numbers, mut features) = (Vec::new(), Vec::new());
-        for (frame, elapsed_ns) in frames {
-            let markup = self.model.vision.markup(&frame.layout);
-            text.push_str(&self.state.stream.grammar.frame(&markup, elapsed_ns));
-            numbers.push(frame.id);
-            features.push(frame.features(dtype, device)?);
+        cache.make_room(tokens + question.max(cache.plan().slack))?;
+        let from = self.usage().tokens_seen;
+        let mut frames = Vec::new();
+        for found in found {
+            match &found.unit.content {
+                // The label is of the last time that it was so.
+                Content::Frame(frame) => {
+                    let since_ns = found.seen_ns.saturating_sub(found.unit.stamp_ns);
+                    frames.push((frame.as_ref(), frame.elapsed_ns.saturating_add(since_ns)));
+                }
+                Content::Turn(turn) => {
+                    self.feed_frames_again(&std::mem::take(&mut frames))?;
+                    self.append_turn(&turn.asked, &turn.said)?;
+                }
+                Content::Text(_) => {}
+            }
         }
-        let ids = self.append_frames(&text, &numbers, &features, Some(1))?;
-        answer.recalled_tokens = ids.len();
+        frames.extend(newest.as_deref().map(|frame| (frame, frame.elapsed_ns)));
+        self.feed_frames_again(&frames)?;
+        answer.recalled_tokens = (self.usage().tokens_seen - from) as usize;
         answer.recalled = found
             .iter()
             .map(|found| Recalled {
+                kind: found.unit.kind(),
                 stamp_ns: found.unit.stamp_ns,
                 seen_ns: found.seen_ns,
                 score: found.score,
             })
             .collect();
         answer.recall_time += started.elapsed();
+        Ok(())
+    }
+
+    /// Feeds frames with the times that their labels are to tell, in one chunk.
+    fn feed_frames_again(&mut self, frames: &[(&Frame, i64)]) -> Result<(), ModelError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let (dtype, device) = (self.model.dtype(), self.model.device());
+        let mut text = String::new();
+        let (mut numbers, mut features) = (Vec::new(), Vec::new());
+        for (frame, elapsed_ns) in frames {
+            let markup = self.model.vision.markup(&frame.layout);
+            text.push_str(&self.state.stream.grammar.frame(&markup, *elapsed_ns));
+            numbers.push(frame.id);
+            features.push(frame.features(dtype, device)?);
+        }
+        self.append_frames(&text, &numbers, &features, Some(1))?;
         Ok(())
     }
 }
