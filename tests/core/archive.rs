@@ -100,7 +100,7 @@ proptest! {
                 f64::from(units[0].likeness(&units[1]))
             };
             match entered {
-                Entered::NoRoom => prop_assert_eq!(after, before),
+                Entered::NoRoom(_) => prop_assert_eq!(after, before),
                 Entered::NothingNew(id) => {
                     let entry = archive.entries().iter().find(|entry| entry.id == id).unwrap();
                     prop_assert!(f64::from(entry.unit.likeness(&new)) > nothing_new);

@@ -276,7 +276,7 @@ fn an_archive_holds_its_bound_and_one_that_is_too_small_for_a_frame_holds_nothin
         }
         assert_eq!(session.archive().entries().is_empty(), bytes == 1);
         let too_large = session.archive().too_large();
-        assert_eq!(too_large.units, if bytes == 1 { 60 } else { 0 });
+        assert_eq!(too_large.frames, if bytes == 1 { 60 } else { 0 });
         // As many bytes as it says are enough.
         if bytes == 1 {
             config.archive.archive_bytes = too_large.bytes;

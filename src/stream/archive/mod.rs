@@ -16,8 +16,6 @@ mod unit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pulp::Arch;
-
 pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
 pub use frame::Frame;
@@ -34,8 +32,8 @@ pub enum Entered {
     New(u64),
     /// It is as the unit of this number is, which has been seen to be still so.
     NothingNew(u64),
-    /// It is larger than the archive, or there is none.
-    NoRoom,
+    /// It is larger than the archive, or there is none; so many bytes would hold it.
+    NoRoom(usize),
 }
 
 /// How much of what is there is text.
@@ -77,12 +75,22 @@ pub struct Archive {
     too_large: TooLarge,
 }
 
-/// Units that would not fit into the archive if it were empty.
+/// Frames that would not fit into the archive if it were empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TooLarge {
-    pub units: u64,
+    pub frames: u64,
     /// What the smallest of them would take with its place, bytes.
     pub bytes: usize,
+}
+
+impl TooLarge {
+    fn add(&mut self, bytes: usize) {
+        self.bytes = match self.frames {
+            0 => bytes,
+            _ => self.bytes.min(bytes),
+        };
+        self.frames += 1;
+    }
 }
 
 impl Archive {
@@ -132,7 +140,7 @@ impl Archive {
         self.left
     }
 
-    /// Units that have not entered, being larger than the whole archive.
+    /// Frames that have not entered, being larger than the whole archive.
     pub fn too_large(&self) -> TooLarge {
         self.too_large
     }
@@ -145,15 +153,10 @@ impl Archive {
         let bytes = unit.bytes();
         let whole = bytes + size_of::<Entry>();
         if whole > self.config.archive_bytes {
-            let TooLarge {
-                units,
-                bytes: least,
-            } = self.too_large;
-            self.too_large = TooLarge {
-                units: units + 1,
-                bytes: if units == 0 { whole } else { least.min(whole) },
-            };
-            return Entered::NoRoom;
+            if unit.kind() == Kind::Frame {
+                self.too_large.add(whole);
+            }
+            return Entered::NoRoom(whole);
         }
         if let Some(at) = self.like(&unit) {
             let known = &mut Arc::make_mut(&mut self.entries)[at];
@@ -211,18 +214,12 @@ impl Archive {
 
     /// The unit that leaves nothing new in this one: of those that are like enough the most like, of several the newest.
     fn like(&self, unit: &Unit) -> Option<usize> {
-        // With the widest vectors that this machine has: it is done for every frame, with all units.
-        Arch::new().dispatch(|| {
-            let mut like = None;
-            for (at, entry) in self.entries.iter().enumerate() {
-                let likeness = entry.unit.sameness(unit);
-                let most = like.map_or(f32::NEG_INFINITY, |(_, most)| most);
-                if f64::from(likeness) > self.config.nothing_new && likeness >= most {
-                    like = Some((at, likeness));
-                }
-            }
-            like.map(|(at, _)| at)
-        })
+        let likeness = self.entries.iter().map(|entry| entry.unit.sameness(unit));
+        let near = likeness
+            .enumerate()
+            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
+        near.max_by(|(_, a), (_, b)| a.total_cmp(b))
+            .map(|(at, _)| at)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::model::finite::check_finite;
 use crate::model::preprocess::picture::Picture;
 use crate::model::vision::{ImageFeatures, Layout, View};
 use crate::model::ModelError;
-use crate::stream::archive::{Entered, Unit};
+use crate::stream::archive::{Entered, Kind, Unit};
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::Skip;
 
@@ -83,18 +83,21 @@ impl Session {
         Ok(taken)
     }
 
-    /// Takes a frame into the archive; outside of marks, whose copy of the archive would have to be made whole.
+    /// Takes a frame or a turn into the archive; outside of marks, whose copy of the archive would have to be made whole.
     pub(super) fn archive_unit(&mut self, unit: Option<Archived>) {
         let Some((unit, extent)) = unit else { return };
+        let what = match unit.kind() {
+            Kind::Frame => "frame",
+            Kind::Text => "turn",
+        };
         let archive = &mut self.state.stream.archive;
-        if archive.enter(unit, extent) != Entered::NoRoom {
+        let Entered::NoRoom(bytes) = archive.enter(unit, extent) else {
             return;
-        }
+        };
         if let Some(more) = self.complaints.due("archive", Instant::now()) {
             tracing::warn!(
-                "a frame does not fit into the archive and cannot be recalled: archive_bytes is {}, expected 0 (no archive) or at least {}{more}",
-                archive.config().archive_bytes,
-                archive.too_large().bytes
+                "a {what} does not fit into the archive and cannot be recalled: archive_bytes is {}, expected 0 (no archive) or at least {bytes}{more}",
+                archive.config().archive_bytes
             );
         }
     }

@@ -255,7 +255,7 @@ impl Session {
     fn check_size(&self) -> Result<(), RecallError> {
         let archive = &self.state.stream.archive;
         match archive.too_large() {
-            TooLarge { units, bytes } if units > 0 && archive.entries().is_empty() => {
+            TooLarge { frames, bytes } if frames > 0 && archive.entries().is_empty() => {
                 Err(RecallError::TooSmall {
                     bytes: archive.config().archive_bytes,
                     needed: bytes,
