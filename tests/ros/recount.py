@@ -113,11 +113,16 @@ class Recount:
         if self.recent is not None and prompt > self.recent:
             # So that no compaction falls into the middle of the instruction.
             self._reserve(prompt)
-        self._append(prompt, self.max_new_tokens)
-        stopped = answer.finish_reason == Reasoning.FINISH_STOP
         # The end token is fed with the next turn.
-        for _ in range(answer.output_tokens - stopped):
-            self._append(1, 1)
+        said = answer.output_tokens - (answer.finish_reason == Reasoning.FINISH_STOP)
+        if answer.recalled_stamps:
+            # What was recalled has left again with the turn, which is fed anew, the answer as a whole.
+            self._append(prompt, max(said, 1))
+            self._append(said, 1)
+        else:
+            self._append(prompt, self.max_new_tokens)
+            for _ in range(said):
+                self._append(1, 1)
         self.turn = "<end_of_utterance>\nUser:"
 
     def _append(self, length: int, following: int, frames: dict[int, int] | None = None) -> None:

@@ -206,12 +206,17 @@ impl Session {
         if tokens > self.state.cache.longest_turn() {
             return Err(self.no_room(tokens));
         }
-        let cache = &mut self.state.cache;
-        if tokens > cache.plan().recent {
-            // A compaction in the middle of the instruction could evict its beginning.
-            cache.reserve(tokens).map_err(ModelError::from)?;
-        }
+        self.reserve_instruction(tokens)?;
         Ok(self.go_on(&ids, Chunk::Instruction, longest)?)
+    }
+
+    /// Sees to it that no compaction falls into the middle of an instruction of so many tokens, where it could evict its beginning.
+    pub(super) fn reserve_instruction(&mut self, tokens: usize) -> Result<(), ModelError> {
+        let cache = &mut self.state.cache;
+        match tokens > cache.plan().recent {
+            true => Ok(cache.reserve(tokens)?),
+            false => Ok(()),
+        }
     }
 
     /// Feeds text and chooses what follows it.

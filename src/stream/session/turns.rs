@@ -97,6 +97,7 @@ impl Session {
         let text = self.state.stream.grammar.instruction(question, tokenizer);
         let ids = self.encode(&text)?;
         let said = self.without_end(said);
+        self.reserve_instruction(ids.len())?;
         self.append(&ids, Chunk::Instruction, said.len().max(1))?;
         if !said.is_empty() {
             self.append(&said, Chunk::Answer, 1)?;
