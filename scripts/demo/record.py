@@ -40,11 +40,12 @@ class Exchange:
 
     @property
     def recalled_ages(self) -> list[float]:
-        """How old the frames were that were fed again for the answer, seconds before the question; ascending."""
+        """How old the frames were that were fed again for the answer, seconds before the question; ascending. Turns are left out."""
         if self.reasoning is None:
             return []
         asked = seconds(self.reasoning.instruction_stamp)
-        return sorted(asked - seconds(stamp) for stamp in self.reasoning.recalled_stamps)
+        recalled = zip(self.reasoning.recalled_stamps, self.reasoning.recalled_kinds, strict=True)
+        return sorted(asked - seconds(stamp) for stamp, kind in recalled if kind == Reasoning.RECALLED_FRAME)
 
 
 @dataclass

@@ -83,7 +83,10 @@ def figures(record: Record, comparison: Comparison) -> Table:
         f"{stats.tokens_evicted} of {stats.tokens_seen} tokens = {record.evicted_budgets:.1f} budgets of "
         f"{stats.budget}, in {stats.compactions} compactions by {stats.policy}",
     )
-    grid.add_row("archive", f"{stats.archive_units} frames, {stats.archive_bytes / 2**20:.1f} MiB")
+    grid.add_row(
+        "archive",
+        f"{stats.archive_units - stats.archive_turns} frames and {stats.archive_turns} turns, {stats.archive_bytes / 2**20:.1f} MiB",
+    )
     times = record.times_to_first_token()
     if times:
         grid.add_row("first token", f"after {times[0] * 1e3:.0f} ms in the median, {times[1] * 1e3:.0f} ms at most")

@@ -158,6 +158,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         oldest_frame_stamp: time(answer.oldest_frame_ns.unwrap_or(0)),
         frames_seen: answer.frames_seen,
         recalled_stamps: recalled().map(|unit| time(unit.stamp_ns)).collect(),
+        recalled_seen_stamps: recalled().map(|unit| time(unit.seen_ns)).collect(),
         recalled_kinds: recalled().map(|unit| recalled_kind(unit.kind)).collect(),
         recalled_scores: recalled().map(|unit| unit.score).collect(),
         recalled_tokens: count(answer.recalled_tokens),

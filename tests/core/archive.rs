@@ -216,6 +216,12 @@ fn a_question_finds_what_it_is_about_and_names_its_time() {
         ..wanted(2)
     };
     assert_eq!(archive.find(&probe, &close, &none).len(), 1);
+    // How little is good enough to be brought says nothing of what makes it needless.
+    let any = Wanted {
+        beyond_cache: true,
+        ..wanted(2)
+    };
+    assert_eq!(archive.find(&probe, &any, &none).len(), 2);
     // Seen once more: the same unit, of a later time.
     assert_eq!(
         archive.enter(unit(9, &sentences[1]), 90..94),

@@ -9,7 +9,7 @@ use inf_mllm::stream::{
 use proptest::prelude::*;
 
 use crate::failures::{seen, show};
-use crate::support::{instruction, tiny_config};
+use crate::support::{instruction, picture, tiny_config};
 
 /// Tokens of a frame of the tiny model with its label, at most.
 const FRAME: usize = 24;
@@ -188,6 +188,67 @@ fn a_time_range_brings_what_was_seen_within_it_and_nothing_else() {
         .is_empty());
 }
 
+/// Times of the frames that a range brings, ms, in the order in which they are fed, and the first and last time of each.
+fn brought(session: &mut Session, from_s: f64, to_s: f64) -> Vec<(i64, i64)> {
+    let answer = ask(session, within(from_s, to_s), true);
+    assert!(answer.error.is_none(), "{:?}", answer.error);
+    let frames = answer.recalled.iter();
+    let frames = frames.filter(|unit| unit.kind == Kind::Frame);
+    frames
+        .map(|unit| (unit.stamp_ns / 1_000_000, unit.seen_ns / 1_000_000))
+        .collect()
+}
+
+fn look(session: &mut Session, times_ms: impl Iterator<Item = i64>, colour: [u8; 3]) {
+    for ms in times_ms {
+        session.push_frame(&picture(ms, colour)).unwrap();
+    }
+}
+
+#[test]
+fn what_comes_again_after_other_things_was_not_in_view_in_between() {
+    let mut config = config(PolicyKind::InfMllm);
+    config.archive.nothing_new = 0.999;
+    let mut session = session(&config);
+    look(&mut session, (0..30).map(|i| i * 200), [250, 20, 20]);
+    look(&mut session, (30..60).map(|i| i * 200), [20, 20, 250]);
+    look(&mut session, (60..90).map(|i| i * 200), [250, 20, 20]);
+    show(&mut session, 200, 40);
+    assert_eq!(brought(&mut session, 8.0, 9.0), [(6000, 11_800)]);
+    assert_eq!(
+        brought(&mut session, 4.0, 13.0),
+        [(0, 5800), (6000, 11_800), (12_000, 17_800)]
+    );
+}
+
+#[test]
+fn stamps_that_jump_back_mix_up_neither_ranges_nor_the_order() {
+    let mut config = config(PolicyKind::InfMllm);
+    config.archive.nothing_new = 0.999;
+    let mut session = session(&config);
+    look(&mut session, (500..530).map(|i| i * 200), [250, 20, 20]);
+    // A single strange stamp is left out: the clock has jumped with the second.
+    assert!(session.push_frame(&picture(0, [250, 20, 20])).is_err());
+    look(&mut session, (1..30).map(|i| i * 200), [250, 20, 20]);
+    show(&mut session, 100, 40);
+    assert_eq!(brought(&mut session, 100.0, 105.0), [(100_000, 105_800)]);
+    assert_eq!(brought(&mut session, 0.0, 5.0), [(200, 5800)]);
+    let stamps = brought(&mut session, 0.0, 200.0);
+    assert_eq!(stamps[0], (100_000, 105_800), "{stamps:?}");
+}
+
+#[test]
+fn a_range_is_brought_whatever_stands_out() {
+    let mut session = session(&config(PolicyKind::InfMllm));
+    show(&mut session, 0, 60);
+    let auto = Recall {
+        mode: Some(RecallMode::Auto),
+        ..within(0.95, 1.25)
+    };
+    let answer = ask(&mut session, auto, true);
+    assert_eq!(answer.recalled.len(), 3);
+}
+
 #[test]
 fn frames_are_recalled_by_their_times_too() {
     let mut session = session(&config(PolicyKind::StreamingLlm));
@@ -224,6 +285,7 @@ fn what_cannot_be_recalled_is_refused_with_the_reason_and_the_session_goes_on() 
         (off, always(), "archive_bytes is 0"),
         (small.clone(), always(), "nothing is archived: archive_bytes is 500, expected at least "),
         (small, within(0.0, 1.0), "which a frame takes"),
+        (config(PolicyKind::Tova), always(), "the longest turn of the policy at this budget"),
     ];
     for (mut config, recall, said) in cases {
         config.archive.recall = RecallMode::Auto;

@@ -31,6 +31,8 @@ def test_what_has_left_the_memory_is_recalled_named_and_out_again(start: Start) 
     assert answer.error == ""
     assert 0 < len(answer.recalled_stamps) == len(answer.recalled_scores) <= 2
     assert seconds(answer) == sorted(seconds(answer))
+    # Every picture was another one.
+    assert answer.recalled_seen_stamps == answer.recalled_stamps
     assert all(0 <= score <= 1 for score in answer.recalled_scores)
     # Two frames and the newest once more, 19 tokens each.
     assert answer.recalled_tokens == 19 * (len(answer.recalled_stamps) + 1)

@@ -73,12 +73,12 @@ parameters! {
         /// Memory that frames and turns of the conversation may take beside the cache, so that they can be fed again once they have left it;
         /// 0: there is no archive, and nothing is recalled. full and last_frames have none.
         archive_bytes: usize = 64 << 20, range 0..=LARGEST, unit "bytes";
-        /// A frame more like one that is in the archive than that is nothing new and does not enter: that one has been seen again; 1: all
+        /// A frame more like one that was in view until now than that is nothing new and does not enter: that one is in view still; 1: all
         /// enter. A turn does not enter whose very words are there.
         nothing_new: f64 = 0.999, range 0.0..=1.0, unit "cosine";
         /// When frames and turns are fed again for an instruction that does not say it itself; auto: those of a kind of which one matches it
-        /// clearly better than all of the kind that the cache still holds, which score less than `recall_share` of it, and a turn at least
-        /// that; never: only where an instruction asks for it.
+        /// clearly better than all of the kind that the cache still holds, which score less than three quarters of it, and a turn at
+        /// least `recall_share`; never: only where an instruction asks for it.
         recall: RecallMode = RecallMode::Auto, set Running;
         /// Frames and turns fed again for an instruction at most; as many as a turn has room for. Turns may be a quarter of them, or more
         /// where there are fewer frames.

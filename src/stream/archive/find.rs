@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::unit::{Entry, Kind, Unit};
+use super::unit::{Entry, Kind, Unit, RUN_NS};
 use super::{Archive, ArchiveConfig};
 use crate::cache::{contrast, scores, Probe, Retained, Scores};
 
@@ -17,11 +17,11 @@ fn stands_out(kind: Kind) -> f32 {
     }
 }
 
-/// Frames with no more time between them are of one run, nanoseconds.
-const RUN_NS: i64 = 3_000_000_000;
-
 /// A unit of which so much is kept is in the cache: to feed it again would bring it twice.
 const IN_CACHE: f32 = 0.5;
+
+/// What scores so much of the best and is still in the cache is enough: nothing needs to be brought.
+const ENOUGH: f32 = 0.75;
 
 /// What is looked for beside the question itself.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +64,8 @@ pub struct Found {
     pub id: u64,
     pub unit: Arc<Unit>,
     pub seen_ns: i64,
+    /// Number of that sighting among all.
+    pub seen: u64,
     /// Its tokens in the stream.
     pub extent: Range<u64>,
     /// 0 to 1.
@@ -81,9 +83,9 @@ fn better((a, x): &Scored<'_>, (b, y): &Scored<'_>) -> Ordering {
 fn newest_runs<'a>(units: &[Scored<'a>]) -> Vec<Scored<'a>> {
     // By when they came: one that was seen again later would be of a run with all that came in between.
     let near = |(a, _): &Scored<'_>, (b, _): &Scored<'_>| {
-        b.unit.stamp_ns.saturating_sub(a.unit.stamp_ns) <= RUN_NS
+        (0..=RUN_NS).contains(&b.unit.stamp_ns.saturating_sub(a.unit.stamp_ns))
     };
-    let seen_last = |run: &&[Scored<'a>]| run.iter().map(|(entry, _)| entry.seen_ns).max();
+    let seen_last = |run: &&[Scored<'a>]| run.iter().map(|(entry, _)| entry.seen).max();
     let mut runs = units.chunk_by(near).collect::<Vec<_>>();
     runs.sort_by_key(|run| Reverse(seen_last(run)));
     let best = runs
@@ -98,6 +100,7 @@ impl Found {
             id: entry.id,
             unit: entry.unit.clone(),
             seen_ns: entry.seen_ns,
+            seen: entry.seen,
             extent: entry.extent.clone(),
             score,
         }
@@ -142,7 +145,7 @@ impl Archive {
         }
         let held = candidates.iter().filter(|(entry, _)| !gone(entry));
         let held = held.map(|(_, score)| *score).fold(0.0, f32::max);
-        if wanted.beyond_cache && held >= best * wanted.share {
+        if wanted.beyond_cache && held >= best * ENOUGH {
             return Vec::new();
         }
         candidates.retain(|(entry, score)| *score >= best * wanted.share && gone(entry));
@@ -166,7 +169,7 @@ impl Archive {
             room -= tokens;
             found.push(Found::new(entry, score));
         }
-        found.sort_by_key(|found| (found.seen_ns, found.id));
+        found.sort_by_key(|found| found.seen);
         found
     }
 

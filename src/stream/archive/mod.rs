@@ -70,6 +70,8 @@ pub struct Archive {
     unit_bytes: usize,
     text: Texts,
     next_id: u64,
+    /// Sightings of all units so far.
+    seen: u64,
     nothing_new: u64,
     left: u64,
     too_large: TooLarge,
@@ -101,6 +103,7 @@ impl Archive {
             unit_bytes: 0,
             text: Texts::default(),
             next_id: 0,
+            seen: 0,
             nothing_new: 0,
             left: 0,
             too_large: TooLarge::default(),
@@ -158,9 +161,12 @@ impl Archive {
             }
             return Entered::NoRoom(whole);
         }
-        if let Some(at) = self.like(&unit) {
+        let like = self.like(&unit);
+        self.seen += 1;
+        if let Some(at) = like {
             let known = &mut Arc::make_mut(&mut self.entries)[at];
             known.seen_ns = unit.stamp_ns;
+            known.seen = self.seen;
             known.extent = extent;
             self.nothing_new += 1;
             return Entered::NothingNew(known.id);
@@ -185,6 +191,7 @@ impl Archive {
         let id = self.next_id;
         entries.push(Entry {
             seen_ns: unit.stamp_ns,
+            seen: self.seen,
             unit: Arc::new(unit),
             id,
             extent,
@@ -212,12 +219,17 @@ impl Archive {
         *self = Self::new(self.config.clone());
     }
 
-    /// The unit that leaves nothing new in this one: of those that are like enough the most like, of several the newest.
+    /// The unit that leaves nothing new in this one: of those that are like enough and may still be so the most like, of several the newest.
     fn like(&self, unit: &Unit) -> Option<usize> {
-        let likeness = self.entries.iter().map(|entry| entry.unit.sameness(unit));
-        let near = likeness
-            .enumerate()
-            .filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
+        let of_kind = self
+            .entries
+            .iter()
+            .filter(|entry| entry.unit.kind() == unit.kind());
+        let newest = of_kind.map(|entry| entry.seen).max();
+        let entries = self.entries.iter().enumerate();
+        let still = entries.filter(|(_, entry)| entry.goes_on(unit, Some(entry.seen) == newest));
+        let likeness = still.map(|(at, entry)| (at, entry.unit.sameness(unit)));
+        let near = likeness.filter(|&(_, likeness)| f64::from(likeness) > self.config.nothing_new);
         near.max_by(|(_, a), (_, b)| a.total_cmp(b))
             .map(|(at, _)| at)
     }

@@ -11,6 +11,9 @@ use crate::simd::dot;
 /// The two counts of an [`Arc`], bytes.
 const COUNTS: usize = 2 * size_of::<usize>();
 
+/// Frames with no more time between them are of one run, nanoseconds.
+pub(super) const RUN_NS: i64 = 3_000_000_000;
+
 /// What is fed again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
@@ -117,8 +120,10 @@ pub struct Entry {
     pub unit: Arc<Unit>,
     /// Number of the unit among all that have ever entered.
     pub id: u64,
-    /// When it was last seen to be still so, nanoseconds; at first its stamp.
+    /// When it was last seen to be still so, nanoseconds, not before its stamp; at first that.
     pub seen_ns: i64,
+    /// Number of that sighting among all of all units: the order of time, also where stamps jump back.
+    pub seen: u64,
     /// Its tokens in the stream, by which it is known whether the cache still holds it.
     pub extent: Range<u64>,
     /// How like the more like of its neighbours in time it is.
@@ -126,8 +131,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it was so at some time from and to these, nanoseconds, both included.
+    /// Whether it was so at some time from and to these, nanoseconds, both included. A text was at its times and not between them.
     pub fn within(&self, (from_ns, to_ns): (i64, i64)) -> bool {
-        from_ns <= to_ns && self.unit.stamp_ns <= to_ns && from_ns <= self.seen_ns
+        let (first, last) = (self.unit.stamp_ns, self.seen_ns);
+        match self.unit.kind() {
+            Kind::Frame => from_ns <= to_ns && first <= to_ns && from_ns <= last,
+            Kind::Text => [first, last]
+                .iter()
+                .any(|time| (from_ns..=to_ns).contains(time)),
+        }
+    }
+
+    /// Whether a unit that comes now and is enough like this one is the same still: a frame that comes again after others is a sighting of
+    /// its own, for what was in view in between was not it.
+    pub(super) fn goes_on(&self, unit: &Unit, newest: bool) -> bool {
+        let since_ns = unit.stamp_ns.saturating_sub(self.seen_ns);
+        match unit.kind() {
+            Kind::Frame => since_ns >= 0 && (newest || since_ns <= RUN_NS),
+            Kind::Text => true,
+        }
     }
 }

@@ -77,7 +77,8 @@ impl Session {
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<FinishReason, AskError> {
         let (asked, limit) = (instruction.max_new_tokens, self.config.max_new_tokens_limit);
-        if instruction.text.trim().is_empty() {
+        let typed = self.model.tokenizer.guard(&instruction.text);
+        if typed.trim().is_empty() {
             return Err(AskError::Empty);
         }
         if asked > limit {

@@ -157,10 +157,12 @@ impl Session {
 
     pub fn archive_stats(&self) -> ArchiveStats {
         let archive = self.archive();
-        let oldest_ns = archive.entries().first().map(|entry| entry.unit.stamp_ns);
+        // Stamps may have jumped back.
+        let stamps = archive.entries().iter().map(|entry| entry.unit.stamp_ns);
+        let oldest_ns = stamps.min();
         let newest_ns = self.memory().newest().map(|newest| newest.stamp_ns);
         let age_ns = oldest_ns.zip(newest_ns);
-        let age_ns = age_ns.map_or(0, |(oldest, newest)| newest.saturating_sub(oldest));
+        let age_ns = age_ns.map_or(0, |(oldest, newest)| newest.saturating_sub(oldest).max(0));
         ArchiveStats {
             units: archive.entries().len(),
             turns: archive.texts(),

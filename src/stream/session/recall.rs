@@ -40,6 +40,10 @@ pub enum RecallError {
     Nothing { asked: Span, archived: Span },
     #[error("nothing is archived: archive_bytes is {bytes}, expected at least {needed}, which a frame takes")]
     TooSmall { bytes: usize, needed: usize },
+    #[error(
+        "nothing can be recalled: the instruction, the newest frame once more and the shortest of what is archived take {needed} tokens, expected at most {room}, the longest turn of the policy at this budget"
+    )]
+    NoRoom { needed: usize, room: usize },
     #[error("nothing is archived yet, expected a frame before an instruction that recalls")]
     Empty,
 }
@@ -95,7 +99,7 @@ impl Finding {
             found.ok_or_else(|| CacheError::Parameter {
                 name: "recall_layers",
                 value: archive.recall_layers.clone(),
-                expected: format!("numbers below {reached}, as in 4/8"),
+                expected: format!("numbers below {reached}, with / between them"),
             })
         };
         Ok(Self {
@@ -149,12 +153,13 @@ impl Session {
         let config = &self.config.archive;
         let mode = match recall.mode {
             Some(RecallMode::Never) if given => return Err(RecallError::Never.into()),
+            // What is given is what is wanted, however little of it stands out.
+            _ if given => RecallMode::Always,
             Some(mode) => mode,
-            None if given => RecallMode::Always,
             None => config.recall,
         };
+        let asked = given || recall.mode == Some(RecallMode::Always);
         if let Some(why) = no_archive(&self.config) {
-            let asked = given || recall.mode == Some(RecallMode::Always);
             return match asked {
                 true => Err(RecallError::NoArchive(why).into()),
                 false => Ok(Vec::new()),
@@ -163,7 +168,7 @@ impl Session {
         if mode == RecallMode::Never {
             return Ok(Vec::new());
         }
-        if given || recall.mode == Some(RecallMode::Always) {
+        if asked {
             self.check_size()?;
         }
         self.check_span(recall.span_ns)?;
@@ -173,9 +178,16 @@ impl Session {
         let ids = self.question(&instruction.text)?;
         let newest = self.newest_again().map_or(0, |frame| frame.tokens);
         let room = self.state.cache.longest_turn();
-        let Some(tokens) = room.checked_sub(ids.len() + newest) else {
-            return Ok(Vec::new());
-        };
+        let entries = self.archive().entries().iter();
+        let least = entries.map(|entry| entry.unit.content.tokens()).min();
+        let needed = ids.len() + newest + least.unwrap_or(0);
+        if needed > room {
+            return match asked {
+                true => Err(RecallError::NoRoom { needed, room }.into()),
+                false => Ok(Vec::new()),
+            };
+        }
+        let tokens = room - ids.len() - newest;
         let wanted = Wanted {
             kind: Kind::Frame,
             units: config.recall_units,
@@ -247,7 +259,7 @@ impl Session {
             turns = find_turns(wanted.units - found.len(), wanted.tokens - tokens(&found));
         }
         found.append(&mut turns);
-        found.sort_by_key(|found| (found.seen_ns, found.id));
+        found.sort_by_key(|found| found.seen);
         found
     }
 
