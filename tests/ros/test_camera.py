@@ -38,6 +38,8 @@ def test_a_camera_that_dies_is_missed_and_another_takes_over(start: Start) -> No
     client.stop_camera()
     with camera_process():
         client.wait(lambda: client.stats[-1].frames_used > 5, "the first camera's frames")
+        # Before it came, another warning was right.
+        wait_for(client, "camera", DiagnosticStatus.OK)
     status = wait_for(client, "camera", DiagnosticStatus.WARN)
     assert status.message.startswith("no image for 5 s on /image: ")
     used = client.fresh_stats().frames_used

@@ -160,7 +160,11 @@ def test_a_terminal_of_80_columns_has_room_for_all_of_it(brief: Path) -> None:
         stdin=there,
         stdout=there,
         stderr=there,
-        env={**os.environ, "TERM": "xterm-256color"},
+        # The size that counts is the terminal's.
+        env={
+            **{name: os.environ[name] for name in os.environ if name not in ("COLUMNS", "LINES")},
+            "TERM": "xterm-256color",
+        },
     )
     os.close(there)
     output = b""
