@@ -65,6 +65,10 @@ __device__ __forceinline__ uint2 load_8_bytes(const void *p) {
 }
 // What an earlier kernel or another block wrote, as it stands in L2.
 template <typename T> __device__ __forceinline__ T fresh(const T *p) { return __ldcg(p); }
+// To what the host reads while kernels run (mapped memory, at a multiple of 16 bytes): all of it at once.
+__device__ __forceinline__ void publish(uint32_t *to, uint4 v) {
+  asm volatile("st.volatile.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 #else
 #include "host/host.hpp"
 #endif
@@ -139,6 +143,11 @@ __device__ __forceinline__ float load_element(const void *from, size_t index, ui
   return to_float(static_cast<const bf16 *>(from)[index]);
 }
 
+__device__ __forceinline__ void copy_element(void *to, size_t to_index, const void *from, size_t index, uint32_t type) {
+  if (type == ELEMENT_F32) static_cast<float *>(to)[to_index] = static_cast<const float *>(from)[index];
+  else static_cast<uint16_t *>(to)[to_index] = static_cast<const uint16_t *>(from)[index];
+}
+
 // Why decoding stopped.
 enum Stop : uint32_t { STOP_NOT = 0, STOP_LENGTH = 1, STOP_END = 2 };
 // What went wrong; fault_token says more.
@@ -160,9 +169,13 @@ struct Step {
   uint32_t fault_token;
 };
 
-// A layer's cache: slots in use; place in its query ring (below window) of the next query; queries that the ring turns through,
-// 0 if it takes none.
-struct LayerState { uint32_t len, cursor, window; };
+// A layer's cache.
+struct LayerState {
+  uint32_t len;        // slots in use
+  uint32_t cursor;     // place in its query ring of the next query, below window
+  uint32_t window;     // queries that the ring turns through; 0: it takes none
+  uint32_t first_row;  // of its rotary table among the rows of all: rank r of KV head h turns by row first_row + h * row_stride + r
+};
 
 // Whether there is nothing to do. Uniform over a grid: only a kernel's last act may change what it depends on, see attend.
 __device__ __forceinline__ bool ended(const Step *step) {

@@ -6,7 +6,7 @@
 //   table   const T *, [vocab, hidden]
 //   hidden  uint32
 //   x       float *, [hidden]
-// Grid: (any), block: at most 256.
+// Grid: (blocks), any number, ceil(hidden / 256) for one turn; block: 256 threads or fewer.
 template <typename T> __device__ __forceinline__ void embed(const Step *step, const T *table, uint32_t hidden, float *x) {
   wait_for_producer();
   let_consumer_start();
@@ -75,7 +75,8 @@ __device__ __forceinline__ Best best_of_block(Best best, Best *to, unsigned thre
 //   hidden  uint32
 //   logits  float *, [vocab]
 //   best    Best *, [blocks of the grid], 16 bytes each: what choose takes
-// Grid: (blocks): any number; block: 256 threads or another power of two from 32; dynamic shared memory: 4 * hidden bytes.
+// Grid: (blocks), ceil(vocab / 32) for one turn of 256 threads; fewer (some per multiprocessor) make fewer bests. Block: 256 threads
+// or another power of two from 32. Dynamic shared memory: 4 * hidden bytes. Logits do not depend on either, sums in their last bits.
 template <typename T>
 __device__ __forceinline__ void norm_lm_head(const Step *step, const float *x, const float *gain, float eps, const T *w,
                                              const uint32_t *banned, uint32_t vocab, uint32_t hidden, float *logits, Best *best) {
@@ -85,7 +86,8 @@ __device__ __forceinline__ void norm_lm_head(const Step *step, const float *x, c
   RowProducts<T, R, 2> products;
   products.width = hidden;
   products.wide = products.readable_wide(w, hidden);
-  const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  const int lane = threadIdx.x % 32;
+  const unsigned warps = blockDim.x / 32;
   const auto turn_to = [&](unsigned row0) {
 #pragma unroll
     for (int r = 0; r < R; ++r) products.row[r] = row0 + r < vocab ? w + size_t(row0 + r) * hidden : nullptr;
@@ -125,19 +127,24 @@ __device__ __forceinline__ void norm_lm_head(const Step *step, const float *x, c
 //   bests     uint32, the blocks of norm_lm_head's grid
 //   ends      const uint32 *, [end_count]: tokens that end an answer
 //   end_count uint32
-//   tokens    uint32 *, [capacity]: ring, may be mapped memory of the host; written after logprobs, with a fence for the system
-//             between, so that a host that sees the token at place count % capacity finds its logprob there too
-//   logprobs  float *, [capacity]: ring
+//   tokens    uint32 *, [capacity]: ring, may be mapped memory of the host
+//   logprobs  float *, [capacity]: ring, may be mapped
 //   capacity  uint32, of the rings, at least 1
+//   status    uint32 *, [4], mapped like tokens: count, stop, fault and fault_token as they are after the step, all at once, behind
+//             the token and its logprob (with a fence for the system between); also when the step did nothing
 //   layers    LayerState *, [layer_count]
 //   layer_count uint32
 // Grid: (1), block: 256 threads or another power of two from 32.
 KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, const uint32_t *ends, uint32_t end_count, uint32_t *tokens,
-                               float *logprobs, uint32_t capacity, LayerState *layers, uint32_t layer_count) {
+                               float *logprobs, uint32_t capacity, uint32_t *status, LayerState *layers, uint32_t layer_count) {
   SHARED(Best, s_best, [PRODUCT_THREADS]);
+  const auto report = [&] { publish(status, {step->count, step->stop, step->fault, step->fault_token}); };
   wait_for_producer();
   let_consumer_start();
-  if (ended(step)) return;
+  if (ended(step)) {
+    if (threadIdx.x == 0) report();
+    return;
+  }
   const uint32_t left = fresh(&step->left);
   Best all = no_best();
   if (left > 1) {
@@ -151,6 +158,7 @@ KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, 
       if (threadIdx.x == 0) {
         step->fault = fault;
         step->fault_token = all.invalid;
+        report();
       }
       return;
     }
@@ -165,16 +173,18 @@ KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, 
   step->left = left - 1;
   if (left == 1) {
     step->stop = STOP_LENGTH;
+    report();
     return;
   }
   const uint32_t count = step->count, place = count % capacity;
   logprobs[place] = -logf(all.sum);
-  __threadfence_system();
-  *const_cast<volatile uint32_t *>(tokens + place) = all.token;
+  tokens[place] = all.token;
   step->token = all.token;
   step->count = count + 1;
   for (uint32_t i = 0; i < end_count; ++i)
     if (ends[i] == all.token) step->stop = STOP_END;
+  __threadfence_system();
+  report();
 }
 EXPORT(choose)
 

@@ -1,8 +1,8 @@
 // The products of a layer with one token: queries, keys and values; output and down projection; the gated unit.
 //
-// Grid of each: (blocks), as many as there is work for, ceil(rows / (rows of a warp * warps of a block)), or fewer, which then
-// take several turns. Block: a multiple of 32, at most 256 threads. Dynamic shared memory: 4 bytes for each element of the input
-// (above 48 KiB the function has to be told). A result does not depend on either.
+// Block: any multiple of 32 up to 256 threads; fewer make more blocks, for matrices of few rows. Grid: (blocks), of w = block / 32
+// warps ceil(rows / (2 * w)), for norm_gate_up ceil(inner / w), or fewer, which then take several turns. Dynamic shared memory: 4
+// bytes for each element of the input (above 48 KiB the function has to be told). No bit of a result depends on grid or block.
 //
 // Matrices are row-major; where their width is a multiple of 8 and they begin at multiples of 16 bytes they are read 16 bytes at
 // a time. Sums are in f32.
@@ -27,7 +27,8 @@ __device__ __forceinline__ void norm_qkv(const Step *step, const float *x, const
   RowProducts<T, R, 4> products;
   products.width = hidden;
   products.wide = products.readable_wide(wq, hidden) && products.readable_wide(wk, hidden) && products.readable_wide(wv, hidden);
-  const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32, rows = rows_q + rows_k + rows_v;
+  const int lane = threadIdx.x % 32;
+  const unsigned warps = blockDim.x / 32, rows = rows_q + rows_k + rows_v;
   const auto turn_to = [&](unsigned row0) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
@@ -76,7 +77,8 @@ __device__ __forceinline__ void matvec_add(const Step *step, const float *a, con
   RowProducts<T, R, 4> products;
   products.width = width;
   products.wide = products.readable_wide(w, width);
-  const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  const int lane = threadIdx.x % 32;
+  const unsigned warps = blockDim.x / 32;
   const auto turn_to = [&](unsigned row0) {
 #pragma unroll
     for (int r = 0; r < R; ++r) products.row[r] = row0 + r < rows ? w + size_t(row0 + r) * width : nullptr;
@@ -118,7 +120,8 @@ __device__ __forceinline__ void norm_gate_up(const Step *step, const float *x, c
   RowProducts<T, 2, 4> products;
   products.width = hidden;
   products.wide = products.readable_wide(wg, hidden) && products.readable_wide(wu, hidden);
-  const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  const int lane = threadIdx.x % 32;
+  const unsigned warps = blockDim.x / 32;
   const auto turn_to = [&](unsigned row) {
     products.row[0] = row < inner ? wg + size_t(row) * hidden : nullptr;
     products.row[1] = row < inner ? wu + size_t(row) * hidden : nullptr;

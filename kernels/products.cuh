@@ -92,23 +92,28 @@ template <typename T, int R, int U> struct RowProducts {
 
 // Brings an input of `width` numbers into shared memory, with a gain normalised (RMSNorm, arXiv 1910.07467). For wide rows in two
 // planes, the first and the last four of each eight, so that neighbouring lanes read neighbouring words.
+//
+// The squares are added up as if by 256 threads, so that the bits do not depend on how many there are.
 __device__ __forceinline__ void take_input(const float *x, const float *gain, float eps, unsigned width, bool wide, float *to) {
-  SHARED(float, s_squares, [PRODUCT_THREADS / 32]);
+  SHARED(float, s_squares, [PRODUCT_THREADS]);
   const auto place = [=](unsigned i) { return wide ? (i / 4 % 2) * (width / 2) + i / 8 * 4 + i % 4 : i; };
-  float squares = 0;
-  for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
-    const float value = fresh(x + i);
-    to[place(i)] = value;
-    squares += value * value;
+  for (unsigned first = threadIdx.x; first < PRODUCT_THREADS; first += blockDim.x) {
+    float squares = 0;
+    for (unsigned i = first; i < width; i += PRODUCT_THREADS) {
+      const float value = fresh(x + i);
+      to[place(i)] = value;
+      squares += value * value;
+    }
+    s_squares[first] = squares;
   }
   if (gain) {
-    squares = lanes_sum(squares, 32);
-    if (threadIdx.x % 32 == 0) s_squares[threadIdx.x / 32] = squares;
     __syncthreads();
-    squares = 0;
-    for (unsigned i = 0; i < blockDim.x / 32; ++i) squares += s_squares[i];
-    const float by = 1.0f / sqrtf(squares / float(width) + eps);
-    for (unsigned i = threadIdx.x; i < width; i += blockDim.x) to[place(i)] *= by * gain[i];
+    float squares = 0;
+#pragma unroll
+    for (unsigned i = 0; i < PRODUCT_THREADS; i += 32) squares += s_squares[threadIdx.x % 32 + i];
+    const float by = 1.0f / sqrtf(lanes_sum(squares, 32) / float(width) + eps);
+    for (unsigned first = threadIdx.x; first < PRODUCT_THREADS; first += blockDim.x)
+      for (unsigned i = first; i < width; i += PRODUCT_THREADS) to[place(i)] *= by * gain[i];
   }
 #ifndef PLANT_NO_BARRIER_BEHIND_INPUT
   __syncthreads();

@@ -1,4 +1,5 @@
-// Attention of one token to a bounded cache, which takes the token in; the history of what attention each slot got.
+// Attention of one token to a bounded cache, which takes the token in: for attend_f32.cu, attend_f16.cu and attend_bf16.cu.
+#pragma once
 #include "gpu.cuh"
 
 constexpr int WARPS = 4;
@@ -14,9 +15,9 @@ template <typename T> struct Attention {
   const uint32_t *ranks;
   uint32_t rank_stride;
   const float *cos, *sin;
-  uint32_t turn_stride, group, head_dim, budget;
+  uint32_t row_stride, group, head_dim, budget;
   float scale;
-  void *ring;
+  void *ring, *undo;
   uint32_t ring_type, ring_capacity;
   float *logits, *tops, *partial;
   uint32_t *arrived;
@@ -25,7 +26,7 @@ template <typename T> struct Attention {
 
 // attend_T_CAP_G: appends a token's key and value at slot len of a layer's cache and attends to all len + 1 slots with its
 // queries. A head has at most CAP elements; G heads of a group share what a block reads. Keys lie in the cache before rotation; a
-// key turns by the row of its rank, the query by row len. The new query goes into the ring, at the layer's cursor.
+// key turns by the row of its rank, the query by that of rank len. The new query goes into the ring, at the layer's cursor.
 //   step         Step *; a full cache (len >= budget) sets fault to FAULT_CACHE_FULL and writes nothing
 //   layer        const LayerState *
 //   qkv          const float *, [heads + 2 * kv_heads, head_dim]: queries, keys, values, not rotated
@@ -35,14 +36,15 @@ template <typename T> struct Attention {
 //   keys values  T *, [kv_heads, budget, head_dim] each
 //   ranks        const uint32 *, [budget] for each kept set, written by the host: rank of each slot; that of slot len is len
 //   rank_stride  uint32: from one KV head's ranks to the next, in elements; 0: all share one set
-//   cos sin      const float *, [ranks, head_dim / 2] for each table (halves layout)
-//   turn_stride  uint32: from one KV head's table to the next, in elements; 0: all share one
+//   cos sin      const float *, [rows, head_dim / 2] (halves layout); rank r of KV head h: row first_row + h * row_stride + r
+//   row_stride   uint32: from one KV head's table to the next, in rows; 0: all share one
 //   group        uint32: query heads of a KV head
 //   head_dim     uint32: even, at most CAP
 //   budget       uint32
 //   scale        float: 1 / sqrt(head_dim), of the logits
 //   ring         void *, [heads, ring_capacity, head_dim]: queries after their norm, before rotation; not read if window is 0
-//   ring_type    uint32: 0 f32, 1 f16, 2 bf16
+//   undo         void *, [heads, head_dim]: what the ring held where the new query goes; or null
+//   ring_type    uint32, of ring and undo: 0 f32, 1 f16, 2 bf16
 //   ring_capacity uint32
 //   logits       float *, [heads, budget]: scaled logits times log2(e), for remember; or null
 //   tops         float *, [heads, 2]: the highest of a head's, and the sum of 2^(each - the highest); or null
@@ -88,7 +90,8 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
   const unsigned share = (n + splits - 1) / splits, per = (share + TAKEN - 1) / TAKEN * TAKEN;
   const unsigned start = min(n, split * per), end = min(n, start + per);
   const bool appends = len / per == split;
-  const float *cos = a.cos + size_t(kv) * a.turn_stride, *sin = a.sin + size_t(kv) * a.turn_stride;
+  const size_t first_row = size_t(fresh(&a.layer->first_row)) + size_t(kv) * a.row_stride;
+  const float *cos = a.cos + first_row * half, *sin = a.sin + first_row * half;
   const uint32_t *ranks = a.ranks + size_t(kv) * a.rank_stride;
   T *keys = a.keys + size_t(kv) * a.budget * hd, *values = a.values + size_t(kv) * a.budget * hd;
 
@@ -125,6 +128,10 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
       if (is_query) {
         if (within && split == 0 && window > 0) {
           const size_t at = (size_t(head) * a.ring_capacity + cursor) * hd + e;
+          if (a.undo) {
+            copy_element(a.undo, size_t(head) * hd + e, a.ring, at, a.ring_type);
+            copy_element(a.undo, size_t(head) * hd + e + half, a.ring, at + half, a.ring_type);
+          }
           store_element(a.ring, at, low, a.ring_type);
           store_element(a.ring, at + half, high, a.ring_type);
         }
@@ -336,48 +343,16 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
   }
 }
 
-// remember: history = history * decay + the probabilities of this step, mean over the query heads of each KV head. The new slot's
-// history begins at 0. After attend of the same layer and before choose.
-//   step     const Step *
-//   layer    const LayerState *
-//   logits   const float *, [kv_heads * group, budget], of attend
-//   tops     const float *, [kv_heads * group, 2], of attend
-//   group    uint32
-//   budget   uint32
-//   decay    float
-//   history  float *, [kv_heads, budget]
-// Grid: (blocks, kv_heads), block: at most 256.
-KERNEL(256, 1) remember(const Step *step, const LayerState *layer, const float *logits, const float *tops, uint32_t group, uint32_t budget,
-                        float decay, float *history) {
-  wait_for_producer();
-  let_consumer_start();
-  if (ended(step)) return;
-  const unsigned len = fresh(&layer->len), kv = blockIdx.y;
-  for (unsigned slot = blockIdx.x * blockDim.x + threadIdx.x; slot <= len && slot < budget; slot += gridDim.x * blockDim.x) {
-    float sum = 0;
-    for (unsigned g = 0; g < group; ++g) {
-      const size_t head = kv * group + g;
-      sum += exp2f(fresh(logits + head * budget + slot) - fresh(tops + 2 * head)) / fresh(tops + 2 * head + 1);
-    }
-    float *to = history + size_t(kv) * budget + slot;
-    *to = (slot == len ? 0.0f : fresh(to) * decay) + sum / float(group);
-  }
-}
-EXPORT(remember)
-
 #define ATTEND(suffix, T, CAP, G)                                                                                                     \
   KERNEL(32 * WARPS, 1) attend_##suffix##_##CAP##_##G(                                                                               \
       Step *step, const LayerState *layer, const float *qkv, const float *q_gain, const float *k_gain, float eps, T *keys, T *values, \
-      const uint32_t *ranks, uint32_t rank_stride, const float *cos, const float *sin, uint32_t turn_stride, uint32_t group,         \
-      uint32_t head_dim, uint32_t budget, float scale, void *ring, uint32_t ring_type, uint32_t ring_capacity, float *logits,        \
-      float *tops, float *partial, uint32_t *arrived, float *out) {                                                                  \
-    attend<T, CAP, G>({step, layer, qkv, q_gain, k_gain, eps, keys, values, ranks, rank_stride, cos, sin, turn_stride, group,        \
-                       head_dim, budget, scale, ring, ring_type, ring_capacity, logits, tops, partial, arrived, out});               \
+      const uint32_t *ranks, uint32_t rank_stride, const float *cos, const float *sin, uint32_t row_stride, uint32_t group,          \
+      uint32_t head_dim, uint32_t budget, float scale, void *ring, void *undo, uint32_t ring_type, uint32_t ring_capacity,            \
+      float *logits, float *tops, float *partial, uint32_t *arrived, float *out) {                                                                  \
+    attend<T, CAP, G>({step, layer, qkv, q_gain, k_gain, eps, keys, values, ranks, rank_stride, cos, sin, row_stride, group,         \
+                       head_dim, budget, scale, ring, undo, ring_type, ring_capacity, logits, tops, partial, arrived, out});               \
   }                                                                                                                                   \
   EXPORT(attend_##suffix##_##CAP##_##G)
 #define ATTEND_GROUPS(suffix, T, CAP) \
   ATTEND(suffix, T, CAP, 1) ATTEND(suffix, T, CAP, 2) ATTEND(suffix, T, CAP, 4) ATTEND(suffix, T, CAP, 8)
 #define ATTEND_SIZES(suffix, T) ATTEND_GROUPS(suffix, T, 64) ATTEND_GROUPS(suffix, T, 128) ATTEND_GROUPS(suffix, T, 256)
-ATTEND_SIZES(f32, float)
-ATTEND_SIZES(f16, f16)
-ATTEND_SIZES(bf16, bf16)
