@@ -20,6 +20,7 @@ mod gguf;
 mod golden_cache;
 mod golden_forward;
 mod inspect;
+mod kernels;
 mod llava;
 mod loading;
 mod parameters;

@@ -1,0 +1,2 @@
+#include "attend.cuh"
+ATTEND_SIZES(bf16, bf16)

@@ -1,0 +1,2 @@
+#include "attend.cuh"
+ATTEND_SIZES(f16, f16)

@@ -1,0 +1,2 @@
+#include "attend.cuh"
+ATTEND_SIZES(f32, float)
