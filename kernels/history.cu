@@ -2,7 +2,8 @@
 #include "gpu.cuh"
 
 // remember: history = history * decay + the probabilities of this step, mean over the query heads of each KV head. The new slot's
-// history begins at 0. After attend of the same layer and before choose.
+// history begins at 0. After attend of the same layer and before choose. There are two histories, of which that of number len % 2
+// is read and the other written: a step that ends in a fault leaves the one behind that it began with.
 //   step     const Step *
 //   layer    const LayerState *
 //   logits   const float *, [kv_heads * group, budget], of attend
@@ -10,22 +11,23 @@
 //   group    uint32
 //   budget   uint32
 //   decay    float
-//   history  float *, [kv_heads, budget]
+//   history  float *, [2, kv_heads, budget]
 // Grid: (ceil(budget / 256) or fewer, kv_heads), block: 256 threads or fewer.
 KERNEL(256, 1) remember(const Step *step, const LayerState *layer, const float *logits, const float *tops, uint32_t group, uint32_t budget,
                         float decay, float *history) {
   wait_for_producer();
   let_consumer_start();
   if (ended(step)) return;
-  const unsigned len = fresh(&layer->len), kv = blockIdx.y;
+  const unsigned len = fresh(&layer->len), kv = blockIdx.y, kv_heads = gridDim.y;
+  const float *before = history + (size_t(len % 2) * kv_heads + kv) * budget;
+  float *after = history + (size_t((len + 1) % 2) * kv_heads + kv) * budget;
   for (unsigned slot = blockIdx.x * blockDim.x + threadIdx.x; slot <= len && slot < budget; slot += gridDim.x * blockDim.x) {
     float sum = 0;
     for (unsigned g = 0; g < group; ++g) {
       const size_t head = kv * group + g;
       sum += exp2f(fresh(logits + head * budget + slot) - fresh(tops + 2 * head)) / fresh(tops + 2 * head + 1);
     }
-    float *to = history + size_t(kv) * budget + slot;
-    *to = (slot == len ? 0.0f : fresh(to) * decay) + sum / float(group);
+    after[slot] = (slot == len ? 0.0f : fresh(before + slot) * decay) + sum / float(group);
   }
 }
 EXPORT(remember)

@@ -25,15 +25,26 @@ pub struct BoundedCache {
     pub(super) shape: CacheShape,
     pub(super) shared: Shared,
     pub(super) layers: Vec<LayerCache>,
-    workspace: Workspace,
+    pub(super) workspace: Workspace,
     /// Type of the activations, and where they are.
     dtype: DType,
     device: Device,
     pub(super) tokens_seen: u64,
     /// Index of the first token of the newest unit.
     unit: u64,
+    /// Resets, and ways back to a mark.
+    undone: u64,
     /// From the outermost to the innermost; the layers have as many.
     marks: Vec<CacheMark>,
+}
+
+/// How far a cache has come: while two of the same cache are equal, it holds the same tokens in the same slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision {
+    tokens_seen: u64,
+    /// Of all layers.
+    compactions: u64,
+    undone: u64,
 }
 
 /// What the cache itself notes at a mark.
@@ -87,8 +98,18 @@ impl BoundedCache {
             device: device.clone(),
             tokens_seen: 0,
             unit: 0,
+            undone: 0,
             marks: Vec::new(),
         })
+    }
+
+    pub fn revision(&self) -> Revision {
+        let layers = self.layers.iter();
+        Revision {
+            tokens_seen: self.tokens_seen,
+            compactions: layers.map(|layer| layer.ledger.counts().compactions).sum(),
+            undone: self.undone,
+        }
     }
 
     /// The same, with what it holds, attended to by another kernel.
@@ -301,6 +322,7 @@ impl BoundedCache {
         }
         self.tokens_seen = 0;
         self.unit = 0;
+        self.undone += 1;
         Ok(())
     }
 
@@ -334,6 +356,7 @@ impl BoundedCache {
         self.set_plan(mark.plan);
         self.tokens_seen = mark.tokens_seen;
         self.unit = mark.unit;
+        self.undone += 1;
         let mut outcome = Ok(());
         for layer in &mut self.layers {
             outcome = outcome.and(layer.put_back(&mut self.workspace.axes));

@@ -161,13 +161,17 @@ impl LayerCache {
     }
 
     /// Writes where the tokens of each kept set stand, where positions have three axes.
-    fn place(&mut self, places: &[Places], axes: &mut Option<Axes>) -> Result<()> {
+    pub(super) fn place(&mut self, places: &[Places], axes: &mut Option<Axes>) -> Result<()> {
         let mut sets = places.iter().enumerate();
         sets.try_for_each(|(set, places)| self.store.place(set, places, axes))
     }
 
     /// Before slots are overwritten.
-    fn save(&mut self, part: Part, slots: impl Iterator<Item = u32> + Clone) -> Result<()> {
+    pub(super) fn save(
+        &mut self,
+        part: Part,
+        slots: impl Iterator<Item = u32> + Clone,
+    ) -> Result<()> {
         for mark in 0..self.ledger.marks() {
             let unsaved = self.ledger.unsaved(mark, part, slots.clone());
             if unsaved.is_empty() {

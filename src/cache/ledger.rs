@@ -123,6 +123,11 @@ impl Ledger {
         rows.flat_map(|row| &row[..self.len()]).copied().collect()
     }
 
+    /// The same of all slots, `[kv_heads, budget]`.
+    pub fn histories(&self) -> &[f32] {
+        &self.history
+    }
+
     /// Means over the KV heads of each kept set, for numbers `[kv_heads, len]`.
     pub fn per_set(&self, numbers: &[f32]) -> Vec<Vec<f32>> {
         let len = self.len();
@@ -183,6 +188,15 @@ impl Ledger {
             for (history, sum) in history.iter_mut().zip(sums) {
                 *history = *history * decay + sum;
             }
+        }
+    }
+
+    /// Takes note of the history of the slots in use (`[kv_heads, budget]` or wider rows), where something else has added it up.
+    pub fn note_history<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
+        self.before_remembering();
+        let len = self.len();
+        for (history, row) in self.history.chunks_exact_mut(self.budget).zip(rows) {
+            history[..len].copy_from_slice(&row[..len]);
         }
     }
 

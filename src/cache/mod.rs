@@ -44,6 +44,7 @@
 //!
 //! The whole:
 //! - `bounded`: all layers together, the order of a turn, marks to go back to
+//! - `steps`: tokens that a device's own kernels append, one at a time
 //! - `report`: what can be seen of a cache
 
 mod attention;
@@ -73,11 +74,12 @@ mod scores;
 mod shape;
 mod shared;
 mod slots;
+mod steps;
 mod store;
 mod tensor_error;
 
 pub use attention::{shares, weighted_sums, Kernel};
-pub use bounded::{BoundedCache, Standing};
+pub use bounded::{BoundedCache, Revision, Standing};
 pub use chunk::LayerSlots;
 pub use config::{CacheConfig, CacheError, KvStorage, PolicyKind, QuerySource, Scope};
 pub use layer::LayerCache;
@@ -87,4 +89,5 @@ pub use report::{CacheUsage, Retained};
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token};
+pub use steps::{StepLayer, StepTurns};
 pub use tensor_error::TensorError;

@@ -81,6 +81,21 @@ impl Ring {
         self.count = (self.count + taken).min(self.window);
     }
 
+    /// Queries that it turns through.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Slot of the next query.
+    pub fn cursor(&self) -> usize {
+        self.cursor
+    }
+
+    /// Whether it takes the queries of tokens that are no instruction's.
+    pub fn takes_answers(&self) -> bool {
+        self.source == QuerySource::Stream || !self.instructed
+    }
+
     /// Queries held, in the first slots of the ring.
     pub fn count(&self) -> usize {
         self.count

@@ -64,6 +64,16 @@ impl Linear {
         ))
     }
 
+    /// `[out, in]`
+    pub fn weight(&self) -> &Matrix {
+        &self.weight
+    }
+
+    /// `[out]`
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// `[rows, out]` without the bias, for any kind of weight and number of rows.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {

@@ -173,16 +173,15 @@ impl Session {
                 break Err(error.into());
             }
             let last = run.answer.output_tokens == longest;
-            let next = self.attempt(|session| match last {
-                true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
-                false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
-            });
-            match next {
+            match self.follow(token, last) {
                 Ok(Some(next)) => choice = next,
                 Ok(None) => break Ok(FinishReason::Length),
                 Err(error) => break Err(error.into()),
             }
         };
+        if let Some(stepper) = &mut self.stepper {
+            stepper.settle(&mut self.state.cache)?;
+        }
         self.state.stream.grammar.answered();
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
@@ -218,6 +217,17 @@ impl Session {
             true => Ok(cache.reserve(tokens)?),
             false => Ok(()),
         }
+    }
+
+    /// Feeds a token of an answer and chooses what follows it, unless it is the last.
+    fn follow(&mut self, token: u32, last: bool) -> Result<Option<Choice>, ModelError> {
+        if let Some(choice) = self.step(token)? {
+            return Ok((!last).then_some(choice));
+        }
+        self.attempt(|session| match last {
+            true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
+            false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
+        })
     }
 
     /// Feeds text and chooses what follows it.
