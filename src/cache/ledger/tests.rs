@@ -135,8 +135,9 @@ impl Pair {
                 self.marked.push(self.model.clone());
             }
             Step::PutBack => {
-                let places = self.ledger.put_back();
-                self.place(&places);
+                for (set, places) in self.ledger.put_back().iter().enumerate() {
+                    self.store.place(set, places);
+                }
                 if let Some(saved) = self.store.saved.last_mut() {
                     for (part, slot, was) in saved.drain(..) {
                         match part {
@@ -187,11 +188,7 @@ impl Pair {
 
     /// Queries that the policy asks.
     fn window(&self) -> usize {
-        if self.decay.is_some() {
-            0
-        } else {
-            WINDOW
-        }
+        self.decay.map_or(WINDOW, |_| 0)
     }
 
     fn write(&mut self, tokens: &[Token]) {
@@ -208,14 +205,8 @@ impl Pair {
                 self.store.ring[slot] = token.index;
             }
         }
-        self.place(&next.places);
-    }
-
-    fn place(&mut self, places: &[Places]) {
-        for (table, places) in self.store.tables.iter_mut().zip(places) {
-            for (rank, &at) in (places.first..).zip(&places.at) {
-                table[rank] = (at, places.border.is_some_and(|border| rank >= border));
-            }
+        for (set, places) in next.places.iter().enumerate() {
+            self.store.place(set, places);
         }
     }
 
@@ -277,10 +268,8 @@ impl Pair {
                 .ledger
                 .evict(set, (&kept, &order), (relevant, border), &mut moves);
             assert!(moves.len() <= count);
-            if let Some(Places { first, at, border }) = places {
-                for (rank, at) in (first..).zip(at) {
-                    self.store.tables[set][rank] = (at, border.is_some_and(|b| rank >= b));
-                }
+            if let Some(places) = places {
+                self.store.place(set, &places);
             }
             for &(from, to) in &moves {
                 self.save(Part::Set(set), to as usize..to as usize + 1);
@@ -336,6 +325,15 @@ impl Pair {
         let end = ledger.len() - model.queries.len();
         let held = (end as u32..).zip(&model.queries).collect::<Vec<_>>();
         assert_eq!(asked, held);
+    }
+}
+
+impl Plain {
+    fn place(&mut self, set: usize, places: &Places) {
+        for (rank, &at) in (places.first..).zip(&places.at) {
+            let apart = places.border.is_some_and(|border| rank >= border);
+            self.tables[set][rank] = (at, apart);
+        }
     }
 }
 
