@@ -64,6 +64,17 @@ local_compute_cap() {
     nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]*\)\.\([0-9]\)$/\1\2/p'
 }
 
+# Fails if an executable does not start without the libraries of CUDA: src/model/device/on_demand.rs loads them when they are asked for,
+# if it knows every function that is called.
+check_start() {
+    local executable="$1" needed
+    needed="$(readelf -d "$executable" | grep -oE '(cuda|cudart|cublas|cublasLt|curand|nvrtc)\.so[.0-9]*' | tr '\n' ' ' || true)"
+    [ -n "$needed" ] || return 0
+    say "$executable does not start without $needed: src/model/device/on_demand.rs does not name these functions:"
+    nm -D --undefined-only "$executable" | grep -oE '\b(__)?cu(da|blas|blasLt|rand)?[A-Z]\w+' >&2 || true
+    exit 1
+}
+
 unset INF_MLLM_PRIVATE_CUDA
 if toolkit="$(find_toolkit)"; then
     export CUDA_HOME="$toolkit"
@@ -81,4 +92,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$INF_MLLM_ROOT/target}/cuda"
 command="${1:-build}"
 shift || true
 cargo "$command" --release --locked --features cuda "$@"
-[ "$command" != build ] || say "built $CARGO_TARGET_DIR/release/inf_mllm; docs/gpu.md says how to run it"
+if [ "$command" = build ]; then
+    check_start "$CARGO_TARGET_DIR/release/inf_mllm"
+    say "built $CARGO_TARGET_DIR/release/inf_mllm; docs/gpu.md says how to run it"
+fi

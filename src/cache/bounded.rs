@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
 use super::config::{CacheConfig, CacheError, Plan, Scope};
+use super::device_memory::check_cache;
 use super::evict::{compact_together, Workspace};
 use super::layer::{LayerCache, LayerSlots};
 use super::policy::Policy;
@@ -81,6 +82,11 @@ impl BoundedCache {
             protect_boundaries: config.protect_boundaries,
         };
         let storage = config.storage.dtype(dtype);
+        check_cache(
+            config.budget,
+            shape.slot_bytes(storage.size_in_bytes()),
+            device,
+        )?;
         let layers = (0..shape.layers)
             .map(|_| LayerCache::new(&shape, &shared, storage, dtype, device))
             .collect::<candle_core::Result<_>>()?;

@@ -15,6 +15,8 @@
 //! - `queries`: the ring of the last raw queries that scores are computed from
 //! - `recall`: what finds again what the cache no longer holds: keys as they come by, summaries of them, scores
 //! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
+//! - `device_memory`: the memory of a GPU: how much is left, and whether that is what has failed
+//! - `host`: tensors into memory of the host
 //! - `rope`: what a decoder's rotary embedding is
 //! - `rotary`: rotary tables; a key's position is its rank in time among the kept
 //! - `axes`: the tables of decoders whose positions have three axes
@@ -27,7 +29,9 @@ mod axes;
 mod bounded;
 mod compact;
 mod config;
+mod device_memory;
 mod evict;
+pub mod host;
 mod journal;
 mod kernel;
 mod layer;
@@ -47,6 +51,7 @@ mod tensor_error;
 pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, Standing};
 pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
+pub use device_memory::{out_of_memory, told_bytes, DeviceMemory};
 pub use layer::{LayerCache, LayerSlots};
 pub use policy::PolicyKind;
 pub use queries::QuerySource;

@@ -111,6 +111,8 @@ impl Session {
             complaints: Complaints::default(),
         };
         session.begin(beginning)?;
+        // What the GPU has not been able to do so far is told here, and other threads find it done.
+        session.model.device().synchronize()?;
         Ok(session)
     }
 
