@@ -1,4 +1,4 @@
-# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, demo, test, lint, eval, clean.
+# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, gpu-count, demo, test, lint, eval, clean.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
@@ -7,7 +7,7 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-training test-ros lint eval clean
+.PHONY: all setup weights-smollm2 texts build gpu-build gpu-count demo test test-core test-training test-ros lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -24,6 +24,11 @@ build: setup ## messages, node and command line, into install/
 
 gpu-build: setup ## the command line with CUDA, into target/cuda; needs no GPU; see docs/gpu.md
 	scripts/gpu-build.sh
+
+gpu-count: setup ## what a token asks of the driver, and how a build with CUDA starts without one; needs no GPU; not in `test`: 15 minutes, 3 GB
+	tests/gpu/stand_in/make.sh target/stand-in
+	export CUDA_HOME=$$PWD/target/stand-in CUDA_COMPUTE_CAP=90 CARGO_TARGET_DIR=$$PWD/target/stand-in; scripts/gpu-build.sh
+	$(ENV); python -m pytest tests/gpu
 
 demo: build ## plays the demo bag into the node, shows what it answers and what it would without memory; options in DEMO_ARGS
 	$(RUN) python scripts/demo $(DEMO_ARGS)

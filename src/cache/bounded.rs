@@ -6,6 +6,7 @@ use super::attention::Kernel;
 use super::chunk::LayerSlots;
 use super::compaction::{compact_together, Workspace};
 use super::config::{CacheConfig, CacheError, Scope};
+use super::device_memory::check_cache;
 use super::layer::LayerCache;
 use super::plan::Plan;
 use super::recall::Heard;
@@ -85,6 +86,11 @@ impl BoundedCache {
             protect_boundaries: config.protect_boundaries,
         };
         let storage = config.storage.dtype(dtype);
+        check_cache(
+            config.budget,
+            shape.slot_bytes(storage.size_in_bytes()),
+            device,
+        )?;
         let layers = (0..shape.layers)
             .map(|_| LayerCache::new(&shape, &shared, (storage, dtype), device))
             .collect::<candle_core::Result<_>>()?;

@@ -6,6 +6,8 @@
 //! In this order: a file uses those above it, none below.
 //!
 //! What is spoken of:
+//! - `device_memory`: the memory of a GPU: how much is left, and whether that is what has failed
+//! - `host`: tensors into memory of the host
 //! - `tensor_error`: errors of the tensor library without backtraces
 //! - `slots`: which token of the stream stands in which slot of a kept set, and at which position
 //! - `numbering`: where kept tokens stand in decoders whose positions have three axes
@@ -53,8 +55,10 @@ mod bounded;
 mod chunk;
 mod compaction;
 mod config;
+mod device_memory;
 mod evict;
 mod findings;
+pub mod host;
 mod kernel;
 mod layer;
 mod ledger;
@@ -82,6 +86,7 @@ pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, Revision, Standing};
 pub use chunk::LayerSlots;
 pub use config::{CacheConfig, CacheError, KvStorage, PolicyKind, QuerySource, Scope};
+pub use device_memory::{out_of_memory, told_bytes, DeviceMemory};
 pub use layer::LayerCache;
 pub use plan::{Plan, MIN_BUDGET};
 pub use recall::{contrast, scores, Heard, Probe, Scores, Side, Summary};

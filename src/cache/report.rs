@@ -143,6 +143,12 @@ impl BoundedCache {
         }
     }
 
+    /// Slots that hold image tokens, mean over all kept sets.
+    pub fn image_tokens(&self) -> usize {
+        let count = self.sets().count().max(1);
+        self.sets().map(SlotMap::image_tokens).sum::<usize>() / count
+    }
+
     /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.
     ///
     /// Layers that visual tokens do not reach are not counted.

@@ -109,8 +109,8 @@ impl Mllm {
         let vision = family_config.vision(checkpoint, &weights)?;
         let text = weights.pp(family_config.text_path());
         let head = weights.pp(family_config.head_path());
-        let decoder =
-            Decoder::new(&config, &text, &head).map_err(|error| checkpoint.weight_error(error))?;
+        let decoder = Decoder::new(&config, &text, &head)
+            .map_err(|error| checkpoint.weight_error(error, device))?;
         Ok(Self {
             family,
             placeholder: placeholder.to_string(),

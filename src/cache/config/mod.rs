@@ -31,6 +31,13 @@ pub enum CacheError {
         budget: usize,
         needed: usize,
     },
+    #[error("a budget of {budget} slots takes {asked} of the GPU's memory, of which {found}, expected {expected}")]
+    Memory {
+        budget: usize,
+        asked: String,
+        found: String,
+        expected: String,
+    },
     #[error("tensor operation in the cache: {0}")]
     Tensor(TensorError),
 }

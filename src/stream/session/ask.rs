@@ -52,7 +52,7 @@ impl Session {
             finish: FinishReason::Error,
             error: None,
             prompt_tokens: 0,
-            vision_tokens: self.vision_tokens(),
+            vision_tokens: self.state.cache.image_tokens(),
             output_tokens: 0,
             time_to_first_token: None,
             latency: Duration::ZERO,
@@ -258,21 +258,6 @@ impl Session {
                 room: cache.longest_turn(),
             },
         }
-    }
-
-    /// Image tokens in the cache, mean over kept sets.
-    fn vision_tokens(&self) -> usize {
-        let sets = || {
-            self.state
-                .cache
-                .layers()
-                .iter()
-                .flat_map(|layer| layer.sets())
-        };
-        let images: usize = sets()
-            .map(|set| set.iter().filter(|token| !token.mark.is_text()).count())
-            .sum();
-        images / sets().count().max(1)
     }
 }
 

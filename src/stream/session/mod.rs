@@ -128,6 +128,8 @@ impl Session {
         };
         session.begin(beginning)?;
         session.stepper = gpu.and_then(|gpu| session.stepper_on(&gpu));
+        // What the GPU has not been able to do so far is told here, and other threads find it done.
+        session.model.device().synchronize()?;
         Ok(session)
     }
 
