@@ -29,6 +29,7 @@ mod published;
 mod qwen_vl;
 mod recall;
 mod smollm2;
+mod speed;
 mod streams;
 mod support;
 mod templates;
