@@ -184,9 +184,9 @@ impl Compactions {
         let total = tokens.iter().map(|token| token.ms).sum::<f64>();
         Self {
             count: extra.len(),
-            share: match total > 0.0 {
-                true => extra.iter().sum::<f64>() / total,
-                false => 0.0,
+            share: match extra.is_empty() {
+                true => 0.0,
+                false => extra.iter().sum::<f64>() / total,
             },
             extra_ms: Spread::of(extra).median,
         }
@@ -206,6 +206,8 @@ mod tests {
         assert_eq!((found.count, found.extra_ms), (2, 3.0));
         assert!((found.share - 6.0 / 16.0).abs() < 1e-12);
         assert_eq!(Compactions::of(&tokens[..3]).count, 0);
+        // Of none there is no share, not even minus zero.
+        assert_eq!(Compactions::of(&tokens[..3]).share.to_bits(), 0);
         assert_eq!(Compactions::of(&[]).share, 0.0);
     }
 }
