@@ -30,6 +30,7 @@ mod published;
 mod qwen_vl;
 mod recall;
 mod smollm2;
+mod speed;
 mod steps;
 mod streams;
 mod support;
