@@ -57,12 +57,11 @@ impl DeviceMemory {
             true => format!("at most {fits}"),
             false => "more memory, or a smaller model: no budget fits".to_string(),
         };
-        Err(CacheError::Memory {
-            budget,
-            asked: told_bytes(asked),
-            found: self.told(),
-            expected,
-        })
+        let (asked, found) = (told_bytes(asked), self.told());
+        let told = format!(
+            "a budget of {budget} slots takes {asked} of the GPU's memory, of which {found}, expected {expected}"
+        );
+        Err(CacheError::Memory(told.into()))
     }
 }
 

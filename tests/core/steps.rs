@@ -1,5 +1,7 @@
 //! Decoding in the GPU's kernels, run on the CPU: the same answers, the same kept tokens, and logits within rounding of candle's.
 
+use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Error, Result};
@@ -7,11 +9,14 @@ use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, QuerySource, Scope,
 };
 use inf_mllm::gpu::{Gpu, Launch, Mapped, Recording};
+use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::decoder::step::{Stepper, Unfit};
 use inf_mllm::model::decoder::Decoder;
+use inf_mllm::model::threads::thread_pool;
+use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 
-use crate::support::{decoder_alone, golden};
+use crate::support::{decoder_alone, golden, instruction, load, picture};
 
 /// The kernels on the CPU.
 #[derive(Debug)]
@@ -109,19 +114,26 @@ impl Stream {
 }
 
 /// Tokens kept in every set of every layer, and what has been counted.
-fn kept(cache: &BoundedCache) -> impl PartialEq + std::fmt::Debug {
+fn kept(cache: &BoundedCache) -> impl PartialEq + Debug {
     let layers = cache.layers().iter();
     let sets = layers.flat_map(|layer| layer.sets().collect::<Vec<_>>());
     (sets.collect::<Vec<_>>(), cache.usage())
 }
 
 /// Largest difference of logits over a stream that both ways decode greedily, whose tokens and kept sets are the same.
-fn difference(name: &str, model: &dyn Fn() -> (Decoder, CacheShape), config: &CacheConfig) -> f32 {
-    let chooser = Chooser::new(0.0, vec![0, 1]);
-    let mut draws = Draws::new(0);
+fn difference(
+    name: &str,
+    model: &dyn Fn() -> (Decoder, CacheShape),
+    config: &CacheConfig,
+    temperature: f64,
+) -> f32 {
+    let chooser = Chooser::new(temperature, vec![0, 1]);
+    let [mut draws, mut plain_draws] = [Draws::new(4), Draws::new(4)];
     let mut plain = Stream::new(model(), config);
     let mut stepped = Stream::new(model(), config);
     let mut stepper = stepped.stepper(&chooser).unwrap();
+    let mute = Chooser::new(0.0, (0..1000).collect());
+    let mut broken = stepped.stepper(&mute).unwrap();
     let (mut token, mut worst) = (5, 0f32);
     for i in 0..SPOKEN {
         // Now and then a prompt comes in between.
@@ -130,6 +142,18 @@ fn difference(name: &str, model: &dyn Fn() -> (Decoder, CacheShape), config: &Ca
             plain.append(&[7, 8, 9]);
             stepped.append(&[7, 8, 9]);
         }
+        // Or a step fails, which leaves everything as it was.
+        if i % 20 == 7 {
+            stepper.settle(&mut stepped.cache).unwrap();
+            let before = format!("{:?}", kept(&stepped.cache));
+            let rules = (&mute, &mut Draws::new(0));
+            let error = broken.step(9, Mark::default(), &mut stepped.cache, rules);
+            assert!(error
+                .unwrap_err()
+                .to_string()
+                .contains("no token can be chosen"));
+            assert_eq!(format!("{:?}", kept(&stepped.cache)), before, "{name}");
+        }
         let mut logits = plain.append(&[token]);
         let rules = (&chooser, &mut draws);
         let choice = stepper.step(token, Mark::default(), &mut stepped.cache, rules);
@@ -137,7 +161,7 @@ fn difference(name: &str, model: &dyn Fn() -> (Decoder, CacheShape), config: &Ca
         stepped.cache.reserve(1).unwrap();
         let off = logits.iter().zip(stepper.logits().unwrap());
         worst = off.fold(worst, |worst, (a, b)| worst.max((a - b).abs()));
-        let wanted = chooser.choose(&mut logits, &mut draws).unwrap();
+        let wanted = chooser.choose(&mut logits, &mut plain_draws).unwrap();
         assert_eq!(choice.token, wanted.token, "{name}, token {i}");
         assert!(
             (choice.logprob - wanted.logprob).abs() < 1e-4,
@@ -166,8 +190,10 @@ fn small(policy: PolicyKind) -> CacheConfig {
 fn steps_are_the_decoder_of_every_family_that_is_built_like_llama() {
     for family in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
         let model = || decoder_alone(&golden("families").join(family));
-        let off = difference(family, &model, &small(PolicyKind::InfMllm));
-        assert!(off < 1e-4, "{family}: logits are off by {off}");
+        for temperature in [0.0, 1.0] {
+            let off = difference(family, &model, &small(PolicyKind::InfMllm), temperature);
+            assert!(off < 1e-4, "{family}: logits are off by {off}");
+        }
     }
 }
 
@@ -186,8 +212,89 @@ fn steps_keep_what_every_policy_keeps() {
         ] {
             (config.scope, config.query_source) = (scope, source);
             let name = format!("{policy} {scope:?}");
-            let off = difference(&name, &model, &config);
+            let off = difference(&name, &model, &config, 0.0);
             assert!(off < 1e-4, "{name}: logits are off by {off}");
         }
+    }
+}
+
+#[test]
+fn a_step_without_a_free_slot_is_refused_and_changes_nothing() {
+    let mut config = small(PolicyKind::Full);
+    config.budget = SEEN + 3;
+    let chooser = Chooser::new(0.0, Vec::new());
+    let mut stream = Stream::new(decoder_alone(&golden("families/llama")), &config);
+    let mut stepper = stream.stepper(&chooser).unwrap();
+    let mut step = |token| {
+        let rules = (&chooser, &mut Draws::new(0));
+        stepper.step(token, Mark::default(), &mut stream.cache, rules)
+    };
+    let mut token = 5;
+    for _ in 0..3 {
+        token = step(token).unwrap().token;
+    }
+    let error = step(token).unwrap_err().to_string();
+    assert!(error.contains("23"), "{error}");
+    assert_eq!(stream.cache.usage().used, SEEN + 3);
+}
+
+#[test]
+fn there_are_no_steps_for_other_layers_or_for_blocks_and_the_reason_is_told() {
+    let chooser = Chooser::new(0.0, Vec::new());
+    let stream = Stream::new(
+        decoder_alone(&golden("families/gpt_neox")),
+        &small(PolicyKind::InfMllm),
+    );
+    let error = stream.stepper(&chooser).unwrap_err().to_string();
+    assert!(error.contains("layers of this kind"), "{error}");
+}
+
+/// Two rounds of frames, questions that stay and one that does not; what was answered, and what is kept.
+fn rounds(dir: &Path, gpu: Option<Arc<dyn Gpu>>) -> (Vec<Vec<u32>>, impl PartialEq + Debug) {
+    let mut config = SessionConfig {
+        model_dir: dir.to_path_buf(),
+        max_new_tokens: 24,
+        ..SessionConfig::default()
+    };
+    config.cache.budget = 160;
+    let pool = thread_pool(1, &Checkpoint::open(dir).unwrap()).unwrap();
+    let steps = gpu.is_some();
+    let mut session = Session::with_kernels(load(dir), pool, config, gpu).unwrap();
+    assert_eq!(session.decodes_in_kernels(), steps, "{}", dir.display());
+    let mut answers = Vec::new();
+    for round in 0..2 {
+        for i in 0..8 {
+            let colour = [(i * 30) as u8, 90, 200];
+            session
+                .push_frame(&picture((round * 8 + i) * 100, colour))
+                .unwrap();
+        }
+        for ephemeral in [false, true, false] {
+            let mut asked = instruction("a", "What is in view?");
+            asked.ephemeral = ephemeral;
+            let answer = session.ask(&asked, &|| false, &mut |_| ());
+            assert_ne!(answer.finish, FinishReason::Error, "{:?}", answer.error);
+            answers.push(answer.token_ids);
+        }
+    }
+    (answers, kept(&session.state().cache))
+}
+
+#[test]
+fn sessions_of_every_multimodal_family_answer_and_keep_the_same() {
+    for family in [
+        "idefics3",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+    ] {
+        let dir = golden("families").join(family);
+        let (answers, state) = rounds(&dir, None);
+        let (stepped_answers, stepped_state) = rounds(&dir, Some(kernels()));
+        assert_eq!(stepped_answers, answers, "{family}");
+        assert_eq!(stepped_state, state, "{family}");
     }
 }

@@ -31,13 +31,9 @@ pub enum CacheError {
         budget: usize,
         needed: usize,
     },
-    #[error("a budget of {budget} slots takes {asked} of the GPU's memory, of which {found}, expected {expected}")]
-    Memory {
-        budget: usize,
-        asked: String,
-        found: String,
-        expected: String,
-    },
+    /// What a GPU has no room for, what is free and what would fit.
+    #[error("{0}")]
+    Memory(Box<str>),
     #[error("tensor operation in the cache: {0}")]
     Tensor(TensorError),
 }

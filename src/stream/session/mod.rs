@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// Whether answers are decoded in the device's own kernels.
-    pub fn has_stepper(&self) -> bool {
+    pub fn decodes_in_kernels(&self) -> bool {
         self.stepper.is_some()
     }
 
