@@ -1,4 +1,4 @@
-# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, demo, test, lint, eval, clean.
+# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, demo, test, gpu-test, lint, eval, clean.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
@@ -7,7 +7,7 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-training test-ros lint eval clean
+.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-training test-ros gpu-test lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -40,6 +40,10 @@ test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted fro
 	scripts/kilted.sh
 	$(RUN) python -m pytest tests/ros
 
+gpu-test: setup ## what `make test` leaves out of kernels/: address sanitizer, planted faults, nvcc for every GPU; needs no GPU
+	scripts/kernels.sh
+	scripts/kernels_nvcc.sh
+
 lint: build ## formatting and lints of Rust (without and with ROS) and Python
 	$(ENV); cargo fmt --check
 	$(ENV); cargo clippy --release --locked --all-targets -- -D warnings
@@ -52,5 +56,5 @@ eval: build ## accuracy of the demo model on unseen scenes, seeing and with blac
 	$(RUN) $(REPLAY_EVAL) --out out/eval.jsonl
 	$(RUN) $(REPLAY_EVAL) --out out/eval-black.jsonl --black
 
-clean: ## what was built; .ros, .kilted and .cuda stay
+clean: ## what was built; .ros, .kilted, .cuda and .nvcc stay
 	rm -rf build install log target

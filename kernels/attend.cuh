@@ -1,9 +1,7 @@
 // Attention of one token to a bounded cache, which takes the token in: for attend_f32.cu, attend_f16.cu and attend_bf16.cu.
 #pragma once
-#include "gpu.cuh"
+#include "splits.cuh"
 
-constexpr int WARPS = 4, MAX_SPLITS = 128;
-constexpr float LOG2_E = 1.4426950408889634f;
 
 // What attend takes, see there.
 template <typename T> struct Attention {
@@ -23,24 +21,6 @@ template <typename T> struct Attention {
   uint32_t *arrived;
   float *out;
 };
-
-// V numbers at once: from memory that this kernel does not write, from another block, from shared memory; and out.
-template <int V> __device__ __forceinline__ void load_constants(const float *from, float (&x)[V]) {
-  if constexpr (V == 4) {
-    const float4 all = *reinterpret_cast<const float4 *>(from);
-    x[0] = all.x; x[1] = all.y; x[2] = all.z; x[3] = all.w;
-  } else x[0] = from[0];
-}
-template <int V> __device__ __forceinline__ void load_fresh(const float *from, float (&x)[V]) {
-  if constexpr (V == 4) {
-    const float4 all = fresh(reinterpret_cast<const float4 *>(from));
-    x[0] = all.x; x[1] = all.y; x[2] = all.z; x[3] = all.w;
-  } else x[0] = fresh(from);
-}
-template <int V> __device__ __forceinline__ void store(float *to, const float (&x)[V]) {
-  if constexpr (V == 4) *reinterpret_cast<float4 *>(to) = {x[0], x[1], x[2], x[3]};
-  else to[0] = x[0];
-}
 
 // attend_T_CAP_G: appends a token's key and value at slot len of a layer's cache and attends to all len + 1 slots with its
 // queries. Keys lie in the cache before rotation; a key turns by the row of its rank, the query by that of rank len. The new query
@@ -95,8 +75,6 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
   SHARED(float, s_acc, [WARPS][G][CAP]);
   SHARED(float, s_top, [WARPS][G]);
   SHARED(float, s_sum, [WARPS][G]);
-  SHARED(float, s_weight, [G][MAX_SPLITS]);
-  SHARED(float, s_part, [32 * WARPS * V]);
   SHARED(unsigned, s_last, [1]);
 
   wait_for_producer();
@@ -337,8 +315,7 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
 #ifdef PLANT_FLAG_BEFORE_DATA
   if (threadIdx.x == 0) s_last[0] = atomicInc(&a.arrived[tile], splits - 1) == splits - 1;
 #endif
-  const unsigned units = G * hd / V;
-  for (unsigned i = threadIdx.x; i < units; i += 32 * WARPS) {
+  for (unsigned i = threadIdx.x; i < G * hd / V; i += 32 * WARPS) {
     const unsigned g = i / (hd / V), d = i % (hd / V) * V, at = d < half ? d : HALF_CAP + d - half;
     float higher = -INFINITY, all = 0, x[V] = {};
 #pragma unroll
@@ -367,62 +344,7 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
 #endif
   if (!s_last[0]) return;
   __threadfence();
-  // A warp to a head: what each split's part weighs, so that the weighted sum is the result.
-  for (unsigned g = warp; g < G; g += WARPS) {
-    float of_split[MAX_SPLITS / 32], higher = -INFINITY, all = 0;
-#pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; ++i) {
-      of_split[i] = lane + 32 * i < splits ? fresh(stats + ((lane + 32 * i) * G + g) * 2) : -INFINITY;
-      higher = fmaxf(higher, of_split[i]);
-    }
-#pragma unroll
-    for (int m = 16; m > 0; m /= 2) higher = fmaxf(higher, __shfl_xor_sync(0xffffffffu, higher, m));
-#pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; ++i) {
-      of_split[i] = of_split[i] == -INFINITY ? 0.0f : exp2f(of_split[i] - higher);
-      if (lane + 32 * i < splits) all += fresh(stats + ((lane + 32 * i) * G + g) * 2 + 1) * of_split[i];
-    }
-    all = lanes_sum(all, 32);
-#pragma unroll
-    for (int i = 0; i < MAX_SPLITS / 32; ++i)
-      if (lane + 32 * i < splits) s_weight[g][lane + 32 * i] = of_split[i] / all;
-    if (a.tops && lane == 0 && g0 + g < a.group) {
-      a.tops[2 * (kv * a.group + g0 + g)] = higher;
-      a.tops[2 * (kv * a.group + g0 + g) + 1] = all;
-    }
-  }
-  __syncthreads();
-  // Where there are more threads than numbers to add up, they share the splits.
-  const unsigned shares = max(1u, 32 * WARPS / units);
-  const auto put = [&](unsigned unit, const float(&x)[V]) {
-    const unsigned g = unit / (hd / V), d = unit % (hd / V) * V;
-    if (g0 + g < a.group) store(a.out + size_t(kv * a.group + g0 + g) * hd + d, x);
-  };
-  for (unsigned i = threadIdx.x; i < units * shares; i += 32 * WARPS) {
-    const unsigned unit = i % units, g = unit / (hd / V), d = unit % (hd / V) * V;
-    float x[V] = {};
-#pragma unroll 8
-    for (unsigned s = i / units; s < splits; s += shares) {
-      float of_split[V];
-      load_fresh(part + (size_t(s) * G + g) * hd + d, of_split);
-#pragma unroll
-      for (int e = 0; e < V; ++e) x[e] += of_split[e] * s_weight[g][s];
-    }
-    if (shares == 1) put(unit, x);
-    else store(s_part + i * V, x);
-  }
-  if (shares == 1) return;
-  __syncthreads();
-  if (threadIdx.x < units) {
-    float x[V] = {};
-    for (unsigned share_of = 0; share_of < shares; ++share_of) {
-      float of_share[V];
-      load_constants(s_part + (share_of * units + threadIdx.x) * V, of_share);
-#pragma unroll
-      for (int e = 0; e < V; ++e) x[e] += of_share[e];
-    }
-    put(threadIdx.x, x);
-  }
+  add_splits<G, V>(part, stats, kv * a.group + g0, a.group - g0, hd, splits, a.tops, a.out);
 }
 
 #define ATTEND(suffix, T, CAP, G)                                                                                                     \
