@@ -1,4 +1,5 @@
-# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, demo, test, gpu-test, lint, eval, clean.
+# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, gpu-count, gpu-check, demo, test,
+# gpu-test, lint, eval, clean.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
@@ -7,7 +8,8 @@ RUN := scripts/ros-run
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
-.PHONY: all setup weights-smollm2 texts build gpu-build demo test test-core test-training test-ros gpu-test lint eval clean
+.PHONY: all setup weights-smollm2 texts build gpu-build gpu-count gpu-pack gpu-check demo test test-core test-training test-scripts \
+	test-ros gpu-test lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -25,16 +27,30 @@ build: setup ## messages, node and command line, into install/
 gpu-build: setup ## the command line with CUDA, into target/cuda; needs no GPU; see docs/gpu.md
 	scripts/gpu-build.sh
 
+gpu-count: setup ## what a token asks of the driver, and how a build with CUDA starts without one; needs no GPU; not in `test`: 15 minutes, 3 GB
+	tests/gpu/stand_in/make.sh target/stand-in
+	export CUDA_HOME=$$PWD/target/stand-in CUDA_COMPUTE_CAP=90 CARGO_TARGET_DIR=$$PWD/target/stand-in; scripts/gpu-build.sh
+	$(ENV); python -m pytest tests/gpu
+
+gpu-pack: setup ## the executable with CUDA and llama.cpp beside it, into .gpu/, for a machine without cargo; see docs/gpu.md
+	scripts/gpu/pack.sh $(GPU_PACK_ARGS)
+
+gpu-check: gpu-pack ## numbers and speed of this machine's GPU beside other software, in nine minutes; options in GPU_CHECK_ARGS
+	python3 scripts/gpu/run.py --out out/gpu $(GPU_CHECK_ARGS)
+
 demo: build ## plays the demo bag into the node, shows what it answers and what it would without memory; options in DEMO_ARGS
 	$(RUN) python scripts/demo $(DEMO_ARGS)
 
-test: lint test-core test-training test-ros ## everything
+test: lint test-core test-training test-scripts test-ros ## everything
 
 test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked
 
 test-training: build ## what training/ made: the questions of bags/demo and bags/minutes against what is in view there
 	$(RUN) python -m pytest tests/training
+
+test-scripts: build ## what scripts/ make of their results
+	$(RUN) python -m pytest tests/scripts
 
 test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted from wheels, installed if it is not there
 	scripts/kilted.sh

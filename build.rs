@@ -1,5 +1,6 @@
 //! Lets the executables find their libraries: the node those of its own package and of the private ROS made by `make setup`,
-//! a GPU build those of the private CUDA toolkit made by `make gpu-build`. And compiles the kernels of a GPU build.
+//! a GPU build those of the private CUDA toolkit made by `make gpu-build`. And compiles the kernels of a GPU build and tells it what it is
+//! built with and for.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,9 @@ fn main() {
             let lib = Path::new(&toolkit).join("lib");
             println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
         }
+        about_cuda();
         compile_kernels();
+        link_with_what_is_called();
     }
     if std::env::var_os("CARGO_FEATURE_ROS").is_none() {
         return;
@@ -87,6 +90,48 @@ fn compile_kernels() {
         Ok(status) => fail(format!("{command:?}: {status}")),
         Err(error) => fail(error.to_string()),
     }
+}
+
+/// The toolkit's release, as in 13.0, and the compute capability that the kernels are compiled for, as in 90: what cudarc and
+/// candle's kernels go by, nvcc's answer and `CUDA_COMPUTE_CAP` or else this machine's GPU.
+fn about_cuda() {
+    for name in ["CUDA_HOME", "CUDA_PATH", "CUDA_COMPUTE_CAP"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let answer = output("nvcc", &["--version"]).unwrap_or_default();
+    let release = answer.split("release ").nth(1);
+    let Some(release) = release.and_then(|rest| rest.split(',').next()) else {
+        panic!("nvcc --version does not say which release it is; the feature cuda needs the CUDA toolkit, its bin in PATH");
+    };
+    println!("cargo:rustc-env=INF_MLLM_CUDA_VERSION={}", release.trim());
+    let capability = std::env::var("CUDA_COMPUTE_CAP").ok().or_else(|| {
+        let query = ["--query-gpu=compute_cap", "--format=csv,noheader"];
+        let answer = output("nvidia-smi", &query)?;
+        Some(answer.lines().next()?.trim().replace('.', ""))
+    });
+    let capability = capability.unwrap_or_default();
+    println!("cargo:rustc-env=INF_MLLM_CUDA_CAPABILITY={capability}");
+}
+
+/// Links with the linker that comes with Rust, as Rust itself does since 1.90 on x86_64: it takes the libraries that what is called needs.
+/// That of GNU also takes those that functions need which nobody calls, and the executable would not start without them.
+fn link_with_what_is_called() {
+    let (rustc, host) = (std::env::var("RUSTC"), std::env::var("HOST"));
+    let (Ok(rustc), Ok(host)) = (rustc, host) else {
+        return;
+    };
+    let sysroot = output(&rustc, &["--print", "sysroot"]).unwrap_or_default();
+    let folder = Path::new(sysroot.trim()).join(format!("lib/rustlib/{host}/bin/gcc-ld"));
+    if folder.join("ld.lld").exists() {
+        println!("cargo:rustc-link-arg=-fuse-ld=lld");
+        println!("cargo:rustc-link-arg=-B{}", folder.display());
+    }
+}
+
+/// What a command says, if it can be run.
+fn output(command: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(command).args(args).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The `ros_*.libs` folders in which the ROS wheels keep the system libraries they were built with.

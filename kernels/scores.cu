@@ -139,7 +139,7 @@ struct Move { uint32_t layer, set, from, to; };
 //   moves      const Move *, [moves]: 16 bytes each, in memory of the device: layer, set, from, to
 //   keys       void *const *, [layers]: [kv_heads, budget, head_dim] each
 //   values     void *const *, [layers]
-//   histories  float *const *, [layers]: [kv_heads, budget] each; or null
+//   histories  float *const *, [layers]: [kv_heads, budget] each, of remember's two the one in use; or null
 //   heads      uint32: KV heads of a set; set s has those from s * heads on
 //   row_bytes  uint32: bytes of a row, a multiple of 4
 //   budget     uint32

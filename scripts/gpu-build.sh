@@ -24,17 +24,10 @@ find_toolkit() {
     dirname "$(dirname "$(readlink -f "$nvcc")")"
 }
 
-# A libcuda that programs can be linked with where no driver is installed: every function of cuda.h, each of which only
-# says that it is a stub (CUDA_ERROR_STUB_LIBRARY). It lies where nothing looks for it at run time.
+# A libcuda to link with where no driver is installed. It is empty: the executable loads the driver's when a GPU is asked for.
 make_stub() {
-    local toolkit="$1" stubs="$1/lib/stubs" names
-    # Preprocessed, because cuda.h defines the plain names as names with a version: cuMemAlloc is cuMemAlloc_v2.
-    names="$(echo '#include <cuda.h>' | gcc -E -P -I"$toolkit/include" -x c - | grep -oE '\bCUresult +cu[A-Z]\w*\(' | grep -oE '\bcu\w+' | sort -u)"
-    [ "$(wc -l <<<"$names")" -gt 100 ] || die "found no functions in $toolkit/include/cuda.h"
-    mkdir -p "$stubs"
-    sed 's/.*/int &(void) { return 34; }/' <<<"$names" |
-        gcc -shared -fPIC -fno-builtin -o "$stubs/libcuda.so.1" -Wl,-soname,libcuda.so.1 -x c -
-    ln -sf libcuda.so.1 "$stubs/libcuda.so"
+    mkdir -p "$1/lib/stubs"
+    gcc -shared -o "$1/lib/stubs/libcuda.so" -x c - </dev/null
 }
 
 # Installs the wheels into .cuda, and adds what they lack for a build.
@@ -64,6 +57,17 @@ local_compute_cap() {
     nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]*\)\.\([0-9]\)$/\1\2/p'
 }
 
+# Fails if an executable does not start without the libraries of CUDA: src/model/device/on_demand.rs loads them when they are asked for,
+# if it knows every function that is called.
+check_start() {
+    local executable="$1" needed
+    needed="$(readelf -d "$executable" | grep -oE '(cuda|cudart|cublas|cublasLt|curand|nvrtc)\.so[.0-9]*' | tr '\n' ' ' || true)"
+    [ -n "$needed" ] || return 0
+    say "$executable does not start without $needed: src/model/device/on_demand.rs does not name these functions:"
+    nm -D --undefined-only "$executable" | grep -oE '\b(__)?cu(da|blas|blasLt|rand)?[A-Z]\w+' >&2 || true
+    exit 1
+}
+
 unset INF_MLLM_PRIVATE_CUDA
 if toolkit="$(find_toolkit)"; then
     export CUDA_HOME="$toolkit"
@@ -81,4 +85,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$INF_MLLM_ROOT/target}/cuda"
 command="${1:-build}"
 shift || true
 cargo "$command" --release --locked --features cuda "$@"
-[ "$command" != build ] || say "built $CARGO_TARGET_DIR/release/inf_mllm; docs/gpu.md says how to run it"
+if [ "$command" = build ]; then
+    check_start "$CARGO_TARGET_DIR/release/inf_mllm"
+    say "built $CARGO_TARGET_DIR/release/inf_mllm; docs/gpu.md says how to run it"
+fi

@@ -1,7 +1,8 @@
 """Runs the command line on the GPU and on the CPU and says how far they are apart: `python3 scripts/gpu_check.py EXECUTABLE [--device cuda]`.
 
 Golden files first (every family's scenes against what transformers computed), then one turn with compactions on both devices,
-then the demo bag. Needs numpy and safetensors. Exit code 1 if a number is out of its bounds.
+then the demo bag; `--part` runs one of these, `--jobs` several checks at a time. Needs numpy and safetensors. Exit code 1 if a number is
+out of its bounds.
 """
 
 import argparse
@@ -10,7 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -21,9 +25,16 @@ FAMILIES = ROOT / "tests/golden/families"
 TOLERANCE = {"f32": 1e-3, "f16": 0.3, "bf16": 1.5}
 
 
+PARTS = ("families", "turns", "demo")
+
+
 class Check:
     def __init__(self, executable: Path, device: str):
-        self.executable, self.device, self.failed = executable, device, 0
+        self.executable, self.device = executable, device
+        self.lock = Lock()
+        self.checked = self.failed = 0
+        self.largest: dict[str, float] = {}
+        """Largest deviation of logits found, by type."""
 
     def run(self, *args: str) -> str:
         done = subprocess.run([self.executable, *args], check=False, capture_output=True, text=True, cwd=ROOT)
@@ -32,7 +43,9 @@ class Check:
         return done.stdout
 
     def say(self, right: bool, text: str) -> None:
-        self.failed += not right
+        with self.lock:
+            self.checked += 1
+            self.failed += not right
         print(f"{'ok  ' if right else 'FAIL'} {text}", flush=True)
 
     def guarded(self, name: str, check, *args) -> None:
@@ -53,6 +66,9 @@ class Check:
             )
             got = load_file(written)
         off = float(np.abs(got["logits"].reshape(-1) - expected["logits"].reshape(-1)).max())
+        with self.lock:
+            # Where one is not a number, it stays.
+            self.largest[dtype] = float(np.maximum(self.largest.get(dtype, 0.0), off))
         self.say(off <= TOLERANCE[dtype], f"{family.name:16} {scene:7} {dtype:5} logits off by {off:.1e}")
 
     def turn(self, family: Path) -> None:
@@ -90,24 +106,62 @@ class Check:
         print("     " + summary.strip().replace("\n", "\n     "))
 
 
+Task = tuple[str, Callable, tuple]
+"""What a check is called, and how it is run."""
+
+
+def family_tasks(check: Check, families: list[Path], dtypes: list[str]) -> list[Task]:
+    tasks = []
+    for family in families:
+        scenes = json.loads((family / "golden/forward.json").read_text())["scenes"]
+        named = [(dtype, scene) for dtype in dtypes for scene in scenes]
+        tasks += [(f"{family.name} {scene} {dtype}", check.scene, (family, scene, dtype)) for dtype, scene in named]
+    return tasks
+
+
+def turn_tasks(check: Check, families: list[Path]) -> list[Task]:
+    seeing = [family for family in families if any((family / "golden").glob("*.png"))]
+    return [(f"{family.name} turn", check.turn, (family,)) for family in seeing]
+
+
+def demo_tasks(check: Check) -> list[Task]:
+    policies = ("inf_mllm", "inf_mllm_plus", "streaming_llm", "h2o")
+    tasks = [(f"demo {policy}", check.demo, (policy, "f32")) for policy in policies]
+    return [*tasks, ("demo f16", check.demo, ("inf_mllm", "f16"))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("executable", type=Path)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--dtypes", nargs="+", choices=TOLERANCE, default=list(TOLERANCE))
+    parser.add_argument("--family", nargs="+", help="only these")
+    parser.add_argument("--jobs", type=int, default=1, help="checks at a time")
+    parser.add_argument("--json", action="store_true", help="say at the end in one line of JSON what was found")
     args = parser.parse_args()
     check = Check(args.executable.resolve(), args.device)
     families = sorted(path.parent for path in FAMILIES.glob("*/tokenizer.json"))
-    for family in families:
-        scenes = json.loads((family / "golden/forward.json").read_text())["scenes"]
-        for dtype in TOLERANCE:
-            for scene in scenes:
-                check.guarded(f"{family.name} {scene} {dtype}", check.scene, family, scene, dtype)
-        if any((family / "golden").glob("*.png")):
-            check.guarded(f"{family.name} turn", check.turn, family)
-    for policy in ("inf_mllm", "inf_mllm_plus", "streaming_llm", "h2o"):
-        check.guarded(f"demo {policy}", check.demo, policy, "f32")
-    check.guarded("demo f16", check.demo, "inf_mllm", "f16")
+    families = [family for family in families if not args.family or family.name in args.family]
+    tasks = {
+        "families": lambda: family_tasks(check, families, args.dtypes),
+        "turns": lambda: turn_tasks(check, families),
+        "demo": lambda: demo_tasks(check),
+    }
+    wanted = [task for part in PARTS if part in args.part for task in tasks[part]()]
+    if not wanted:
+        sys.exit(f"nothing to check: --family is {args.family}")
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda task: check.guarded(task[0], task[1], *task[2]), wanted))
     print(f"{check.failed} failed")
+    if args.json:
+        found = {
+            "part": " ".join(args.part),
+            "checked": check.checked,
+            "failed": check.failed,
+            "largest": check.largest,
+        }
+        print(json.dumps(found))
     sys.exit(check.failed > 0)
 
 

@@ -9,6 +9,7 @@ pub mod cache;
 #[cfg(feature = "tools")]
 pub mod eval;
 pub mod files;
+pub mod gpu;
 pub mod model;
 #[cfg(feature = "ros")]
 pub mod node;

@@ -300,7 +300,13 @@ inline void run(dim3 grid, dim3 shape, unsigned dynamic, void (*entry)(void *), 
       begin(b, order == 1 ? total - 1 - n : n);
       return true;
     };
-    const std::unique_ptr<char[]> all_stacks(new char[stacks * (order > 1 ? BLOCKS_AT_A_TIME : 1)]);
+    // Kept for the next launch: memory that is new has to be mapped page by page.
+    static thread_local std::unique_ptr<char[]> all_stacks;
+    static thread_local size_t room = 0;
+    if (room < stacks * (order > 1 ? BLOCKS_AT_A_TIME : 1)) {
+      room = stacks * (order > 1 ? BLOCKS_AT_A_TIME : 1);
+      all_stacks.reset(new char[room]);
+    }
     while (blocks.size() < (order > 1 ? BLOCKS_AT_A_TIME : 1)) {
       blocks.emplace_back(new Block);
       blocks.back()->stacks = all_stacks.get() + (blocks.size() - 1) * stacks;

@@ -1,57 +1,10 @@
-//! Positions on three axes (M-RoPE, arXiv 2409.12191): where kept tokens stand, and the rotary table of one kept set.
-//!
-//! Tokens are numbered anew as evictions thin them out, in the order of time: text moves on by one on every axis; what is left of an
-//! image keeps its offsets from the image's first token, and behind it everything stands by the image's whole extent farther on,
-//! however little is left of it. An image of which nothing is left takes no room. So a stream that fits into the budget has the
-//! positions that the published models give it.
-//!
-//! Positions stay below the number of kept tokens as long as images are whole. Where they are thinned, what bounds them is the budget
-//! times the largest extent of an image (and the plan's gap), which may be beyond the model's longest input.
+//! Cosines and sines for positions on three axes (M-RoPE, arXiv 2409.12191), from which the table of a kept set is put together.
 
-use candle_core::{DType, Device, Result};
+use candle_core::Result;
 
+use super::numbering::Places;
 use super::rope::{Pair, Rope};
 use super::rotary::{turns, RotaryTable};
-use super::slots::{FrameId, Place, Token};
-
-/// Numbers tokens one after the other.
-#[derive(Debug, Clone, Copy, Default)]
-struct Walk {
-    /// Position of the next token, if it belongs to no image that has begun.
-    next: usize,
-    /// The image that the last token belongs to, and the position of its first token.
-    image: Option<(Option<FrameId>, usize)>,
-}
-
-impl Walk {
-    /// Time, height and width of the next token.
-    fn step(&mut self, token: &Token) -> [usize; 3] {
-        let Place { offset, extent } = token.mark.place;
-        if extent == 0 {
-            let position = self.next;
-            *self = Self {
-                next: position + 1,
-                image: None,
-            };
-            return [position; 3];
-        }
-        let base = match self.image {
-            Some((frame, base)) if frame == token.mark.frame => base,
-            _ => self.next,
-        };
-        *self = Self {
-            next: base + usize::from(extent),
-            image: Some((token.mark.frame, base)),
-        };
-        offset.map(|offset| base + usize::from(offset))
-    }
-}
-
-/// Time, height and width of `tokens`, which are all that is kept, in the order of time.
-pub fn positions(tokens: &[Token]) -> impl Iterator<Item = [usize; 3]> + '_ {
-    let mut walk = Walk::default();
-    tokens.iter().map(move |token| walk.step(token))
-}
 
 /// Cosines and sines of all frequencies at positions from `first` on, made when they are first needed.
 #[derive(Debug)]
@@ -93,7 +46,7 @@ impl Angles {
     }
 }
 
-/// What the tables of all kept sets are put together from.
+/// What the tables of all kept sets are put together from, on three axes.
 #[derive(Debug)]
 pub struct Axes {
     pairs: Vec<Pair>,
@@ -136,67 +89,14 @@ impl Axes {
             sin[pair] = angles.sin[at];
         }
     }
-}
 
-/// The rotary table of one kept set: row `r` turns to the position of the token with rank `r`.
-#[derive(Debug)]
-pub struct SetTable {
-    pub table: RotaryTable,
-    progress: Progress,
-}
-
-/// How far a table has come; what stands behind is not read.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Progress {
-    walk: Walk,
-    /// Ranks that have a row.
-    len: usize,
-    /// Rank from which on positions are the gap farther on.
-    border: Option<usize>,
-}
-
-impl SetTable {
-    pub fn new(budget: usize, head_dim: usize, dtype: DType, device: &Device) -> Self {
-        Self {
-            table: RotaryTable::empty(budget, head_dim, dtype, device),
-            progress: Progress::default(),
-        }
-    }
-
-    pub fn progress(&self) -> Progress {
-        self.progress
-    }
-
-    /// Goes back to where only rows have been added since.
-    pub fn go_back(&mut self, progress: Progress) {
-        self.progress = progress;
-    }
-
-    /// Takes the next tokens, in the order of time.
-    pub fn append(&mut self, tokens: &[Token], axes: &mut Axes) -> Result<()> {
-        let Self { table, progress } = self;
-        let Progress { walk, len, border } = progress;
-        table.write(*len, tokens.len(), |i, cos, sin| {
-            let apart = border.is_some_and(|border| *len + i >= border);
-            axes.compose(walk.step(&tokens[i]), apart, cos, sin);
-        })?;
-        *len += tokens.len();
-        Ok(())
-    }
-
-    /// Begins anew with `tokens`, in the order of time; those of rank `border` and above stand the gap farther on.
-    pub fn restart(
-        &mut self,
-        tokens: &[Token],
-        border: Option<usize>,
-        axes: &mut Axes,
-    ) -> Result<()> {
-        self.clear();
-        self.progress.border = border;
-        self.append(tokens, axes)
-    }
-
-    pub fn clear(&mut self) {
-        self.progress = Progress::default();
+    /// Writes the rows of ranks into the table of a kept set, whose row `r` turns to the position of the token with rank `r`.
+    pub fn write(&mut self, table: &mut RotaryTable, places: &Places) -> Result<()> {
+        table.write(places.first, places.at.len(), |i, cos, sin| {
+            let apart = places
+                .border
+                .is_some_and(|border| places.first + i >= border);
+            self.compose(places.at[i], apart, cos, sin);
+        })
     }
 }

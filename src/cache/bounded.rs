@@ -3,22 +3,16 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
-use super::config::{CacheConfig, CacheError, Plan, Scope};
-use super::evict::{compact_together, Workspace};
-use super::layer::{LayerCache, LayerSlots};
-use super::policy::Policy;
-use super::shape::{CacheShape, Rotary};
+use super::chunk::LayerSlots;
+use super::compaction::{compact_together, Workspace};
+use super::config::{CacheConfig, CacheError, Scope};
+use super::device_memory::check_cache;
+use super::layer::LayerCache;
+use super::plan::Plan;
+use super::recall::Heard;
+use super::shape::CacheShape;
+use super::shared::{axes, Rotary, Shared};
 use super::slots::{Mark, Token};
-
-/// What all layers share.
-#[derive(Debug)]
-pub struct Shared {
-    pub(super) plan: Plan,
-    pub(super) policy: Box<dyn Policy>,
-    pub(super) rotary: Rotary,
-    pub(super) kernel: Kernel,
-    pub(super) protect_boundaries: usize,
-}
 
 /// A KV cache whose every layer holds at most `budget` tokens.
 ///
@@ -32,15 +26,26 @@ pub struct BoundedCache {
     pub(super) shape: CacheShape,
     pub(super) shared: Shared,
     pub(super) layers: Vec<LayerCache>,
-    workspace: Workspace,
+    pub(super) workspace: Workspace,
     /// Type of the activations, and where they are.
     dtype: DType,
     device: Device,
     pub(super) tokens_seen: u64,
     /// Index of the first token of the newest unit.
     unit: u64,
+    /// Resets, and ways back to a mark.
+    undone: u64,
     /// From the outermost to the innermost; the layers have as many.
     marks: Vec<CacheMark>,
+}
+
+/// How far a cache has come: while two of the same cache are equal, it holds the same tokens in the same slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision {
+    tokens_seen: u64,
+    /// Of all layers.
+    compactions: u64,
+    undone: u64,
 }
 
 /// What the cache itself notes at a mark.
@@ -74,28 +79,43 @@ impl BoundedCache {
             });
         }
         let shared = Shared {
-            rotary: shape.rotary(&plan, dtype, device),
+            rotary: Rotary::new(&shape, &plan, dtype, device),
             plan,
             policy,
             kernel: config.kernel,
             protect_boundaries: config.protect_boundaries,
         };
         let storage = config.storage.dtype(dtype);
+        check_cache(
+            config.budget,
+            shape.slot_bytes(storage.size_in_bytes()),
+            device,
+        )?;
         let layers = (0..shape.layers)
-            .map(|_| LayerCache::new(&shape, &shared, storage, dtype, device))
+            .map(|_| LayerCache::new(&shape, &shared, (storage, dtype), device))
             .collect::<candle_core::Result<_>>()?;
         Ok(Self {
             config: config.clone(),
             shape,
             shared,
             layers,
-            workspace: Workspace::new(shape.axes(&plan)),
+            workspace: Workspace::new(axes(&shape, &plan)),
             dtype,
             device: device.clone(),
             tokens_seen: 0,
             unit: 0,
+            undone: 0,
             marks: Vec::new(),
         })
+    }
+
+    pub fn revision(&self) -> Revision {
+        let layers = self.layers.iter();
+        Revision {
+            tokens_seen: self.tokens_seen,
+            compactions: layers.map(|layer| layer.ledger.counts().compactions).sum(),
+            undone: self.undone,
+        }
     }
 
     /// The same, with what it holds, attended to by another kernel.
@@ -263,8 +283,35 @@ impl BoundedCache {
     /// Gives the keys of a standing instruction to the policies that know of one. They leave with [`Self::reset`].
     pub fn look_for(&mut self, standing: Standing) {
         for (layer, keys) in self.layers.iter_mut().zip(standing.0) {
-            layer.standing = keys;
+            layer.store.look_for(keys);
         }
+    }
+
+    /// Notes from now on what these layers are given; what was noted before is forgotten.
+    pub fn listen(&mut self, layers: &[usize]) {
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            layer.heard = layers.contains(&i).then(Vec::new);
+        }
+    }
+
+    /// What has come by since [`Self::listen`], by layer, and no more from now on. Layers that nothing has reached are left out (those
+    /// that visual tokens are withdrawn from).
+    pub fn heard(&mut self) -> Result<Vec<Heard>, CacheError> {
+        let layers = self.layers.iter_mut().enumerate();
+        let chunks = layers.filter_map(|(i, layer)| Some((i, layer.heard.take()?)));
+        let chunks = chunks.filter(|(_, chunks)| !chunks.is_empty());
+        let heard = chunks.map(|(layer, chunks)| {
+            let whole = |which: usize| {
+                let parts = chunks.iter().map(|chunk| &chunk[which]);
+                Tensor::cat(&parts.collect::<Vec<_>>(), 1)
+            };
+            Ok(Heard {
+                layer,
+                queries: whole(0)?,
+                keys: whole(1)?,
+            })
+        });
+        heard.collect()
     }
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].
@@ -281,6 +328,7 @@ impl BoundedCache {
         }
         self.tokens_seen = 0;
         self.unit = 0;
+        self.undone += 1;
         Ok(())
     }
 
@@ -289,8 +337,8 @@ impl BoundedCache {
             return;
         }
         // The relevant tokens end elsewhere.
-        self.shared.rotary = self.shape.rotary(&plan, self.dtype, &self.device);
-        self.workspace.axes = self.shape.axes(&plan);
+        self.shared.rotary = Rotary::new(&self.shape, &plan, self.dtype, &self.device);
+        self.workspace.axes = axes(&self.shape, &plan);
         self.shared.plan = plan;
     }
 
@@ -314,10 +362,10 @@ impl BoundedCache {
         self.set_plan(mark.plan);
         self.tokens_seen = mark.tokens_seen;
         self.unit = mark.unit;
+        self.undone += 1;
         let mut outcome = Ok(());
         for layer in &mut self.layers {
-            layer.heard = None;
-            outcome = outcome.and(layer.put_back(&self.shared, &mut self.workspace));
+            outcome = outcome.and(layer.put_back(&mut self.workspace.axes));
         }
         Ok(outcome?)
     }

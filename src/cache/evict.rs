@@ -1,22 +1,18 @@
-//! A compaction of one layer: which slots stay, and what moves.
+//! Which slots of a kept set stay at a compaction.
 
-use candle_core::Result;
-
-use super::axes::Axes;
-use super::bounded::Shared;
-use super::compact::move_rows;
-use super::layer::LayerCache;
+use super::findings::Findings;
 use super::policy::Candidates;
-use super::scores::Findings;
-use super::slots::{Move, SlotMap, Token};
+use super::shared::Shared;
+use super::slots::{SlotMap, Token};
 
-/// What layers use one after the other: lists that a compaction fills, and what positions on three axes turn by.
+/// Which slots stay; the lists that lead there are used again by the next compaction.
 #[derive(Debug, Default)]
-pub struct Workspace {
-    /// Where positions have three axes.
-    pub axes: Option<Axes>,
+pub struct Choice {
     /// The slots in the order of time.
     order: Vec<u32>,
+    /// By slot.
+    kept: Vec<bool>,
+    /// Of the candidates, oldest first.
     tokens: Vec<Token>,
     scores: Vec<f32>,
     standing: Vec<f32>,
@@ -25,167 +21,92 @@ pub struct Workspace {
     protected: Vec<bool>,
     values: Vec<f32>,
     ranking: Vec<usize>,
-    /// By slot.
-    kept: Vec<bool>,
-    moves: Vec<Move>,
 }
 
-impl Workspace {
-    pub fn new(axes: Option<Axes>) -> Self {
-        Self {
-            axes,
-            ..Self::default()
-        }
+impl Choice {
+    /// Which slots stay, by slot, and all slots in the order of time.
+    pub fn kept(&self) -> (&[bool], &[u32]) {
+        (&self.kept, &self.order)
     }
-}
 
-/// Compacts layers that share one kept set, as [`LayerCache::compact`] does.
-pub fn compact_together(
-    layers: &mut [LayerCache],
-    relevant: usize,
-    shared: &Shared,
-    work: &mut Workspace,
-) -> Result<()> {
-    let findings = layers
-        .iter_mut()
-        .map(|layer| layer.findings(shared))
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(mean) = Findings::mean(findings) {
-        choose(&layers[0].sets[0], &mean, (0, relevant), shared, work);
-        for layer in layers {
-            layer.drop_rows((0, relevant), shared, work)?;
-            layer.compactions += 1;
-        }
-    }
-    Ok(())
-}
-
-impl LayerCache {
-    /// Keeps the prefix, the newest tokens and as many candidates as are to stay relevant, those that the policy values most; renumbers
-    /// what is left.
-    pub(super) fn compact(
+    /// Chooses the slots of set number `set`: the prefix, the newest tokens and of the candidates between them the `relevant` ones that
+    /// the policy values most.
+    pub fn make(
         &mut self,
-        relevant: usize,
-        shared: &Shared,
-        work: &mut Workspace,
-    ) -> Result<()> {
-        let findings = self.findings(shared)?;
-        for set in 0..self.sets.len() {
-            choose(&self.sets[set], &findings, (set, relevant), shared, work);
-            self.drop_rows((set, relevant), shared, work)?;
-        }
-        self.compactions += 1;
-        Ok(())
-    }
-
-    /// Drops the slots of one set that are not kept, as [`choose`] left it.
-    fn drop_rows(
-        &mut self,
+        slots: &SlotMap,
+        findings: &Findings,
         (set, relevant): (usize, usize),
         shared: &Shared,
-        work: &mut Workspace,
-    ) -> Result<()> {
-        self.before_eviction();
-        if let (Some(table), Some(axes)) = (self.tables.get_mut(set), &mut work.axes) {
-            let kept = work.order.iter().filter(|&&slot| work.kept[slot as usize]);
-            let tokens = self.sets[set].tokens();
-            work.tokens.clear();
-            work.tokens.extend(kept.map(|&slot| tokens[slot as usize]));
-            table.restart(&work.tokens, shared.plan.border(), axes)?;
+    ) {
+        let plan = &shared.plan;
+        slots.order(&mut self.order);
+        let len = slots.len();
+        let candidates = plan.prefix..len - plan.recent;
+        self.kept.clear();
+        self.kept.resize(len, true);
+        for &slot in &self.order[candidates.clone()] {
+            self.kept[slot as usize] = false;
         }
-        self.sets[set].evict(&work.kept, &work.order, relevant, &mut work.moves);
-        self.before_moving(set, &work.moves)?;
-        let heads = self.heads_of(set)?;
-        move_rows(&self.keys, heads.clone(), &work.moves)?;
-        move_rows(&self.values, heads.clone(), &work.moves)?;
-        self.moved += work.moves.len() as u64;
-        let histories = self.history.chunks_exact_mut(shared.plan.budget);
-        for history in histories.skip(heads.start).take(heads.len()) {
-            for &(from, to) in &work.moves {
-                history[to as usize] = history[from as usize];
+        if relevant == 0 {
+            return;
+        }
+        let order = &self.order[candidates];
+        let gather = |from: &[f32], to: &mut Vec<f32>| {
+            to.clear();
+            if !from.is_empty() {
+                to.extend(order.iter().map(|&slot| from[slot as usize]));
             }
+        };
+        gather(&findings.scores[set], &mut self.scores);
+        gather(&findings.standing[set], &mut self.standing);
+        gather(&findings.novelty[set], &mut self.novelty);
+        gather(&findings.value_norms[set], &mut self.value_norms);
+        self.tokens.clear();
+        self.tokens
+            .extend(order.iter().map(|&slot| slots.tokens()[slot as usize]));
+        self.protected.clear();
+        self.protected.resize(order.len(), false);
+        let borders = (0..order.len()).rev();
+        for j in borders
+            .filter(|&j| self.tokens[j].mark.boundary)
+            .take(shared.protect_boundaries)
+        {
+            self.protected[j] = true;
         }
-        Ok(())
-    }
-}
-
-/// Marks in `work.kept` the slots of set number `set` that stay, `relevant` of the candidates among them, and notes in `work.order` their
-/// order.
-fn choose(
-    slots: &SlotMap,
-    findings: &Findings,
-    (set, relevant): (usize, usize),
-    shared: &Shared,
-    work: &mut Workspace,
-) {
-    let plan = &shared.plan;
-    slots.order(&mut work.order);
-    let len = slots.len();
-    let candidates = plan.prefix..len - plan.recent;
-    work.kept.clear();
-    work.kept.resize(len, true);
-    for &slot in &work.order[candidates.clone()] {
-        work.kept[slot as usize] = false;
-    }
-    if relevant == 0 {
-        return;
-    }
-    let order = &work.order[candidates];
-    let gather = |from: &[f32], to: &mut Vec<f32>| {
-        to.clear();
-        if !from.is_empty() {
-            to.extend(order.iter().map(|&slot| from[slot as usize]));
+        self.values.clear();
+        self.values.resize(order.len(), 0.0);
+        shared.policy.values(
+            &Candidates {
+                tokens: &self.tokens,
+                scores: &self.scores,
+                standing: &self.standing,
+                novelty: &self.novelty,
+                value_norms: &self.value_norms,
+                newest: slots.tokens()[self.order[len - 1] as usize].index,
+                room: relevant,
+                protected: &self.protected,
+            },
+            &mut self.values,
+        );
+        for (value, _) in self
+            .values
+            .iter_mut()
+            .zip(&self.protected)
+            .filter(|(_, &kept)| kept)
+        {
+            *value = f32::INFINITY;
         }
-    };
-    gather(&findings.scores[set], &mut work.scores);
-    gather(&findings.standing[set], &mut work.standing);
-    gather(&findings.novelty[set], &mut work.novelty);
-    gather(&findings.value_norms[set], &mut work.value_norms);
-    work.tokens.clear();
-    work.tokens
-        .extend(order.iter().map(|&slot| slots.tokens()[slot as usize]));
-    work.protected.clear();
-    work.protected.resize(order.len(), false);
-    let borders = (0..order.len()).rev();
-    for j in borders
-        .filter(|&j| work.tokens[j].mark.boundary)
-        .take(shared.protect_boundaries)
-    {
-        work.protected[j] = true;
-    }
-    work.values.clear();
-    work.values.resize(order.len(), 0.0);
-    shared.policy.values(
-        &Candidates {
-            tokens: &work.tokens,
-            scores: &work.scores,
-            standing: &work.standing,
-            novelty: &work.novelty,
-            value_norms: &work.value_norms,
-            newest: slots.tokens()[work.order[len - 1] as usize].index,
-            room: relevant,
-            protected: &work.protected,
-        },
-        &mut work.values,
-    );
-    for (value, _) in work
-        .values
-        .iter_mut()
-        .zip(&work.protected)
-        .filter(|(_, &kept)| kept)
-    {
-        *value = f32::INFINITY;
-    }
-    work.ranking.clear();
-    work.ranking.extend(0..order.len());
-    if relevant < order.len() {
-        let values = &work.values;
-        // Highest value first; of equal values the newer.
-        work.ranking.select_nth_unstable_by(relevant, |&a, &b| {
-            values[b].total_cmp(&values[a]).then(b.cmp(&a))
-        });
-    }
-    for &j in &work.ranking[..relevant] {
-        work.kept[order[j] as usize] = true;
+        self.ranking.clear();
+        self.ranking.extend(0..order.len());
+        if relevant < order.len() {
+            let values = &self.values;
+            // Highest value first; of equal values the newer.
+            self.ranking.select_nth_unstable_by(relevant, |&a, &b| {
+                values[b].total_cmp(&values[a]).then(b.cmp(&a))
+            });
+        }
+        for &j in &self.ranking[..relevant] {
+            self.kept[order[j] as usize] = true;
+        }
     }
 }

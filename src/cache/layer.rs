@@ -1,96 +1,60 @@
-//! Keys, values and slots of one decoder layer.
+//! One decoder layer of the cache: its ledger, and the store that does as the ledger says.
 
-use candle_core::{bail, DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::Past;
-use super::axes::SetTable;
-use super::bounded::Shared;
-use super::config::Scope;
-use super::evict::Workspace;
-use super::journal::LayerMark;
-use super::likeness::{directions, KeyMean};
+use super::axes::Axes;
+use super::ledger::{Ledger, Part};
+use super::likeness::directions;
+use super::numbering::Places;
 use super::policy::Evidence;
-use super::queries::{QueryRing, QuerySource};
 use super::recall::Chunks;
 use super::rotary::RotaryTable;
-use super::shape::{CacheShape, Rotary};
-use super::slots::{SlotMap, Token};
+use super::shape::CacheShape;
+use super::shared::Shared;
+use super::slots::{Move, SlotMap, Token};
+use super::store::{Chunk, InUse, Room, Store};
 
-/// One layer's buffers, allocated once. A token's slot is the same in all of them.
+/// One layer: what it holds, and where.
 #[derive(Debug)]
 pub struct LayerCache {
-    /// Keys before rotation, `[kv_heads, budget, head_dim]`: a new position needs no new key, and no error builds up.
-    pub(super) keys: Tensor,
-    /// `[kv_heads, budget, head_dim]`
-    pub(super) values: Tensor,
-    pub(super) queries: QueryRing,
-    /// Directions of the standing instruction's keys before rotation, `[kv_heads, tokens, head_dim]`, f32.
-    pub(super) standing: Option<Tensor>,
-    /// What the keys of the stream are like; empty when the policy does not ask for it.
-    pub(super) mean: KeyMean,
-    /// Attention of all queries so far, `[kv_heads, budget]`; empty when the policy does not ask for it.
-    pub(super) history: Vec<f32>,
-    /// One kept set for the layer, or one per KV head; all of one length.
-    pub(super) sets: Vec<SlotMap>,
-    /// What the ranks of each set turn by; empty where positions have one axis, for which all sets share a table.
-    pub(super) tables: Vec<SetTable>,
-    pub(super) compactions: u64,
-    /// Keys that queries have attended to.
-    pub(super) attended: u64,
-    /// Rows that compactions have moved.
-    pub(super) moved: u64,
+    pub(super) ledger: Ledger,
+    pub(super) store: Store,
     /// What came by since somebody began to listen.
     pub(super) heard: Option<Chunks>,
-    /// From the outermost to the innermost.
-    pub(super) marks: Vec<LayerMark>,
 }
 
 impl LayerCache {
+    /// Keys and values are stored as `storage`; `dtype` is the type of the activations.
     pub(super) fn new(
         shape: &CacheShape,
         shared: &Shared,
-        storage: DType,
-        dtype: DType,
+        (storage, dtype): (DType, DType),
         device: &Device,
     ) -> Result<Self> {
+        let ledger = Ledger::new(shape, &shared.plan, shared.policy.as_ref());
         let budget = shared.plan.budget;
-        let buffer = || Tensor::zeros((shape.kv_heads, budget, shape.head_dim), storage, device);
-        let sets = match shared.policy.scope() {
-            Scope::KvHead => shape.kv_heads,
-            Scope::Auto | Scope::Layer | Scope::Model => 1,
-        };
-        let (source, queries, history) = match shared.policy.evidence() {
-            Evidence::Window {
-                source, queries, ..
-            } => (source, queries.min(budget), 0),
-            Evidence::Age => (QuerySource::Stream, 0, 0),
-            Evidence::History { .. } => (QuerySource::Stream, 0, shape.kv_heads * budget),
-        };
-        let window = (shared.plan.window, queries, source);
-        let table = || SetTable::new(budget, shape.head_dim, dtype, device);
-        Ok(Self {
-            keys: buffer()?,
-            values: buffer()?,
-            queries: QueryRing::new(shape.heads, window, shape.head_dim, dtype, device)?,
-            standing: None,
-            mean: KeyMean::default(),
-            history: vec![0.0; history],
-            sets: vec![SlotMap::with_capacity(budget); sets],
-            tables: match shared.rotary {
-                Rotary::ByRank { .. } => Vec::new(),
-                Rotary::BySet => std::iter::repeat_with(table).take(sets).collect(),
+        let room = Room {
+            budget,
+            ring: match shared.policy.evidence() {
+                // With another prefix there may be room for more of them than now.
+                Evidence::Window { queries, .. } => queries.min(budget),
+                Evidence::Age | Evidence::History { .. } => 0,
             },
-            compactions: 0,
-            attended: 0,
-            moved: 0,
+            tables: match shape.has_axes() {
+                true => ledger.sets().len(),
+                false => 0,
+            },
+        };
+        Ok(Self {
+            ledger,
+            store: Store::new(shape, room, (storage, dtype), device)?,
             heard: None,
-            marks: Vec::new(),
         })
     }
 
     /// Slots in use.
     pub fn len(&self) -> usize {
-        self.sets[0].len()
+        self.ledger.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -99,117 +63,25 @@ impl LayerCache {
 
     /// The kept sets, each in the order of time: one for the layer, or one per KV head.
     pub fn sets(&self) -> impl Iterator<Item = Vec<Token>> + Clone + '_ {
-        self.sets.iter().map(SlotMap::by_time)
+        self.ledger.sets().iter().map(SlotMap::by_time)
     }
 
     pub(super) fn slot_maps(&self) -> &[SlotMap] {
-        &self.sets
-    }
-
-    /// The KV heads whose rows stand where kept set `set` says.
-    pub(super) fn heads_of(&self, set: usize) -> Result<std::ops::Range<usize>> {
-        Ok(match self.sets.len() {
-            1 => 0..self.keys.dim(0)?,
-            _ => set..set + 1,
-        })
+        self.ledger.sets()
     }
 
     /// The keys in use before rotation, in the order of time, `[kv_heads, len, head_dim]`.
     pub fn raw_keys(&self) -> Result<Tensor> {
+        let keys = self.store.keys();
         let mut order = Vec::new();
-        let heads = (0..self.keys.dim(0)?)
+        let heads = (0..keys.dim(0)?)
             .map(|head| {
-                self.sets[head.min(self.sets.len() - 1)].order(&mut order);
-                let index = Tensor::from_slice(&order, order.len(), self.keys.device())?;
-                self.keys.get(head)?.index_select(&index, 0)
+                self.ledger.set_of(head).order(&mut order);
+                let index = Tensor::from_slice(&order, order.len(), keys.device())?;
+                keys.get(head)?.index_select(&index, 0)
             })
             .collect::<Result<Vec<_>>>()?;
         Tensor::stack(&heads, 0)
-    }
-
-    pub(super) fn past<'a>(&'a self, shared: &'a Shared) -> Past<'a> {
-        Past {
-            keys: &self.keys,
-            values: &self.values,
-            positions: self.sets.iter().map(SlotMap::positions).collect(),
-            rotary: self.rotary(shared),
-            kernel: shared.kernel,
-        }
-    }
-
-    /// What the keys and queries of the layer are rotated by at this moment: a table for all kept sets, or one for each.
-    pub(super) fn rotary<'a>(&'a self, shared: &'a Shared) -> Vec<&'a RotaryTable> {
-        match &shared.rotary {
-            Rotary::ByRank {
-                apart: Some(apart), ..
-            } if self.sets[0].relevant() > 0 => vec![apart],
-            Rotary::ByRank { plain, .. } => vec![plain],
-            Rotary::BySet => self.tables.iter().map(|set| &set.table).collect(),
-        }
-    }
-
-    /// Appends a chunk that fits into the free slots and attends to the whole cache with it.
-    fn attend(
-        &mut self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        tokens: &[Token],
-        shared: &Shared,
-        work: &mut Workspace,
-    ) -> Result<Tensor> {
-        let start = self.len();
-        self.before_writing(start..start + tokens.len())?;
-        self.keys
-            .slice_set(&k.to_dtype(self.keys.dtype())?, 1, start)?;
-        self.values
-            .slice_set(&v.to_dtype(self.values.dtype())?, 1, start)?;
-        for set in &mut self.sets {
-            set.append(tokens);
-        }
-        if let Some(axes) = &mut work.axes {
-            for table in &mut self.tables {
-                table.append(tokens, axes)?;
-            }
-        }
-        let (heads, marks) = (q.dim(0)?, &mut self.marks);
-        self.queries.push(q, tokens, &mut |ring, slots| {
-            marks.iter_mut().try_for_each(|mark| {
-                let slots = slots.clone().map(|slot| slot as u32);
-                mark.queries.save((0, 0..heads), &[ring], slots)
-            })
-        })?;
-        let len = self.len();
-        self.attended += (tokens.len() * len) as u64;
-        let positions = (start as u32..len as u32).collect::<Vec<_>>();
-        match shared.policy.evidence() {
-            Evidence::History { decay } => {
-                let mut sums = vec![0.0; self.keys.dim(0)? * len];
-                let out = self.past(shared).attend(q, &positions, Some(&mut sums))?;
-                self.remember(&sums, start, decay);
-                Ok(out)
-            }
-            Evidence::Age | Evidence::Window { .. } => {
-                self.past(shared).attend(q, &positions, None)
-            }
-        }
-    }
-
-    /// Adds the sums of one step (`[kv_heads, len]`) to the history; the slots from `start` on are new.
-    fn remember(&mut self, sums: &[f32], start: usize, decay: f32) {
-        self.before_remembering();
-        let len = self.len();
-        let budget = self.history.len() / (sums.len() / len);
-        for (history, sums) in self
-            .history
-            .chunks_exact_mut(budget)
-            .zip(sums.chunks_exact(len))
-        {
-            history[start..len].fill(0.0);
-            for (history, sum) in history.iter_mut().zip(sums) {
-                *history = *history * decay + sum;
-            }
-        }
     }
 
     /// Directions of the newest `count` keys before rotation, `[kv_heads, count, head_dim]`, f32; `None` if there are none.
@@ -222,86 +94,125 @@ impl LayerCache {
         directions(&newest).map(Some)
     }
 
-    /// Forgets everything; `shared` may differ from the one before in all but the budget.
-    pub(super) fn clear(&mut self, shared: &Shared) {
-        self.before_eviction();
-        self.sets.iter_mut().for_each(SlotMap::clear);
-        self.tables.iter_mut().for_each(SetTable::clear);
-        self.queries.empty(shared.plan.window);
-        self.standing = None;
-        self.mean = KeyMean::default();
-        (self.compactions, self.attended, self.moved) = (0, 0, 0);
-    }
-
     /// Memory of keys and values, bytes.
     pub fn bytes(&self) -> usize {
-        [&self.keys, &self.values]
-            .iter()
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
+        self.store.bytes()
     }
-}
 
-/// A layer at work: its cache, and what it shares with the others.
-pub struct LayerSlots<'a> {
-    pub(super) layer: &'a mut LayerCache,
-    pub(super) shared: &'a Shared,
-    pub(super) workspace: &'a mut Workspace,
-}
-
-impl LayerSlots<'_> {
-    /// Appends a chunk and attends to the whole cache with it; a chunk longer than the free slots goes in pieces, with a
-    /// compaction before each that would not fit.
-    ///
-    /// `q` is `[heads, tokens, head_dim]`, `k` and `v` are `[kv_heads, tokens, head_dim]`, none rotated and all contiguous.
-    /// Returns `[tokens, heads * head_dim]`.
-    pub fn attend(
-        &mut self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        tokens: &[Token],
-    ) -> Result<Tensor> {
-        self.layer.hear(q, k);
-        let mut pieces = Vec::new();
-        let mut start = 0;
-        while start < tokens.len() {
-            if self.layer.len() == self.shared.plan.budget {
-                if self.shared.policy.scope() == Scope::Model {
-                    bail!(
-                        "a chunk of {} tokens is longer than the free slots, which all layers have to make together",
-                        tokens.len()
-                    )
-                }
-                let relevant = self.shared.plan.relevant;
-                self.layer.compact(relevant, self.shared, self.workspace)?;
-            }
-            let left = tokens.len() - start;
-            let count = left.min(self.shared.plan.budget - self.layer.len());
-            // A sum that fades with each query cannot be taken over several at once.
-            let count = match self.shared.policy.evidence() {
-                Evidence::History { decay } if decay < 1.0 => 1,
-                _ => count,
-            };
-            let taken = &tokens[start..start + count];
-            let (layer, shared, work) = (&mut *self.layer, self.shared, &mut *self.workspace);
-            let out = if count == tokens.len() {
-                layer.attend(q, k, v, taken, shared, work)?
-            } else {
-                let piece = |x: &Tensor| x.narrow(1, start, count)?.contiguous();
-                layer.attend(&piece(q)?, &piece(k)?, &piece(v)?, taken, shared, work)?
-            };
-            pieces.push(out);
-            start += count;
+    pub(super) fn in_use<'a>(&'a self, shared: &'a Shared) -> InUse<'a> {
+        InUse {
+            ranks: self.ledger.ranks(),
+            table: shared.rotary.shared(self.ledger.has_relevant()),
+            kernel: shared.kernel,
         }
-        Tensor::cat(&pieces, 1)?.transpose(0, 1)?.flatten_from(1)
     }
 
-    /// Compacts if fewer slots are free than `next` needs, to so many relevant tokens.
-    pub(super) fn reserve(&mut self, next: usize, relevant: usize) -> Result<()> {
-        if self.shared.plan.budget - self.layer.len() < next {
-            self.layer.compact(relevant, self.shared, self.workspace)?;
+    /// What the keys and queries of the layer are rotated by at this moment: a table for all kept sets, or one for each.
+    pub(super) fn rotary<'a>(&'a self, shared: &'a Shared) -> Vec<&'a RotaryTable> {
+        self.store.tables(self.in_use(shared).table)
+    }
+
+    /// Notes a chunk, if somebody listens.
+    pub(super) fn hear(&mut self, chunk: &Chunk) {
+        if let Some(heard) = &mut self.heard {
+            heard.push([chunk.queries.clone(), chunk.keys.clone()]);
+        }
+    }
+
+    /// Appends a chunk that fits into the free slots and attends to the whole cache with it: `[heads, tokens, head_dim]`.
+    pub(super) fn attend(
+        &mut self,
+        chunk: &Chunk,
+        tokens: &[Token],
+        shared: &Shared,
+        axes: &mut Option<Axes>,
+    ) -> Result<Tensor> {
+        let next = self.ledger.next(tokens);
+        for set in 0..self.ledger.sets().len() {
+            self.save(Part::Set(set), next.slots.clone().map(|slot| slot as u32))?;
+        }
+        for run in &next.runs {
+            self.save(Part::Ring, run.slots.clone().map(|slot| slot as u32))?;
+        }
+        self.store.append(chunk, next.slots.start, &next.runs)?;
+        self.place(&next.places, axes)?;
+        self.ledger.note_appended(tokens);
+        let positions = next.slots.map(|slot| slot as u32).collect::<Vec<_>>();
+        let (queries, in_use) = (&chunk.queries, self.in_use(shared));
+        match shared.policy.evidence() {
+            Evidence::History { decay } => {
+                let mut sums = vec![0.0; self.store.keys().dim(0)? * self.len()];
+                let out = self
+                    .store
+                    .attend(queries, &positions, in_use, Some(&mut sums))?;
+                self.ledger.remember(&sums, decay);
+                Ok(out)
+            }
+            Evidence::Age | Evidence::Window { .. } => {
+                self.store.attend(queries, &positions, in_use, None)
+            }
+        }
+    }
+
+    /// Moves rows of one kept set.
+    pub(super) fn move_rows(&mut self, set: usize, moves: &[Move]) -> Result<()> {
+        self.save(Part::Set(set), moves.iter().map(|&(_, to)| to))?;
+        self.store.move_rows(self.ledger.heads_of(set), moves)
+    }
+
+    /// Writes where the tokens of each kept set stand, where positions have three axes.
+    pub(super) fn place(&mut self, places: &[Places], axes: &mut Option<Axes>) -> Result<()> {
+        let mut sets = places.iter().enumerate();
+        sets.try_for_each(|(set, places)| self.store.place(set, places, axes))
+    }
+
+    /// Before slots are overwritten.
+    pub(super) fn save(
+        &mut self,
+        part: Part,
+        slots: impl Iterator<Item = u32> + Clone,
+    ) -> Result<()> {
+        for mark in 0..self.ledger.marks() {
+            let unsaved = self.ledger.unsaved(mark, part, slots.clone());
+            if unsaved.is_empty() {
+                continue;
+            }
+            match part {
+                Part::Set(set) => {
+                    let heads = self.ledger.heads_of(set);
+                    self.store.save_rows(mark, heads, &unsaved)?;
+                }
+                Part::Ring => self.store.save_queries(mark, &unsaved)?,
+            }
+            self.ledger.note_saved(mark, part, &unsaved);
         }
         Ok(())
+    }
+
+    /// Forgets everything; `shared` may differ from the one before in all but the budget.
+    pub(super) fn clear(&mut self, shared: &Shared) {
+        self.ledger.clear(shared.plan.window);
+        self.store.clear();
+    }
+
+    /// Sets a mark, within those that are set.
+    pub(super) fn mark(&mut self) {
+        self.ledger.mark();
+        self.store.mark();
+    }
+
+    /// Goes back to the innermost mark, which stays set; nobody listens any more. Where a device fails, the layer is whole but for rows
+    /// that could not be put back.
+    pub(super) fn put_back(&mut self, axes: &mut Option<Axes>) -> Result<()> {
+        self.heard = None;
+        let places = self.ledger.put_back();
+        let rows = self.store.put_back();
+        rows.and(self.place(&places, axes))
+    }
+
+    /// Forgets the innermost mark.
+    pub(super) fn let_go(&mut self) {
+        self.ledger.let_go();
+        self.store.let_go();
     }
 }

@@ -1,58 +1,98 @@
 //! The bounded KV cache: what is stored, scored and evicted, for any decoder.
 //!
-//! - `parameter`: what a parameter is, and the macro that defines a configuration by a list of them
-//! - `config`: the cache's parameters, and the slot arithmetic that follows from them (budget, slack, prefix, recent, relevant)
-//! - `policy`: the eviction policies, one file each
-//! - `bounded`: all layers together, the order of a turn, marks to go back to
-//! - `shape`: what the cache must know of the decoder
-//! - `report`: what can be seen of a cache
-//! - `layer`: keys, values and slots of one decoder layer
-//! - `evict`: a compaction of one layer: which slots stay, and what moves
-//! - `slots`: which token of the stream stands in which slot, and at which position
-//! - `compact`: moving rows into the gaps, in place; taking rows out and putting them back
-//! - `journal`: what a layer notes under a mark
-//! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
-//! - `queries`: the ring of the last raw queries that scores are computed from
-//! - `recall`: what finds again what the cache no longer holds: keys as they come by, summaries of them, scores
-//! - `scores`: what is known of the slots: attention, likeness, novelty, the length of values
-//! - `rope`: what a decoder's rotary embedding is
-//! - `rotary`: rotary tables; a key's position is its rank in time among the kept
-//! - `axes`: the tables of decoders whose positions have three axes
-//! - `attention`: attention over the cached keys, fused or eager
-//! - `kernel`: the loops of the fused attention on the CPU
+//! Each layer has a ledger and a store. The ledger is plain data on the host: which token stands in which slot. The store has keys, values
+//! and queries on a device, and does as the ledger says.
+//!
+//! In this order: a file uses those above it, none below.
+//!
+//! What is spoken of:
+//! - `device_memory`: the memory of a GPU: how much is left, and whether that is what has failed
+//! - `host`: tensors into memory of the host
 //! - `tensor_error`: errors of the tensor library without backtraces
+//! - `slots`: which token of the stream stands in which slot of a kept set, and at which position
+//! - `numbering`: where kept tokens stand in decoders whose positions have three axes
+//! - `rope`: what a decoder's rotary embedding is
+//! - `shape`: what the cache must know of the decoder
+//!
+//! Attention:
+//! - `rotary`: rotary tables; a key's position is its rank in time among the kept
+//! - `axes`: what the tables of decoders whose positions have three axes are put together from
+//! - `kernel`: the loops of the fused attention on the CPU
+//! - `attention`: attention over the cached keys, fused or eager
+//!
+//! What is to be kept:
+//! - `parameter`: what a parameter is, and the macro that defines a configuration by a list of them
+//! - `config`: the cache's parameters
+//! - `policy`: the eviction policies, one file each
+//! - `plan`: the slot arithmetic that follows from both (budget, slack, prefix, recent, relevant)
+//! - `shared`: what all layers share of this
+//!
+//! One layer:
+//! - `queries`: which of the last raw queries the ring holds that scores are computed from
+//! - `marks`: what a ledger notes under a mark
+//! - `ledger`: which token stands where, what has been counted, what is to be written, saved and moved
+//! - `rows`: rows of buffers: moved into gaps in place, taken out and put back
+//! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
+//! - `store`: keys, values and the ring of queries
+//! - `recall`: what finds again what the cache no longer holds: keys as they come by, summaries of them, scores
+//! - `layer`: a ledger and its store
+//!
+//! Compaction:
+//! - `findings`: what is known of the slots: attention, likeness, novelty, the length of values
+//! - `scores`: the same, from a layer
+//! - `evict`: which slots stay
+//! - `compaction`: dropping the others, in one layer or in several that share one kept set
+//! - `chunk`: a chunk at one layer, in pieces where it does not fit
+//!
+//! The whole:
+//! - `bounded`: all layers together, the order of a turn, marks to go back to
+//! - `steps`: tokens that a device's own kernels append, one at a time
+//! - `report`: what can be seen of a cache
 
 mod attention;
 mod axes;
 mod bounded;
-mod compact;
+mod chunk;
+mod compaction;
 mod config;
+mod device_memory;
 mod evict;
-mod journal;
+mod findings;
+pub mod host;
 mod kernel;
 mod layer;
+mod ledger;
 mod likeness;
+mod marks;
+mod numbering;
 pub mod parameter;
+mod plan;
 pub mod policy;
 mod queries;
 mod recall;
 mod report;
 mod rope;
 mod rotary;
+mod rows;
 mod scores;
 mod shape;
+mod shared;
 mod slots;
+mod steps;
+mod store;
 mod tensor_error;
 
 pub use attention::{shares, weighted_sums, Kernel};
-pub use bounded::{BoundedCache, Standing};
-pub use config::{CacheConfig, CacheError, KvStorage, Plan, Scope, MIN_BUDGET};
-pub use layer::{LayerCache, LayerSlots};
-pub use policy::PolicyKind;
-pub use queries::QuerySource;
+pub use bounded::{BoundedCache, Revision, Standing};
+pub use chunk::LayerSlots;
+pub use config::{CacheConfig, CacheError, KvStorage, PolicyKind, QuerySource, Scope};
+pub use device_memory::{out_of_memory, told_bytes, DeviceMemory};
+pub use layer::LayerCache;
+pub use plan::{Plan, MIN_BUDGET};
 pub use recall::{contrast, scores, Heard, Probe, Scores, Side, Summary};
 pub use report::{CacheUsage, Retained};
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token};
+pub use steps::{StepLayer, StepTurns};
 pub use tensor_error::TensorError;

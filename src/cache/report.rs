@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
-use super::axes;
 use super::bounded::{reached, BoundedCache};
 use super::config::CacheError;
 use super::layer::LayerCache;
-use super::rope::RopeAxes;
+use super::marks::Counts;
+use super::numbering;
 use super::rotary::rotate;
 use super::slots::{FrameId, SlotMap};
 
@@ -96,10 +96,10 @@ impl BoundedCache {
     /// where positions have one axis.
     pub fn positions(&self, layer: usize) -> Vec<Vec<[usize; 3]>> {
         let plan = &self.shared.plan;
-        let three = self.shape.rope.axes != RopeAxes::One;
+        let three = self.shape.has_axes();
         let positions = |set: &SlotMap| {
             let places: Vec<_> = match three {
-                true => axes::positions(&set.by_time()).collect(),
+                true => numbering::positions(&set.by_time()).collect(),
                 false => (0..set.len()).map(|rank| [rank; 3]).collect(),
             };
             let border = plan.border().filter(|_| set.relevant() > 0);
@@ -126,7 +126,8 @@ impl BoundedCache {
         let used = mean(SlotMap::len);
         let relevant = mean(SlotMap::relevant);
         let prefix = self.shared.plan.prefix.min(used);
-        let sum = |f: fn(&LayerCache) -> u64| self.layers.iter().map(f).sum();
+        let counts = self.layers.iter().map(|layer| layer.ledger.counts());
+        let sum = |f: fn(&Counts) -> u64| counts.clone().map(f).sum();
         CacheUsage {
             budget: self.shared.plan.budget,
             used,
@@ -136,10 +137,16 @@ impl BoundedCache {
             bytes: self.layers.iter().map(LayerCache::bytes).sum(),
             tokens_seen: self.tokens_seen,
             tokens_evicted: self.tokens_seen - self.len() as u64,
-            compactions: self.layers[0].compactions,
-            keys_attended: sum(|layer| layer.attended),
-            rows_moved: sum(|layer| layer.moved),
+            compactions: self.layers[0].ledger.counts().compactions,
+            keys_attended: sum(|counts| counts.attended),
+            rows_moved: sum(|counts| counts.moved),
         }
+    }
+
+    /// Slots that hold image tokens, mean over all kept sets.
+    pub fn image_tokens(&self) -> usize {
+        let count = self.sets().count().max(1);
+        self.sets().map(SlotMap::image_tokens).sum::<usize>() / count
     }
 
     /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.

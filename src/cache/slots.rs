@@ -197,6 +197,12 @@ impl SlotMap {
         self.relevant = 0;
     }
 
+    /// Slots that hold image tokens.
+    pub fn image_tokens(&self) -> usize {
+        let images = self.tokens.iter().filter(|token| !token.mark.is_text());
+        images.count()
+    }
+
     /// Adds the number of slots that each frame has here to `counts`.
     pub fn count_frames(&self, counts: &mut BTreeMap<FrameId, usize>) {
         for frame in self.tokens.iter().filter_map(|token| token.mark.frame) {
@@ -233,5 +239,23 @@ mod tests {
         let kept = [true, true, false, true, false, true, true, true];
         set.evict(&kept, &order, 0, &mut moves);
         assert_eq!(indices(&set), [0, 3, 5, 6, 8, 9]);
+    }
+
+    #[test]
+    fn image_tokens_are_counted_where_they_stand() {
+        let mut set = SlotMap::with_capacity(8);
+        let mut tokens = (0..6).map(token).collect::<Vec<_>>();
+        for image in [1, 2, 4] {
+            tokens[image].mark = Mark::image(0);
+        }
+        set.append(&tokens);
+        assert_eq!(set.image_tokens(), 3);
+        let mut order = Vec::new();
+        set.order(&mut order);
+        let kept = [true, true, false, true, true, true];
+        set.evict(&kept, &order, 0, &mut Vec::new());
+        assert_eq!(set.image_tokens(), 2);
+        set.truncate(4);
+        assert_eq!(set.image_tokens(), 2);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use super::device_memory::out_of_memory;
+
 /// An error of the tensor library. Where `RUST_BACKTRACE` is set the library's own text ends in a backtrace, which is nothing for
 /// somebody who uses the node; this text does not.
 #[derive(Debug)]
@@ -12,6 +14,7 @@ impl TensorError {
     pub fn describe(error: &candle_core::Error) -> String {
         use candle_core::Error;
         match error {
+            error if out_of_memory(error) => "the GPU is out of memory".to_string(),
             Error::WithBacktrace { inner, .. } => Self::describe(inner),
             Error::Context { inner, context } => format!("{context}: {}", Self::describe(inner)),
             Error::WrappedContext { wrapped, context } => format!("{context}: {wrapped}"),

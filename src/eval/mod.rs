@@ -14,6 +14,7 @@
 //! - `text_memory`: a text's archive beside its cache, and what is recalled from it
 //! - `conversation`: facts and questions in one long chat
 //! - `video`: questions about long drives
+//! - `speed`: how fast published shapes decode and take frames on this machine
 //! - `stats`: intervals of shares, and of the difference of paired shares
 //! - `store`: results as JSON lines, by key, so that a rerun goes on where the last one ended
 //! - `fingerprint`: short numbers that stand for contents in these keys
@@ -27,6 +28,7 @@ pub mod loss;
 pub mod model;
 pub mod ppl;
 pub mod recall;
+pub mod speed;
 pub mod stats;
 pub mod store;
 pub mod text;

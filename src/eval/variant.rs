@@ -133,6 +133,6 @@ fn read_by(policy: PolicyKind, input: Input) -> impl Iterator<Item = Parameter> 
     let all = CacheConfig::list().into_iter();
     all.filter(move |parameter| {
         let counts = input == Input::Frames || !OF_FRAMES.contains(&parameter.name);
-        counts && parameter.read_by(policy)
+        counts && parameter.read_by(policy.name())
     })
 }

@@ -58,6 +58,11 @@ impl Chooser {
         }
     }
 
+    /// Ids that are never chosen.
+    pub fn banned(&self) -> &[u32] {
+        &self.banned
+    }
+
     /// Chooses from logits over the vocabulary, which are changed: those of banned tokens become minus infinity, so that the
     /// probabilities of the others sum up to 1.
     pub fn choose(&self, logits: &mut [f32], draws: &mut Draws) -> Result<Choice, ChoiceError> {

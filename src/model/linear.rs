@@ -64,6 +64,16 @@ impl Linear {
         ))
     }
 
+    /// `[out, in]`
+    pub fn weight(&self) -> &Matrix {
+        &self.weight
+    }
+
+    /// `[out]`
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// `[rows, out]` without the bias, for any kind of weight and number of rows.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
@@ -71,6 +81,9 @@ impl Linear {
             Matrix::Quantised(weight) if pays_to_widen(weight, x)? => {
                 let weight = weight.dequantize(x.device())?;
                 x.matmul(&weight.to_dtype(x.dtype())?.t()?)
+            }
+            Matrix::Quantised(weight) if takes_as_it_is(weight, x)? => {
+                x.apply_op1_no_bwd(weight.as_ref())
             }
             Matrix::Quantised(weight) => {
                 let product = x.to_dtype(DType::F32)?.apply_op1_no_bwd(weight.as_ref())?;
@@ -94,6 +107,23 @@ fn pays_to_widen(weight: &QTensor, x: &Tensor) -> Result<bool> {
     let plain = [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1];
     let slow = !width.is_multiple_of(256) || plain.contains(&weight.dtype());
     Ok(x.device().is_cpu() && rows >= WIDENING_ROWS && slow)
+}
+
+/// The most rows for which candle's kernels on a GPU take floats of any type.
+const ROWS_AS_THEY_ARE: usize = 8;
+
+/// Whether candle multiplies `weight` with `x` without its being f32: on a GPU, a few rows of any float type with the blocks that there are
+/// kernels for, which make 8-bit blocks of the rows first and sum in f32 (candle-core 0.11.1, `quantized/fast_mmvq.rs`).
+fn takes_as_it_is(weight: &QTensor, x: &Tensor) -> Result<bool> {
+    use GgmlDType::{Q2K, Q3K, Q4K, Q4_0, Q4_1, Q5K, Q5_0, Q5_1, Q6K, Q8_0};
+
+    let blocks = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
+    let floats = [DType::F32, DType::F16, DType::BF16];
+    Ok(x.device().is_cuda()
+        && (1..=ROWS_AS_THEY_ARE).contains(&x.dim(0)?)
+        && x.is_contiguous()
+        && blocks.contains(&weight.dtype())
+        && floats.contains(&x.dtype()))
 }
 
 impl Module for Linear {

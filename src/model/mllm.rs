@@ -109,8 +109,8 @@ impl Mllm {
         let vision = family_config.vision(checkpoint, &weights)?;
         let text = weights.pp(family_config.text_path());
         let head = weights.pp(family_config.head_path());
-        let decoder =
-            Decoder::new(&config, &text, &head).map_err(|error| checkpoint.weight_error(error))?;
+        let decoder = Decoder::new(&config, &text, &head)
+            .map_err(|error| checkpoint.weight_error(error, device))?;
         Ok(Self {
             family,
             placeholder: placeholder.to_string(),
@@ -234,37 +234,42 @@ impl Mllm {
         ids: &[u32],
         images: &[ImageFeatures],
     ) -> Result<(Vec<Option<usize>>, Vec<Place>), ModelError> {
-        let mut of_tokens = Vec::new();
-        for (i, image) in images.iter().enumerate() {
-            let [_, height, width] = image.grid.unwrap_or_default();
-            let small = |size: usize| {
-                u16::try_from(size).map_err(|_| {
-                    ModelError::Inputs(format!(
-                        "an image of {height} x {width} tokens, expected at most {}",
-                        u16::MAX
-                    ))
-                })
-            };
-            for token in 0..image.rows.dim(0)? {
-                let place = match image.grid {
-                    None => Place::default(),
-                    Some([time, ..]) => Place {
-                        offset: [
-                            small(token / (height * width))?,
-                            small(token / width % height)?,
-                            small(token % width)?,
-                        ],
-                        extent: small(time.max(height).max(width))?,
-                    },
-                };
-                of_tokens.push((i, place));
-            }
-        }
-        let mut of_tokens = of_tokens.into_iter();
+        let mut of_tokens = image_places(images)?.into_iter();
         let tokens = ids.iter().map(|&id| match self.is_image(id) {
             true => of_tokens.next().map(|(i, place)| (Some(i), place)),
             false => Some((None, Place::default())),
         });
         Ok(tokens.map(Option::unwrap_or_default).unzip())
     }
+}
+
+/// Of every row of these images, which of them it belongs to, and where in it it stands.
+pub fn image_places(images: &[ImageFeatures]) -> Result<Vec<(usize, Place)>, ModelError> {
+    let mut of_tokens = Vec::new();
+    for (i, image) in images.iter().enumerate() {
+        let [_, height, width] = image.grid.unwrap_or_default();
+        let small = |size: usize| {
+            u16::try_from(size).map_err(|_| {
+                ModelError::Inputs(format!(
+                    "an image of {height} x {width} tokens, expected at most {}",
+                    u16::MAX
+                ))
+            })
+        };
+        for token in 0..image.rows.dim(0)? {
+            let place = match image.grid {
+                None => Place::default(),
+                Some([time, ..]) => Place {
+                    offset: [
+                        small(token / (height * width))?,
+                        small(token / width % height)?,
+                        small(token % width)?,
+                    ],
+                    extent: small(time.max(height).max(width))?,
+                },
+            };
+            of_tokens.push((i, place));
+        }
+    }
+    Ok(of_tokens)
 }

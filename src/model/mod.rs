@@ -25,6 +25,7 @@
 //! - `precision`: the type that a model computes in
 //! - `threads`: how many threads the products are spread over
 //! - `placeholders`: the tokens that no answer holds
+//! - `device`: where the model runs
 //! - `finite`: numbers that are none in what a model has computed
 //! - `chooser`: the next token from logits
 //! - `text_stream`: text from ids as they come
@@ -33,6 +34,7 @@ pub mod activation;
 pub mod checkpoint;
 pub mod chooser;
 pub mod decoder;
+mod device;
 pub mod ends;
 pub mod family;
 mod fields;
@@ -62,12 +64,14 @@ pub mod weights;
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, DeviceLocation};
+use candle_core::DType;
 
 use chooser::ChoiceError;
 
-use crate::cache::parameter::{choice, ParameterError};
+use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, TensorError};
+
+pub use device::{device_name, DeviceKind};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
 #[derive(Debug, thiserror::Error)]
@@ -112,74 +116,3 @@ impl From<candle_core::Error> for ModelError {
         Self::Tensor(error.into())
     }
 }
-
-/// Where the model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// The GPU if there is one, else the CPU.
-    Auto,
-    Cpu,
-    Cuda,
-}
-
-impl DeviceKind {
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Cuda];
-
-    /// As parameters name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-        }
-    }
-
-    pub fn open(self) -> Result<Device, ModelError> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda => Device::new_cuda(0).map_err(|error| ModelError::Device {
-                name: "cuda",
-                what: why_no_gpu(&error),
-            }),
-            Self::Auto if cfg!(feature = "cuda") => {
-                Ok(Device::new_cuda(0).unwrap_or_else(|error| {
-                    tracing::warn!("no usable GPU, running on the CPU: {}", why_no_gpu(&error));
-                    Device::Cpu
-                }))
-            }
-            Self::Auto => Ok(Device::Cpu),
-        }
-    }
-}
-
-/// Why opening the GPU failed with `error`.
-#[cfg(not(feature = "cuda"))]
-fn why_no_gpu(_: &candle_core::Error) -> String {
-    "this build has no CUDA; build with the feature cuda".to_string()
-}
-
-/// Why opening the GPU failed with `error`; the driver itself is asked first, its answer is the plainer one.
-#[cfg(feature = "cuda")]
-fn why_no_gpu(error: &candle_core::Error) -> String {
-    use cudarc::driver::{result, sys::CUresult};
-
-    match result::init().map_err(|error| error.0) {
-        Err(CUresult::CUDA_ERROR_STUB_LIBRARY) => {
-            "no NVIDIA driver: libcuda.so.1 is the stub of a build".to_string()
-        }
-        Err(CUresult::CUDA_ERROR_NO_DEVICE) => "the NVIDIA driver finds no GPU".to_string(),
-        Err(code) => format!("the NVIDIA driver cannot be initialised: {code:?}"),
-        Ok(()) => TensorError::describe(error),
-    }
-}
-
-/// A device's name as the parameter `device` and `nvidia-smi` have it: cpu, cuda:0.
-pub fn device_name(device: &Device) -> String {
-    match device.location() {
-        DeviceLocation::Cpu => "cpu".to_string(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
-}
-
-choice!(DeviceKind);

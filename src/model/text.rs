@@ -140,7 +140,7 @@ impl TextModel {
         chat.check_vocabulary(about.vocabulary)?;
         let weights = Weights::new(source, dtype, device);
         let decoder = Decoder::new(&config, &weights.pp(about.text), &weights.pp(about.head))
-            .map_err(|error| checkpoint.weight_error(error))?;
+            .map_err(|error| checkpoint.weight_error(error, device))?;
         Ok(Self {
             shape: shape(&config, &checkpoint.path(CONFIG))?,
             weight_bytes: decoder.weight_bytes() as u64,

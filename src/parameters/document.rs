@@ -98,7 +98,6 @@ pub fn json() -> serde_json::Value {
             Kind::Integer(range) => ("integer", Some(json!([range.start(), range.end()])), None),
             Kind::Number(range) => ("double", Some(json!([range.start(), range.end()])), None),
         };
-        let readers = parameter.readers.iter().map(|reader| reader.name());
         json!({
             "name": parameter.name,
             "about": parameter.about,
@@ -109,7 +108,7 @@ pub fn json() -> serde_json::Value {
             "choices": choices,
             "expected": parameter.kind.to_string(),
             "default": serde_json::Value::from(&parameter.default),
-            "read_by": readers.collect::<Vec<_>>(),
+            "read_by": parameter.readers,
             "settable": match parameter.settable {
                 Settable::Start => "start",
                 Settable::Running => "running",

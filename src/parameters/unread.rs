@@ -14,13 +14,12 @@ pub fn unread<'a, C: Parameters>(
         let Ok(parameter) = C::find(name) else {
             continue;
         };
-        if parameter.read_by(policy) || parameter.default == *value {
+        if parameter.read_by(policy.name()) || parameter.default == *value {
             continue;
         }
-        let readers = parameter.readers.iter().map(|reader| reader.name());
         said.push(format!(
             "parameter {name} is {value}, but policy {policy} does not read it ({} would)",
-            readers.collect::<Vec<_>>().join(", ")
+            parameter.readers.join(", ")
         ));
     }
     said

@@ -30,6 +30,8 @@ mod published;
 mod qwen_vl;
 mod recall;
 mod smollm2;
+mod speed;
+mod steps;
 mod streams;
 mod support;
 mod templates;

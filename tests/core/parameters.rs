@@ -283,7 +283,7 @@ fn a_policy_reads_the_parameters_that_the_list_says_it_reads() {
             }
             assert_eq!(
                 differs,
-                parameter.read_by(policy),
+                parameter.read_by(policy.name()),
                 "{policy}: {} as {}",
                 parameter.name,
                 other_value(parameter)

@@ -196,6 +196,27 @@ impl Selection for Measured {
     }
 }
 
+/// Those of a measurement of speed: the cache's, and what runs the model but for the kind of its weights.
+pub struct Benched;
+
+impl Selection for Benched {
+    fn takes(parameter: &Parameter) -> bool {
+        ["device", "dtype", "threads"].contains(&parameter.name)
+            || CacheConfig::find(parameter.name).is_ok()
+    }
+
+    fn defaults() -> SessionConfig {
+        let cache = CacheConfig {
+            budget: 2048,
+            ..CacheConfig::default()
+        };
+        SessionConfig {
+            cache,
+            ..SessionConfig::default()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::DType;
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
+use inf_mllm::cache::{host, BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::files;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     // As the published tools generate: whatever the model says, also of tokens that are no text.
     let (chooser, mut draws) = (Chooser::new(0.0, Vec::new()), Draws::new(0));
     // Only text reaches the top where visual tokens are withdrawn.
-    let mut last = logits.get(logits.dim(0)? - 1)?.to_vec1::<f32>()?;
+    let mut last = host::floats(&logits.get(logits.dim(0)? - 1)?)?;
     let mut generated = Vec::new();
     while generated.len() < max_new_tokens {
         let token = chooser.choose(&mut last, &mut draws)?.token;
@@ -87,12 +87,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
         let x = model.decoder.embed(&[token])?;
         let hidden = model.decoder.append(&x, &[Mark::default()], &mut cache)?;
-        last = model
-            .decoder
-            .logits(&hidden)?
-            .to_dtype(DType::F32)?
-            .get(0)?
-            .to_vec1()?;
+        let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
+        last = logits.squeeze(0)?.to_vec1()?;
     }
     let text = model.tokenizer.decode(&generated)?;
     let said = match args.json {

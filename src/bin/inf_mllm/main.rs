@@ -1,7 +1,8 @@
-//! The command line: one prompt, numbers for comparison, a look at a checkpoint, the parameters, a replay of a bag, or an evaluation
-//! on text and drives. Needs no ROS.
+//! The command line: one prompt, numbers for comparison, a look at a checkpoint, the parameters, a replay of a bag, an evaluation
+//! on text and drives, or a measurement of speed. Needs no ROS.
 
 mod args;
+mod bench;
 mod eval;
 mod forward;
 mod generate;
@@ -38,6 +39,9 @@ enum Command {
     /// What the policies are worth on long text and long drives.
     #[command(subcommand)]
     Eval(Box<eval::Command>),
+    /// How fast published shapes run on this machine, with random weights.
+    #[command(subcommand)]
+    Bench(Box<bench::Command>),
 }
 
 /// Prints to the standard output. Nothing is wrong where a reader has seen enough (`| head`).
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Command::Parameters(args) => parameters::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Eval(command) => eval::run(&command),
+        Command::Bench(command) => bench::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,7 +52,19 @@ fn probabilities(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Tensor> {
         .matmul(&keys.t()?)?
         .to_dtype(DType::F32)?
         .reshape((kv_heads, group, tokens, len))?;
-    shares(&logits.broadcast_add(&causal_mask(past, positions)?)?)
+    match sees_everything(past, positions) {
+        true => shares(&logits),
+        false => shares(&logits.broadcast_add(&causal_mask(past, positions)?)?),
+    }
+}
+
+/// Whether there is but one query, and no slot is later than it: decoding, which needs no mask.
+fn sees_everything(past: &Past, positions: &[u32]) -> bool {
+    let [query] = positions else {
+        return false;
+    };
+    let keys = past.positions.iter().flat_map(|set| set.iter());
+    keys.max().is_none_or(|newest| newest <= query)
 }
 
 /// `[sets, 1, tokens, len]`: zero where a query may see a slot, minus infinity where not.

@@ -15,8 +15,6 @@ pub(crate) use define::parameters;
 pub(crate) use value::choice;
 pub use value::{Kind, Setting, Value, TOKENS};
 
-use super::policy::PolicyKind;
-
 /// When a parameter can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settable {
@@ -50,29 +48,24 @@ pub struct Parameter {
     /// What the value may be.
     pub kind: Kind,
     pub default: Value,
-    /// The policies that read it; empty: all.
-    pub readers: &'static [PolicyKind],
+    /// The names of the policies that read it; empty: all.
+    pub readers: &'static [&'static str],
     pub settable: Settable,
     /// Heading under which documents list it.
     pub section: &'static str,
 }
 
 impl Parameter {
-    /// Whether it makes a difference to a policy.
-    pub fn read_by(&self, policy: PolicyKind) -> bool {
+    /// Whether it makes a difference to the policy of this name.
+    pub fn read_by(&self, policy: &str) -> bool {
         self.readers.is_empty() || self.readers.contains(&policy)
     }
 
     /// What it is for, and who reads it.
     pub fn effect(&self) -> String {
-        let readers = self.readers.iter().map(|reader| reader.name());
         match self.readers {
             [] => self.about.to_string(),
-            _ => format!(
-                "{} Read by {}.",
-                self.about,
-                readers.collect::<Vec<_>>().join(", ")
-            ),
+            _ => format!("{} Read by {}.", self.about, self.readers.join(", ")),
         }
     }
 

@@ -12,32 +12,7 @@
 //! the bias stays for ever; `slope`, on the true age, is ours and the default, because it lets every key go in the end.
 
 use super::{relative, Candidates, Evidence, Policy};
-use crate::cache::config::{CacheConfig, CacheError, Scope};
-use crate::cache::parameter::choice;
-use crate::cache::queries::QuerySource;
-
-/// How the bias grows with age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BiasForm {
-    /// Linear in the candidate's rank by age, from 0 to the whole bias.
-    Range,
-    /// Linear in the token's age, unbounded.
-    Slope,
-}
-
-impl BiasForm {
-    pub const ALL: [Self; 2] = [Self::Slope, Self::Range];
-
-    /// As parameters name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Range => "range",
-            Self::Slope => "slope",
-        }
-    }
-}
-
-choice!(BiasForm);
+use crate::cache::config::{BiasForm, CacheConfig, CacheError, QuerySource, Scope};
 
 #[derive(Debug)]
 pub struct InfMllm {

@@ -6,7 +6,7 @@
 //! To add a policy:
 //! 1. write `policy/<name>.rs` with a type that implements [`Policy`], its source and its formula in the comments, and its
 //!    parameters' defaults as published;
-//! 2. add a variant to [`PolicyKind`] with its name, and build it in [`PolicyKind::build`];
+//! 2. add a variant to [`PolicyKind`] (`config/choices.rs`) with its name, and build it in [`PolicyKind::build`];
 //! 3. add it to [`PolicyKind::ALL`]: the property tests, the goldens' coverage test and the command line run over every entry;
 //! 4. if it has parameters of its own, add them to the list of `CacheConfig`, and print `config/inf_mllm.yaml` and
 //!    `docs/parameters.md` anew (`inf_mllm parameters`);
@@ -22,14 +22,8 @@ mod streaming_llm;
 mod tova;
 mod window;
 
-use std::fmt;
-
-pub use inf_mllm::BiasForm;
-pub use inf_mllm_plus::PlusConfig;
-
-use super::config::{CacheConfig, CacheError, Scope};
-use super::parameter::choice;
-use super::queries::QuerySource;
+pub use super::config::{BiasForm, PlusConfig, PolicyKind};
+use super::config::{CacheConfig, CacheError, QuerySource, Scope};
 use super::slots::Token;
 
 /// The candidates of one compaction in one kept set: neither prefix nor recent, oldest first.
@@ -74,7 +68,7 @@ pub enum Evidence {
 }
 
 /// What a policy decides. Implementations hold parameters only; they carry nothing from one compaction to the next.
-pub trait Policy: Send + Sync + fmt::Debug {
+pub trait Policy: Send + Sync + std::fmt::Debug {
     /// False: nothing is ever evicted, and a full cache is an error.
     fn evicts(&self) -> bool {
         true
@@ -114,47 +108,7 @@ pub trait Policy: Send + Sync + fmt::Debug {
     fn values(&self, candidates: &Candidates<'_>, values: &mut [f32]);
 }
 
-/// The policies by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PolicyKind {
-    Full,
-    Window,
-    StreamingLlm,
-    H2o,
-    Tova,
-    SnapKv,
-    InfMllm,
-    InfMllmPlus,
-    LastFrames,
-}
-
 impl PolicyKind {
-    pub const ALL: [Self; 9] = [
-        Self::Full,
-        Self::Window,
-        Self::StreamingLlm,
-        Self::H2o,
-        Self::Tova,
-        Self::SnapKv,
-        Self::InfMllm,
-        Self::InfMllmPlus,
-        Self::LastFrames,
-    ];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Window => "window",
-            Self::StreamingLlm => "streaming_llm",
-            Self::H2o => "h2o",
-            Self::Tova => "tova",
-            Self::SnapKv => "snapkv",
-            Self::InfMllm => "inf_mllm",
-            Self::InfMllmPlus => "inf_mllm_plus",
-            Self::LastFrames => "last_frames",
-        }
-    }
-
     /// The policy with the parameters that `config` gives it.
     pub fn build(self, config: &CacheConfig) -> Result<Box<dyn Policy>, CacheError> {
         Ok(match self {
@@ -170,14 +124,6 @@ impl PolicyKind {
             Self::InfMllmPlus => Box::new(inf_mllm_plus::InfMllmPlus::new(config)?),
             Self::LastFrames => Box::new(last_frames::LastFrames),
         })
-    }
-}
-
-choice!(PolicyKind);
-
-impl fmt::Display for PolicyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

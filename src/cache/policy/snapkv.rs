@@ -4,8 +4,7 @@
 //! once; here every compaction does it again.
 
 use super::{pooled, Candidates, Evidence, Policy};
-use crate::cache::config::Scope;
-use crate::cache::queries::QuerySource;
+use crate::cache::config::{QuerySource, Scope};
 
 /// Queries that vote.
 const WINDOW: usize = 32;

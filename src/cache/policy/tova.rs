@@ -4,7 +4,7 @@
 //! recent. As published an eviction follows every token; here it falls where the slack is used up.
 
 use super::{Candidates, Evidence, Policy};
-use crate::cache::queries::QuerySource;
+use crate::cache::config::QuerySource;
 
 #[derive(Debug)]
 pub struct Tova;

@@ -26,8 +26,8 @@ use super::decoder::Unsupported;
 use super::gguf::{GgufFiles, ENDING};
 use super::json;
 use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
-use super::ModelError;
-use crate::cache::TensorError;
+use super::{device_name, ModelError};
+use crate::cache::{out_of_memory, told_bytes, DeviceMemory, TensorError};
 use crate::files;
 use content::foreign_text;
 use folder::Folder;
@@ -349,8 +349,11 @@ impl Checkpoint {
         Ok(self.json::<Index>(name)?.weight_map)
     }
 
-    /// Says which file and tensor an error of the tensor library is about.
-    pub fn weight_error(&self, error: candle_core::Error) -> ModelError {
+    /// Says which file and tensor an error of the tensor library is about, that comes of loading weights onto `device`.
+    pub fn weight_error(&self, error: candle_core::Error, device: &Device) -> ModelError {
+        if out_of_memory(&error) {
+            return self.too_large(device);
+        }
         let error = TensorError::describe(&error);
         let (keys, mlx) = match &self.form {
             Form::Published => (CONFIG, self.is_of_mlx()),
@@ -361,6 +364,19 @@ impl Checkpoint {
             false => "",
         };
         self.error(format!("weights do not fit {keys}: {error}{why}"))
+    }
+
+    /// The weights do not fit into the memory of the GPU `device`.
+    fn too_large(&self, device: &Device) -> ModelError {
+        let size = told_bytes(self.weight_bytes().unwrap_or_default());
+        let found = DeviceMemory::of(device).map_or(String::new(), |memory| {
+            format!(", of which {} after a part of them", memory.told())
+        });
+        self.error(format!(
+            "the weights ({size} in the files) do not fit into the memory of {}{found}; expected a smaller model, or blocks instead \
+             of floats (quantization)",
+            device_name(device)
+        ))
     }
 
     /// Whether the first file of weights says that MLX wrote it.

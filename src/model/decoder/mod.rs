@@ -6,12 +6,14 @@
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
+//! - `step`: one token through all of it in a device's own kernels
 
 mod attention;
 mod config;
 pub mod gpt_neox;
 pub mod llama;
 mod rope;
+pub mod step;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -36,6 +38,11 @@ pub trait Block: Debug + Send + Sync {
         tokens: &[Vec<Token>],
         caches: Vec<LayerSlots<'_>>,
     ) -> Result<Tensor>;
+
+    /// What a device's own kernels work with, where there are such for layers of this kind.
+    fn as_llama(&self) -> Option<&llama::Layer> {
+        None
+    }
 }
 
 /// The norm in front of the output layer.

@@ -8,7 +8,7 @@ use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::header::TensorInfo;
 use super::Gguf;
-use crate::cache::TensorError;
+use crate::cache::{out_of_memory, TensorError};
 use crate::model::weights::{block_name, Listed, Matrix, Quantization, Source, Stored};
 
 /// A tensor of a file.
@@ -83,11 +83,15 @@ impl GgufTensors {
         stored
             .dense(dtype)
             .and_then(|tensor| tensor.to_device(device))
-            .map_err(|error| self.explain(name, &error))
+            .map_err(|error| self.explain(name, error))
     }
 
-    fn explain(&self, name: &str, error: &candle_core::Error) -> candle_core::Error {
-        let error = TensorError::describe(error);
+    /// Says which tensor an error is about; that the GPU is full is about all of them.
+    fn explain(&self, name: &str, error: candle_core::Error) -> candle_core::Error {
+        if out_of_memory(&error) {
+            return error;
+        }
+        let error = TensorError::describe(&error);
         candle_core::Error::msg(format!("the tensor {}: {error}", self.describe(name)))
     }
 }
@@ -131,7 +135,7 @@ impl Source for GgufTensors {
             Some(blocks) if blocks == stored.format => stored.blocks(device),
             Some(blocks) => stored.quantised(blocks, device),
         };
-        let quantised = quantised.map_err(|error| self.explain(name, &error))?;
+        let quantised = quantised.map_err(|error| self.explain(name, error))?;
         Ok(Matrix::Quantised(Arc::new(quantised)))
     }
 

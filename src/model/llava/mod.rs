@@ -175,6 +175,6 @@ impl FamilyConfig for Llava {
         let hidden = self.text.hidden_size();
         LlavaVision::new(config, hidden, processor, arrangement, weights)
             .map(|vision| Box::new(vision) as Box<dyn Vision>)
-            .map_err(|e| checkpoint.weight_error(e))
+            .map_err(|e| checkpoint.weight_error(e, weights.device()))
     }
 }

@@ -41,7 +41,7 @@ impl QwenVision {
     ) -> std::result::Result<Self, ModelError> {
         Ok(Self {
             processor: ImageProcessor::load(checkpoint, measures)?,
-            tower: tower().map_err(|error| checkpoint.weight_error(error))?,
+            tower: tower().map_err(|error| checkpoint.weight_error(error, device))?,
             merge: measures.spatial_merge_size,
             dtype,
             device: device.clone(),

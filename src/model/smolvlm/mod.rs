@@ -102,7 +102,9 @@ impl FamilyConfig for SmolVlm {
                 device: weights.device().clone(),
             })
         };
-        Ok(Box::new(load().map_err(|e| checkpoint.weight_error(e))?))
+        Ok(Box::new(load().map_err(|e| {
+            checkpoint.weight_error(e, weights.device())
+        })?))
     }
 }
 

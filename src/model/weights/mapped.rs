@@ -12,7 +12,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
 use super::{Listed, Matrix, Names, Quantization, Source, Stored};
-use crate::cache::TensorError;
+use crate::cache::{out_of_memory, TensorError};
 use crate::files;
 use crate::model::checkpoint::{foreign, INSTEAD};
 use crate::model::ModelError;
@@ -122,8 +122,11 @@ impl SafetensorsFiles {
         })
     }
 
-    /// Says which tensor an error is about.
+    /// Says which tensor an error is about; that the GPU is full is about all of them.
     fn explain(&self, name: &str, error: candle_core::Error) -> candle_core::Error {
+        if out_of_memory(&error) {
+            return error;
+        }
         let error = TensorError::describe(&error);
         candle_core::Error::msg(format!("the tensor {}: {error}", self.describe(name)))
     }

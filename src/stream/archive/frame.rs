@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 
-use crate::cache::FrameId;
+use crate::cache::{host, FrameId};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::simd::dot;
 
@@ -33,9 +33,8 @@ impl Frame {
     ) -> Result<Self> {
         let mut values = Vec::new();
         for rows in [&features.rows].into_iter().chain(&features.deep) {
-            let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             let bounded = |x: f32| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-            values.extend(rows.into_iter().map(bounded));
+            values.extend(host::floats(rows)?.into_iter().map(bounded));
         }
         Ok(Self {
             id,

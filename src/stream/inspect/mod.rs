@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use super::grammar::{Chat, Grammar};
 use super::session::{PromptCheck, SessionConfig};
-use crate::cache::CacheShape;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder;
 use crate::model::family::{model_type, Family, CONFIG};
@@ -226,8 +225,15 @@ impl Report {
         let dtype = arithmetic(given, opened.device);
         self.dtype = dtype.as_str().to_string();
         self.context = shape.max_positions;
-        self.kv_bytes_per_token =
-            kv_bytes(&shape, opened.options.session.cache.storage.dtype(dtype));
+        self.kv_bytes_per_token = shape.slot_bytes(
+            opened
+                .options
+                .session
+                .cache
+                .storage
+                .dtype(dtype)
+                .size_in_bytes(),
+        );
         self.cache_bytes = self.kv_bytes_per_token.saturating_mul(self.budget as u64);
         Ok(dtype)
     }
@@ -280,12 +286,4 @@ impl Opened<'_> {
             false => DType::F32,
         }
     }
-}
-
-/// Keys and values of one token over all layers, bytes.
-fn kv_bytes(shape: &CacheShape, dtype: DType) -> u64 {
-    let values = shape
-        .layers
-        .saturating_mul(2 * shape.kv_heads * shape.head_dim);
-    (values as u64).saturating_mul(dtype.size_in_bytes() as u64)
 }

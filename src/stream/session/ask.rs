@@ -52,7 +52,7 @@ impl Session {
             finish: FinishReason::Error,
             error: None,
             prompt_tokens: 0,
-            vision_tokens: self.vision_tokens(),
+            vision_tokens: self.state.cache.image_tokens(),
             output_tokens: 0,
             time_to_first_token: None,
             latency: Duration::ZERO,
@@ -173,16 +173,15 @@ impl Session {
                 break Err(error.into());
             }
             let last = run.answer.output_tokens == longest;
-            let next = self.attempt(|session| match last {
-                true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
-                false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
-            });
-            match next {
+            match self.follow(token, last) {
                 Ok(Some(next)) => choice = next,
                 Ok(None) => break Ok(FinishReason::Length),
                 Err(error) => break Err(error.into()),
             }
         };
+        if let Some(stepper) = &mut self.stepper {
+            stepper.settle(&mut self.state.cache)?;
+        }
         self.state.stream.grammar.answered();
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
@@ -220,6 +219,17 @@ impl Session {
         }
     }
 
+    /// Feeds a token of an answer and chooses what follows it, unless it is the last.
+    fn follow(&mut self, token: u32, last: bool) -> Result<Option<Choice>, ModelError> {
+        if let Some(choice) = self.step(token)? {
+            return Ok((!last).then_some(choice));
+        }
+        self.attempt(|session| match last {
+            true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
+            false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
+        })
+    }
+
     /// Feeds text and chooses what follows it.
     fn go_on(&mut self, ids: &[u32], chunk: Chunk<'_>, next: usize) -> Result<Choice, ModelError> {
         let hidden = self.pass(ids, &[], chunk, next)?;
@@ -248,21 +258,6 @@ impl Session {
                 room: cache.longest_turn(),
             },
         }
-    }
-
-    /// Image tokens in the cache, mean over kept sets.
-    fn vision_tokens(&self) -> usize {
-        let sets = || {
-            self.state
-                .cache
-                .layers()
-                .iter()
-                .flat_map(|layer| layer.sets())
-        };
-        let images: usize = sets()
-            .map(|set| set.iter().filter(|token| !token.mark.is_text()).count())
-            .sum();
-        images / sets().count().max(1)
     }
 }
 

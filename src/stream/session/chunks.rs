@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::Session;
+use super::{Session, SessionState};
 use crate::cache::{FrameId, Heard, Mark};
+use crate::model::chooser::Choice;
 use crate::model::finite::check_finite;
 use crate::model::vision::ImageFeatures;
 use crate::model::{mllm, ModelError};
@@ -137,6 +138,23 @@ impl Session {
         self.state.stream.last_id = ids.last().copied();
         let last = hidden.dim(0)?.checked_sub(1);
         Ok(last.map(|last| hidden.narrow(0, last, 1)).transpose()?)
+    }
+
+    /// Feeds a token of an answer in the device's own kernels, if there are such, and chooses what follows it. If that fails, the state is
+    /// what it was.
+    pub(super) fn step(&mut self, token: u32) -> Result<Option<Choice>, ModelError> {
+        let Some(stepper) = &mut self.stepper else {
+            return Ok(None);
+        };
+        let mark = Mark {
+            boundary: self.borders.contains(&token),
+            ..Mark::default()
+        };
+        let SessionState { cache, stream, .. } = &mut self.state;
+        let choice = stepper.step(token, mark, cache, (&self.chooser, &mut stream.draws))?;
+        stream.last_id = Some(token);
+        self.attempt(|session| Ok::<_, ModelError>(session.state.cache.reserve(1)?))?;
+        Ok(Some(choice))
     }
 
     fn marks(&self, ids: &[u32], input: &mllm::Chunk, chunk: Chunk<'_>) -> Vec<Mark> {

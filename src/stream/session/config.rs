@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::recall::no_archive;
 use crate::cache::parameter::{parameters, ParameterError};
-use crate::cache::CacheConfig;
+use crate::cache::{CacheConfig, PolicyKind};
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;

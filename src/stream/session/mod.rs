@@ -34,8 +34,10 @@ use super::memory::FrameMemory;
 use super::stats::{ArchiveStats, StepTimes};
 use crate::cache::parameter::{ParameterError, Parameters, Value};
 use crate::cache::{BoundedCache, CacheUsage, PolicyKind};
+use crate::gpu::{self, Gpu};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::chooser::Chooser;
+use crate::model::decoder::step::Stepper;
 use crate::model::mllm::Mllm;
 use crate::model::threads::thread_pool;
 use crate::model::{device_name, ModelError};
@@ -60,6 +62,8 @@ pub struct Session {
     /// Ids of the control tokens that stand between turns.
     borders: Vec<u32>,
     finding: recall::Finding,
+    /// Answers in the device's own kernels, where it has such for this model and policy.
+    stepper: Option<Stepper>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
@@ -80,6 +84,17 @@ impl Session {
         model: Mllm,
         pool: ThreadPool,
         config: SessionConfig,
+    ) -> Result<Self, ModelError> {
+        let gpu = gpu::of(model.device())?;
+        Self::with_kernels(model, pool, config, gpu)
+    }
+
+    /// The same with kernels that run on the memory of the model's device, if there are any.
+    pub fn with_kernels(
+        model: Mllm,
+        pool: ThreadPool,
+        config: SessionConfig,
+        gpu: Option<Arc<dyn Gpu>>,
     ) -> Result<Self, ModelError> {
         config.check()?;
         let chat = Chat::of(&model)?;
@@ -107,11 +122,31 @@ impl Session {
             pool: Arc::new(pool),
             borders,
             finding,
+            stepper: None,
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
         session.begin(beginning)?;
+        session.stepper = gpu.and_then(|gpu| session.stepper_on(&gpu));
+        // What the GPU has not been able to do so far is told here, and other threads find it done.
+        session.model.device().synchronize()?;
         Ok(session)
+    }
+
+    /// A step in the kernels of a device, if it has such for this model and policy.
+    fn stepper_on(&self, gpu: &Arc<dyn Gpu>) -> Option<Stepper> {
+        let (decoder, cache) = (&self.model.decoder, &self.state.cache);
+        let rules = (&self.chooser, self.model.ends.ids());
+        Stepper::new(decoder, gpu, cache, rules)
+            .inspect_err(|unfit| {
+                tracing::info!("answers are decoded in single operations: {unfit}")
+            })
+            .ok()
+    }
+
+    /// Whether answers are decoded in the device's own kernels.
+    pub fn has_stepper(&self) -> bool {
+        self.stepper.is_some()
     }
 
     /// The threads that everything done with this session should run in.

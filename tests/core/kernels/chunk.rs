@@ -399,22 +399,28 @@ fn rows_move_in_the_heads_of_their_set_in_all_buffers() {
 
 #[test]
 fn a_chunk_is_remembered_and_its_own_slots_begin_at_zero() {
-    let (budget, start, len) = (8, 3, 6);
-    let mut history = (0..2 * budget).map(|i| i as f32).collect::<Vec<_>>();
-    let mut sums = (0..2 * budget).map(|i| 0.25 * i as f32).collect::<Vec<_>>();
-    let want = (0..2 * budget).map(|i| match i % budget {
-        slot if slot >= len => i as f32,
-        slot if slot >= start => sums[i],
-        _ => 0.5 * i as f32 + sums[i],
-    });
-    let want = want.collect::<Vec<_>>();
-    Launch::new("remember_chunk", [1, 2, 1], 32)
-        .buffer(&mut sums)
-        .number(start)
-        .number(len)
-        .number(budget)
-        .float(0.5)
-        .buffer(&mut history)
-        .run(0);
-    assert_eq!(history, want);
+    let budget = 8;
+    for (start, len) in [(3, 6), (2, 6), (4, 7)] {
+        // Of two histories the one is read and the other written, or the same if start and len are both odd or both even.
+        let mut history = (0..4 * budget).map(|i| i as f32).collect::<Vec<_>>();
+        let mut sums = (0..2 * budget).map(|i| 0.25 * i as f32).collect::<Vec<_>>();
+        let mut want = history.clone();
+        for head in 0..2 {
+            for slot in 0..len {
+                let before = history[(start % 2 * 2 + head) * budget + slot];
+                let before = if slot >= start { 0.0 } else { 0.5 * before };
+                let sum = sums[head * budget + slot];
+                want[(len % 2 * 2 + head) * budget + slot] = before + sum;
+            }
+        }
+        Launch::new("remember_chunk", [1, 2, 1], 32)
+            .buffer(&mut sums)
+            .number(start)
+            .number(len)
+            .number(budget)
+            .float(0.5)
+            .buffer(&mut history)
+            .run(0);
+        assert_eq!(history, want);
+    }
 }

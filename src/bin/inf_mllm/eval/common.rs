@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use inf_mllm::cache::{CacheConfig, PolicyKind};
 use inf_mllm::eval::model::EvalModel;
+use inf_mllm::eval::speed::device::processor;
 use inf_mllm::eval::store::Store;
 use inf_mllm::eval::text::{fingerprint, Text};
 use inf_mllm::eval::variant::{self, Recalling};
@@ -202,13 +203,8 @@ impl<M> Bench<M> {
 
 /// The processor and the number of its cores that may be used.
 fn machine() -> String {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1))
-        .unwrap_or(std::env::consts::ARCH);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    format!("{name}, {cores} cores")
+    format!("{}, {cores} cores", processor())
 }
 
 /// A policy in a table: its name, and what differs from the defaults.

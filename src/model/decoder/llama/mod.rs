@@ -17,14 +17,14 @@ use crate::model::weights::Weights;
 pub use config::{Config, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
 
 #[derive(Debug)]
-struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
+pub struct Attention {
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub o_proj: Linear,
     /// Of queries and of keys.
-    norms: Option<[RmsNorm; 2]>,
-    heads: Heads,
+    pub norms: Option<[RmsNorm; 2]>,
+    pub heads: Heads,
 }
 
 impl Attention {
@@ -75,11 +75,12 @@ impl Attention {
     }
 }
 
+/// `down(silu(gate(x)) * up(x))`
 #[derive(Debug)]
-struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+pub struct Mlp {
+    pub gate_proj: Linear,
+    pub up_proj: Linear,
+    pub down_proj: Linear,
 }
 
 impl Mlp {
@@ -104,10 +105,10 @@ impl Module for Mlp {
 /// One layer.
 #[derive(Debug)]
 pub struct Layer {
-    input_layernorm: RmsNorm,
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    mlp: Mlp,
+    pub input_layernorm: RmsNorm,
+    pub self_attn: Attention,
+    pub post_attention_layernorm: RmsNorm,
+    pub mlp: Mlp,
 }
 
 impl Layer {
@@ -123,6 +124,10 @@ impl Layer {
 }
 
 impl Block for Layer {
+    fn as_llama(&self) -> Option<&Self> {
+        Some(self)
+    }
+
     fn forward(
         &self,
         x: &Tensor,

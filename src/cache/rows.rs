@@ -1,4 +1,4 @@
-//! Moving rows of a buffer into the gaps that an eviction left, in place; taking rows out and putting them back.
+//! Rows of buffers: moved into the gaps that an eviction left, in place; taken out and put back.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ pub fn move_rows(buffer: &Tensor, heads: Range<usize>, moves: &[Move]) -> Result
 }
 
 /// A copy of the rows in `slots` of the heads `heads` of `buffer` (`[heads, budget, head_dim]`), `[heads, slots, head_dim]`.
-pub fn take_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32]) -> Result<Tensor> {
+fn take_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(slots, slots.len(), buffer.device())?;
     buffer
         .narrow(0, heads.start, heads.len())?
@@ -36,7 +36,7 @@ pub fn take_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32]) -> Result<
 /// Writes `rows`, as [`take_rows`] gives them, into `slots`.
 ///
 /// On the CPU nothing is allocated, so that it does not fail for want of memory.
-pub fn put_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32], rows: &Tensor) -> Result<()> {
+fn put_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32], rows: &Tensor) -> Result<()> {
     if matches!(buffer.device(), Device::Cpu) {
         return buffer.inplace_op2(rows, &PutRows { heads, slots });
     }
@@ -47,6 +47,36 @@ pub fn put_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32], rows: &Tens
         buffer.get(head)?.scatter_set(&index, &rows.get(i)?, 0)?;
     }
     Ok(())
+}
+
+/// Rows of buffers as they were before they were overwritten.
+#[derive(Debug)]
+pub struct SavedRows {
+    heads: Range<usize>,
+    slots: Vec<u32>,
+    /// Of each buffer, `[heads, slots, head_dim]`.
+    rows: Vec<Tensor>,
+}
+
+impl SavedRows {
+    /// Copies the rows in `slots` of the heads `heads` of `buffers` (`[heads, slots, head_dim]` each).
+    pub fn take(buffers: &[&Tensor], heads: Range<usize>, slots: &[u32]) -> Result<Self> {
+        let rows = buffers
+            .iter()
+            .map(|buffer| take_rows(buffer, heads.clone(), slots))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            heads,
+            slots: slots.to_vec(),
+            rows,
+        })
+    }
+
+    /// Writes them back to where they were taken from.
+    pub fn put_back(&self, buffers: &[&Tensor]) -> Result<()> {
+        let mut rows = buffers.iter().zip(&self.rows);
+        rows.try_for_each(|(buffer, rows)| put_rows(buffer, self.heads.clone(), &self.slots, rows))
+    }
 }
 
 struct MoveRows<'a> {

@@ -1,0 +1,70 @@
+//! What all layers of a cache share: the slot counts, the policy, and what positions turn by.
+
+use candle_core::{DType, Device};
+
+use super::attention::Kernel;
+use super::axes::Axes;
+use super::plan::Plan;
+use super::policy::Policy;
+use super::rotary::RotaryTable;
+use super::shape::CacheShape;
+
+/// What all layers share.
+#[derive(Debug)]
+pub struct Shared {
+    pub plan: Plan,
+    pub policy: Box<dyn Policy>,
+    pub rotary: Rotary,
+    pub kernel: Kernel,
+    pub protect_boundaries: usize,
+}
+
+/// What ranks turn by.
+#[derive(Debug)]
+pub enum Rotary {
+    /// Positions have one axis: the same tables for all kept sets.
+    ByRank {
+        /// While nothing has been evicted: a token's position is its rank in time.
+        plain: RotaryTable,
+        /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
+        apart: Option<RotaryTable>,
+    },
+    /// Positions have three axes: each kept set has a table of its own.
+    BySet,
+}
+
+impl Rotary {
+    /// What ranks turn by under `plan`.
+    pub fn new(shape: &CacheShape, plan: &Plan, dtype: DType, device: &Device) -> Self {
+        if shape.has_axes() {
+            return Self::BySet;
+        }
+        let table = |positions: Vec<usize>| {
+            RotaryTable::new(&shape.rope, shape.head_dim, &positions, dtype, device)
+        };
+        Self::ByRank {
+            plain: table((0..plan.budget).collect()),
+            apart: plan.border().map(|border| {
+                let apart = (border..plan.budget).map(|rank| rank + plan.gap);
+                table((0..border).chain(apart).collect())
+            }),
+        }
+    }
+
+    /// The table that all kept sets share, if they do, of which some tokens were kept by value (`relevant`) or none.
+    pub fn shared(&self, relevant: bool) -> Option<&RotaryTable> {
+        match self {
+            Self::ByRank {
+                apart: Some(apart), ..
+            } if relevant => Some(apart),
+            Self::ByRank { plain, .. } => Some(plain),
+            Self::BySet => None,
+        }
+    }
+}
+
+/// What the tables of kept sets are put together from, where they have their own.
+pub fn axes(shape: &CacheShape, plan: &Plan) -> Option<Axes> {
+    let axes = || Axes::new(&shape.rope, shape.head_dim, plan.gap);
+    shape.has_axes().then(axes)
+}

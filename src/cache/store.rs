@@ -1,0 +1,302 @@
+//! The store of one layer: keys, values and the ring of queries, allocated once, on the CPU or on another device.
+//!
+//! It does as the ledger says, and knows of tokens only what it is told. What is computed over the slots in use is attention
+//! ([`Store::attend`]) and what policies value candidates by ([`Store::ring_sums`], [`Store::compare`], [`Store::value_norms`]).
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::attention::{Kernel, Past};
+use super::axes::Axes;
+use super::likeness::{directions, likeness, KeyMean};
+use super::numbering::Places;
+use super::queries::RingRun;
+use super::rotary::RotaryTable;
+use super::rows::{move_rows, SavedRows};
+use super::shape::CacheShape;
+use super::slots::{Move, SlotMap};
+
+/// One layer's buffers. A token's slot is the same in all of them.
+#[derive(Debug)]
+pub struct Store {
+    /// Before rotation, `[kv_heads, budget, head_dim]`: a new position needs no new key, and no error builds up.
+    keys: Tensor,
+    /// `[kv_heads, budget, head_dim]`
+    values: Tensor,
+    /// The ring, `[heads, capacity, head_dim]`, not rotated.
+    queries: Tensor,
+    /// What the ranks of each kept set turn by; empty where positions have one axis, for which all sets share a table.
+    tables: Vec<RotaryTable>,
+    /// Directions of the standing instruction's keys before rotation, `[kv_heads, tokens, head_dim]`, f32.
+    standing: Option<Tensor>,
+    /// What the keys of the stream are like; empty when the policy does not ask for it.
+    mean: KeyMean,
+    /// From the outermost to the innermost.
+    marks: Vec<StoreMark>,
+}
+
+/// A store at the moment of a mark, as far as it has changed since.
+#[derive(Debug)]
+struct StoreMark {
+    standing: Option<Tensor>,
+    mean: KeyMean,
+    /// Of keys and values.
+    rows: Vec<SavedRows>,
+    /// Of the ring.
+    queries: Vec<SavedRows>,
+}
+
+/// How large the buffers of a store are.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Slots for keys and values.
+    pub budget: usize,
+    /// Slots of the ring of queries.
+    pub ring: usize,
+    /// Kept sets that have a rotary table of their own.
+    pub tables: usize,
+}
+
+/// Queries, keys and values of tokens that follow one another, not rotated and contiguous.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// `[heads, tokens, head_dim]`
+    pub queries: Tensor,
+    /// `[kv_heads, tokens, head_dim]`
+    pub keys: Tensor,
+    /// `[kv_heads, tokens, head_dim]`
+    pub values: Tensor,
+}
+
+impl Chunk {
+    /// `count` tokens from the `start`-th on.
+    pub fn narrow(&self, start: usize, count: usize) -> Result<Self> {
+        let piece = |x: &Tensor| x.narrow(1, start, count)?.contiguous();
+        Ok(Self {
+            queries: piece(&self.queries)?,
+            keys: piece(&self.keys)?,
+            values: piece(&self.values)?,
+        })
+    }
+}
+
+/// The slots in use, and how they are attended to.
+pub struct InUse<'a> {
+    /// Rank in time of each, for each kept set: one, or one per KV head.
+    pub ranks: Vec<&'a [u32]>,
+    /// What ranks turn by, where all kept sets share a table.
+    pub table: Option<&'a RotaryTable>,
+    pub kernel: Kernel,
+}
+
+/// How keys compare, by slot, `[kv_heads, len]`.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// How much the unit of each is like the standing instruction, where there is one.
+    pub standing: Option<Vec<f32>>,
+    /// How unlike the mean of the stream each is.
+    pub novelty: Option<Vec<f32>>,
+}
+
+impl Store {
+    /// Keys and values are stored as `storage`; `dtype` is the type of the activations.
+    pub fn new(
+        shape: &CacheShape,
+        room: Room,
+        (storage, dtype): (DType, DType),
+        device: &Device,
+    ) -> Result<Self> {
+        let (head_dim, budget) = (shape.head_dim, room.budget);
+        let buffer = || Tensor::zeros((shape.kv_heads, budget, head_dim), storage, device);
+        let table = || RotaryTable::empty(budget, head_dim, dtype, device);
+        Ok(Self {
+            keys: buffer()?,
+            values: buffer()?,
+            // A ring of one that nothing reads stands in where no score is needed.
+            queries: Tensor::zeros((shape.heads, room.ring.max(1), head_dim), dtype, device)?,
+            tables: std::iter::repeat_with(table).take(room.tables).collect(),
+            standing: None,
+            mean: KeyMean::default(),
+            marks: Vec::new(),
+        })
+    }
+
+    /// Before rotation, `[kv_heads, budget, head_dim]`, by slot.
+    pub fn keys(&self) -> &Tensor {
+        &self.keys
+    }
+
+    /// `[kv_heads, budget, head_dim]`, by slot.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// The ring of queries before rotation, `[heads, capacity, head_dim]`.
+    pub fn queries(&self) -> &Tensor {
+        &self.queries
+    }
+
+    /// Memory of keys and values, bytes.
+    pub fn bytes(&self) -> usize {
+        [self.keys(), self.values()]
+            .iter()
+            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
+            .sum()
+    }
+
+    /// What ranks turn by: the given table for all kept sets, or that of each.
+    pub fn tables<'a>(&'a self, shared: Option<&'a RotaryTable>) -> Vec<&'a RotaryTable> {
+        match shared {
+            Some(table) => vec![table],
+            None => self.tables.iter().collect(),
+        }
+    }
+
+    /// Writes keys and values of a chunk to the slots from `start` on, and its queries to those of the ring.
+    pub fn append(&mut self, chunk: &Chunk, start: usize, runs: &[RingRun]) -> Result<()> {
+        self.keys
+            .slice_set(&chunk.keys.to_dtype(self.keys.dtype())?, 1, start)?;
+        self.values
+            .slice_set(&chunk.values.to_dtype(self.values.dtype())?, 1, start)?;
+        for RingRun { from, slots } in runs {
+            let queries = chunk.queries.narrow(1, *from, slots.len())?.contiguous()?;
+            self.queries.slice_set(&queries, 1, slots.start)?;
+        }
+        Ok(())
+    }
+
+    /// Writes where tokens of kept set `set` stand into its table.
+    pub fn place(&mut self, set: usize, places: &Places, axes: &mut Option<Axes>) -> Result<()> {
+        match (self.tables.get_mut(set), axes) {
+            (Some(table), Some(axes)) => axes.write(table, places),
+            _ => Ok(()),
+        }
+    }
+
+    fn past<'a>(&'a self, in_use: InUse<'a>) -> Past<'a> {
+        Past {
+            keys: &self.keys,
+            values: &self.values,
+            positions: in_use.ranks,
+            rotary: self.tables(in_use.table),
+            kernel: in_use.kernel,
+        }
+    }
+
+    /// As [`Past::attend`] says.
+    pub fn attend(
+        &self,
+        queries: &Tensor,
+        positions: &[u32],
+        in_use: InUse,
+        sums: Option<&mut [f32]>,
+    ) -> Result<Tensor> {
+        self.past(in_use).attend(queries, positions, sums)
+    }
+
+    /// The probability that each slot in use gets from the queries in the first slots of the ring, which stand at `positions`: the sum
+    /// over the queries of the mean over the heads that share the KV head, `[kv_heads, len]`.
+    pub fn ring_sums(&self, positions: &[u32], in_use: InUse) -> Result<Vec<f32>> {
+        let queries = self.queries().narrow(1, 0, positions.len())?;
+        self.past(in_use).sums(&queries.contiguous()?, positions)
+    }
+
+    /// Compares the keys in use with those of the standing instruction, with the mean of the stream, or with both, as it is asked for. The
+    /// mean takes in the keys that have come since the last time.
+    ///
+    /// `sets` are the layer's kept sets.
+    pub fn compare(
+        &mut self,
+        sets: &[SlotMap],
+        (standing, novelty): (bool, bool),
+        budget: usize,
+    ) -> Result<Compared> {
+        let mut compared = Compared::default();
+        let standing = self.standing.as_ref().filter(|_| standing);
+        if standing.is_none() && !novelty {
+            return Ok(compared);
+        }
+        let keys = directions(&self.keys.narrow(1, 0, sets[0].len())?)?;
+        if let Some(standing) = standing {
+            compared.standing = Some(likeness(standing, &keys, sets)?);
+        }
+        if novelty {
+            self.mean.update(&keys, sets, budget)?;
+            compared.novelty = Some(flat(&self.mean.novelty(&keys)?)?);
+        }
+        Ok(compared)
+    }
+
+    /// L2 norms of the values in the first `len` slots, `[kv_heads, len]`.
+    pub fn value_norms(&self, len: usize) -> Result<Vec<f32>> {
+        let values = self.values.narrow(1, 0, len)?;
+        flat(&values.to_dtype(DType::F32)?.sqr()?.sum(2)?.sqrt()?)
+    }
+
+    /// Takes the keys of a standing instruction, `[kv_heads, tokens, head_dim]`, f32, at length 1.
+    pub fn look_for(&mut self, standing: Option<Tensor>) {
+        self.standing = standing;
+    }
+
+    /// Moves keys and values of the KV heads `heads`, one row after the other.
+    pub fn move_rows(&mut self, heads: Range<usize>, moves: &[Move]) -> Result<()> {
+        move_rows(&self.keys, heads.clone(), moves)?;
+        move_rows(&self.values, heads, moves)
+    }
+
+    /// Forgets what it knows of the stream; what stands in the buffers is not read before it is overwritten.
+    pub fn clear(&mut self) {
+        self.standing = None;
+        self.mean = KeyMean::default();
+    }
+
+    /// Sets a mark, within those that are set.
+    pub fn mark(&mut self) {
+        self.marks.push(StoreMark {
+            standing: self.standing.clone(),
+            mean: self.mean.clone(),
+            rows: Vec::new(),
+            queries: Vec::new(),
+        });
+    }
+
+    /// Saves keys and values of the KV heads `heads` in `slots` for a mark, counted from the outermost.
+    pub fn save_rows(&mut self, mark: usize, heads: Range<usize>, slots: &[u32]) -> Result<()> {
+        let saved = SavedRows::take(&[&self.keys, &self.values], heads, slots)?;
+        self.marks[mark].rows.push(saved);
+        Ok(())
+    }
+
+    /// Saves queries in `slots` of the ring for a mark, counted from the outermost.
+    pub fn save_queries(&mut self, mark: usize, slots: &[u32]) -> Result<()> {
+        let saved = SavedRows::take(&[&self.queries], 0..self.queries.dim(0)?, slots)?;
+        self.marks[mark].queries.push(saved);
+        Ok(())
+    }
+
+    /// Puts back what has been saved under the innermost mark, which stays set.
+    pub fn put_back(&mut self) -> Result<()> {
+        let Some(mark) = self.marks.last_mut() else {
+            return Ok(());
+        };
+        self.standing.clone_from(&mark.standing);
+        self.mean = mark.mean.clone();
+        let put_back = |saved: &mut Vec<SavedRows>, buffers: &[&Tensor]| {
+            let mut saved = saved.drain(..);
+            saved.try_for_each(|rows| rows.put_back(buffers))
+        };
+        let queries = put_back(&mut mark.queries, &[&self.queries]);
+        queries.and(put_back(&mut mark.rows, &[&self.keys, &self.values]))
+    }
+
+    /// Forgets the innermost mark.
+    pub fn let_go(&mut self) {
+        self.marks.pop();
+    }
+}
+
+/// The elements of a tensor of f32.
+fn flat(x: &Tensor) -> Result<Vec<f32>> {
+    x.flatten_all()?.to_vec1::<f32>()
+}

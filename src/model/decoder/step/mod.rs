@@ -1,0 +1,174 @@
+//! One token through the decoder in a device's own kernels: appended to the cache, attended with, and the next one chosen.
+//!
+//! - this file: the step, and how the device's state follows the cache's
+//! - `state`: what of it changes from token to token, in the device's memory
+//! - `weights`: the weights as the kernels take them
+//! - `launches`: which kernels a step is made of
+//!
+//! What changes from token to token lies in the memory of the device, so the launches are recorded once and repeated. Prompts and
+//! frames go through candle's operations on the same buffers; when the cache has changed in another way than by a step, its
+//! numbers are uploaded anew.
+
+mod launches;
+mod state;
+mod weights;
+
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Tensor};
+
+use super::Decoder;
+use crate::cache::{BoundedCache, CacheError, Mark, Revision};
+use crate::gpu::{Gpu, Mapped, Recording};
+use crate::model::chooser::{Choice, ChoiceError, Chooser, Draws};
+use crate::model::weights::block_name;
+use crate::model::ModelError;
+use launches::Buffers;
+use state::{DeviceState, Fault};
+use weights::StepWeights;
+
+/// Why a decoder has no step of kernels, so that it goes on in candle's operations.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    #[error("there are no kernels for layers of this kind")]
+    Layers,
+    #[error("there are no kernels for weights of {}", block_name(*.0))]
+    Weights(GgmlDType),
+    #[error("there are no kernels for {}", .0.as_str())]
+    Type(DType),
+    #[error(
+        "there are no kernels for heads of {0} elements, expected an even number of at most 256"
+    )]
+    Heads(usize),
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The decoder's step on one cache, whose buffers it has recorded.
+#[derive(Debug)]
+pub struct Stepper {
+    recording: Box<dyn Recording>,
+    state: DeviceState,
+    /// `[vocab]`, f32, of the last step.
+    logits: Tensor,
+    /// What a step has chosen.
+    chosen: Box<dyn Mapped>,
+    /// Where the cache was when the device last knew of it.
+    revision: Option<Revision>,
+}
+
+impl Stepper {
+    /// Allocates what a step needs beside weights and cache, and records its launches. `chooser` says which tokens are never chosen,
+    /// `ends` which end an answer.
+    pub fn new(
+        decoder: &Decoder,
+        gpu: &Arc<dyn Gpu>,
+        cache: &BoundedCache,
+        (chooser, ends): (&Chooser, &[u32]),
+    ) -> Result<Self, Unfit> {
+        let weights = StepWeights::of(decoder)?;
+        let state = DeviceState::new(cache)?;
+        let chosen = gpu.mapped(launches::CHOSEN_WORDS)?;
+        let buffers = Buffers::new(&weights, cache, (chooser, ends), gpu.as_ref())?;
+        let launches = launches::step(&weights, &buffers, &state, cache, chosen.as_ref())?;
+        // Safety: `launches` holds kernels and arguments as `kernels/` says.
+        let recording = unsafe { gpu.record(launches)? };
+        Ok(Self {
+            recording,
+            state,
+            logits: buffers.logits,
+            chosen,
+            revision: None,
+        })
+    }
+
+    /// Appends `token`, which is text, to the cache this was made for, and chooses what follows it.
+    ///
+    /// After an error the cache is what it was before.
+    pub fn step(
+        &mut self,
+        token: u32,
+        mark: Mark,
+        cache: &mut BoundedCache,
+        (chooser, draws): (&Chooser, &mut Draws),
+    ) -> Result<Choice, ModelError> {
+        let budget = cache.plan().budget;
+        if cache.step_layers().any(|layer| layer.len == budget) {
+            return Err(full(cache).into());
+        }
+        cache.before_step()?;
+        if self.revision != Some(cache.revision()) {
+            self.state.follow(cache)?;
+        }
+        self.revision = None;
+        self.state.set_token(token)?;
+        self.recording.launch()?;
+        self.recording.wait(0)?;
+        let choice = match self.choice(cache, (chooser, draws)) {
+            Ok(choice) => choice,
+            Err(error) => {
+                self.state.bring_back(cache)?;
+                self.state.take_back(cache)?;
+                return Err(error);
+            }
+        };
+        cache.note_step(mark)?;
+        if cache.step_layers().any(|layer| layer.len == budget) {
+            // What comes next is a compaction.
+            self.state.bring_back(cache)?;
+        }
+        self.revision = Some(cache.revision());
+        Ok(choice)
+    }
+
+    /// Brings what only the device knows back to the cache: due before anything else than a step changes it.
+    pub fn settle(&mut self, cache: &mut BoundedCache) -> Result<(), ModelError> {
+        match self.revision == Some(cache.revision()) {
+            true => Ok(self.state.bring_back(cache)?),
+            false => Ok(()),
+        }
+    }
+
+    /// Logits of the last step, `[vocab]`.
+    pub fn logits(&self) -> Result<Vec<f32>, ModelError> {
+        Ok(self.logits.to_vec1()?)
+    }
+
+    /// What the step that is through has come to.
+    fn choice(
+        &mut self,
+        cache: &BoundedCache,
+        (chooser, draws): (&Chooser, &mut Draws),
+    ) -> Result<Choice, ModelError> {
+        match Fault::read(self.chosen.as_ref()) {
+            None => {}
+            Some(Fault::Full) => return Err(full(cache).into()),
+            Some(Fault::NotFinite(token)) => {
+                let logits = self.logits.to_vec1::<f32>()?;
+                let value = logits.get(token).copied().unwrap_or(f32::NAN);
+                return Err(ChoiceError::NotFinite { token, value }.into());
+            }
+            Some(Fault::Nothing) => {
+                let logits = self.logits.elem_count();
+                return Err(ChoiceError::Nothing { logits }.into());
+            }
+        }
+        let choice = self.state.note_choice(self.chosen.as_ref());
+        if chooser.temperature > 0.0 {
+            self.state.forget_token();
+            let mut logits = self.logits.to_vec1()?;
+            return Ok(chooser.choose(&mut logits, draws)?);
+        }
+        Ok(choice)
+    }
+}
+
+fn full(cache: &BoundedCache) -> CacheError {
+    let usage = cache.usage();
+    CacheError::Full {
+        used: usage.used,
+        budget: usage.budget,
+        needed: 1,
+    }
+}
