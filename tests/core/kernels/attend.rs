@@ -148,7 +148,7 @@ impl Memory {
             partial: nan(kv_heads * tiles * shape.splits * shape.tile * (head_dim + 2)),
             arrived: vec![0; kv_heads * tiles],
             out: nan(shape.heads() * head_dim),
-            history: (0..kv_heads * shape.budget).map(|i| i as f32).collect(),
+            history: (0..2 * kv_heads * shape.budget).map(|i| i as f32).collect(),
         }
     }
 
@@ -285,12 +285,14 @@ fn check(shape: &Shape) {
         let probabilities = softmax(&cache.logits(&query, kv, len as u32));
         want.extend(cache.mix(&probabilities, kv));
         for (slot, p) in probabilities.iter().enumerate() {
-            let history = &mut history[kv * budget + slot];
+            let row = |half: usize| ((half % 2) * kv_heads + kv) * budget + slot;
+            let before = f64::from(before.history[row(len)]);
+            let history = &mut history[row(len + 1)];
             if head % group == 0 {
                 *history = if slot == len {
                     0.0
                 } else {
-                    *history * f64::from(decay)
+                    before * f64::from(decay)
                 };
             }
             *history += p / group as f64;
