@@ -1,5 +1,5 @@
-# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, gpu-count, gpu-check, demo, test, lint,
-# eval, clean.
+# One command for each thing a user or a developer does: setup, weights, texts, build, gpu-build, gpu-count, gpu-check, demo, test,
+# gpu-test, lint, eval, clean.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENV := . scripts/env.sh
@@ -9,7 +9,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 REPLAY_EVAL := inf_mllm replay --bag bags/eval --instructions bags/eval/instructions.yaml --model models/demo
 
 .PHONY: all setup weights-smollm2 texts build gpu-build gpu-count gpu-pack gpu-check demo test test-core test-training test-scripts \
-	test-ros lint eval clean
+	test-ros gpu-test lint eval clean
 all: build
 
 setup: ## Debian packages, Rust and ROS 2 where they are missing
@@ -56,6 +56,10 @@ test-ros: build ## the node process, driven by rclpy; beside it ROS 2 Kilted fro
 	scripts/kilted.sh
 	$(RUN) python -m pytest tests/ros
 
+gpu-test: setup ## what `make test` leaves out of kernels/: address sanitizer, planted faults, nvcc for every GPU; needs no GPU
+	scripts/kernels.sh
+	scripts/kernels_nvcc.sh
+
 lint: build ## formatting and lints of Rust (without and with ROS) and Python
 	$(ENV); cargo fmt --check
 	$(ENV); cargo clippy --release --locked --all-targets -- -D warnings
@@ -68,5 +72,5 @@ eval: build ## accuracy of the demo model on unseen scenes, seeing and with blac
 	$(RUN) $(REPLAY_EVAL) --out out/eval.jsonl
 	$(RUN) $(REPLAY_EVAL) --out out/eval-black.jsonl --black
 
-clean: ## what was built; .ros, .kilted and .cuda stay
+clean: ## what was built; .ros, .kilted, .cuda and .nvcc stay
 	rm -rf build install log target

@@ -1,7 +1,8 @@
 //! Lets the executables find their libraries: the node those of its own package and of the private ROS made by `make setup`,
-//! a GPU build those of the private CUDA toolkit made by `make gpu-build`. And tells a GPU build what it is built with and for.
+//! a GPU build those of the private CUDA toolkit made by `make gpu-build`. And compiles the kernels of a GPU build and tells it what it is
+//! built with and for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
@@ -15,6 +16,7 @@ fn main() {
             println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
         }
         about_cuda();
+        compile_kernels();
         link_with_what_is_called();
     }
     if std::env::var_os("CARGO_FEATURE_ROS").is_none() {
@@ -34,6 +36,60 @@ fn main() {
         println!("cargo:rustc-link-arg-bins=-Wl,-rpath,{}", path.display());
     }
     println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/..");
+}
+
+/// Compiles kernels/ into `kernels.fatbin` in the folder of the build: for each GPU of kernels/targets that the toolkit knows, and as PTX
+/// for those that come later.
+fn compile_kernels() {
+    println!("cargo:rerun-if-changed=kernels");
+    let homes = ["CUDA_HOME", "CUDA_PATH"].map(|name| {
+        println!("cargo:rerun-if-env-changed={name}");
+        std::env::var_os(name).map(|home| Path::new(&home).join("bin/nvcc"))
+    });
+    let nvcc = homes.into_iter().flatten().find(|nvcc| nvcc.exists());
+    let nvcc = nvcc.unwrap_or_else(|| PathBuf::from("nvcc"));
+    let fail = |what: String| -> ! {
+        panic!(
+            "{}: {what}; the feature cuda needs the CUDA toolkit",
+            nvcc.display()
+        )
+    };
+    let answer = Command::new(&nvcc).arg("--list-gpu-code").output();
+    let answer = answer.unwrap_or_else(|error| fail(error.to_string()));
+    let answer = String::from_utf8_lossy(&answer.stdout);
+    let known = answer.split_whitespace().collect::<Vec<_>>();
+    let targets = include_str!("kernels/targets").split_whitespace();
+    let targets = targets
+        .filter(|target| known.contains(&format!("sm_{target}").as_str()))
+        .map(|target| target.parse::<u32>().unwrap_or_default())
+        .collect::<Vec<_>>();
+    if targets.is_empty() {
+        fail(format!(
+            "--list-gpu-code says {known:?}, expected one of those in kernels/targets among them"
+        ));
+    }
+    let out = Path::new(&std::env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.fatbin");
+    let mut command = Command::new(&nvcc);
+    command.args(["-fatbin", "-optf", "kernels/nvcc.options"]);
+    // Read once for all GPUs that are programmed alike: from 90 on kernels can start before the one before them has ended.
+    let (old, new): (Vec<u32>, Vec<u32>) = targets.iter().partition(|&&target| target < 90);
+    for (i, alike) in [old, new]
+        .iter()
+        .filter(|alike| !alike.is_empty())
+        .enumerate()
+    {
+        let ptx = (i == 0).then(|| format!("compute_{}", alike[0]));
+        let codes = alike.iter().map(|target| format!("sm_{target}")).chain(ptx);
+        let codes = codes.collect::<Vec<_>>().join(",");
+        command.arg("-gencode");
+        command.arg(format!("arch=compute_{},code=[{codes}]", alike[0]));
+    }
+    let status = command.arg("-o").arg(&out).arg("kernels/all.cu").status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => fail(format!("{command:?}: {status}")),
+        Err(error) => fail(error.to_string()),
+    }
 }
 
 /// The toolkit's release, as in 13.0, and the compute capability that the kernels are compiled for, as in 90: what cudarc and

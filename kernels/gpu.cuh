@@ -77,6 +77,26 @@ __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ uint32_t bits_of(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ void from_float(float x, float &to) { to = x; }
 
+// V numbers at once: from memory that this kernel does not write, from another block, from shared memory; and out.
+template <int V> __device__ __forceinline__ void load_constants(const float *from, float (&x)[V]) {
+  if constexpr (V == 4) {
+    const float4 all = *reinterpret_cast<const float4 *>(from);
+    x[0] = all.x; x[1] = all.y; x[2] = all.z; x[3] = all.w;
+  } else x[0] = from[0];
+}
+template <int V> __device__ __forceinline__ void load_fresh(const float *from, float (&x)[V]) {
+  if constexpr (V == 4) {
+    const float4 all = fresh(reinterpret_cast<const float4 *>(from));
+    x[0] = all.x; x[1] = all.y; x[2] = all.z; x[3] = all.w;
+  } else x[0] = fresh(from);
+}
+template <int V> __device__ __forceinline__ void store(float *to, const float (&x)[V]) {
+  if constexpr (V == 4) *reinterpret_cast<float4 *>(to) = {x[0], x[1], x[2], x[3]};
+  else to[0] = x[0];
+}
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
 // A number as it is stored in a T.
 template <typename T> __device__ __forceinline__ float rounded(float x) {
   T stored;

@@ -31,3 +31,23 @@ KERNEL(256, 1) remember(const Step *step, const LayerState *layer, const float *
   }
 }
 EXPORT(remember)
+
+// remember_chunk: the same for a chunk, whose sums score_sums gives: history = history * decay + sums; the slots from start on are
+// new, their history begins at 0. The history of number start % 2 is read, that of number len % 2 is written.
+//   sums     const float *, [kv_heads, budget]
+//   start    uint32
+//   len      uint32: slots in use, the chunk's among them
+//   budget   uint32
+//   decay    float
+//   history  float *, [2, kv_heads, budget]
+// Grid: (ceil(budget / 256) or fewer, kv_heads), block: 256 threads or fewer.
+KERNEL(256, 1) remember_chunk(const float *sums, uint32_t start, uint32_t len, uint32_t budget, float decay, float *history) {
+  wait_for_producer();
+  let_consumer_start();
+  const unsigned kv = blockIdx.y, kv_heads = gridDim.y;
+  const float *before = history + (size_t(start % 2) * kv_heads + kv) * budget;
+  float *after = history + (size_t(len % 2) * kv_heads + kv) * budget;
+  for (unsigned slot = blockIdx.x * blockDim.x + threadIdx.x; slot < len; slot += gridDim.x * blockDim.x)
+    after[slot] = (slot >= start ? 0.0f : fresh(before + slot) * decay) + fresh(sums + size_t(kv) * budget + slot);
+}
+EXPORT(remember_chunk)

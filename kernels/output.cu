@@ -138,7 +138,7 @@ __device__ __forceinline__ void norm_lm_head(const Step *step, const float *x, c
 KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, const uint32_t *ends, uint32_t end_count, uint32_t *tokens,
                                float *logprobs, uint32_t capacity, uint32_t *status, LayerState *layers, uint32_t layer_count) {
   SHARED(Best, s_best, [PRODUCT_THREADS]);
-  const auto report = [&] { publish(status, {step->count, step->stop, step->fault, step->fault_token}); };
+  const auto report = [&] { publish(status, {fresh(&step->count), fresh(&step->stop), fresh(&step->fault), fresh(&step->fault_token)}); };
   wait_for_producer();
   let_consumer_start();
   if (ended(step)) {
@@ -164,8 +164,9 @@ KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, 
     }
   }
   for (unsigned i = threadIdx.x; i < layer_count; i += blockDim.x) {
-    layers[i].len += 1;
-    if (layers[i].window > 0) layers[i].cursor = (layers[i].cursor + 1) % layers[i].window;
+    const uint32_t window = fresh(&layers[i].window);
+    layers[i].len = fresh(&layers[i].len) + 1;
+    if (window > 0) layers[i].cursor = (fresh(&layers[i].cursor) + 1) % window;
   }
   // The others have read what thread 0 writes.
   __syncthreads();
@@ -176,7 +177,7 @@ KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, 
     report();
     return;
   }
-  const uint32_t count = step->count, place = count % capacity;
+  const uint32_t count = fresh(&step->count), place = count % capacity;
   logprobs[place] = -logf(all.sum);
   tokens[place] = all.token;
   step->token = all.token;

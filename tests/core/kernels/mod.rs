@@ -3,10 +3,12 @@
 //! - this file: launches, stored numbers, random ones
 //! - `reference`: attention in f64
 //! - `attend`: one query on a bounded cache
+//! - `chunk`: many queries on a bounded cache, scores, moves
 //! - `products`: matrices times one vector
 //! - `output`: embedding, logits, choice, the state of a step
 
 mod attend;
+mod chunk;
 mod output;
 mod products;
 mod reference;

@@ -73,16 +73,21 @@ struct Tile {
 impl Tile {
     fn of(cache: &BoundedCache, multiprocessors: usize) -> std::result::Result<Self, Unfit> {
         let shape = cache.shape();
-        let cap = [64, 128, 256]
-            .into_iter()
-            .find(|&cap| shape.head_dim <= cap && shape.head_dim.is_multiple_of(2));
-        let cap = cap.ok_or(Unfit::Heads(shape.head_dim))?;
+        let caps = [(32, 2), (64, 8), (128, 8), (256, 8)].into_iter();
+        let cap = caps
+            .filter(|&(_, multiple)| shape.head_dim.is_multiple_of(multiple))
+            .map(|(cap, _)| cap)
+            .find(|&cap| shape.head_dim <= cap)
+            .ok_or(Unfit::Heads(shape.head_dim))?;
         let group = shape.heads / shape.kv_heads;
-        let heads = group.next_power_of_two().min(8);
+        let heads = match (cap, group) {
+            (256, 2..) => 4,
+            _ => group.next_power_of_two().min(8),
+        };
         let tiles = group.div_ceil(heads);
         // Two blocks for each multiprocessor, but no block without a pass over some slots.
         let wanted = (2 * multiprocessors).div_ceil(shape.kv_heads * tiles);
-        let most = cache.plan().budget.div_ceil(64);
+        let most = cache.plan().budget.div_ceil(64).min(128);
         Ok(Self {
             cap,
             heads,
