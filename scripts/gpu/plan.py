@@ -44,12 +44,16 @@ class Step:
     """A program that has to be there."""
 
 
-def decode(tools: Tools, shape: str, weights: str, limit: float = 25, role: str = "ours") -> Step:
+def decode(
+    tools: Tools, shape: str, weights: str, limit: float = 25, role: str = "ours", path: str | None = None
+) -> Step:
     executable = tools.executable if role == "ours" else tools.baseline
     tokens = "40" if tools.dry else "300"
     command = [str(executable), "bench", "decode", "--device", tools.device, "--json", "--seconds", "10"]
+    # An executable of earlier code may know of no paths.
+    command += ["--path", path] if path else []
     return Step(
-        f"{'' if role == 'ours' else 'baseline '}decode {shape} {weights}",
+        f"{'' if role == 'ours' else 'baseline '}decode {shape} {weights}{f' in {path}' if path else ''}",
         "decode",
         limit,
         [*command, "--shape", shape, "--weights", weights, "--fill", "2048", "--tokens", tokens],
@@ -110,6 +114,7 @@ def plan(tools: Tools) -> list[Step]:
     main = shapes[:3]
 
     steps = [decode(tools, shape, native(shape)) for shape in main]
+    steps += [decode(tools, shape, native(shape), path="operations") for shape in main]
     if tools.baseline:
         steps += [decode(tools, shape, native(shape), role="baseline") for shape in main]
     steps.append(

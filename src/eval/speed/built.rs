@@ -10,10 +10,12 @@ use rayon::ThreadPool;
 use super::device::DeviceInfo;
 use super::shapes::Shape;
 use super::weights::{RandomWeights, WeightKind};
-use super::{About, Bench, COMMIT};
+use super::{About, Bench, Path, COMMIT};
 use crate::cache::{BoundedCache, Mark};
 use crate::eval::EvalError;
+use crate::gpu;
 use crate::model::chooser::{Chooser, Draws};
+use crate::model::decoder::step::Stepper;
 use crate::model::decoder::{Decoder, Embedded};
 use crate::model::threads::thread_pool_for;
 use crate::model::weights::Weights;
@@ -34,6 +36,7 @@ pub(super) struct Built {
     pub token_bytes: usize,
     chooser: Chooser,
     draws: Draws,
+    stepper: Option<Stepper>,
 }
 
 impl Bench {
@@ -63,7 +66,22 @@ impl Bench {
             .cache_shape()
             .map_err(|unsupported| unsupported.of(shape.checkpoint.path("config.json")))?;
         let cache = BoundedCache::new(sizes, &self.cache, 0, decoder.dtype(), &self.device)?;
+        let chooser = Chooser::new(0.0, Vec::new());
+        let gpu = match self.path {
+            Path::Kernels => gpu::of(&self.device)?,
+            Path::Operations => None,
+        };
+        let stepper = gpu.map(|gpu| Stepper::new(&decoder, &gpu, &cache, (&chooser, &[])));
+        let stepper = stepper.and_then(|stepper| {
+            stepper
+                .inspect_err(|unfit| tracing::warn!("tokens are decoded in operations: {unfit}"))
+                .ok()
+        });
         let about = About {
+            path: match &stepper {
+                Some(_) => Path::Kernels.name(),
+                None => Path::Operations.name(),
+            },
             shape: shape.name.to_string(),
             weights: self.weights.to_string(),
             dtype: decoder.dtype().as_str().to_string(),
@@ -88,8 +106,9 @@ impl Bench {
             decoder,
             cache,
             weights,
-            chooser: Chooser::new(0.0, Vec::new()),
+            chooser,
             draws: Draws::new(0),
+            stepper,
         })
     }
 }
@@ -118,6 +137,9 @@ impl Built {
         next: usize,
     ) -> Result<Tensor, ModelError> {
         let cache = &mut self.cache;
+        if let Some(stepper) = &mut self.stepper {
+            stepper.settle(cache)?;
+        }
         let hidden = self.decoder.append_embedded(chunk, marks, cache)?;
         cache.reserve(next)?;
         Ok(hidden)
@@ -125,6 +147,12 @@ impl Built {
 
     /// The step of a token of an answer, as a session takes it: appends it and chooses the next one.
     pub fn step(&mut self, token: u32) -> Result<u32, ModelError> {
+        if let Some(stepper) = &mut self.stepper {
+            let rules = (&self.chooser, &mut self.draws);
+            let choice = stepper.step(token, Mark::default(), &mut self.cache, rules)?;
+            self.cache.reserve(1)?;
+            return Ok(choice.token);
+        }
         self.cache.mark();
         let x = self.decoder.embed(&[token])?;
         let hidden = self.append(&x.into(), &[Mark::default()], 1)?;

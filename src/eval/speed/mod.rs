@@ -20,6 +20,7 @@ pub mod weights;
 
 use serde::Serialize;
 
+use crate::cache::parameter::choice;
 use crate::cache::CacheConfig;
 use crate::model::precision::Precision;
 use candle_core::Device;
@@ -39,6 +40,29 @@ pub struct Bench {
     pub device: Device,
     /// 0: as many as the node would take.
     pub threads: usize,
+    pub path: Path,
+}
+
+/// What decodes a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// The device's own kernels, where it has such for this model, else as below.
+    Kernels,
+    /// candle's operations, one after the other.
+    Operations,
+}
+
+choice!(Path);
+
+impl Path {
+    pub const ALL: [Self; 2] = [Self::Kernels, Self::Operations];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernels => "kernels",
+            Self::Operations => "operations",
+        }
+    }
 }
 
 /// What was built, and where: the beginning of every result.
@@ -54,6 +78,8 @@ pub struct About {
     pub commit: Option<&'static str>,
     pub policy: &'static str,
     pub budget: usize,
+    /// What decodes a token.
+    pub path: &'static str,
 }
 
 /// The commit that the executable was built from.

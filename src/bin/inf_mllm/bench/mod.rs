@@ -7,7 +7,7 @@ use anyhow::{ensure, Result};
 use clap::Subcommand;
 use inf_mllm::eval::speed::spread::Spread;
 use inf_mllm::eval::speed::weights::WeightKind;
-use inf_mllm::eval::speed::{About, Bench};
+use inf_mllm::eval::speed::{About, Bench, Path};
 
 use crate::args::{Benched, Given};
 
@@ -35,6 +35,9 @@ struct What {
     /// What the random weights are kept as: f32, f16, bf16, q8_0 or q4_k. `--dtype` is the type of the arithmetic with blocks.
     #[arg(long, default_value = "bf16")]
     weights: WeightKind,
+    /// What decodes a token: kernels (the device's own, where it has such for this model) or operations.
+    #[arg(long, default_value = "kernels")]
+    path: Path,
     /// Print one line of JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -57,6 +60,7 @@ impl What {
             cache: config.cache,
             device: config.device.open()?,
             threads: config.threads,
+            path: self.path,
         })
     }
 }
@@ -81,7 +85,10 @@ fn about(about: &About) -> Vec<(&'static str, String)> {
         ),
         (
             "cache",
-            format!("{} tokens, policy {}", about.budget, about.policy),
+            format!(
+                "{} tokens, policy {}, decoded in {}",
+                about.budget, about.policy, about.path
+            ),
         ),
         (
             "code",
