@@ -108,12 +108,20 @@ pub trait Gpu: Debug + Send + Sync {
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>>;
 }
 
-/// The kernels on a device of candle's; none on the CPU.
-pub fn of(device: &Device) -> Result<Option<Arc<dyn Gpu>>> {
+/// The kernels on a device of candle's; none on the CPU, and none (with a warning) where they cannot be loaded.
+pub fn of(device: &Device) -> Option<Arc<dyn Gpu>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => Ok(Some(Arc::new(cuda::Cuda::new(device)?))),
-        _ => Ok(None),
+        Device::Cuda(device) => {
+            match cuda::Cuda::new(device) {
+                Ok(cuda) => Some(Arc::new(cuda)),
+                Err(error) => {
+                    tracing::warn!("the kernels cannot be loaded, everything runs in single operations: {error}");
+                    None
+                }
+            }
+        }
+        _ => None,
     }
 }
 

@@ -31,7 +31,7 @@ class Counts:
     def of(calls: dict[str, list[int]]) -> "Counts":
         number = {name: count for name, (count, _) in calls.items()}
         return Counts(
-            launches=sum(count for name, count in number.items() if name.startswith("kernel:")),
+            launches=sum(count for name, count in number.items() if name.startswith("kernel:") or name == "cuGraphLaunch"),
             uploads=number.get("cuMemcpyHtoDAsync_v2", 0),
             allocations=number.get("cuMemAllocAsync", 0) + number.get("cuMemAlloc_v2", 0),
             downloads=number.get("cuMemcpyDtoHAsync_v2", 0),
@@ -52,9 +52,14 @@ class Run:
         """Bytes of each copy to the host."""
         return [event["bytes"] for event in self.events if event["event"] == "download"]
 
-    def steps(self) -> Iterator[Counts]:
-        """What was asked for between one copy to the host and the next."""
-        return (Counts.of(event["calls"]) for event in self.events if event["event"] == "download")
+    def steps(self, event: str = "download") -> Iterator[Counts]:
+        """What was asked for between one copy to the host, or one launch of a graph (`graph`), and the next."""
+        return (Counts.of(line["calls"]) for line in self.events if line["event"] == event)
+
+    def captured(self) -> int:
+        """Launches that graphs were recorded of."""
+        calls = (calls for event in self.events for calls in event["calls"].items())
+        return sum(count for name, (count, _) in calls if name.startswith("captured:"))
 
 
 def run(log: Path, *args: str, libraries: str = str(LIBRARIES), **settings: str) -> Run:

@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use candle_core::DType;
 use inf_mllm::cache::{host, BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::files;
+use inf_mllm::gpu;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
+use inf_mllm::model::decoder::step::Stepper;
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
@@ -76,19 +78,33 @@ pub fn run(args: &Args) -> Result<()> {
 
     // As the published tools generate: whatever the model says, also of tokens that are no text.
     let (chooser, mut draws) = (Chooser::new(0.0, Vec::new()), Draws::new(0));
+    let gpu = gpu::of(&device);
+    let rules = (&chooser, model.ends.ids());
+    let mut stepper = Stepper::fitting(&model.decoder, gpu.as_ref(), &cache, rules);
     // Only text reaches the top where visual tokens are withdrawn.
     let mut last = host::floats(&logits.get(logits.dim(0)? - 1)?)?;
+    let mut token = chooser.choose(&mut last, &mut draws)?.token;
     let mut generated = Vec::new();
     while generated.len() < max_new_tokens {
-        let token = chooser.choose(&mut last, &mut draws)?.token;
         generated.push(token);
         if model.ends.contains(token) || generated.len() == max_new_tokens {
             break;
         }
-        let x = model.decoder.embed(&[token])?;
-        let hidden = model.decoder.append(&x, &[Mark::default()], &mut cache)?;
-        let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
-        last = logits.squeeze(0)?.to_vec1()?;
+        token = match &mut stepper {
+            Some(stepper) => {
+                cache.reserve(1)?;
+                let rules = (&chooser, &mut draws);
+                stepper.step(token, Mark::default(), &mut cache, rules)?
+            }
+            None => {
+                let x = model.decoder.embed(&[token])?;
+                let hidden = model.decoder.append(&x, &[Mark::default()], &mut cache)?;
+                let logits = model.decoder.logits(&hidden)?.squeeze(0)?;
+                let mut logits = logits.to_dtype(DType::F32)?.to_vec1()?;
+                chooser.choose(&mut logits, &mut draws)?
+            }
+        }
+        .token;
     }
     let text = model.tokenizer.decode(&generated)?;
     let said = match args.json {

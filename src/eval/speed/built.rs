@@ -68,15 +68,10 @@ impl Bench {
         let cache = BoundedCache::new(sizes, &self.cache, 0, decoder.dtype(), &self.device)?;
         let chooser = Chooser::new(0.0, Vec::new());
         let gpu = match self.path {
-            Path::Kernels => gpu::of(&self.device)?,
+            Path::Kernels => gpu::of(&self.device),
             Path::Operations => None,
         };
-        let stepper = gpu.map(|gpu| Stepper::new(&decoder, &gpu, &cache, (&chooser, &[])));
-        let stepper = stepper.and_then(|stepper| {
-            stepper
-                .inspect_err(|unfit| tracing::warn!("tokens are decoded in operations: {unfit}"))
-                .ok()
-        });
+        let stepper = Stepper::fitting(&decoder, gpu.as_ref(), &cache, (&chooser, &[]));
         let about = About {
             path: match &stepper {
                 Some(_) => Path::Kernels.name(),

@@ -85,7 +85,7 @@ impl Session {
         pool: ThreadPool,
         config: SessionConfig,
     ) -> Result<Self, ModelError> {
-        let gpu = gpu::of(model.device())?;
+        let gpu = gpu::of(model.device());
         Self::with_kernels(model, pool, config, gpu)
     }
 
@@ -127,21 +127,12 @@ impl Session {
             complaints: Complaints::default(),
         };
         session.begin(beginning)?;
-        session.stepper = gpu.and_then(|gpu| session.stepper_on(&gpu));
+        let (decoder, cache) = (&session.model.decoder, &session.state.cache);
+        let rules = (&session.chooser, session.model.ends.ids());
+        session.stepper = Stepper::fitting(decoder, gpu.as_ref(), cache, rules);
         // What the GPU has not been able to do so far is told here, and other threads find it done.
         session.model.device().synchronize()?;
         Ok(session)
-    }
-
-    /// A step in the kernels of a device, if it has such for this model and policy.
-    fn stepper_on(&self, gpu: &Arc<dyn Gpu>) -> Option<Stepper> {
-        let (decoder, cache) = (&self.model.decoder, &self.state.cache);
-        let rules = (&self.chooser, self.model.ends.ids());
-        Stepper::new(decoder, gpu, cache, rules)
-            .inspect_err(|unfit| {
-                tracing::info!("answers are decoded in single operations: {unfit}")
-            })
-            .ok()
     }
 
     /// Whether answers are decoded in the device's own kernels.

@@ -5,7 +5,8 @@
 //
 // STAND_IN_LOG         file to write: a line of JSON whenever something is copied to the host, and at the end, with all
 //                      calls since the line before: {"event": "download", "bytes": 4, "calls": {"cuLaunchKernel": [1, 0]}}
-//                      (how often, bytes); kernels are called kernel:NAME
+//                      (how often, bytes); kernels are called kernel:NAME, and captured:NAME while a graph is recorded.
+//                      A launch of a graph writes a line too: {"event": "graph", ...}
 // STAND_IN_INIT        what cuInit answers: 0, or the number of an error
 // STAND_IN_DRIVER      what cuDriverGetVersion answers: 13000 is 13.0
 // STAND_IN_CAPABILITY  the GPU's compute capability: 90 is 9.0
@@ -199,6 +200,18 @@ int cuMemFree_v2(uint64_t at) {
     return COUNT(0);
 }
 
+int cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
+    (void)flags;
+    *at = calloc(1, bytes);
+    COUNT(bytes);
+    return *at ? SUCCESS : OUT_OF_MEMORY;
+}
+
+int cuMemFreeHost(void *at) {
+    free(at);
+    return COUNT(0);
+}
+
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
     (void)stream;
     memcpy((void *)to, from, bytes);
@@ -244,7 +257,37 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     return SUCCESS;
 }
 
-int cuLaunchKernel(const char *function) { return count("kernel:", function, 0); }
+static int capturing;
+
+int cuLaunchKernel(const char *function) { return count(capturing ? "captured:" : "kernel:", function, 0); }
+
+DOES_NOTHING(cuFuncSetAttribute)
+
+// Graphs: what is captured is counted as such, what is launched as one call.
+
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    (void)stream, (void)mode;
+    capturing = 1;
+    return COUNT(0);
+}
+
+int cuStreamEndCapture(void *stream, void **graph) {
+    (void)stream;
+    capturing = 0;
+    *graph = (void *)"graph";
+    return COUNT(0);
+}
+
+MAKES(cuGraphInstantiateWithFlags)
+DOES_NOTHING(cuGraphDestroy)
+DOES_NOTHING(cuGraphExecDestroy)
+
+int cuGraphLaunch(void *graph, void *stream) {
+    (void)graph, (void)stream;
+    COUNT(0);
+    write_line("graph", 0);
+    return SUCCESS;
+}
 
 // What nvcc compiles for the host: the stand-in for nvcc lets its functions launch a kernel of their own name.
 
@@ -264,6 +307,8 @@ DOES_NOTHING(cublasDestroy_v2)
 DOES_NOTHING(cublasSetStream_v2)
 MAKES(curandCreateGenerator)
 DOES_NOTHING(curandDestroyGenerator)
+DOES_NOTHING(curandGenerateUniform)
+DOES_NOTHING(curandGenerateUniformDouble)
 DOES_NOTHING(curandSetStream)
 DOES_NOTHING(curandSetPseudoRandomGeneratorSeed)
 

@@ -83,6 +83,20 @@ impl Stepper {
         })
     }
 
+    /// The same, where there are kernels at all; that there are none for this decoder is told in the log.
+    pub fn fitting(
+        decoder: &Decoder,
+        gpu: Option<&Arc<dyn Gpu>>,
+        cache: &BoundedCache,
+        rules: (&Chooser, &[u32]),
+    ) -> Option<Self> {
+        Self::new(decoder, gpu?, cache, rules)
+            .inspect_err(|unfit| {
+                tracing::info!("answers are decoded in single operations: {unfit}")
+            })
+            .ok()
+    }
+
     /// Appends `token`, which is text, to the cache this was made for, and chooses what follows it.
     ///
     /// After an error the cache is what it was before.
