@@ -1,5 +1,7 @@
 //! All layers of a bounded cache, the order of a turn, and the counters.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
@@ -13,6 +15,7 @@ use super::recall::Heard;
 use super::shape::CacheShape;
 use super::shared::{axes, Rotary, Shared};
 use super::slots::{Mark, Token};
+use crate::gpu::Gpu;
 
 /// A KV cache whose every layer holds at most `budget` tokens.
 ///
@@ -83,6 +86,7 @@ impl BoundedCache {
             plan,
             policy,
             kernel: config.kernel,
+            gpu: None,
             protect_boundaries: config.protect_boundaries,
         };
         let storage = config.storage.dtype(dtype);
@@ -123,6 +127,11 @@ impl BoundedCache {
         self.config.kernel = kernel;
         self.shared.kernel = kernel;
         self
+    }
+
+    /// Attends in the kernels of the device from now on, if there are such; eager attention goes on in candle's operations.
+    pub fn run_on(&mut self, gpu: Option<Arc<dyn Gpu>>) {
+        self.shared.gpu = gpu;
     }
 
     pub fn plan(&self) -> &Plan {

@@ -104,6 +104,7 @@ impl LayerCache {
             ranks: self.ledger.ranks(),
             table: shared.rotary.shared(self.ledger.has_relevant()),
             kernel: shared.kernel,
+            gpu: shared.gpu.as_ref(),
         }
     }
 

@@ -20,6 +20,8 @@ pub struct RotaryTable {
     device: Device,
     /// Cosines and sines as tensors of `dtype` on `device`, once they have been asked for.
     tensors: OnceLock<[Tensor; 2]>,
+    /// The same as f32.
+    floats: OnceLock<[Tensor; 2]>,
 }
 
 impl RotaryTable {
@@ -33,6 +35,7 @@ impl RotaryTable {
             dtype,
             device: device.clone(),
             tensors: OnceLock::new(),
+            floats: OnceLock::new(),
         }
     }
 
@@ -73,27 +76,49 @@ impl RotaryTable {
         for (i, (cos, sin)) in rows.enumerate() {
             row(i, cos, sin);
         }
-        if let Some(tensors) = self.tensors.get().filter(|_| count > 0) {
+        let made = [&self.tensors, &self.floats];
+        for tensors in made.iter().filter_map(|made| made.get()) {
             for (tensor, host) in tensors.iter().zip([&self.cos, &self.sin]) {
-                let rows = self.tensor(&host[values.clone()])?;
-                tensor.slice_set(&rows, 0, first)?;
+                if count > 0 {
+                    let rows = self.tensor(&host[values.clone()], tensor.dtype())?;
+                    tensor.slice_set(&rows, 0, first)?;
+                }
             }
         }
         Ok(())
     }
 
     /// `[rows, head_dim / 2]`
-    fn tensor(&self, values: &[f32]) -> Result<Tensor> {
+    fn tensor(&self, values: &[f32], dtype: DType) -> Result<Tensor> {
         let shape = (values.len() / self.half.max(1), self.half);
-        Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
+        Tensor::from_slice(values, shape, &self.device)?.to_dtype(dtype)
     }
 
     fn tensors(&self) -> Result<&[Tensor; 2]> {
-        if let Some(tensors) = self.tensors.get() {
+        self.made(&self.tensors, self.dtype)
+    }
+
+    /// Cosines and sines on the device, `[ranks, head_dim / 2]` each, f32.
+    pub fn floats(&self) -> Result<&[Tensor; 2]> {
+        match self.dtype {
+            DType::F32 => self.tensors(),
+            _ => self.made(&self.floats, DType::F32),
+        }
+    }
+
+    fn made<'a>(
+        &self,
+        tensors: &'a OnceLock<[Tensor; 2]>,
+        dtype: DType,
+    ) -> Result<&'a [Tensor; 2]> {
+        if let Some(tensors) = tensors.get() {
             return Ok(tensors);
         }
-        let made = [self.tensor(&self.cos)?, self.tensor(&self.sin)?];
-        Ok(self.tensors.get_or_init(|| made))
+        let made = [
+            self.tensor(&self.cos, dtype)?,
+            self.tensor(&self.sin, dtype)?,
+        ];
+        Ok(tensors.get_or_init(|| made))
     }
 
     /// Rotates `x` (`[heads, tokens, head_dim]`, contiguous) to the ranks of one set (`[tokens]`) or of each head's set.

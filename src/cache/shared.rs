@@ -1,5 +1,7 @@
 //! What all layers of a cache share: the slot counts, the policy, and what positions turn by.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device};
 
 use super::attention::Kernel;
@@ -8,6 +10,7 @@ use super::plan::Plan;
 use super::policy::Policy;
 use super::rotary::RotaryTable;
 use super::shape::CacheShape;
+use crate::gpu::Gpu;
 
 /// What all layers share.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub struct Shared {
     pub policy: Box<dyn Policy>,
     pub rotary: Rotary,
     pub kernel: Kernel,
+    /// What runs the kernels of the device, if there are such.
+    pub gpu: Option<Arc<dyn Gpu>>,
     pub protect_boundaries: usize,
 }
 

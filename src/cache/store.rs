@@ -4,6 +4,7 @@
 //! ([`Store::attend`]) and what policies value candidates by ([`Store::ring_sums`], [`Store::compare`], [`Store::value_norms`]).
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -16,6 +17,7 @@ use super::rotary::RotaryTable;
 use super::rows::{move_rows, SavedRows};
 use super::shape::CacheShape;
 use super::slots::{Move, SlotMap};
+use crate::gpu::Gpu;
 
 /// One layer's buffers. A token's slot is the same in all of them.
 #[derive(Debug)]
@@ -88,6 +90,8 @@ pub struct InUse<'a> {
     /// What ranks turn by, where all kept sets share a table.
     pub table: Option<&'a RotaryTable>,
     pub kernel: Kernel,
+    /// What runs the kernels of the device, if there are such.
+    pub gpu: Option<&'a Arc<dyn Gpu>>,
 }
 
 /// How keys compare, by slot, `[kv_heads, len]`.
@@ -181,6 +185,7 @@ impl Store {
             positions: in_use.ranks,
             rotary: self.tables(in_use.table),
             kernel: in_use.kernel,
+            gpu: in_use.gpu,
         }
     }
 

@@ -73,7 +73,7 @@ impl Cuda {
 
     /// # Safety
     /// As [`Gpu::record`] says.
-    unsafe fn launch(&self, launch: &mut Launch) -> Result<()> {
+    unsafe fn enqueue(&self, launch: &mut Launch) -> Result<()> {
         let function = self.function(&launch.kernel)?;
         let [x, y, z] = launch.grid;
         let (block, shared) = ((launch.block, 1, 1), launch.shared);
@@ -91,6 +91,10 @@ impl Cuda {
 }
 
 impl Gpu for Cuda {
+    unsafe fn launch(&self, mut launch: Launch) -> Result<()> {
+        self.enqueue(&mut launch)
+    }
+
     fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }
@@ -104,7 +108,7 @@ impl Gpu for Cuda {
         self.stream.begin_capture(mode).map_err(failed)?;
         let launched = launches
             .iter_mut()
-            .try_for_each(|launch| self.launch(launch));
+            .try_for_each(|launch| self.enqueue(launch));
         let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
         launched?;
         let graph = graph.map_err(failed)?;

@@ -101,6 +101,12 @@ pub trait Gpu: Debug + Send + Sync {
     /// Every kernel exists, and the arguments are what its comment asks for: as many, of these types, pointing to so much memory.
     unsafe fn record(&self, launches: Vec<Launch>) -> Result<Box<dyn Recording>>;
 
+    /// Runs a kernel behind what the device has to do, and does not wait.
+    ///
+    /// # Safety
+    /// As [`Self::record`] says.
+    unsafe fn launch(&self, launch: Launch) -> Result<()>;
+
     /// Processors that take blocks.
     fn multiprocessors(&self) -> usize;
 

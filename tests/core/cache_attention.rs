@@ -1,16 +1,31 @@
 //! Attention on the bounded cache: the fused kernel against the eager one, f16 storage, and the positions of what is kept.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, Scope,
 };
+use inf_mllm::gpu::Gpu;
 use proptest::prelude::*;
 
+use crate::steps::kernels;
 use crate::support::deviation;
 
 /// Attends with a few chunks of one random stream; returns what comes out, and the kept sets in the end.
 fn run(shape: CacheShape, config: &CacheConfig, chunks: &[usize]) -> (Tensor, Vec<Vec<u64>>) {
+    run_on(None, shape, config, chunks)
+}
+
+/// The same with the kernels of a GPU, if they are given.
+fn run_on(
+    gpu: Option<Arc<dyn Gpu>>,
+    shape: CacheShape,
+    config: &CacheConfig,
+    chunks: &[usize],
+) -> (Tensor, Vec<Vec<u64>>) {
     let mut cache = BoundedCache::new(shape, config, 3, DType::F32, &Device::Cpu).unwrap();
+    cache.run_on(gpu);
     let mut seed = 1u64;
     let mut random = |heads: usize, tokens: usize| {
         let values = (0..heads * tokens * shape.head_dim)
@@ -67,6 +82,31 @@ proptest! {
         let (eager, eager_kept) = run(shape, &eager, &chunks);
         prop_assert_eq!(fused_kept, eager_kept);
         let off = deviation(&fused, &eager);
+        prop_assert!(off <= 2e-5, "off by {}", off);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn the_kernels_of_a_gpu_compute_what_the_cpus_does(
+        kv_heads in 1usize..4,
+        group in prop::sample::select(vec![1, 2, 3, 5, 9]),
+        head_dim in prop::sample::select(vec![2, 8, 12, 32, 64, 80, 128, 256]),
+        budget in prop::sample::select(vec![24, 100, 128]),
+        policy in prop::sample::select(PolicyKind::ALL[1..].to_vec()),
+        scope in prop::sample::select(vec![Scope::Layer, Scope::KvHead]),
+        half in any::<bool>(),
+        chunks in prop::collection::vec(1usize..70, 1..5),
+    ) {
+        let storage = if half { KvStorage::F16 } else { KvStorage::Auto };
+        let config = CacheConfig { policy, budget, scope, storage, ..CacheConfig::default() };
+        let shape = shape(kv_heads, group, head_dim);
+        let (wanted, wanted_kept) = run(shape, &config, &chunks);
+        let (got, kept) = run_on(Some(kernels()), shape, &config, &chunks);
+        prop_assert_eq!(kept, wanted_kept);
+        let off = deviation(&got, &wanted);
         prop_assert!(off <= 2e-5, "off by {}", off);
     }
 }

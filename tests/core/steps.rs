@@ -34,6 +34,10 @@ impl Gpu for KernelsOnCpu {
         Ok(Box::new(Launches(launches)))
     }
 
+    unsafe fn launch(&self, launch: Launch) -> Result<()> {
+        run(launch)
+    }
+
     fn multiprocessors(&self) -> usize {
         3
     }
@@ -43,18 +47,28 @@ impl Gpu for KernelsOnCpu {
     }
 }
 
+/// # Safety
+/// As [`Gpu::record`] says.
+unsafe fn run(mut launch: Launch) -> Result<()> {
+    let mut arguments = launch.arguments();
+    let (name, grid) = (&launch.kernel, launch.grid);
+    let done = kernels_on_cpu::launch(
+        name,
+        grid,
+        launch.block,
+        launch.shared,
+        &mut arguments,
+        0,
+        1,
+    );
+    done.map_err(Error::wrap)
+}
+
 impl Recording for Launches {
     fn launch(&mut self) -> Result<()> {
-        for launch in &mut self.0 {
-            let (kernel, grid) = (launch.kernel.clone(), launch.grid);
-            let (block, shared) = (launch.block, launch.shared);
-            // Safety: as whoever recorded them has promised.
-            let done = unsafe {
-                kernels_on_cpu::launch(&kernel, grid, block, shared, &mut launch.arguments(), 0, 1)
-            };
-            done.map_err(Error::wrap)?;
-        }
-        Ok(())
+        // Safety: as whoever recorded them has promised.
+        let mut launches = self.0.iter().cloned();
+        launches.try_for_each(|launch| unsafe { run(launch) })
     }
 
     fn wait(&mut self, _: usize) -> Result<()> {
@@ -74,7 +88,7 @@ impl Mapped for Words {
     }
 }
 
-fn kernels() -> Arc<dyn Gpu> {
+pub fn kernels() -> Arc<dyn Gpu> {
     Arc::new(KernelsOnCpu)
 }
 
@@ -131,6 +145,7 @@ fn difference(
     let [mut draws, mut plain_draws] = [Draws::new(4), Draws::new(4)];
     let mut plain = Stream::new(model(), config);
     let mut stepped = Stream::new(model(), config);
+    stepped.cache.run_on(Some(kernels()));
     let mut stepper = stepped.stepper(&chooser).unwrap();
     let mute = Chooser::new(0.0, (0..1000).collect());
     let mut broken = stepped.stepper(&mute).unwrap();

@@ -1,6 +1,4 @@
 //! The kernel of the CPU as operations of candle.
-//!
-//! A CUDA kernel takes its place here: `cuda_fwd` of the same operation, with the same buffers and positions on the device.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,16 +1,21 @@
 //! Attention over the cached keys of one layer, and the probability that each key gets.
 //!
-//! - this file: what both ways share, and the choice between them
+//! - this file: what all ways share, and the choice between them
 //! - `fused`: the kernel of the CPU as operations of candle
+//! - `device`: the kernels of a GPU
 //! - `eager`: candle's own operations, on any device; what the fused kernel is compared with
 
+mod device;
 mod eager;
 mod fused;
+
+use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::rotary::RotaryTable;
+use crate::gpu::Gpu;
 
 /// Softmax of `logits` (`[.., len]`) over the last dimension; on the CPU as f32.
 ///
@@ -39,7 +44,7 @@ fn wide_on_cpu(x: &Tensor) -> Result<Tensor> {
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// One pass over the keys as they are stored; where there is no such kernel (on a GPU), eager.
+    /// One pass over the keys as they are stored; where there is no such kernel, eager.
     Fused,
     /// One operation of candle after the other.
     Eager,
@@ -56,6 +61,8 @@ pub struct Past<'a> {
     /// What ranks turn by: the same for all kept sets, or a table for each.
     pub rotary: Vec<&'a RotaryTable>,
     pub kernel: Kernel,
+    /// What runs the kernels of the device, if there are such.
+    pub gpu: Option<&'a Arc<dyn Gpu>>,
 }
 
 impl Past<'_> {
@@ -69,6 +76,12 @@ impl Past<'_> {
         self.kernel == Kernel::Fused && q.device().is_cpu() && known
     }
 
+    /// What runs a kernel of the device for these queries.
+    fn gpu_for(&self, q: &Tensor) -> Option<&Arc<dyn Gpu>> {
+        self.gpu
+            .filter(|_| self.kernel == Kernel::Fused && device::fits(self, q))
+    }
+
     /// Causal attention of the queries `q` (`[heads, tokens, head_dim]`, not rotated) at `positions` (`[tokens]`) over every slot.
     ///
     /// A query sees the slots whose position is not above its own. Returns `[heads, tokens, head_dim]`. With `sums`
@@ -80,19 +93,19 @@ impl Past<'_> {
         positions: &[u32],
         sums: Option<&mut [f32]>,
     ) -> Result<Tensor> {
-        if self.fuses(q) {
-            fused::attend(self, q, positions, sums)
-        } else {
-            eager::attend(self, q, positions, sums)
+        match self.gpu_for(q) {
+            Some(gpu) => device::attend(self, gpu, q, positions, sums),
+            None if self.fuses(q) => fused::attend(self, q, positions, sums),
+            None => eager::attend(self, q, positions, sums),
         }
     }
 
     /// What [`Self::attend`] adds to `sums`, without the attention: `[kv_heads, len]`.
     pub fn sums(&self, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
-        if self.fuses(q) {
-            fused::sums(self, q, positions)
-        } else {
-            eager::sums(self, q, positions)
+        match self.gpu_for(q) {
+            Some(gpu) => device::sums(self, gpu, q, positions),
+            None if self.fuses(q) => fused::sums(self, q, positions),
+            None => eager::sums(self, q, positions),
         }
     }
 }

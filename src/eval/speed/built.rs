@@ -65,12 +65,13 @@ impl Bench {
         let sizes = config
             .cache_shape()
             .map_err(|unsupported| unsupported.of(shape.checkpoint.path("config.json")))?;
-        let cache = BoundedCache::new(sizes, &self.cache, 0, decoder.dtype(), &self.device)?;
+        let mut cache = BoundedCache::new(sizes, &self.cache, 0, decoder.dtype(), &self.device)?;
         let chooser = Chooser::new(0.0, Vec::new());
         let gpu = match self.path {
             Path::Kernels => gpu::of(&self.device),
             Path::Operations => None,
         };
+        cache.run_on(gpu.clone());
         let stepper = Stepper::fitting(&decoder, gpu.as_ref(), &cache, (&chooser, &[]));
         let about = About {
             path: match &stepper {

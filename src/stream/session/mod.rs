@@ -100,13 +100,14 @@ impl Session {
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
         let beginning = Arc::new(check.beginning(&config.system_prompt)?);
-        let cache = BoundedCache::new(
+        let mut cache = BoundedCache::new(
             model.shape,
             &config.cache,
             beginning.prefix.len(),
             model.dtype(),
             model.device(),
         )?;
+        cache.run_on(gpu.clone());
         let finding = recall::Finding::of(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
