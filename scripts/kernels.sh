@@ -9,6 +9,7 @@ cd "$INF_MLLM_ROOT"
 say() { echo "kernels: $*" >&2; }
 die() { say "$*"; exit 1; }
 
+host="$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$INF_MLLM_ROOT/target}/kernels"
@@ -18,11 +19,15 @@ readonly ADDRESSES='-O1 -g1 -fsanitize=address'
 
 # check FLAGS ARGS...: runs the tests with the kernels compiled with FLAGS; the report is in $log.
 check() {
-    local flags="$1" rust=''
+    local flags="$1" linked='' runner=env
     shift
-    case "$flags" in *-fsanitize=address*) rust='-C link-arg=-fsanitize=address' ;; esac
-    KERNELS_FLAGS="$flags" RUSTFLAGS="$rust" cargo test --quiet --release --locked -p kernels-on-cpu --no-run
-    KERNELS_FLAGS="$flags" RUSTFLAGS="$rust" cargo test --quiet --release --locked -p kernels-on-cpu --test kernels -- "$@" >"$log" 2>&1
+    if [[ "$flags" = *-fsanitize=address* ]]; then
+        # Loaded before everything else, so that it has the memory of Rust, too, in its hands.
+        linked='-C link-arg=-lasan' runner="env LD_PRELOAD=$(g++ -print-file-name=libasan.so)"
+    fi
+    export KERNELS_FLAGS="$flags" RUSTFLAGS="$linked" "CARGO_TARGET_${host}_RUNNER=$runner"
+    cargo test --quiet --release --locked -p kernels-on-cpu --test kernels --no-run
+    cargo test --quiet --release --locked -p kernels-on-cpu --test kernels -- "$@" >"$log" 2>&1
 }
 
 # caught FAULT FLAGS TEST SIGN: fails unless TEST fails with FAULT planted and says SIGN.

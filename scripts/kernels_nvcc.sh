@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles kernels/ for every GPU of kernels/targets, as a GPU build does, and fails if a kernel spills registers or needs local
-# memory. Needs no GPU. The compiler is that of CUDA_HOME, PATH or .cuda, else one of pinned wheels in .nvcc (105 MB to fetch).
+# memory. Needs no GPU. The compiler is that of CUDA_HOME, PATH or .cuda, else one of pinned wheels in .nvcc.
 # Usage: scripts/kernels_nvcc.sh [FATBIN], where the result is to be kept.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

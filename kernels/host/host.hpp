@@ -157,11 +157,15 @@ inline thread_local const void *main_bottom = nullptr;
 inline thread_local size_t main_size = 0;
 inline void leaving(void **fake, const void *bottom, size_t size) { __sanitizer_start_switch_fiber(fake, bottom, size); }
 inline void back(void *fake, const void **bottom, size_t *size) { __sanitizer_finish_switch_fiber(fake, bottom, size); }
+extern "C" void __asan_unpoison_memory_region(const volatile void *, size_t);
+// A fiber that has ended leaves the borders of its last frames behind.
+inline void clean(void *stacks, size_t size) { __asan_unpoison_memory_region(stacks, size); }
 #else
 inline thread_local const void *main_bottom = nullptr;
 inline thread_local size_t main_size = 0;
 inline void leaving(void **, const void *, size_t) {}
 inline void back(void *, const void **, size_t *) {}
+inline void clean(void *, size_t) {}
 #endif
 
 // Hands over to the thread of the CPU that carries out the launch.
@@ -249,6 +253,7 @@ inline void begin(Block &b, unsigned index) {
   b.live = threads;
   b.arrived = b.generation = 0;
   b.shared.clear();
+  clean(b.stacks, threads * STACK);
   b.dynamic.reset(new unsigned char[launch->dynamic + 1]);
   std::memset(b.dynamic.get(), 0xcd, launch->dynamic);
   for (unsigned i = 0; i < threads; ++i) {
