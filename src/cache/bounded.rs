@@ -15,7 +15,7 @@ use super::recall::Heard;
 use super::shape::CacheShape;
 use super::shared::{axes, Rotary, Shared};
 use super::slots::{Mark, Token};
-use crate::gpu::Gpu;
+use crate::gpu::{self, Gpu};
 
 /// A KV cache whose every layer holds at most `budget` tokens.
 ///
@@ -86,7 +86,7 @@ impl BoundedCache {
             plan,
             policy,
             kernel: config.kernel,
-            gpu: None,
+            gpu: gpu::of(device),
             protect_boundaries: config.protect_boundaries,
         };
         let storage = config.storage.dtype(dtype);
@@ -129,7 +129,7 @@ impl BoundedCache {
         self
     }
 
-    /// Attends in the kernels of the device from now on, if there are such; eager attention goes on in candle's operations.
+    /// Attends in other kernels than the device's own, or in none; eager attention goes on in candle's operations.
     pub fn run_on(&mut self, gpu: Option<Arc<dyn Gpu>>) {
         self.shared.gpu = gpu;
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::cuda_backend::DeviceId;
 use candle_core::{CudaDevice, Error, Result};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags,
@@ -19,6 +20,27 @@ use super::{Gpu, Launch, Mapped, Recording};
 
 /// `kernels/all.cu`, compiled for the GPUs that build.rs names.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// The device that the kernels were last asked for on, and what has become of it.
+static LOADED: Mutex<Option<(DeviceId, Option<Arc<dyn Gpu>>)>> = Mutex::new(None);
+
+/// The kernels on a device, loaded when they are first asked for; none (with a warning) where that fails.
+pub fn loaded(device: &CudaDevice) -> Option<Arc<dyn Gpu>> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*loaded {
+        Some((id, gpu)) if *id == device.id() => gpu.clone(),
+        _ => {
+            let cuda = Cuda::new(device).inspect_err(|error| {
+                tracing::warn!(
+                    "the kernels cannot be loaded, everything runs in single operations: {error}"
+                );
+            });
+            let gpu = cuda.ok().map(|cuda| Arc::new(cuda) as Arc<dyn Gpu>);
+            *loaded = Some((device.id(), gpu.clone()));
+            gpu
+        }
+    }
+}
 
 /// A GPU with the kernels loaded.
 pub struct Cuda {

@@ -118,15 +118,7 @@ pub trait Gpu: Debug + Send + Sync {
 pub fn of(device: &Device) -> Option<Arc<dyn Gpu>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => {
-            match cuda::Cuda::new(device) {
-                Ok(cuda) => Some(Arc::new(cuda)),
-                Err(error) => {
-                    tracing::warn!("the kernels cannot be loaded, everything runs in single operations: {error}");
-                    None
-                }
-            }
-        }
+        Device::Cuda(device) => cuda::loaded(device),
         _ => None,
     }
 }

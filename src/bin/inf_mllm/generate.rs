@@ -61,9 +61,6 @@ pub fn run(args: &Args) -> Result<()> {
     let cache = cache_config(&args.given, config, &shape, ids.len());
     let mut cache = BoundedCache::new(shape, &cache, system_tokens, model.dtype(), &device)?;
 
-    let gpu = gpu::of(&device);
-    cache.run_on(gpu.clone());
-
     let chunk = model.embed(&ids, &images)?;
     let mut marks = chunk.marks();
     for (mark, &id) in marks.iter_mut().zip(&ids) {
@@ -81,6 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     // As the published tools generate: whatever the model says, also of tokens that are no text.
     let (chooser, mut draws) = (Chooser::new(0.0, Vec::new()), Draws::new(0));
+    let gpu = gpu::of(&device);
     let rules = (&chooser, model.ends.ids());
     let mut stepper = Stepper::fitting(&model.decoder, gpu.as_ref(), &cache, rules);
     // Only text reaches the top where visual tokens are withdrawn.
