@@ -57,6 +57,7 @@ struct Fiber {
   Warp *warp = nullptr;
   dim3 thread;
   unsigned lane = 0, operations = 0, waits_since = 0;
+  unsigned asleep = 0;  // turns to sit out
   Wait wait = WAIT_NONE;
   bool done = false;
 };
@@ -217,9 +218,11 @@ inline void warp_barrier() {
   else wait(WAIT_WARP, generation);
 }
 
-// Where another thread, or another block, may come in between.
-inline void interruption() {
-  if (launch->order > 1 && launch->below(2)) pause();
+// Where another thread may come in between, and with turns to sit out a whole block.
+inline void interruption(unsigned turns) {
+  if (launch->order < 2 || launch->below(2)) return;
+  fiber->asleep = turns;
+  pause();
 }
 
 // What lane `source` of the warp gives.
@@ -281,6 +284,10 @@ inline bool sweep(Block &b) {
     const bool waits = (f.wait == WAIT_BLOCK && f.waits_since == b.generation) || (f.wait == WAIT_WARP && f.waits_since == f.warp->generation);
     if (f.done || waits) continue;
     moved = true;
+    if (f.asleep > 0) {
+      --f.asleep;
+      continue;
+    }
     fiber = &f;
     void *fake = nullptr;
     leaving(&fake, b.stacks + i * STACK, STACK);
@@ -371,7 +378,7 @@ inline void __syncthreads() { gpu::block_barrier(); }
 inline void __syncwarp() { gpu::warp_barrier(); }
 inline void __threadfence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  gpu::interruption();
+  gpu::interruption(0);
 }
 inline void __threadfence_system() { __threadfence(); }
 template <typename T> inline T __shfl_xor_sync(unsigned, T x, int mask) { return gpu::from_lane(x, gpu::fiber->lane ^ mask); }
@@ -379,7 +386,7 @@ template <typename T> inline T __shfl_sync(unsigned, T x, int lane) { return gpu
 inline unsigned atomicInc(unsigned *at, unsigned limit) {
   unsigned old = __atomic_load_n(at, __ATOMIC_SEQ_CST);
   while (!__atomic_compare_exchange_n(at, &old, old >= limit ? 0 : old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
-  gpu::interruption();
+  gpu::interruption(64);
   return old;
 }
 
