@@ -39,7 +39,8 @@ pub fn attend(
     let rows = at_work.rows();
     let tiles = (group * tokens).div_ceil(rows);
     let wanted = (2 * gpu.multiprocessors()).div_ceil(tiles * kv_heads);
-    let splits = wanted.clamp(1, MAX_SPLITS.min(past.len().div_ceil(rows)));
+    // Of the budget, not of the slots in use, so that neither launches nor bits depend on these.
+    let splits = wanted.clamp(1, MAX_SPLITS.min(at_work.budget.div_ceil(rows)));
     let out = Tensor::zeros(q.shape(), q.dtype(), device)?;
     let tops = match sums {
         Some(_) => Some(Tensor::zeros((heads, tokens, 2), DType::F32, device)?),
