@@ -32,7 +32,7 @@ pub enum Rotary {
         /// While nothing has been evicted: a token's position is its rank in time.
         plain: RotaryTable,
         /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
-        apart: Option<RotaryTable>,
+        apart: Option<Box<RotaryTable>>,
     },
     /// Positions have three axes: each kept set has a table of its own.
     BySet,
@@ -51,7 +51,7 @@ impl Rotary {
             plain: table((0..plan.budget).collect()),
             apart: plan.border().map(|border| {
                 let apart = (border..plan.budget).map(|rank| rank + plan.gap);
-                table((0..border).chain(apart).collect())
+                Box::new(table((0..border).chain(apart).collect()))
             }),
         }
     }

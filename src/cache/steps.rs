@@ -125,7 +125,7 @@ impl BoundedCache {
             }
         }
         let tables: Vec<&RotaryTable> = match &self.shared.rotary {
-            Rotary::ByRank { plain, apart } => [Some(plain), apart.as_ref()]
+            Rotary::ByRank { plain, apart } => [Some(plain), apart.as_deref()]
                 .into_iter()
                 .flatten()
                 .collect(),
