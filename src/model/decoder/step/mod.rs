@@ -56,6 +56,10 @@ pub struct Stepper {
     chosen: Box<dyn Mapped>,
     /// Where the cache was when the device last knew of it.
     revision: Option<Revision>,
+    /// Whether the step of the token that was chosen last is started before anybody asks for it.
+    runs_ahead: bool,
+    /// Such a step is on its way, or through.
+    ahead: bool,
 }
 
 impl Stepper {
@@ -80,7 +84,15 @@ impl Stepper {
             logits: buffers.logits,
             chosen,
             revision: None,
+            runs_ahead: true,
+            ahead: false,
         })
+    }
+
+    /// Starts no step before it is asked for: only so are [`Self::logits`] those of the last step that was.
+    pub fn one_at_a_time(mut self) -> Self {
+        self.runs_ahead = false;
+        self
     }
 
     /// The same, where there are kernels at all; that there are none for this decoder is told in the log.
@@ -99,7 +111,8 @@ impl Stepper {
 
     /// Appends `token`, which is text, to the cache this was made for, and chooses what follows it.
     ///
-    /// After an error the cache is what it was before.
+    /// The device goes on with its own choice at once, so that it need not wait for the host: [`Self::settle`] is due before anything
+    /// but a step changes the cache or sets a mark. After an error the cache is what it was before.
     pub fn step(
         &mut self,
         token: u32,
@@ -108,27 +121,42 @@ impl Stepper {
         (chooser, draws): (&Chooser, &mut Draws),
     ) -> Result<Choice, ModelError> {
         let budget = cache.plan().budget;
-        if cache.step_layers().any(|layer| layer.len == budget) {
+        let used = cache.step_layers().map(|layer| layer.len).max();
+        let free = budget - used.unwrap_or(0);
+        if free == 0 {
             return Err(full(cache).into());
         }
-        cache.before_step()?;
-        if self.revision != Some(cache.revision()) {
-            self.state.follow(cache)?;
+        if self.ahead && !(self.follows(cache) && self.state.goes_on_with(token)) {
+            self.settle(cache)?;
+        }
+        if !self.ahead {
+            cache.before_step()?;
+            if !self.follows(cache) {
+                self.state.follow(cache)?;
+            }
+            self.state.set_token(token)?;
+            self.recording.launch()?;
         }
         self.revision = None;
-        self.state.set_token(token)?;
-        self.recording.launch()?;
-        self.recording.wait(0)?;
+        // The next one needs a slot that no compaction has to make.
+        self.ahead = self.runs_ahead && chooser.temperature == 0.0 && free > 1;
+        if self.ahead {
+            self.recording.launch()?;
+        }
+        self.recording.wait(usize::from(self.ahead))?;
         let choice = match self.choice(cache, (chooser, draws)) {
             Ok(choice) => choice,
             Err(error) => {
+                // A step behind one that failed does nothing.
+                self.ahead = false;
+                self.recording.wait(0)?;
                 self.state.bring_back(cache)?;
                 self.state.take_back(cache)?;
                 return Err(error);
             }
         };
         cache.note_step(mark)?;
-        if cache.step_layers().any(|layer| layer.len == budget) {
+        if free == 1 {
             // What comes next is a compaction.
             self.state.bring_back(cache)?;
         }
@@ -136,12 +164,24 @@ impl Stepper {
         Ok(choice)
     }
 
-    /// Brings what only the device knows back to the cache: due before anything else than a step changes it.
+    /// Whether the device knows where the cache has come to.
+    fn follows(&self, cache: &BoundedCache) -> bool {
+        self.revision == Some(cache.revision())
+    }
+
+    /// Brings what only the device knows back to the cache, and takes back what it has done beyond that.
     pub fn settle(&mut self, cache: &mut BoundedCache) -> Result<(), ModelError> {
-        match self.revision == Some(cache.revision()) {
-            true => Ok(self.state.bring_back(cache)?),
-            false => Ok(()),
+        if self.follows(cache) {
+            self.state.bring_back(cache)?;
         }
+        if std::mem::take(&mut self.ahead) {
+            self.recording.wait(0)?;
+            if self.follows(cache) && self.state.is_beyond(self.chosen.as_ref()) {
+                self.state.take_back(cache)?;
+            }
+            self.revision = None;
+        }
+        Ok(())
     }
 
     /// Logits of the last step, `[vocab]`.
@@ -155,7 +195,7 @@ impl Stepper {
         cache: &BoundedCache,
         (chooser, draws): (&Chooser, &mut Draws),
     ) -> Result<Choice, ModelError> {
-        match Fault::read(self.chosen.as_ref()) {
+        match self.state.fault(self.chosen.as_ref()) {
             None => {}
             Some(Fault::Full) => return Err(full(cache).into()),
             Some(Fault::NotFinite(token)) => {

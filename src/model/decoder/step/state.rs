@@ -51,18 +51,6 @@ pub enum Fault {
     Nothing,
 }
 
-impl Fault {
-    pub fn read(chosen: &dyn Mapped) -> Option<Self> {
-        let [_, _, fault, token] = status(chosen);
-        match fault {
-            0 => None,
-            1 => Some(Self::Full),
-            2 => Some(Self::NotFinite(token as usize)),
-            _ => Some(Self::Nothing),
-        }
-    }
-}
-
 impl DeviceState {
     pub fn new(cache: &BoundedCache) -> Result<Self> {
         let shape = cache.shape();
@@ -135,6 +123,30 @@ impl DeviceState {
         Ok(())
     }
 
+    /// What the step that is through has found wrong: it has chosen nothing. (One that is on its way may have come farther.)
+    pub fn fault(&self, chosen: &dyn Mapped) -> Option<Fault> {
+        let [count, _, fault, token] = status(chosen);
+        if count != self.chosen {
+            return None;
+        }
+        Some(match fault {
+            1 => Fault::Full,
+            2 => Fault::NotFinite(token as usize),
+            _ => Fault::Nothing,
+        })
+    }
+
+    /// Whether a step that was started ahead has changed anything: it has chosen, or found something wrong.
+    pub fn is_beyond(&self, chosen: &dyn Mapped) -> bool {
+        let [count, _, fault, _] = status(chosen);
+        count != self.chosen || fault != 0
+    }
+
+    /// Whether the device will append `token` next.
+    pub fn goes_on_with(&self, token: u32) -> bool {
+        self.token == Some(token)
+    }
+
     /// Sees to it that the next step appends `token`.
     pub fn set_token(&mut self, token: u32) -> Result<()> {
         if self.token == Some(token) {
@@ -148,7 +160,9 @@ impl DeviceState {
     pub fn note_choice(&mut self, chosen: &dyn Mapped) -> Choice {
         self.chosen = self.chosen.wrapping_add(1);
         let choice = choice(chosen, self.chosen);
-        self.token = Some(choice.token);
+        let [_, stop, ..] = status(chosen);
+        // Where the answer has ended for the device, it goes on with nothing.
+        self.token = (stop == 0).then_some(choice.token);
         choice
     }
 
