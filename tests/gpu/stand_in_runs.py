@@ -31,7 +31,9 @@ class Counts:
     def of(calls: dict[str, list[int]]) -> "Counts":
         number = {name: count for name, (count, _) in calls.items()}
         return Counts(
-            launches=sum(count for name, count in number.items() if name.startswith("kernel:") or name == "cuGraphLaunch"),
+            launches=sum(
+                count for name, count in number.items() if name.startswith("kernel:") or name == "cuGraphLaunch"
+            ),
             uploads=number.get("cuMemcpyHtoDAsync_v2", 0),
             allocations=number.get("cuMemAllocAsync", 0) + number.get("cuMemAlloc_v2", 0),
             downloads=number.get("cuMemcpyDtoHAsync_v2", 0),

@@ -13,7 +13,15 @@ EXPECTED = {
 """Launches, uploads, allocations, downloads and all calls, by model, type of the arithmetic and quantization, where there are no
 kernels for a step."""
 
-LAYERS = {"idefics3": 3, "llava": 3, "llava_next": 3, "llava_onevision": 3, "qwen2_vl": 3, "qwen2_5_vl": 3, "qwen3_vl": 3}
+LAYERS = {
+    "idefics3": 3,
+    "llava": 3,
+    "llava_next": 3,
+    "llava_onevision": 3,
+    "qwen2_vl": 3,
+    "qwen2_5_vl": 3,
+    "qwen3_vl": 3,
+}
 """Of the families' checkpoints, which have kernels for a step."""
 
 
