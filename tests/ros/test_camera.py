@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from inf_mllm.msg import Reasoning
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
-from test_diagnostics import wait_for, wait_for_message
+from test_diagnostics import said_of_silence, wait_for, wait_for_message
 
 ASK = ROOT / "examples" / "ask.py"
 
@@ -41,7 +41,7 @@ def test_a_camera_that_dies_is_missed_and_another_takes_over(start: Start) -> No
         # Before it came, another warning was right.
         wait_for(client, "camera", DiagnosticStatus.OK)
     status = wait_for(client, "camera", DiagnosticStatus.WARN)
-    assert status.message.startswith("no image for 5 s on /image: ")
+    assert said_of_silence(status)
     used = client.fresh_stats().frames_used
     # What was seen is still there.
     assert client.ask("What is the closest object?").finish_reason == Reasoning.FINISH_STOP

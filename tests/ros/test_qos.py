@@ -10,7 +10,7 @@ from node_process import NodeProcess
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
-from test_diagnostics import values, wait_for
+from test_diagnostics import said_of_silence, values, wait_for
 
 
 def wait_for_log(client: Client, process: NodeProcess, text: str) -> None:
@@ -55,8 +55,7 @@ def test_a_best_effort_camera_of_a_node_that_asks_for_reliable_ones_is_named(
     client.spin(3)
     assert process.log.count(problem) == 1, "said once"
     status = wait_for(client, "camera", DiagnosticStatus.WARN)
-    assert status.message.startswith("no image for 5 s on /image: ")
-    assert problem in status.message
+    assert problem in said_of_silence(status)
 
 
 def test_a_camera_of_another_type_is_named(start: Start, advertise: Advertise) -> None:
