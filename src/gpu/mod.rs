@@ -1,6 +1,7 @@
 //! Kernels of our own (`kernels/`) on a device: what a launch is, and what runs it.
 //!
 //! - this file: launches, and what a device must be able to do with them
+//! - `element`: what kernels call the types of elements
 //! - `memory`: where a tensor's elements lie
 //! - `cuda`: a GPU, through the driver (feature `cuda`)
 //!
@@ -9,6 +10,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod element;
 mod memory;
 
 use std::ffi::c_void;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
+pub use element::Element;
 pub use memory::address;
 
 /// One launch of a kernel: by its name in `kernels/`, with the arguments in the order that its comment says.

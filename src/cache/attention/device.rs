@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{bail, DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::Past;
 use crate::cache::host;
-use crate::gpu::{address, Gpu, Launch};
+use crate::gpu::{address, Element, Gpu, Launch};
 
 /// Threads of a block.
 const BLOCK: u32 = 128;
@@ -19,7 +19,7 @@ const MAX_SPLITS: usize = 8;
 
 /// Whether there are kernels for such heads and types.
 pub fn fits(past: &Past, q: &Tensor) -> bool {
-    let known = |x: &Tensor| element_type(x.dtype()).is_ok();
+    let known = |x: &Tensor| Element::of(x.dtype()).is_ok();
     let head_dim = q.dims().last().copied().unwrap_or(0);
     known(q) && known(past.keys) && head_dim <= MAX_HEAD_DIM && head_dim.is_multiple_of(2)
 }
@@ -56,7 +56,7 @@ pub fn attend(
     let launch = at_work
         .launch("attend_chunk", grid)?
         .tensor(q)?
-        .int(element_type(q.dtype())?)
+        .int(Element::of(q.dtype())?.code)
         .tensor(&at_work.positions)?
         .int(tokens)
         .tensor(past.keys)?
@@ -183,12 +183,7 @@ impl<'a> AtWork<'a> {
     }
 
     fn launch(&self, kernel: &str, grid: [usize; 3]) -> Result<Launch> {
-        let suffix = match self.past.keys.dtype() {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            other => bail!("no kernel for keys of {}", other.as_str()),
-        };
+        let suffix = Element::of(self.past.keys.dtype())?.suffix;
         let name = format!("{kernel}_{suffix}_{}", self.cap());
         Ok(Launch::new(name, grid.map(|blocks| blocks as u32), BLOCK))
     }
@@ -208,7 +203,7 @@ impl<'a> AtWork<'a> {
         Ok(self
             .launch(kernel, grid)?
             .tensor(&layer)?
-            .int(element_type(q.dtype())?)
+            .int(Element::of(q.dtype())?.code)
             .int(count)
             .int(self.rank_stride)
             .tensor(&self.cos)?
@@ -232,15 +227,5 @@ impl<'a> AtWork<'a> {
         // Safety: the arguments are those of `score_sums` in kernels/scores.cu.
         unsafe { self.gpu.launch(launch)? };
         host::floats(&sums.narrow(1, 0, len)?)
-    }
-}
-
-/// What kernels call a type that they learn of when they run.
-fn element_type(dtype: DType) -> Result<usize> {
-    match dtype {
-        DType::F32 => Ok(0),
-        DType::F16 => Ok(1),
-        DType::BF16 => Ok(2),
-        other => bail!("no kernel for {}", other.as_str()),
     }
 }

@@ -6,7 +6,7 @@ use super::state::DeviceState;
 use super::weights::{Gain, LayerWeights, Product, StepWeights};
 use super::Unfit;
 use crate::cache::{BoundedCache, StepLayer};
-use crate::gpu::{Gpu, Launch, Mapped};
+use crate::gpu::{Element, Gpu, Launch, Mapped};
 use crate::model::chooser::{Choice, Chooser};
 
 /// Places of the ring that choices are written to.
@@ -174,7 +174,7 @@ pub fn step(
     cache: &BoundedCache,
     chosen: &dyn Mapped,
 ) -> std::result::Result<Vec<Launch>, Unfit> {
-    let of_weights = suffix(weights.embedding.dtype())?;
+    let of_weights = Element::of(weights.embedding.dtype())?.suffix;
     let (_, hidden) = weights.embedding.dims2()?;
     let blocks = (hidden as u32).div_ceil(PRODUCT_BLOCK);
     let embed = Launch::new(format!("embed_{of_weights}"), [blocks, 1, 1], PRODUCT_BLOCK);
@@ -229,7 +229,10 @@ pub fn step(
         launches.push(added(&layer.down, &buffers.gated, (state, buffers))?);
     }
     let vocab = weights.head.rows;
-    let head = format!("norm_lm_head_{}", suffix(weights.head.weight.dtype())?);
+    let head = format!(
+        "norm_lm_head_{}",
+        Element::of(weights.head.weight.dtype())?.suffix
+    );
     let head = buffers.product(head, vocab, hidden, HEAD_ROWS);
     let bests = head.grid[0] as usize;
     launches.push(
@@ -269,7 +272,7 @@ fn attend(
     let (shape, tile) = (cache.shape(), buffers.tile);
     let kernel = format!(
         "attend_{}_{}_{}",
-        suffix(cached.keys.dtype())?,
+        Element::of(cached.keys.dtype())?.suffix,
         tile.cap,
         tile.heads
     );
@@ -278,12 +281,6 @@ fn attend(
     let [q_gain, k_gain] = [0, 1].map(|i| gains.map(|gains| &gains[i].gain));
     let attention = buffers.attention.as_ref();
     let [logits, tops] = [0, 1].map(|i| attention.map(|attention| &attention[i]));
-    let ring_type = match cached.queries.dtype() {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::BF16 => 2,
-        other => return Err(Unfit::Type(other)),
-    };
     Ok(Launch::new(kernel, grid, ATTENTION_BLOCK)
         .tensor(&state.step)?
         .tensor(&state.layers.narrow(0, index, 1)?)?
@@ -304,7 +301,7 @@ fn attend(
         .float(1.0 / (shape.head_dim as f32).sqrt())
         .tensor(cached.queries)?
         .tensor(&state.undo.narrow(0, index, 1)?)?
-        .int(ring_type)
+        .int(Element::of(cached.queries.dtype())?.code)
         .int(cached.queries.dim(1)?)
         .optional(logits)?
         .optional(tops)?
@@ -355,7 +352,7 @@ fn added(
     input: &Tensor,
     (state, buffers): (&DeviceState, &Buffers),
 ) -> std::result::Result<Launch, Unfit> {
-    let kernel = format!("matvec_add_{}", suffix(product.weight.dtype())?);
+    let kernel = format!("matvec_add_{}", Element::of(product.weight.dtype())?.suffix);
     let launch = buffers.product(kernel, product.rows, product.width, ROWS);
     Ok(launch
         .tensor(&state.step)?
@@ -365,16 +362,6 @@ fn added(
         .int(product.rows)
         .int(product.width)
         .tensor(&buffers.x)?)
-}
-
-/// What kernels for this type of weights or of cached keys are named with.
-fn suffix(dtype: DType) -> std::result::Result<&'static str, Unfit> {
-    match dtype {
-        DType::F32 => Ok("f32"),
-        DType::F16 => Ok("f16"),
-        DType::BF16 => Ok("bf16"),
-        other => Err(Unfit::Type(other)),
-    }
 }
 
 /// The choice of the last step, where `count` steps have chosen so far.

@@ -16,7 +16,7 @@ mod weights;
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::Decoder;
 use crate::cache::{BoundedCache, CacheError, Mark, Revision};
@@ -35,8 +35,6 @@ pub enum Unfit {
     Layers,
     #[error("there are no kernels for weights of {}", block_name(*.0))]
     Weights(GgmlDType),
-    #[error("there are no kernels for {}", .0.as_str())]
-    Type(DType),
     #[error(
         "there are no kernels for heads of {0} elements, expected an even number of at most 256"
     )]
