@@ -6,4 +6,5 @@
 #include "history.cu"
 #include "output.cu"
 #include "products.cu"
+#include "rows.cu"
 #include "scores.cu"

@@ -1,39 +1,36 @@
-// What a compaction needs of all layers: the attention that each slot gets from some queries, and moving rows.
+// What a compaction needs to know of all layers: the attention that each slot gets from some queries.
 #include "chunk.cuh"
 
-// A layer to be scored.
+// A layer to be scored. Its words lie behind the layers, in the same memory.
 struct ScoredLayer {
-  const void *queries;        // [heads, capacity, head_dim], not rotated: its query ring
-  const void *keys;           // T *, [kv_heads, budget, head_dim], before rotation
-  const uint32_t *ranks;      // [budget] for each kept set
-  const uint32_t *positions;  // [count], of the first `count` queries of each head
-  uint32_t count, len;        // queries; slots in use
-  uint32_t first_row;         // of its rotary table
-  uint32_t unused;
+  const void *queries;     // [heads, capacity, head_dim], not rotated: its query ring
+  const void *keys;        // T *, [kv_heads, budget, head_dim], before rotation
+  const float *cos, *sin;  // [rows, head_dim / 2] each
+  uint32_t count, len;     // queries, the first `count` of each head; slots in use
+  uint32_t ranks;          // where they begin, in words from the first layer on: [budget] for each kept set
+  uint32_t positions;      // likewise, of the queries: [count]
 };
 
 // What both score kernels take.
 struct Scores {
   const ScoredLayer *layers;
-  uint32_t query_type, capacity, rank_stride;
-  const float *cos, *sin;
-  uint32_t row_stride, group, head_dim, budget;
+  uint32_t query_type, capacity, rank_stride, row_stride, group, head_dim, budget;
   float scale;
 
   template <typename T, int CAP> __device__ __forceinline__ Tile<T, CAP> tile(unsigned layer, unsigned kv) const {
     const ScoredLayer of = layers[layer];
-    return {{static_cast<const T *>(of.keys), of.ranks, cos, sin, rank_stride, of.first_row, row_stride, budget, head_dim, of.len},
-            {of.queries, of.positions, query_type, capacity, of.count, group, scale},
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(layers);
+    return {{static_cast<const T *>(of.keys), words + of.ranks, of.cos, of.sin, rank_stride, 0, row_stride, budget, head_dim, of.len},
+            {of.queries, words + of.positions, query_type, capacity, of.count, group, scale},
             kv};
   }
 };
 
 // score_tops_T_CAP: of each query of each layer the highest logit and the sum of the others' powers. CAP: 64, 128, 256.
-//   layers       const ScoredLayer *, [layers]: 48 bytes each, in memory of the device
+//   layers       const ScoredLayer *, [layers]: 48 bytes each, in memory of the device, and behind them their words
 //   query_type   uint32: 0 f32, 1 f16, 2 bf16
 //   capacity     uint32, of the query rings
 //   rank_stride  uint32: from one KV head's ranks to the next, in elements; 0: all share one set
-//   cos sin      const float *, [rows, head_dim / 2]
 //   row_stride   uint32: from one KV head's rotary table to the next, in rows; 0: all share one
 //   group        uint32: query heads of a KV head
 //   head_dim     uint32: even, at most CAP
@@ -132,45 +129,18 @@ template <typename T, int CAP> __device__ __forceinline__ void score_sums(const 
   }
 }
 
-struct Move { uint32_t layer, set, from, to; };
-
-// move_rows: moves rows of keys and values, and of histories, of all heads of a kept set, from slots to others. No slot of a set is
-// both a source and a target.
-//   moves      const Move *, [moves]: 16 bytes each, in memory of the device: layer, set, from, to
-//   keys       void *const *, [layers]: [kv_heads, budget, head_dim] each
-//   values     void *const *, [layers]
-//   histories  float *const *, [layers]: [kv_heads, budget] each, of remember's two the one in use; or null
-//   heads      uint32: KV heads of a set; set s has those from s * heads on
-//   row_bytes  uint32: bytes of a row, a multiple of 4
-//   budget     uint32
-// Grid: (moves, heads), block: 32 threads or more.
-KERNEL(256, 1) move_rows(const Move *moves, unsigned char *const *keys, unsigned char *const *values, float *const *histories,
-                         uint32_t heads, uint32_t row_bytes, uint32_t budget) {
-  wait_for_producer();
-  let_consumer_start();
-  const Move move = moves[blockIdx.x];
-  const size_t head = size_t(move.set) * heads + blockIdx.y, from = head * budget + move.from, to = head * budget + move.to;
-  for (unsigned char *buffer : {keys[move.layer], values[move.layer]}) {
-    const uint32_t *source = reinterpret_cast<const uint32_t *>(buffer + from * row_bytes);
-    uint32_t *target = reinterpret_cast<uint32_t *>(buffer + to * row_bytes);
-    for (unsigned i = threadIdx.x; i < row_bytes / 4; i += blockDim.x) target[i] = source[i];
-  }
-  if (histories && threadIdx.x == 0) histories[move.layer][to] = histories[move.layer][from];
-}
-EXPORT(move_rows)
-
 #define SCORES(suffix, T, CAP)                                                                                                       \
   KERNEL(CHUNK_THREADS, 1) score_tops_##suffix##_##CAP(const ScoredLayer *layers, uint32_t query_type, uint32_t capacity,           \
-                                                       uint32_t rank_stride, const float *cos, const float *sin, uint32_t row_stride, \
-                                                       uint32_t group, uint32_t head_dim, uint32_t budget, float scale, float *tops) { \
-    score_tops<T, CAP>({layers, query_type, capacity, rank_stride, cos, sin, row_stride, group, head_dim, budget, scale}, tops);    \
+                                                       uint32_t rank_stride, uint32_t row_stride, uint32_t group, \
+                                                       uint32_t head_dim, uint32_t budget, float scale, float *tops) { \
+    score_tops<T, CAP>({layers, query_type, capacity, rank_stride, row_stride, group, head_dim, budget, scale}, tops);    \
   }                                                                                                                                  \
   EXPORT(score_tops_##suffix##_##CAP)                                                                                                \
   KERNEL(CHUNK_THREADS, 1) score_sums_##suffix##_##CAP(const ScoredLayer *layers, uint32_t query_type, uint32_t capacity,           \
-                                                       uint32_t rank_stride, const float *cos, const float *sin, uint32_t row_stride, \
-                                                       uint32_t group, uint32_t head_dim, uint32_t budget, float scale,             \
+                                                       uint32_t rank_stride, uint32_t row_stride, uint32_t group, \
+                                                       uint32_t head_dim, uint32_t budget, float scale,             \
                                                        const float *tops, float *sums) {                                            \
-    score_sums<T, CAP>({layers, query_type, capacity, rank_stride, cos, sin, row_stride, group, head_dim, budget, scale}, tops, sums); \
+    score_sums<T, CAP>({layers, query_type, capacity, rank_stride, row_stride, group, head_dim, budget, scale}, tops, sums); \
   }                                                                                                                                  \
   EXPORT(score_sums_##suffix##_##CAP)
 #define SCORE_SIZES(suffix, T) SCORES(suffix, T, 64) SCORES(suffix, T, 128) SCORES(suffix, T, 256)

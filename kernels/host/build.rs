@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "attend_bf16.cu",
     "attend_chunk.cu",
     "attend_f16.cu",
@@ -11,6 +11,7 @@ const SOURCES: [&str; 9] = [
     "history.cu",
     "output.cu",
     "products.cu",
+    "rows.cu",
     "scores.cu",
     "host/launch.cpp",
 ];

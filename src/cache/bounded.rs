@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::attention::Kernel;
 use super::chunk::LayerSlots;
-use super::compaction::{compact_together, Workspace};
+use super::compaction::{compact, compact_together, Workspace};
 use super::config::{CacheConfig, CacheError, Scope};
 use super::device_memory::check_cache;
 use super::layer::LayerCache;
@@ -238,8 +238,12 @@ impl BoundedCache {
         if self.shared.policy.scope() == Scope::Model {
             return self.compact_together_for(next, relevant);
         }
-        for i in 0..self.layers.len() {
-            self.layer(i).reserve(next, relevant)?;
+        let budget = self.shared.plan.budget;
+        let layers = self.layers.iter_mut();
+        let due = layers.filter(|layer| budget - layer.len() < next);
+        let mut due = due.collect::<Vec<_>>();
+        if !due.is_empty() {
+            compact(&mut due, relevant, &self.shared, &mut self.workspace)?;
         }
         Ok(())
     }
@@ -261,7 +265,8 @@ impl BoundedCache {
             };
             if room(layers) == Some(0) && marks.first().is_some_and(takes) {
                 let relevant = self.shared.plan.relevant;
-                compact_together(layers, relevant, &self.shared, &mut self.workspace)?;
+                let mut layers = layers.iter_mut().collect::<Vec<_>>();
+                compact_together(&mut layers, relevant, &self.shared, &mut self.workspace)?;
             }
             let taken = (0..).zip(marks).filter(|(_, mark)| takes(mark));
             let beyond = room(layers).and_then(|room| taken.map(|(i, _)| i).nth(room));
@@ -276,7 +281,8 @@ impl BoundedCache {
         for layers in [reached, others] {
             let used = layers.first().map_or(0, LayerCache::len);
             if self.shared.plan.budget - used < next {
-                compact_together(layers, relevant, &self.shared, &mut self.workspace)?;
+                let mut layers = layers.iter_mut().collect::<Vec<_>>();
+                compact_together(&mut layers, relevant, &self.shared, &mut self.workspace)?;
             }
         }
         Ok(())

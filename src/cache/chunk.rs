@@ -2,7 +2,7 @@
 
 use candle_core::{bail, Result, Tensor};
 
-use super::compaction::Workspace;
+use super::compaction::{compact, Workspace};
 use super::config::Scope;
 use super::layer::LayerCache;
 use super::policy::Evidence;
@@ -47,7 +47,7 @@ impl LayerSlots<'_> {
                     )
                 }
                 let relevant = self.shared.plan.relevant;
-                self.layer.compact(relevant, self.shared, self.workspace)?;
+                compact(&mut [self.layer], relevant, self.shared, self.workspace)?;
             }
             let left = tokens.len() - start;
             let count = left.min(self.shared.plan.budget - self.layer.len());
@@ -67,13 +67,5 @@ impl LayerSlots<'_> {
             start += count;
         }
         Tensor::cat(&pieces, 1)?.transpose(0, 1)?.flatten_from(1)
-    }
-
-    /// Compacts if fewer slots are free than `next` needs, to so many relevant tokens.
-    pub(super) fn reserve(&mut self, next: usize, relevant: usize) -> Result<()> {
-        if self.shared.plan.budget - self.layer.len() < next {
-            self.layer.compact(relevant, self.shared, self.workspace)?;
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! A compaction: the slots of one layer that are not to stay are dropped, or those of several that share one kept set.
+//! A compaction: the slots of layers that are not to stay are dropped, each layer's own or those of several that share one kept set.
 
 use candle_core::Result;
 
@@ -6,8 +6,9 @@ use super::axes::Axes;
 use super::evict::Choice;
 use super::findings::Findings;
 use super::layer::LayerCache;
+use super::moved::{move_rows, SetMoves};
+use super::scores::findings;
 use super::shared::Shared;
-use super::slots::Move;
 
 /// What layers use one after the other.
 #[derive(Debug, Default)]
@@ -15,7 +16,6 @@ pub struct Workspace {
     /// What positions turn by where they have three axes.
     pub axes: Option<Axes>,
     choice: Choice,
-    moves: Vec<Move>,
 }
 
 impl Workspace {
@@ -27,60 +27,63 @@ impl Workspace {
     }
 }
 
-/// Compacts layers that share one kept set, as [`LayerCache::compact`] does.
-pub fn compact_together(
-    layers: &mut [LayerCache],
+/// Keeps in each layer the prefix, the newest tokens and as many candidates as are to stay relevant, those that the policy values most;
+/// renumbers what is left. What a GPU has to do for it does not grow with the number of layers and heads.
+pub fn compact(
+    layers: &mut [&mut LayerCache],
     relevant: usize,
     shared: &Shared,
     work: &mut Workspace,
 ) -> Result<()> {
-    let findings = layers
-        .iter_mut()
-        .map(|layer| layer.findings(shared))
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(mean) = Findings::mean(findings) {
-        let slots = &layers[0].slot_maps()[0];
-        work.choice.make(slots, &mean, (0, relevant), shared);
-        for layer in layers {
-            layer.drop_rows((0, relevant), shared, work)?;
-            layer.ledger.note_compaction();
+    let findings = findings(layers, shared)?;
+    let mut moved = Vec::new();
+    for (index, (layer, findings)) in layers.iter_mut().zip(&findings).enumerate() {
+        for set in 0..layer.slot_maps().len() {
+            let slots = &layer.slot_maps()[set];
+            work.choice.make(slots, findings, (set, relevant), shared);
+            moved.push(layer.drop_slots((index, set), relevant, shared, work)?);
         }
+        layer.ledger.note_compaction();
     }
-    Ok(())
+    move_rows(layers, &moved, shared.gpu.as_ref())
+}
+
+/// The same for layers that share one kept set.
+pub fn compact_together(
+    layers: &mut [&mut LayerCache],
+    relevant: usize,
+    shared: &Shared,
+    work: &mut Workspace,
+) -> Result<()> {
+    let Some(mean) = Findings::mean(findings(layers, shared)?) else {
+        return Ok(());
+    };
+    let slots = &layers[0].slot_maps()[0];
+    work.choice.make(slots, &mean, (0, relevant), shared);
+    let mut moved = Vec::new();
+    for (index, layer) in layers.iter_mut().enumerate() {
+        moved.push(layer.drop_slots((index, 0), relevant, shared, work)?);
+        layer.ledger.note_compaction();
+    }
+    move_rows(layers, &moved, shared.gpu.as_ref())
 }
 
 impl LayerCache {
-    /// Keeps the prefix, the newest tokens and as many candidates as are to stay relevant, those that the policy values most; renumbers
-    /// what is left.
-    pub(super) fn compact(
+    /// Drops the slots of one set that were not chosen to stay; their rows are still to be moved.
+    fn drop_slots(
         &mut self,
+        (layer, set): (usize, usize),
         relevant: usize,
         shared: &Shared,
         work: &mut Workspace,
-    ) -> Result<()> {
-        let findings = self.findings(shared)?;
-        for set in 0..self.slot_maps().len() {
-            let slots = &self.slot_maps()[set];
-            work.choice.make(slots, &findings, (set, relevant), shared);
-            self.drop_rows((set, relevant), shared, work)?;
-        }
-        self.ledger.note_compaction();
-        Ok(())
-    }
-
-    /// Drops the slots of one set that were not chosen to stay.
-    fn drop_rows(
-        &mut self,
-        (set, relevant): (usize, usize),
-        shared: &Shared,
-        work: &mut Workspace,
-    ) -> Result<()> {
+    ) -> Result<SetMoves> {
         let relevant = (relevant, shared.plan.border());
+        let mut moves = Vec::new();
         let kept = work.choice.kept();
-        let places = self.ledger.evict(set, kept, relevant, &mut work.moves);
+        let places = self.ledger.evict(set, kept, relevant, &mut moves);
         if let Some(places) = places {
             self.store.place(set, &places, &mut work.axes)?;
         }
-        self.move_rows(set, &work.moves)
+        Ok(SetMoves { layer, set, moves })
     }
 }

@@ -39,9 +39,10 @@
 //!
 //! Compaction:
 //! - `findings`: what is known of the slots: attention, likeness, novelty, the length of values
-//! - `scores`: the same, from a layer
+//! - `scores`: the same, from layers
 //! - `evict`: which slots stay
-//! - `compaction`: dropping the others, in one layer or in several that share one kept set
+//! - `moved`: the rows of all layers, moved and saved at once
+//! - `compaction`: dropping the others, of each layer or of several that share one kept set
 //! - `chunk`: a chunk at one layer, in pieces where it does not fit
 //!
 //! The whole:
@@ -64,6 +65,7 @@ mod layer;
 mod ledger;
 mod likeness;
 mod marks;
+mod moved;
 mod numbering;
 pub mod parameter;
 mod plan;

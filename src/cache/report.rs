@@ -11,6 +11,7 @@ use super::layer::LayerCache;
 use super::marks::Counts;
 use super::numbering;
 use super::rotary::rotate;
+use super::scores::slot_scores;
 use super::slots::{FrameId, SlotMap};
 
 /// How the slots of the cache are used; tokens per layer.
@@ -71,7 +72,7 @@ impl BoundedCache {
     pub fn scores(&self, layer: usize) -> Result<Vec<Vec<f32>>, CacheError> {
         let layer = &self.layers[layer];
         let mut order = Vec::new();
-        let scores = layer.slot_scores(&self.shared)?;
+        let scores = slot_scores(std::slice::from_ref(layer), &self.shared)?.concat();
         Ok(layer
             .slot_maps()
             .iter()

@@ -72,10 +72,17 @@ impl SavedRows {
         })
     }
 
+    /// Rows that have been copied, of each buffer `[heads, slots, head_dim]`.
+    pub fn of(heads: Range<usize>, slots: Vec<u32>, rows: Vec<Tensor>) -> Self {
+        Self { heads, slots, rows }
+    }
+
     /// Writes them back to where they were taken from.
     pub fn put_back(&self, buffers: &[&Tensor]) -> Result<()> {
         let mut rows = buffers.iter().zip(&self.rows);
-        rows.try_for_each(|(buffer, rows)| put_rows(buffer, self.heads.clone(), &self.slots, rows))
+        rows.try_for_each(|(buffer, rows)| {
+            put_rows(buffer, self.heads.clone(), &self.slots, &rows.contiguous()?)
+        })
     }
 }
 

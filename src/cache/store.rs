@@ -1,14 +1,14 @@
 //! The store of one layer: keys, values and the ring of queries, allocated once, on the CPU or on another device.
 //!
 //! It does as the ledger says, and knows of tokens only what it is told. What is computed over the slots in use is attention
-//! ([`Store::attend`]) and what policies value candidates by ([`Store::ring_sums`], [`Store::compare`], [`Store::value_norms`]).
+//! ([`Store::attend`]) and what policies value candidates by ([`Store::asked`], [`Store::compare`], [`Store::value_norms`]).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Kernel, Past};
+use super::attention::{Asked, Kernel, Past};
 use super::axes::Axes;
 use super::likeness::{directions, likeness, KeyMean};
 use super::numbering::Places;
@@ -200,11 +200,13 @@ impl Store {
         self.past(in_use).attend(queries, positions, sums)
     }
 
-    /// The probability that each slot in use gets from the queries in the first slots of the ring, which stand at `positions`: the sum
-    /// over the queries of the mean over the heads that share the KV head, `[kv_heads, len]`.
-    pub fn ring_sums(&self, positions: &[u32], in_use: InUse) -> Result<Vec<f32>> {
-        let queries = self.queries().narrow(1, 0, positions.len())?;
-        self.past(in_use).sums(&queries.contiguous()?, positions)
+    /// The slots in use and the queries in the first slots of the ring, which stand at `positions`, to be scored ([`sums`](super::attention::sums)).
+    pub fn asked<'a>(&'a self, positions: Vec<u32>, in_use: InUse<'a>) -> Asked<'a> {
+        Asked {
+            past: self.past(in_use),
+            queries: &self.queries,
+            positions,
+        }
     }
 
     /// Compares the keys in use with those of the standing instruction, with the mean of the stream, or with both, as it is asked for. The
@@ -244,10 +246,15 @@ impl Store {
         self.standing = standing;
     }
 
+    /// The buffers whose rows are moved together, by slot.
+    pub fn buffers(&self) -> [&Tensor; 2] {
+        [&self.keys, &self.values]
+    }
+
     /// Moves keys and values of the KV heads `heads`, one row after the other.
     pub fn move_rows(&mut self, heads: Range<usize>, moves: &[Move]) -> Result<()> {
-        move_rows(&self.keys, heads.clone(), moves)?;
-        move_rows(&self.values, heads, moves)
+        let mut buffers = self.buffers().into_iter();
+        buffers.try_for_each(|buffer| move_rows(buffer, heads.clone(), moves))
     }
 
     /// Forgets what it knows of the stream; what stands in the buffers is not read before it is overwritten.
@@ -268,9 +275,14 @@ impl Store {
 
     /// Saves keys and values of the KV heads `heads` in `slots` for a mark, counted from the outermost.
     pub fn save_rows(&mut self, mark: usize, heads: Range<usize>, slots: &[u32]) -> Result<()> {
-        let saved = SavedRows::take(&[&self.keys, &self.values], heads, slots)?;
-        self.marks[mark].rows.push(saved);
+        let saved = SavedRows::take(&self.buffers(), heads, slots)?;
+        self.note_saved(mark, saved);
         Ok(())
+    }
+
+    /// Takes rows of keys and values that were saved for a mark, counted from the outermost.
+    pub fn note_saved(&mut self, mark: usize, rows: SavedRows) {
+        self.marks[mark].rows.push(rows);
     }
 
     /// Saves queries in `slots` of the ring for a mark, counted from the outermost.

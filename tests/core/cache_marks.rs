@@ -1,9 +1,13 @@
 //! Marks: whatever was done and taken back, to the bit as if it had never been.
 
+use std::sync::Arc;
+
 use inf_mllm::cache::{CacheConfig, PolicyKind, RopeAxes, Scope};
+use inf_mllm::gpu::Gpu;
 use proptest::prelude::*;
 
 use crate::cache_stream::{any_config, evicting, Fed, Seen, SHAPE};
+use crate::steps::kernels;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -93,6 +97,36 @@ fn any_axes() -> impl Strategy<Value = RopeAxes> {
     ])
 }
 
+/// Runs steps in one cache, and what is left of them where nothing is taken back in another: they stay the same.
+fn leaves_no_trace(
+    (config, system): (&CacheConfig, usize),
+    axes: RopeAxes,
+    steps: Vec<Step>,
+    gpu: Option<Arc<dyn Gpu>>,
+) -> Result<(), TestCaseError> {
+    let [mut one, mut twin] = [0; 2].map(|_| {
+        let mut fed = Fed::new(axes, config, system).unwrap();
+        fed.cache.run_on(gpu.clone());
+        fed
+    });
+    for step in steps {
+        step.run(&mut one, system);
+        for step in step.lasting() {
+            step.run(&mut twin, system);
+        }
+        one.check();
+        prop_assert_eq!(Seen::of(&one.cache), Seen::of(&twin.cache));
+    }
+    one.check_keys();
+    // What comes next is the same, past the next compaction.
+    for _ in 0..3 {
+        let next = config.budget / 2 + 1;
+        prop_assert_eq!(one.feed(next), twin.feed(next));
+        prop_assert_eq!(Seen::of(&one.cache), Seen::of(&twin.cache));
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -102,21 +136,20 @@ proptest! {
         axes in any_axes(),
         steps in prop::collection::vec(any_step(), 1..8),
     ) {
-        let [mut one, mut twin] = [0; 2].map(|_| Fed::new(axes, &config, system).unwrap());
-        for step in steps {
-            step.run(&mut one, system);
-            for step in step.lasting() {
-                step.run(&mut twin, system);
-            }
-            one.check();
-            prop_assert_eq!(Seen::of(&one.cache), Seen::of(&twin.cache));
-        }
-        one.check_keys();
-        // What comes next is the same, past the next compaction.
-        for _ in 0..3 {
-            prop_assert_eq!(one.feed(config.budget / 2 + 1), twin.feed(config.budget / 2 + 1));
-            prop_assert_eq!(Seen::of(&one.cache), Seen::of(&twin.cache));
-        }
+        leaves_no_trace((&config, system), axes, steps, None)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_is_taken_back_leaves_no_trace_in_the_kernels_of_a_gpu(
+        (config, system) in any_config(),
+        axes in any_axes(),
+        steps in prop::collection::vec(any_step(), 1..6),
+    ) {
+        leaves_no_trace((&config, system), axes, steps, Some(kernels()))?;
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
+use super::scored::{self, Asked};
 use super::Past;
-use crate::cache::host;
 use crate::gpu::{address, Element, Gpu, Launch};
 
 /// Threads of a block.
@@ -33,14 +33,14 @@ pub fn attend(
     sums: Option<&mut [f32]>,
 ) -> Result<Tensor> {
     let (heads, tokens, head_dim) = q.dims3()?;
-    let at_work = AtWork::new(past, gpu, q, positions)?;
-    let (kv_heads, group) = (at_work.kv_heads, heads / at_work.kv_heads);
+    let kernels = Kernels::of(past)?;
+    let (kv_heads, group) = (kernels.kv_heads, heads / kernels.kv_heads);
     let device = q.device();
-    let rows = at_work.rows();
+    let rows = kernels.rows();
     let tiles = (group * tokens).div_ceil(rows);
     let wanted = (2 * gpu.multiprocessors()).div_ceil(tiles * kv_heads);
     // Of the budget, not of the slots in use, so that neither launches nor bits depend on these.
-    let splits = wanted.clamp(1, MAX_SPLITS.min(at_work.budget.div_ceil(rows)));
+    let splits = wanted.clamp(1, MAX_SPLITS.min(kernels.budget.div_ceil(rows)));
     let out = Tensor::zeros(q.shape(), q.dtype(), device)?;
     let tops = match sums {
         Some(_) => Some(Tensor::zeros((heads, tokens, 2), DType::F32, device)?),
@@ -52,113 +52,66 @@ pub fn attend(
         partial = Some(Tensor::zeros(parts, DType::F32, device)?);
         arrived = Some(Tensor::zeros(kv_heads * tiles, DType::U32, device)?);
     }
-    let grid = [tiles, kv_heads, splits];
-    let launch = at_work
-        .launch("attend_chunk", grid)?
+    let mut words = positions.to_vec();
+    let ranks = words.len();
+    push_ranks(past, kernels.budget, &mut words);
+    let words = Tensor::from_slice(&words, words.len(), device)?;
+    let turns = Turns::of(past)?;
+    let launch = kernels
+        .launch("attend_chunk", [tiles, kv_heads, splits])
         .tensor(q)?
         .int(Element::of(q.dtype())?.code)
-        .tensor(&at_work.positions)?
+        .tensor(&words)?
         .int(tokens)
         .tensor(past.keys)?
         .tensor(past.values)?
-        .tensor(&at_work.ranks)?
-        .int(at_work.rank_stride)
-        .tensor(&at_work.cos)?
-        .tensor(&at_work.sin)?
+        .pointer(address(&words)? + (ranks * size_of::<u32>()) as u64)
+        .int(rank_stride(past, kernels.budget))
+        .tensor(&turns.cos)?
+        .tensor(&turns.sin)?
         .int(0)
-        .int(at_work.row_stride)
+        .int(turns.stride)
         .int(group)
         .int(head_dim)
-        .int(at_work.budget)
+        .int(kernels.budget)
         .int(past.len())
-        .float(at_work.scale())
+        .float(kernels.scale())
         .optional(tops.as_ref())?
         .optional(partial.as_ref())?
         .optional(arrived.as_ref())?
         .tensor(&out)?;
     // Safety: the arguments are those of `attend_chunk` in kernels/attend_chunk.cu.
     unsafe { gpu.launch(launch)? };
-    if let (Some(sums), Some(tops)) = (sums, &tops) {
-        for (sum, new) in sums.iter_mut().zip(at_work.slot_sums(q, tops)?) {
+    if let (Some(sums), Some(tops)) = (sums, tops) {
+        let asked = Asked {
+            past: past.clone(),
+            queries: q,
+            positions: positions.to_vec(),
+        };
+        let found = scored::sums(&[asked], gpu, Some(tops))?;
+        for (sum, new) in sums.iter_mut().zip(found.concat()) {
             *sum += new;
         }
     }
     Ok(out)
 }
 
-/// As [`Past::sums`] says.
-pub fn sums(past: &Past, gpu: &Arc<dyn Gpu>, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
-    let (heads, count, _) = q.dims3()?;
-    let at_work = AtWork::new(past, gpu, q, positions)?;
-    let tops = Tensor::zeros((heads, count, 2), DType::F32, q.device())?;
-    let group = heads / at_work.kv_heads;
-    let tiles = (group * count).div_ceil(at_work.rows());
-    let launch = at_work
-        .scores("score_tops", [tiles, at_work.kv_heads, 1], q)?
-        .tensor(&tops)?;
-    // Safety: the arguments are those of `score_tops` in kernels/scores.cu.
-    unsafe { gpu.launch(launch)? };
-    at_work.slot_sums(q, &tops)
+/// The kernels that work on tiles of queries and slots, for what a layer holds.
+pub struct Kernels {
+    pub kv_heads: usize,
+    pub budget: usize,
+    pub head_dim: usize,
+    suffix: &'static str,
 }
 
-/// What the kernels are told of a layer and of queries.
-struct AtWork<'a> {
-    past: &'a Past<'a>,
-    gpu: &'a Arc<dyn Gpu>,
-    kv_heads: usize,
-    budget: usize,
-    head_dim: usize,
-    /// Of the queries, u32.
-    positions: Tensor,
-    /// `[sets, budget]`, u32.
-    ranks: Tensor,
-    /// From one KV head's ranks to the next.
-    rank_stride: usize,
-    /// `[rows, head_dim / 2]`, f32.
-    cos: Tensor,
-    sin: Tensor,
-    /// From one KV head's table to the next, in rows.
-    row_stride: usize,
-}
-
-impl<'a> AtWork<'a> {
-    fn new(
-        past: &'a Past<'a>,
-        gpu: &'a Arc<dyn Gpu>,
-        q: &Tensor,
-        positions: &[u32],
-    ) -> Result<Self> {
-        let device = q.device();
+impl Kernels {
+    pub fn of(past: &Past) -> Result<Self> {
         let (kv_heads, budget, head_dim) = past.keys.dims3()?;
-        let mut ranks = Vec::with_capacity(past.positions.len() * budget);
-        for set in &past.positions {
-            ranks.extend_from_slice(set);
-            ranks.resize(ranks.len().next_multiple_of(budget), 0);
-        }
-        let tables = past.rotary.iter().map(|table| table.floats());
-        let tables = tables.collect::<Result<Vec<_>>>()?;
-        let [cos, sin] = [0, 1].map(|half| match tables.as_slice() {
-            [one] => Ok(one[half].clone()),
-            several => Tensor::cat(
-                &several.iter().map(|table| &table[half]).collect::<Vec<_>>(),
-                0,
-            ),
-        });
         Ok(Self {
-            past,
-            gpu,
             kv_heads,
             budget,
             head_dim,
-            positions: Tensor::from_slice(positions, positions.len(), device)?,
-            ranks: Tensor::from_vec(ranks, (past.positions.len(), budget), device)?,
-            rank_stride: if past.positions.len() > 1 { budget } else { 0 },
-            row_stride: match tables.as_slice() {
-                [_] => 0,
-                several => several[0][0].dim(0)?,
-            },
-            cos: cos?,
-            sin: sin?,
+            suffix: Element::of(past.keys.dtype())?.suffix,
         })
     }
 
@@ -171,61 +124,66 @@ impl<'a> AtWork<'a> {
     }
 
     /// Queries, and slots, that a block takes at a time.
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         match self.cap() {
             MAX_HEAD_DIM => 16,
             _ => 32,
         }
     }
 
-    fn scale(&self) -> f32 {
+    pub fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    fn launch(&self, kernel: &str, grid: [usize; 3]) -> Result<Launch> {
-        let suffix = Element::of(self.past.keys.dtype())?.suffix;
-        let name = format!("{kernel}_{suffix}_{}", self.cap());
-        Ok(Launch::new(name, grid.map(|blocks| blocks as u32), BLOCK))
+    pub fn launch(&self, kernel: &str, grid: [usize; 3]) -> Launch {
+        let name = format!("{kernel}_{}_{}", self.suffix, self.cap());
+        Launch::new(name, grid.map(|blocks| blocks as u32), BLOCK)
     }
+}
 
-    /// What both kernels of scores begin with, for the queries `q` (`[heads, count, head_dim]`).
-    fn scores(&self, kernel: &str, grid: [usize; 3], q: &Tensor) -> Result<Launch> {
-        let (heads, count, head_dim) = q.dims3()?;
-        // `ScoredLayer` in kernels/scores.cu.
-        let pointers = [q, self.past.keys, &self.ranks, &self.positions];
-        let mut words = Vec::with_capacity(12);
-        for tensor in pointers {
-            let at = address(tensor)?;
-            words.extend([at as u32, (at >> 32) as u32]);
-        }
-        words.extend([count as u32, self.past.len() as u32, 0, 0]);
-        let layer = Tensor::from_vec(words, 12, q.device())?;
-        Ok(self
-            .launch(kernel, grid)?
-            .tensor(&layer)?
-            .int(Element::of(q.dtype())?.code)
-            .int(count)
-            .int(self.rank_stride)
-            .tensor(&self.cos)?
-            .tensor(&self.sin)?
-            .int(self.row_stride)
-            .int(heads / self.kv_heads)
-            .int(head_dim)
-            .int(self.budget)
-            .float(self.scale()))
+/// What the keys of a layer turn by.
+pub struct Turns {
+    /// `[rows, head_dim / 2]`, f32.
+    pub cos: Tensor,
+    pub sin: Tensor,
+    /// From one KV head's table to the next, in rows.
+    pub stride: usize,
+}
+
+impl Turns {
+    pub fn of(past: &Past) -> Result<Self> {
+        let tables = past.rotary.iter().map(|table| table.floats());
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        let [cos, sin] = [0, 1].map(|half| match tables.as_slice() {
+            [one] => Ok(one[half].clone()),
+            several => Tensor::cat(
+                &several.iter().map(|table| &table[half]).collect::<Vec<_>>(),
+                0,
+            ),
+        });
+        Ok(Self {
+            cos: cos?,
+            sin: sin?,
+            stride: match tables.as_slice() {
+                [_] => 0,
+                several => several[0][0].dim(0)?,
+            },
+        })
     }
+}
 
-    /// The probability that each slot gets, `[kv_heads, len]`, from the queries `q` with these `tops` (`[heads, count, 2]`).
-    fn slot_sums(&self, q: &Tensor, tops: &Tensor) -> Result<Vec<f32>> {
-        let len = self.past.len();
-        let sums = Tensor::zeros((self.kv_heads, self.budget), DType::F32, q.device())?;
-        let grid = [len.div_ceil(self.rows()), self.kv_heads, 1];
-        let launch = self
-            .scores("score_sums", grid, q)?
-            .tensor(tops)?
-            .tensor(&sums)?;
-        // Safety: the arguments are those of `score_sums` in kernels/scores.cu.
-        unsafe { self.gpu.launch(launch)? };
-        host::floats(&sums.narrow(1, 0, len)?)
+/// The ranks of all slots of each kept set of a layer; those of free slots are read by nobody.
+pub fn push_ranks(past: &Past, budget: usize, words: &mut Vec<u32>) {
+    for set in &past.positions {
+        words.extend_from_slice(set);
+        words.resize(words.len() + budget - set.len(), 0);
+    }
+}
+
+/// From one KV head's ranks to the next.
+pub fn rank_stride(past: &Past, budget: usize) -> usize {
+    match past.positions.len() {
+        1 => 0,
+        _ => budget,
     }
 }

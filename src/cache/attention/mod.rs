@@ -3,11 +3,13 @@
 //! - this file: what all ways share, and the choice between them
 //! - `fused`: the kernel of the CPU as operations of candle
 //! - `device`: the kernels of a GPU
+//! - `scored`: those that score the slots of several layers at once
 //! - `eager`: candle's own operations, on any device; what the fused kernel is compared with
 
 mod device;
 mod eager;
 mod fused;
+mod scored;
 
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use candle_nn::ops::softmax_last_dim;
 
 use super::rotary::RotaryTable;
 use crate::gpu::Gpu;
+
+pub use scored::Asked;
 
 /// Softmax of `logits` (`[.., len]`) over the last dimension; on the CPU as f32.
 ///
@@ -51,6 +55,7 @@ pub enum Kernel {
 }
 
 /// The keys and values of one layer, and where they stand.
+#[derive(Clone)]
 pub struct Past<'a> {
     /// Not rotated, `[kv_heads, budget, head_dim]`.
     pub keys: &'a Tensor,
@@ -101,13 +106,25 @@ impl Past<'_> {
     }
 
     /// What [`Self::attend`] adds to `sums`, without the attention: `[kv_heads, len]`.
-    pub fn sums(&self, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
-        match self.gpu_for(q) {
-            Some(gpu) => device::sums(self, gpu, q, positions),
-            None if self.fuses(q) => fused::sums(self, q, positions),
-            None => eager::sums(self, q, positions),
+    fn sums(&self, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
+        match self.fuses(q) {
+            true => fused::sums(self, q, positions),
+            false => eager::sums(self, q, positions),
         }
     }
+}
+
+/// What attention would add to the sums of each layer, without the attention: of each `[kv_heads, len]`. All have the same shape.
+pub fn sums(layers: &[Asked]) -> Result<Vec<Vec<f32>>> {
+    let first = layers.first();
+    if let Some(gpu) = first.and_then(|asked| asked.past.gpu_for(asked.queries)) {
+        return scored::sums(layers, gpu, None);
+    }
+    let layers = layers.iter().map(|asked| {
+        let queries = asked.queries.narrow(1, 0, asked.positions.len())?;
+        asked.past.sums(&queries.contiguous()?, &asked.positions)
+    });
+    layers.collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! A chunk of queries on a bounded cache, and what each slot gets of them.
 
-use std::ffi::c_void;
-
 use super::reference::{softmax, Cache, Turns};
-use super::{off, wide, Kind, Launch, Random, Stored, ORDERS};
+use super::{off, Kind, Launch, Random, Stored, ORDERS};
 
 #[derive(Debug, Clone, Copy)]
 struct Shape {
@@ -191,19 +189,6 @@ impl Memory {
     }
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct ScoredLayer {
-    queries: *mut c_void,
-    keys: *mut c_void,
-    ranks: *mut u32,
-    positions: *mut u32,
-    count: u32,
-    len: u32,
-    first_row: u32,
-    unused: u32,
-}
-
 /// The sums of several layers, `[layers, kv_heads, budget]`; with `tops` given, those that a chunk left.
 fn scores(
     shape: &Shape,
@@ -212,21 +197,28 @@ fn scores(
     order: u32,
 ) -> Vec<f32> {
     let given = tops.is_some();
-    let (mut cos, mut sin) = (layers[0].0.cos.clone(), layers[0].0.sin.clone());
-    let mut scored = layers
-        .iter_mut()
-        .map(|(memory, shape)| ScoredLayer {
-            queries: memory.queries.pointer(),
-            keys: memory.keys.pointer(),
-            ranks: memory.ranks.as_mut_ptr(),
-            positions: memory.positions.as_mut_ptr(),
-            count: shape.tokens as u32,
-            len: shape.len as u32,
-            first_row: 0,
-            unused: 0,
-        })
-        .collect::<Vec<_>>();
-    let count = scored.len();
+    let first = 12 * layers.len();
+    let (mut scored, mut behind) = (Vec::new(), Vec::new());
+    for (memory, shape) in layers.iter_mut() {
+        let pointers = [
+            memory.queries.pointer() as u64,
+            memory.keys.pointer() as u64,
+            memory.cos.as_ptr() as u64,
+            memory.sin.as_ptr() as u64,
+        ];
+        scored.extend(
+            pointers
+                .iter()
+                .flat_map(|&at| [at as u32, (at >> 32) as u32]),
+        );
+        let ranks = first + behind.len();
+        behind.extend_from_slice(&memory.ranks);
+        let positions = first + behind.len();
+        behind.extend_from_slice(&memory.positions);
+        scored.extend([shape.tokens, shape.len, ranks, positions].map(|n| n as u32));
+    }
+    scored.append(&mut behind);
+    let count = layers.len();
     let mut tops =
         tops.unwrap_or_else(|| vec![f32::NAN; count * shape.heads() * shape.capacity * 2]);
     let mut sums = vec![0.0; count * shape.kv_heads * shape.budget];
@@ -236,8 +228,6 @@ fn scores(
             .number(shape.query as usize)
             .number(shape.capacity)
             .number(shape.stride())
-            .buffer(&mut cos)
-            .buffer(&mut sin)
             .number(shape.stride())
             .number(shape.group)
             .number(shape.head_dim)
@@ -349,7 +339,7 @@ fn all_layers_are_scored_at_once_whatever_their_lengths_and_queries() {
 }
 
 #[test]
-fn rows_move_in_the_heads_of_their_set_in_all_buffers() {
+fn rows_move_in_the_heads_of_their_set_in_all_buffers_and_are_copied_before() {
     let (kv_heads, budget, head_dim) = (4, 6, 10);
     for kind in [Kind::F32, Kind::BF16] {
         for heads in [1, 2, 4] {
@@ -357,7 +347,6 @@ fn rows_move_in_the_heads_of_their_set_in_all_buffers() {
             let mut buffer = || Stored::new(kind, &random.numbers(kv_heads * budget * head_dim));
             let mut keys = [buffer(), buffer()];
             let mut values = [buffer(), buffer()];
-            let mut histories = [random.numbers(kv_heads * budget), random.numbers(24)];
             let sets = kv_heads / heads;
             let mut moves = vec![[0, 0, 5, 1], [1, sets as u32 - 1, 4, 0]];
             moves.push([1, 0, 5, 2]);
@@ -376,23 +365,50 @@ fn rows_move_in_the_heads_of_their_set_in_all_buffers() {
                 let [first, second] = all(buffers);
                 [moved(first, 0, head_dim), moved(second, 1, head_dim)]
             });
-            let want_histories = [0, 1].map(|i| moved(wide(&histories[i]), i as u32, 1));
             let width = if kind == Kind::F32 { 4 } else { 2 };
+            let overwritten = moves.iter().map(|&[layer, set, _, to]| [layer, set, to, 0]);
+            let mut overwritten = overwritten.collect::<Vec<_>>();
             let mut moves = moves.clone();
-            let mut key_buffers = keys.each_mut().map(Stored::pointer);
-            let mut value_buffers = values.each_mut().map(Stored::pointer);
-            let mut history_buffers = histories.each_mut().map(|h| h.as_mut_ptr());
-            Launch::new("move_rows", [moves.len(), heads, 1], 32)
-                .buffer(&mut moves)
-                .buffer(&mut key_buffers)
-                .buffer(&mut value_buffers)
-                .buffer(&mut history_buffers)
+            let mut buffers = Vec::new();
+            for layer in 0..2 {
+                for buffers_of in [&mut keys, &mut values] {
+                    let at = buffers_of[layer].pointer() as u64;
+                    buffers.push([at, (head_dim * width) as u64]);
+                }
+            }
+            let mut copies = [0; 2].map(|_| {
+                let room = vec![f32::NAN; moves.len() * heads * head_dim];
+                Stored::new(kind, &room)
+            });
+            let mut places = copies.each_mut().map(Stored::pointer);
+            let before = [all(&keys), all(&values)];
+            Launch::new("take_rows", [moves.len(), heads, 2], 32)
+                .buffer(&mut overwritten)
+                .buffer(&mut buffers)
                 .number(heads)
-                .number(head_dim * width)
+                .number(budget)
+                .buffer(&mut places)
+                .run(0);
+            assert_eq!([all(&keys), all(&values)], before);
+            for (copy, of_layers) in copies.iter().zip(&before) {
+                let copy = copy.all();
+                for (i, &[layer, set, slot, _]) in overwritten.iter().enumerate() {
+                    for head in 0..heads {
+                        let row = (i * heads + head) * head_dim;
+                        let head = set as usize * heads + head;
+                        let from = (head * budget + slot as usize) * head_dim;
+                        let want = &of_layers[layer as usize][from..from + head_dim];
+                        assert_eq!(&copy[row..row + head_dim], want);
+                    }
+                }
+            }
+            Launch::new("move_rows", [moves.len(), heads, 2], 32)
+                .buffer(&mut moves)
+                .buffer(&mut buffers)
+                .number(heads)
                 .number(budget)
                 .run(0);
             assert_eq!([all(&keys), all(&values)], want);
-            assert_eq!([0, 1].map(|i| wide(&histories[i])), want_histories);
         }
     }
 }
