@@ -189,17 +189,18 @@ KERNEL(PRODUCT_THREADS, 1) choose(Step *step, const Best *best, uint32_t bests, 
 }
 EXPORT(choose)
 
-#define OUTPUT(suffix, T)                                                                                                             \
+#define OUTPUT(suffix, T, blocks)                                                                                                             \
   KERNEL(PRODUCT_THREADS, 1) embed_##suffix(const Step *step, const T *table, uint32_t hidden, float *x) {                           \
     embed<T>(step, table, hidden, x);                                                                                                \
   }                                                                                                                                   \
   EXPORT(embed_##suffix)                                                                                                              \
-  KERNEL(PRODUCT_THREADS, 2) norm_lm_head_##suffix(const Step *step, const float *x, const float *gain, float eps, const T *w,       \
+  KERNEL(PRODUCT_THREADS, blocks) norm_lm_head_##suffix(const Step *step, const float *x, const float *gain, float eps, const T *w,       \
                                                    const uint32_t *banned, uint32_t vocab, uint32_t hidden, float *logits,           \
                                                    Best *best) {                                                                     \
     norm_lm_head<T>(step, x, gain, eps, w, banned, vocab, hidden, logits, best);                                                     \
   }                                                                                                                                   \
   EXPORT(norm_lm_head_##suffix)
-OUTPUT(f32, float)
-OUTPUT(f16, f16)
-OUTPUT(bf16, bf16)
+// Blocks of so many registers that they fit on a multiprocessor beside one another; of f32 one less, whose weights take twice as many.
+OUTPUT(f32, float, 2)
+OUTPUT(f16, f16, 3)
+OUTPUT(bf16, bf16, 3)

@@ -145,24 +145,25 @@ __device__ __forceinline__ void norm_gate_up(const Step *step, const float *x, c
   }
 }
 
-#define PRODUCTS(suffix, T)                                                                                                          \
-  KERNEL(PRODUCT_THREADS, 2) norm_qkv_##suffix(const Step *step, const float *x, const float *gain, float eps, const T *wq,         \
+#define PRODUCTS(suffix, T, blocks)                                                                                                          \
+  KERNEL(PRODUCT_THREADS, blocks) norm_qkv_##suffix(const Step *step, const float *x, const float *gain, float eps, const T *wq,         \
                                                const T *wk, const T *wv, const float *bq, const float *bk, const float *bv,         \
                                                uint32_t rows_q, uint32_t rows_k, uint32_t rows_v, uint32_t hidden, float *out) {    \
     norm_qkv<T>(step, x, gain, eps, wq, wk, wv, bq, bk, bv, rows_q, rows_k, rows_v, hidden, out);                                   \
   }                                                                                                                                  \
   EXPORT(norm_qkv_##suffix)                                                                                                          \
-  KERNEL(PRODUCT_THREADS, 2) matvec_add_##suffix(const Step *step, const float *a, const T *w, const float *bias, uint32_t rows,    \
+  KERNEL(PRODUCT_THREADS, blocks) matvec_add_##suffix(const Step *step, const float *a, const T *w, const float *bias, uint32_t rows,    \
                                                  uint32_t width, float *x) {                                                        \
     matvec_add<T>(step, a, w, bias, rows, width, x);                                                                                \
   }                                                                                                                                  \
   EXPORT(matvec_add_##suffix)                                                                                                        \
-  KERNEL(PRODUCT_THREADS, 2) norm_gate_up_##suffix(const Step *step, const float *x, const float *gain, float eps, const T *wg,     \
+  KERNEL(PRODUCT_THREADS, blocks) norm_gate_up_##suffix(const Step *step, const float *x, const float *gain, float eps, const T *wg,     \
                                                    const T *wu, const float *bg, const float *bu, uint32_t inner, uint32_t hidden,  \
                                                    float *h) {                                                                      \
     norm_gate_up<T>(step, x, gain, eps, wg, wu, bg, bu, inner, hidden, h);                                                          \
   }                                                                                                                                  \
   EXPORT(norm_gate_up_##suffix)
-PRODUCTS(f32, float)
-PRODUCTS(f16, f16)
-PRODUCTS(bf16, bf16)
+// Blocks of so many registers that they fit on a multiprocessor beside one another; of f32 one less, whose weights take twice as many.
+PRODUCTS(f32, float, 2)
+PRODUCTS(f16, f16, 3)
+PRODUCTS(bf16, bf16, 3)

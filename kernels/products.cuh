@@ -91,19 +91,42 @@ template <typename T, int R, int U> struct RowProducts {
 };
 
 // Brings an input of `width` numbers into shared memory, with a gain normalised (RMSNorm, arXiv 1910.07467). For wide rows in two
-// planes, the first and the last four of each eight, so that neighbouring lanes read neighbouring words.
+// planes, the first and the last four of each eight, so that neighbouring lanes read neighbouring words; both begin at multiples of
+// 16 bytes then.
 //
 // The squares are added up as if by 256 threads, so that the bits do not depend on how many there are.
 __device__ __forceinline__ void take_input(const float *x, const float *gain, float eps, unsigned width, bool wide, float *to) {
   SHARED(float, s_squares, [PRODUCT_THREADS]);
-  const auto place = [=](unsigned i) { return wide ? (i / 4 % 2) * (width / 2) + i / 8 * 4 + i % 4 : i; };
+  // Fours that a thread reads before it uses the first of them: each is as far away as L2.
+  constexpr unsigned BATCH = 2;
+  float4 *planes = reinterpret_cast<float4 *>(to);
+  const unsigned fours = width / 4;
+  const auto place = [=](unsigned four) { return four % 2 * (fours / 2) + four / 2; };
   for (unsigned first = threadIdx.x; first < PRODUCT_THREADS; first += blockDim.x) {
     float squares = 0;
-    for (unsigned i = first; i < width; i += PRODUCT_THREADS) {
-      const float value = fresh(x + i);
-      to[place(i)] = value;
-      squares += value * value;
-    }
+    if (wide)
+      for (unsigned batch = first; batch < fours; batch += BATCH * PRODUCT_THREADS) {
+        float4 v[BATCH], by[BATCH];
+#pragma unroll
+        for (unsigned i = 0; i < BATCH; ++i) {
+          const unsigned four = batch + i * PRODUCT_THREADS;
+          v[i] = four < fours ? fresh(reinterpret_cast<const float4 *>(x) + four) : float4{0, 0, 0, 0};
+          by[i] = gain && four < fours ? reinterpret_cast<const float4 *>(gain)[four] : float4{1, 1, 1, 1};
+        }
+#pragma unroll
+        for (unsigned i = 0; i < BATCH; ++i) {
+          const unsigned four = batch + i * PRODUCT_THREADS;
+          if (four >= fours) continue;
+          squares += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+          planes[place(four)] = {v[i].x * by[i].x, v[i].y * by[i].y, v[i].z * by[i].z, v[i].w * by[i].w};
+        }
+      }
+    else
+      for (unsigned i = first; i < width; i += PRODUCT_THREADS) {
+        const float value = fresh(x + i);
+        squares += value * value;
+        to[i] = gain ? value * gain[i] : value;
+      }
     s_squares[first] = squares;
   }
   if (gain) {
@@ -112,8 +135,13 @@ __device__ __forceinline__ void take_input(const float *x, const float *gain, fl
 #pragma unroll
     for (unsigned i = 0; i < PRODUCT_THREADS; i += 32) squares += s_squares[threadIdx.x % 32 + i];
     const float by = 1.0f / sqrtf(lanes_sum(squares, 32) / float(width) + eps);
-    for (unsigned first = threadIdx.x; first < PRODUCT_THREADS; first += blockDim.x)
-      for (unsigned i = first; i < width; i += PRODUCT_THREADS) to[place(i)] *= by * gain[i];
+    if (wide)
+      for (unsigned i = threadIdx.x; i < fours; i += blockDim.x) {
+        const float4 v = planes[i];
+        planes[i] = {v.x * by, v.y * by, v.z * by, v.w * by};
+      }
+    else
+      for (unsigned i = threadIdx.x; i < width; i += blockDim.x) to[i] *= by;
   }
 #ifndef PLANT_NO_BARRIER_BEHIND_INPUT
   __syncthreads();

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::DeviceId;
 use candle_core::{CudaDevice, Error, Result};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags,
-    CUstreamCaptureMode,
+    CUlaunchAttributeID, CUstreamCaptureMode,
 };
 use cudarc::driver::{
-    result, CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError,
     PinnedHostSlice,
 };
 use cudarc::nvrtc::Ptx;
@@ -48,7 +49,12 @@ pub struct Cuda {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<String, CudaFunction>>,
     multiprocessors: usize,
+    /// A kernel of a recording may start while the one before it ends.
+    overlap: bool,
 }
+
+/// The first driver that captures launches which overlap (12.3), as it says its version.
+const OVERLAPPING_DRIVER: i32 = 12030;
 
 /// Shared memory that a block has without being asked for more, bytes.
 const SHARED: u32 = 48 << 10;
@@ -72,11 +78,18 @@ impl Cuda {
             .context()
             .attribute(multiprocessors)
             .map_err(failed)?;
+        let (major, _) = stream.context().compute_capability().map_err(failed)?;
+        let mut driver = 0;
+        // Safety: it only writes the number.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }
+            .result()
+            .map_err(failed)?;
         Ok(Self {
             stream,
             module,
             functions: Mutex::default(),
             multiprocessors: multiprocessors.max(1) as usize,
+            overlap: major >= 9 && driver >= OVERLAPPING_DRIVER,
         })
     }
 
@@ -93,28 +106,51 @@ impl Cuda {
         Ok(function)
     }
 
+    /// With `overlap` the kernel may start before what is ahead of it in the stream has ended: the kernels themselves wait for that (see
+    /// wait_for_producer in kernels/gpu.cuh).
+    ///
     /// # Safety
     /// As [`Gpu::record`] says.
-    unsafe fn enqueue(&self, launch: &mut Launch) -> Result<()> {
+    unsafe fn enqueue(&self, launch: &mut Launch, overlap: bool) -> Result<()> {
         let function = self.function(&launch.kernel)?;
         let [x, y, z] = launch.grid;
-        let (block, shared) = ((launch.block, 1, 1), launch.shared);
+        let shared = launch.shared;
         if shared > SHARED {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function
                 .set_attribute(most, shared as i32)
                 .map_err(failed)?;
         }
-        let (function, stream) = (function.cu_function(), self.stream.cu_stream());
+        let mut overlapping = sys::CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: self.stream.cu_stream(),
+            attrs: &mut overlapping,
+            numAttrs: u32::from(overlap),
+        };
         let mut arguments = launch.arguments();
-        result::launch_kernel(function, (x, y, z), block, shared, stream, &mut arguments)
+        let arguments = arguments.as_mut_ptr();
+        sys::cuLaunchKernelEx(&config, function.cu_function(), arguments, null_mut())
+            .result()
             .map_err(failed)
     }
 }
 
 impl Gpu for Cuda {
     unsafe fn launch(&self, mut launch: Launch) -> Result<()> {
-        self.enqueue(&mut launch)
+        self.enqueue(&mut launch, false)
     }
 
     fn multiprocessors(&self) -> usize {
@@ -128,9 +164,10 @@ impl Gpu for Cuda {
         }
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(failed)?;
-        let launched = launches
-            .iter_mut()
-            .try_for_each(|launch| self.enqueue(launch));
+        let mut numbered = launches.iter_mut().enumerate();
+        // The first one follows whatever came before the recording's repetition.
+        let launched =
+            numbered.try_for_each(|(i, launch)| self.enqueue(launch, self.overlap && i > 0));
         let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
         launched?;
         let graph = graph.map_err(failed)?;

@@ -271,6 +271,17 @@ int cuLaunchKernel(const char *function, unsigned x, unsigned y, unsigned z, uns
     return count(capturing ? "captured:" : "kernel:", function, 0);
 }
 
+// CUlaunchConfig begins so.
+struct launch_config {
+    unsigned x, y, z, block_x, block_y, block_z, shared;
+    void *stream;
+};
+
+int cuLaunchKernelEx(const struct launch_config *to, const char *function, void **arguments, void **extra) {
+    (void)extra;
+    return cuLaunchKernel(function, to->x, to->y, to->z, to->block_x, to->block_y, to->block_z, to->shared, to->stream, arguments);
+}
+
 DOES_NOTHING(cuFuncSetAttribute)
 
 // Graphs: what is captured is counted as such, what is launched as one call.

@@ -24,8 +24,10 @@ const ROWS: usize = 2;
 const GATED_ROWS: usize = 1;
 const HEAD_ROWS: usize = 4;
 
-/// Blocks per multiprocessor that products are spread over, at most.
+/// Blocks per multiprocessor that products are spread over, at most, and attention: a block of that waits for memory most of the time,
+/// and four fit beside one another.
 const WAVES: usize = 4;
+const ATTENTION_WAVES: usize = 4;
 
 /// What kernels hand to each other, f32 but where it says otherwise.
 #[derive(Debug)]
@@ -85,8 +87,8 @@ impl Tile {
             _ => group.next_power_of_two().min(8),
         };
         let tiles = group.div_ceil(heads);
-        // Two blocks for each multiprocessor, but no block without a pass over some slots.
-        let wanted = (2 * multiprocessors).div_ceil(shape.kv_heads * tiles);
+        // As many blocks as have room on each multiprocessor, but no block without a pass over some slots.
+        let wanted = (ATTENTION_WAVES * multiprocessors).div_ceil(shape.kv_heads * tiles);
         let most = cache.plan().budget.div_ceil(64).min(128);
         Ok(Self {
             cap,
@@ -112,7 +114,8 @@ impl Buffers {
         let inner = weights.layers.iter().map(|layer| layer.gate.rows).max();
         let floats = |count: usize| Tensor::zeros(count, DType::F32, device);
         let words = |count: usize| Tensor::zeros(count, DType::U32, device);
-        let blocks = spread(weights.head.rows, HEAD_ROWS, multiprocessors) as usize;
+        let head_block = block(weights.head.rows, HEAD_ROWS, multiprocessors);
+        let blocks = spread(weights.head.rows, (HEAD_ROWS, head_block), multiprocessors);
         let partial = shape.kv_heads * tile.tiles * tile.splits * tile.heads * (shape.head_dim + 2);
         Ok(Self {
             x: floats(hidden)?,
@@ -120,7 +123,7 @@ impl Buffers {
             attended: floats(shape.heads * shape.head_dim)?,
             gated: floats(inner.unwrap_or(1))?,
             logits: floats(weights.head.rows)?,
-            best: words(4 * blocks)?,
+            best: words(4 * blocks as usize)?,
             partial: floats(partial)?,
             arrived: words(shape.kv_heads * tile.tiles)?,
             attention: match cache.history_decay() {
@@ -143,14 +146,23 @@ impl Buffers {
 
     /// A launch of a product with `rows` rows of outputs and an input of `width` elements, `at_a_time` rows to a warp.
     fn product(&self, kernel: String, rows: usize, width: usize, at_a_time: usize) -> Launch {
-        let blocks = spread(rows, at_a_time, self.multiprocessors);
-        Launch::new(kernel, [blocks, 1, 1], PRODUCT_BLOCK).shared(width * size_of::<f32>())
+        let block = block(rows, at_a_time, self.multiprocessors);
+        let blocks = spread(rows, (at_a_time, block), self.multiprocessors);
+        Launch::new(kernel, [blocks, 1, 1], block).shared(width * size_of::<f32>())
     }
 }
 
-/// Blocks for so many rows, `at_a_time` to a warp.
-fn spread(rows: usize, at_a_time: usize, multiprocessors: usize) -> u32 {
-    let rows_of_block = at_a_time * PRODUCT_BLOCK as usize / 32;
+/// Threads of a block for so many rows, `at_a_time` to a warp: fewer where every multiprocessor could not have a block otherwise.
+fn block(rows: usize, at_a_time: usize, multiprocessors: usize) -> u32 {
+    match rows < at_a_time * PRODUCT_BLOCK as usize / 32 * multiprocessors {
+        true => PRODUCT_BLOCK / 2,
+        false => PRODUCT_BLOCK,
+    }
+}
+
+/// Blocks for so many rows, `at_a_time` to a warp, of so many threads.
+fn spread(rows: usize, (at_a_time, block): (usize, u32), multiprocessors: usize) -> u32 {
+    let rows_of_block = at_a_time * block as usize / 32;
     rows.div_ceil(rows_of_block)
         .clamp(1, WAVES * multiprocessors) as u32
 }
