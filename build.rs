@@ -39,7 +39,7 @@ fn main() {
 }
 
 /// Compiles kernels/ into `kernels.fatbin` in the folder of the build: for each GPU of kernels/targets that the toolkit knows, and as PTX
-/// for those that come later.
+/// for those that come later. `CUDA_COMPUTE_CAP` leaves out the GPUs before it, which candle's kernels do not run on either.
 fn compile_kernels() {
     println!("cargo:rerun-if-changed=kernels");
     let homes = ["CUDA_HOME", "CUDA_PATH"].map(|name| {
@@ -58,14 +58,17 @@ fn compile_kernels() {
     let answer = answer.unwrap_or_else(|error| fail(error.to_string()));
     let answer = String::from_utf8_lossy(&answer.stdout);
     let known = answer.split_whitespace().collect::<Vec<_>>();
+    let oldest = std::env::var("CUDA_COMPUTE_CAP").ok();
+    let oldest = oldest.and_then(|cap| cap.parse::<u32>().ok()).unwrap_or(0);
     let targets = include_str!("kernels/targets").split_whitespace();
     let targets = targets
         .filter(|target| known.contains(&format!("sm_{target}").as_str()))
         .map(|target| target.parse::<u32>().unwrap_or_default())
+        .filter(|&target| target >= oldest)
         .collect::<Vec<_>>();
     if targets.is_empty() {
         fail(format!(
-            "--list-gpu-code says {known:?}, expected one of those in kernels/targets among them"
+            "--list-gpu-code says {known:?}, expected one of those in kernels/targets among them, from {oldest} on"
         ));
     }
     let out = Path::new(&std::env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.fatbin");
