@@ -5,6 +5,7 @@
 #include "attend_f32.cu"
 #include "history.cu"
 #include "output.cu"
+#include "planes.cu"
 #include "products.cu"
 #include "rows.cu"
 #include "scores.cu"

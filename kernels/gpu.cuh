@@ -29,6 +29,12 @@ __device__ __forceinline__ float lanes_sum(float x, int width) {
   return x;
 }
 
+// The largest over the lanes of each group of `width`, likewise.
+__device__ __forceinline__ uint32_t lanes_max(uint32_t x, int width) {
+  for (int m = width / 2; m > 0; m >>= 1) x = max(x, __shfl_xor_sync(0xffffffffu, x, m));
+  return x;
+}
+
 // Programmatic dependent launch, from sm_90 on; elsewhere the next kernel starts when this one has ended.
 //
 // Every kernel waits, before it reads what another kernel writes, before it writes anything and before it returns: only so does
@@ -52,6 +58,13 @@ __device__ __forceinline__ uint4 load_weights(const void *p) {
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 }
+// Less of them.
+__device__ __forceinline__ uint2 load_weights_8(const void *p) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  return v;
+}
+__device__ __forceinline__ uint32_t load_word(const void *p) { return __ldg(static_cast<const uint32_t *>(p)); }
 // What earlier kernels wrote and this one reads once: past L1, and not by the path for constants.
 __device__ __forceinline__ uint4 load_16_bytes(const void *p) {
   uint4 v;
@@ -94,6 +107,9 @@ template <int V> __device__ __forceinline__ void store(float *to, const float (&
   if constexpr (V == 4) *reinterpret_cast<float4 *>(to) = {x[0], x[1], x[2], x[3]};
   else to[0] = x[0];
 }
+
+// Threads of a block of products, at most; blockDim.x is any multiple of 32 up to it.
+constexpr int PRODUCT_THREADS = 256;
 
 constexpr float LOG2_E = 1.4426950408889634f;
 

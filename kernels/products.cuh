@@ -1,4 +1,4 @@
-// Products of matrices with one vector, a warp to a few rows at a time: what products.cu and output.cu share.
+// Products of matrices of floats with one vector, a warp to a few rows at a time: the Products (layer.cuh) of products.cu and output.cu.
 #pragma once
 #include "gpu.cuh"
 
@@ -24,69 +24,6 @@ template <> struct Eight<float> {
   __device__ __forceinline__ void unpack(float *x) const {
     x[0] = __uint_as_float(low.x); x[1] = __uint_as_float(low.y); x[2] = __uint_as_float(low.z); x[3] = __uint_as_float(low.w);
     x[4] = __uint_as_float(high.x); x[5] = __uint_as_float(high.y); x[6] = __uint_as_float(high.z); x[7] = __uint_as_float(high.w);
-  }
-};
-
-// Rows of at most so many threads' blocks; blockDim.x is any multiple of 32 up to it.
-constexpr int PRODUCT_THREADS = 256;
-
-// R rows of weights (null: none) times an input in shared memory, by one warp. U times 32 lanes times 8 weights of each row are
-// on their way at once.
-template <typename T, int R, int U> struct RowProducts {
-  unsigned width;
-  bool wide;  // rows can be read 16 bytes at a time
-  const T *row[R];
-  Eight<T> first[R][U];
-
-  // `matrix`: where rows of `width` begin.
-  static __device__ __forceinline__ bool readable_wide(const T *matrix, unsigned width) {
-    return width % 8 == 0 && reinterpret_cast<uintptr_t>(matrix) % 16 == 0;
-  }
-
-  __device__ __forceinline__ void load(unsigned chunk) {
-#pragma unroll
-    for (int u = 0; u < U; ++u)
-#pragma unroll
-      for (int r = 0; r < R; ++r)
-        if (row[r] && chunk + 32 * u < width / 8) first[r][u].load(row[r] + size_t(chunk + 32 * u) * 8);
-        else first[r][u].clear();
-  }
-
-  // Begins to read: needs no input, so it comes before the wait for it.
-  __device__ __forceinline__ void prefetch() {
-    if (wide) load(threadIdx.x % 32);
-  }
-
-  // The sums, the same in every lane; `x` is as take_input leaves it. The rows have been prefetched.
-  __device__ __forceinline__ void sums(const float *x, float (&sum)[R]) {
-    const unsigned lane = threadIdx.x % 32;
-#pragma unroll
-    for (int r = 0; r < R; ++r) sum[r] = 0;
-    if (wide) {
-      const unsigned chunks = width / 8;
-      for (unsigned chunk = lane; chunk < chunks; chunk += 32 * U) {
-        if (chunk != lane) load(chunk);
-#pragma unroll
-        for (int u = 0; u < U; ++u) {
-          const unsigned c = chunk + 32 * u;
-          if (c >= chunks) break;
-          const float4 a = reinterpret_cast<const float4 *>(x)[c], b = reinterpret_cast<const float4 *>(x)[chunks + c];
-#pragma unroll
-          for (int r = 0; r < R; ++r) {
-            float w[8];
-            first[r][u].unpack(w);
-            sum[r] += w[0] * a.x + w[1] * a.y + w[2] * a.z + w[3] * a.w + w[4] * b.x + w[5] * b.y + w[6] * b.z + w[7] * b.w;
-          }
-        }
-      }
-    } else {
-      for (unsigned i = lane; i < width; i += 32)
-#pragma unroll
-        for (int r = 0; r < R; ++r)
-          if (row[r]) sum[r] += to_float(row[r][i]) * x[i];
-    }
-#pragma unroll
-    for (int r = 0; r < R; ++r) sum[r] = lanes_sum(sum[r], 32);
   }
 };
 
@@ -147,3 +84,77 @@ __device__ __forceinline__ void take_input(const float *x, const float *gain, fl
   __syncthreads();
 #endif
 }
+
+// R rows of weights (null: none) times an input in shared memory, by one warp. U times 32 lanes times 8 weights of each row are
+// on their way at once.
+template <typename T, int R, int U> struct RowProducts {
+  using Matrix = const T *;
+  static constexpr int ROWS = R;
+  unsigned width;
+  bool wide;  // rows can be read 16 bytes at a time
+  const T *row[R];
+  Eight<T> first[R][U];
+
+  template <typename... Matrices>
+  __device__ __forceinline__ RowProducts(unsigned of_width, Matrices... matrices)
+      : width(of_width), wide((readable_wide(matrices, of_width) && ...)) {}
+
+  // `matrix`: where rows of `width` begin.
+  static __device__ __forceinline__ bool readable_wide(const T *matrix, unsigned width) {
+    return width % 8 == 0 && reinterpret_cast<uintptr_t>(matrix) % 16 == 0;
+  }
+
+  __device__ __forceinline__ void load(unsigned chunk) {
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+#pragma unroll
+      for (int r = 0; r < R; ++r)
+        if (row[r] && chunk + 32 * u < width / 8) first[r][u].load(row[r] + size_t(chunk + 32 * u) * 8);
+        else first[r][u].clear();
+  }
+
+  __device__ __forceinline__ void set(int r, Matrix matrix, unsigned at, unsigned rows) {
+    row[r] = at < rows ? matrix + size_t(at) * width : nullptr;
+  }
+
+  __device__ __forceinline__ void prefetch() {
+    if (wide) load(threadIdx.x % 32);
+  }
+
+  __device__ __forceinline__ void take(const float *x, const float *gain, float eps) {
+    DYNAMIC_SHARED(float, s_x);
+    take_input(x, gain, eps, width, wide, s_x);
+  }
+
+  __device__ __forceinline__ void sums(float (&sum)[R]) {
+    DYNAMIC_SHARED(float, x);
+    const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (int r = 0; r < R; ++r) sum[r] = 0;
+    if (wide) {
+      const unsigned chunks = width / 8;
+      for (unsigned chunk = lane; chunk < chunks; chunk += 32 * U) {
+        if (chunk != lane) load(chunk);
+#pragma unroll
+        for (int u = 0; u < U; ++u) {
+          const unsigned c = chunk + 32 * u;
+          if (c >= chunks) break;
+          const float4 a = reinterpret_cast<const float4 *>(x)[c], b = reinterpret_cast<const float4 *>(x)[chunks + c];
+#pragma unroll
+          for (int r = 0; r < R; ++r) {
+            float w[8];
+            first[r][u].unpack(w);
+            sum[r] += w[0] * a.x + w[1] * a.y + w[2] * a.z + w[3] * a.w + w[4] * b.x + w[5] * b.y + w[6] * b.z + w[7] * b.w;
+          }
+        }
+      }
+    } else {
+      for (unsigned i = lane; i < width; i += 32)
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+          if (row[r]) sum[r] += to_float(row[r][i]) * x[i];
+    }
+#pragma unroll
+    for (int r = 0; r < R; ++r) sum[r] = lanes_sum(sum[r], 32);
+  }
+};

@@ -10,15 +10,19 @@ const SOURCES: [&str; 10] = [
     "attend_f32.cu",
     "history.cu",
     "output.cu",
+    "planes.cu",
     "products.cu",
     "rows.cu",
     "scores.cu",
     "host/launch.cpp",
 ];
-const HEADERS: [&str; 6] = [
+const HEADERS: [&str; 9] = [
     "attend.cuh",
     "chunk.cuh",
     "gpu.cuh",
+    "layer.cuh",
+    "output.cuh",
+    "planes.cuh",
     "products.cuh",
     "splits.cuh",
     "host/host.hpp",

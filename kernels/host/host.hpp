@@ -390,29 +390,38 @@ inline unsigned atomicInc(unsigned *at, unsigned limit) {
   return old;
 }
 
-// As a butterfly adds up, in one hand-over: the last lane to come adds for all.
-inline float lanes_sum(float x, int width) {
+// As a butterfly over the lanes of each group of `width`, in one hand-over: the last lane to come works for all.
+template <typename T, typename Both> inline T butterfly(T x, int width, Both both) {
   gpu::Fiber &mine = *gpu::fiber;
   gpu::Warp &w = *mine.warp;
   uint64_t *words = w.slot[mine.operations++ & 1];
-  float slot[32];
+  T slot[32];
   std::memcpy(&words[mine.lane], &x, sizeof x);
   if ((w.arrived | 1u << mine.lane) == w.live) {
-    for (int i = 0; i < 32; ++i) std::memcpy(&slot[i], &words[i], sizeof(float));
+    for (int i = 0; i < 32; ++i) std::memcpy(&slot[i], &words[i], sizeof(T));
     for (int m = width / 2; m > 0; m >>= 1) {
-      float next[32];
-      for (int i = 0; i < 32; ++i) next[i] = slot[i] + slot[i ^ m];
+      T next[32];
+      for (int i = 0; i < 32; ++i) next[i] = both(slot[i], slot[i ^ m]);
       std::memcpy(slot, next, sizeof next);
     }
-    for (int i = 0; i < 32; ++i) std::memcpy(&words[i], &slot[i], sizeof(float));
+    for (int i = 0; i < 32; ++i) std::memcpy(&words[i], &slot[i], sizeof(T));
   }
   gpu::warp_barrier();
   std::memcpy(&x, &words[mine.lane], sizeof x);
   return x;
 }
+inline float lanes_sum(float x, int width) { return butterfly(x, width, [](float a, float b) { return a + b; }); }
+inline uint32_t lanes_max(uint32_t x, int width) { return butterfly(x, width, [](uint32_t a, uint32_t b) { return a < b ? b : a; }); }
 
 inline float __uint_as_float(uint32_t bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 inline uint32_t __float_as_uint(float x) { uint32_t bits; std::memcpy(&bits, &x, 4); return bits; }
+// To the nearest, of two equally near ones to the even one; of what is within an int.
+inline int __float2int_rn(float x) { return int(std::nearbyintf(x)); }
+// Plus the products of four signed bytes.
+inline int __dp4a(int a, int b, int sum) {
+  for (int shift = 0; shift < 32; shift += 8) sum += int(int8_t(unsigned(a) >> shift)) * int(int8_t(unsigned(b) >> shift));
+  return sum;
+}
 using std::isfinite;
 template <typename T> inline T min(T a, T b) { return b < a ? b : a; }
 template <typename T> inline T max(T a, T b) { return a < b ? b : a; }
@@ -458,6 +467,8 @@ template <typename T> inline T load_aligned(const void *from) {
   return x;
 }
 inline uint4 load_weights(const void *from) { return load_aligned<uint4>(from); }
+inline uint2 load_weights_8(const void *from) { return load_aligned<uint2>(from); }
+inline uint32_t load_word(const void *from) { return load_aligned<uint32_t>(from); }
 inline uint4 load_16_bytes(const void *from) { return load_aligned<uint4>(from); }
 inline uint2 load_8_bytes(const void *from) { return load_aligned<uint2>(from); }
 inline void publish(uint32_t *to, uint4 v) { *reinterpret_cast<uint4 *>(to) = v; }

@@ -4,6 +4,8 @@
 //! one thread when there is one row; here several threads do, with one hand-over for all layers that take the same input. Of many rows
 //! the product is the one that candle uses, without its asking the system how many cores there are.
 
+use std::sync::Arc;
+
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use candle_nn::Module;
@@ -11,6 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::weights::{Matrix, Weights};
+use crate::gpu::Gpu;
 use crate::simd::{self, dot_products, many_products};
 
 /// The most rows that the own product takes. `examples/decode_speed.rs` times both: for 576 -> 1536 the one of gemm, which is candle's, is
@@ -74,10 +77,16 @@ impl Linear {
         self.bias.as_ref()
     }
 
+    /// The same as a GPU's kernels take it, see [`Matrix::for_kernels`].
+    pub fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+        Ok(Self::of(self.weight.for_kernels(gpu)?, self.bias.clone()))
+    }
+
     /// `[rows, out]` without the bias, for any kind of weight and number of rows.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Matrix::Dense(weight) => x.matmul(&weight.t()?),
+            Matrix::Planes(weight) => weight.product(x),
             Matrix::Quantised(weight) if pays_to_widen(weight, x)? => {
                 let weight = weight.dequantize(x.device())?;
                 x.matmul(&weight.to_dtype(x.dtype())?.t()?)
@@ -314,7 +323,7 @@ mod tests {
     fn dense(layer: &Linear) -> &Tensor {
         match &layer.weight {
             Matrix::Dense(weight) => weight,
-            Matrix::Quantised(_) => panic!("a dense layer is quantised"),
+            _ => panic!("a dense layer is quantised"),
         }
     }
 

@@ -13,6 +13,7 @@ use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::decoder::step::{Stepper, Unfit};
 use inf_mllm::model::decoder::Decoder;
+use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 
@@ -264,7 +265,7 @@ fn a_step_without_a_free_slot_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn there_are_no_steps_for_other_layers_or_for_blocks_and_the_reason_is_told() {
+fn there_are_no_steps_for_other_layers_and_the_reason_is_told() {
     let chooser = Chooser::new(0.0, Vec::new());
     let stream = Stream::new(
         decoder_alone(&golden("families/gpt_neox")),
@@ -275,7 +276,11 @@ fn there_are_no_steps_for_other_layers_or_for_blocks_and_the_reason_is_told() {
 }
 
 /// Two rounds of frames, questions that stay and one that does not; what was answered, and what is kept.
-fn rounds(dir: &Path, gpu: Option<Arc<dyn Gpu>>) -> (Vec<Vec<u32>>, impl PartialEq + Debug) {
+pub fn answers_and_state(
+    dir: &Path,
+    model: Mllm,
+    gpu: Option<Arc<dyn Gpu>>,
+) -> (Vec<Vec<u32>>, impl PartialEq + Debug) {
     let mut config = SessionConfig {
         model_dir: dir.to_path_buf(),
         max_new_tokens: 24,
@@ -284,7 +289,7 @@ fn rounds(dir: &Path, gpu: Option<Arc<dyn Gpu>>) -> (Vec<Vec<u32>>, impl Partial
     config.cache.budget = 160;
     let pool = thread_pool(1, &Checkpoint::open(dir).unwrap()).unwrap();
     let steps = gpu.is_some();
-    let mut session = Session::with_kernels(load(dir), pool, config, gpu).unwrap();
+    let mut session = Session::with_kernels(model, pool, config, gpu).unwrap();
     assert_eq!(session.decodes_in_kernels(), steps, "{}", dir.display());
     let mut answers = Vec::new();
     for round in 0..2 {
@@ -317,8 +322,8 @@ fn sessions_of_every_multimodal_family_answer_and_keep_the_same() {
         "qwen3_vl",
     ] {
         let dir = golden("families").join(family);
-        let (answers, state) = rounds(&dir, None);
-        let (stepped_answers, stepped_state) = rounds(&dir, Some(kernels()));
+        let (answers, state) = answers_and_state(&dir, load(&dir), None);
+        let (stepped_answers, stepped_state) = answers_and_state(&dir, load(&dir), Some(kernels()));
         assert_eq!(stepped_answers, answers, "{family}");
         assert_eq!(stepped_state, state, "{family}");
     }

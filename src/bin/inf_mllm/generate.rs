@@ -50,7 +50,9 @@ pub fn run(args: &Args) -> Result<()> {
     let config = args.given.config()?;
     let device = config.device.open()?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
+    let mut model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
+    let gpu = gpu::of(&device);
+    model.decoder.lay_out_for(gpu.as_ref())?;
     let (ids, images) = prompt(&model, args)?;
     let system_tokens = match &args.system {
         Some(system) => system_length(&model, system)?,
@@ -78,7 +80,6 @@ pub fn run(args: &Args) -> Result<()> {
 
     // As the published tools generate: whatever the model says, also of tokens that are no text.
     let (chooser, mut draws) = (Chooser::new(0.0, Vec::new()), Draws::new(0));
-    let gpu = gpu::of(&device);
     let rules = (&chooser, model.ends.ids());
     let mut stepper = Stepper::fitting(&model.decoder, gpu.as_ref(), &cache, rules);
     // Only text reaches the top where visual tokens are withdrawn.

@@ -61,7 +61,7 @@ impl Bench {
         let weights = Weights::new(source.clone(), dtype, &self.device);
         let config = shape.config.text();
         let (text, head) = (shape.config.text_path(), shape.config.head_path());
-        let decoder = Decoder::new(config, &weights.pp(text), &weights.pp(head))?;
+        let mut decoder = Decoder::new(config, &weights.pp(text), &weights.pp(head))?;
         let sizes = config
             .cache_shape()
             .map_err(|unsupported| unsupported.of(shape.checkpoint.path("config.json")))?;
@@ -72,6 +72,7 @@ impl Bench {
             Path::Operations => None,
         };
         cache.run_on(gpu.clone());
+        decoder.lay_out_for(gpu.as_ref())?;
         let stepper = Stepper::fitting(&decoder, gpu.as_ref(), &cache, (&chooser, &[]));
         let about = About {
             path: match &stepper {

@@ -287,6 +287,7 @@ mod tests {
         let tensor = match source.matrix(name, None, DType::F32, &Device::Cpu).unwrap() {
             Matrix::Dense(tensor) => tensor,
             Matrix::Quantised(blocks) => blocks.dequantize(&Device::Cpu).unwrap(),
+            Matrix::Planes(_) => panic!("{name} has been laid out for a GPU"),
         };
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }

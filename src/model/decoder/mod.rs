@@ -25,6 +25,7 @@ use super::linear::Linear;
 use super::weights::{Matrix, Weights};
 use super::ModelError;
 use crate::cache::{BoundedCache, LayerSlots, Mark, Token};
+use crate::gpu::Gpu;
 
 pub use config::{Config, Unsupported};
 pub use rope::RopeParameters;
@@ -42,6 +43,11 @@ pub trait Block: Debug + Send + Sync {
     /// What a device's own kernels work with, where there are such for layers of this kind.
     fn as_llama(&self) -> Option<&llama::Layer> {
         None
+    }
+
+    /// The layer with its matrices as those kernels take them, see [`Matrix::for_kernels`]; none: there are no such kernels.
+    fn for_kernels(&self, _: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
+        Ok(None)
     }
 }
 
@@ -155,6 +161,30 @@ impl Decoder {
         })
     }
 
+    /// Lays the matrices out as the kernels of `gpu` take them, layer by layer, so that no more than a layer is there twice. Without a GPU,
+    /// and for layers that its kernels do not know, nothing changes.
+    pub fn lay_out_for(&mut self, gpu: Option<&Arc<dyn Gpu>>) -> Result<()> {
+        let Some(gpu) = gpu else { return Ok(()) };
+        for layer in &mut self.layers {
+            match layer.for_kernels(gpu)? {
+                Some(laid_out) => *layer = laid_out,
+                None => return Ok(()),
+            }
+        }
+        let head = self.lm_head.weight();
+        let one = match (&self.embed_tokens, head) {
+            (Matrix::Quantised(embedding), Matrix::Quantised(head)) => Arc::ptr_eq(embedding, head),
+            _ => false,
+        };
+        let head = Linear::of(head.for_kernels(gpu)?, None);
+        self.embed_tokens = match one {
+            true => head.weight().clone(),
+            false => self.embed_tokens.for_kernels(gpu)?,
+        };
+        self.lm_head = head;
+        Ok(())
+    }
+
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -171,10 +201,11 @@ impl Decoder {
 
     /// `[tokens, hidden]` for token ids.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::from_slice(ids, ids.len(), &self.device)?;
+        let index = || Tensor::from_slice(ids, ids.len(), &self.device);
         match &self.embed_tokens {
-            Matrix::Dense(table) => table.index_select(&ids, 0),
-            Matrix::Quantised(table) => table.embedding(&ids)?.to_dtype(self.dtype),
+            Matrix::Dense(table) => table.index_select(&index()?, 0),
+            Matrix::Quantised(table) => table.embedding(&index()?)?.to_dtype(self.dtype),
+            Matrix::Planes(table) => table.select(ids, self.dtype),
         }
     }
 

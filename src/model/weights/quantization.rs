@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
 
+use super::Planes;
 use crate::cache::parameter::choice;
+use crate::gpu::Gpu;
 
 /// A matrix `[out, in]` to multiply with.
 #[derive(Debug, Clone)]
@@ -13,6 +15,8 @@ pub enum Matrix {
     Dense(Tensor),
     /// Its products are those of ggml: a row of the input is rounded to 8-bit blocks, sums are f32.
     Quantised(Arc<QTensor>),
+    /// The same for a GPU's own kernels.
+    Planes(Arc<Planes>),
 }
 
 impl Matrix {
@@ -21,6 +25,7 @@ impl Matrix {
         match self {
             Self::Dense(tensor) => tensor.dims2(),
             Self::Quantised(tensor) => tensor.shape().dims2(),
+            Self::Planes(planes) => Ok(planes.dims2()),
         }
     }
 
@@ -29,7 +34,20 @@ impl Matrix {
         match self {
             Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
             Self::Quantised(tensor) => tensor.storage_size_in_bytes(),
+            Self::Planes(planes) => planes.size(),
         }
+    }
+
+    /// As a GPU's kernels take it: blocks that they know in planes, everything else as it is.
+    pub fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+        let planes = match self {
+            Self::Quantised(blocks) => Planes::of(blocks, gpu)?,
+            Self::Dense(_) | Self::Planes(_) => None,
+        };
+        Ok(match planes {
+            Some(planes) => Self::Planes(Arc::new(planes)),
+            None => self.clone(),
+        })
     }
 }
 

@@ -91,12 +91,13 @@ impl Session {
 
     /// The same with kernels that run on the memory of the model's device, if there are any.
     pub fn with_kernels(
-        model: Mllm,
+        mut model: Mllm,
         pool: ThreadPool,
         config: SessionConfig,
         gpu: Option<Arc<dyn Gpu>>,
     ) -> Result<Self, ModelError> {
         config.check()?;
+        model.decoder.lay_out_for(gpu.as_ref())?;
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
         let beginning = Arc::new(check.beginning(&config.system_prompt)?);

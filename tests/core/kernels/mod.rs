@@ -5,11 +5,13 @@
 //! - `attend`: one query on a bounded cache
 //! - `chunk`: many queries on a bounded cache, scores, moves
 //! - `products`: matrices times one vector
+//! - `planes`: the same with matrices of small integers
 //! - `output`: embedding, logits, choice, the state of a step
 
 mod attend;
 mod chunk;
 mod output;
+mod planes;
 mod products;
 mod reference;
 

@@ -2,7 +2,7 @@
 
 use super::{off, rms_norm, wide, Kind, Launch, Random, Step, Stored, ORDERS};
 
-const EPS: f32 = 1e-5;
+pub const EPS: f32 = 1e-5;
 
 /// A matrix `[rows, width]` with numbers of about the size that trained ones have.
 fn matrix(random: &mut Random, kind: Kind, rows: usize, width: usize) -> Stored {
@@ -21,7 +21,7 @@ fn product(matrix: &Stored, x: &[f64], bias: Option<&Vec<f32>>) -> Vec<f64> {
     .collect()
 }
 
-fn gain(random: &mut Random, width: usize) -> Vec<f32> {
+pub fn gain(random: &mut Random, width: usize) -> Vec<f32> {
     let numbers = random.numbers(width);
     numbers.iter().map(|x| 1.0 + 0.5 * x).collect()
 }
@@ -39,13 +39,16 @@ const SIZES: [(usize, usize); 8] = [
 ];
 
 /// Runs in every order and on several grids, which the result may not depend on.
-fn same_everywhere(width: usize, run: impl Fn(usize, u32, usize, u32) -> Vec<f32>) -> Vec<f32> {
-    let first = run(2, 64, width * 4, 0);
+pub fn same_everywhere(
+    shared: usize,
+    run: impl Fn(usize, u32, usize, u32) -> Vec<f32>,
+) -> Vec<f32> {
+    let first = run(2, 64, shared, 0);
     for (order, (blocks, block)) in ORDERS
         .into_iter()
         .zip([(1, 32), (3, 64), (50, 96), (2, 256)])
     {
-        let again = run(blocks, block, width * 4, order);
+        let again = run(blocks, block, shared, order);
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(
             bits(&again),
@@ -66,7 +69,7 @@ fn queries_keys_and_values_are_products_of_the_normed_input() {
             let gain = gain(&mut random, width);
             let matrices = rows.map(|rows| matrix(&mut random, kind, rows, width));
             let biases = rows.map(|rows| (n % 2 == 0).then(|| random.numbers(rows)));
-            let got = same_everywhere(width, |blocks, block, shared, order| {
+            let got = same_everywhere(width * 4, |blocks, block, shared, order| {
                 let mut out = vec![f32::NAN; rows.iter().sum()];
                 let (mut x, mut gain) = (x.clone(), gain.clone());
                 let [mut wq, mut wk, mut wv] = matrices.clone();
@@ -109,7 +112,7 @@ fn a_projection_is_added_to_the_residual() {
             let residual = random.numbers(rows);
             let weights = matrix(&mut random, kind, rows, width);
             let bias = (n % 2 == 1).then(|| random.numbers(rows));
-            let got = same_everywhere(width, |blocks, block, shared, order| {
+            let got = same_everywhere(width * 4, |blocks, block, shared, order| {
                 let (mut a, mut x) = (a.clone(), residual.clone());
                 let (mut weights, mut bias) = (weights.clone(), bias.clone());
                 Launch::new(format!("matvec_add_{}", kind.name()), [blocks, 1, 1], block)
@@ -141,7 +144,7 @@ fn the_gated_unit_is_silu_of_one_product_times_the_other() {
             let gain = gain(&mut random, width);
             let matrices = [(); 2].map(|()| matrix(&mut random, kind, rows, width));
             let biases = [n % 2 == 0, n % 4 == 0].map(|there| there.then(|| random.numbers(rows)));
-            let got = same_everywhere(width, |blocks, block, shared, order| {
+            let got = same_everywhere(width * 4, |blocks, block, shared, order| {
                 let (mut x, mut gain) = (x.clone(), gain.clone());
                 let [mut gate, mut up] = matrices.clone();
                 let [mut gate_bias, mut up_bias] = biases.clone();

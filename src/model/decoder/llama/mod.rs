@@ -4,12 +4,15 @@
 
 mod config;
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::attention::{Heads, Projected};
 use super::Block;
 use crate::cache::{LayerSlots, Token};
+use crate::gpu::Gpu;
 use crate::model::activation::gated_silu;
 use crate::model::linear::{forward_all, Linear};
 use crate::model::weights::Weights;
@@ -56,6 +59,17 @@ impl Attention {
         })
     }
 
+    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+        Ok(Self {
+            q_proj: self.q_proj.for_kernels(gpu)?,
+            k_proj: self.k_proj.for_kernels(gpu)?,
+            v_proj: self.v_proj.for_kernels(gpu)?,
+            o_proj: self.o_proj.for_kernels(gpu)?,
+            norms: self.norms.clone(),
+            heads: self.heads,
+        })
+    }
+
     fn forward(
         &self,
         x: &Tensor,
@@ -93,6 +107,14 @@ impl Mlp {
             down_proj: load(inner, hidden, "down_proj")?,
         })
     }
+
+    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+        Ok(Self {
+            gate_proj: self.gate_proj.for_kernels(gpu)?,
+            up_proj: self.up_proj.for_kernels(gpu)?,
+            down_proj: self.down_proj.for_kernels(gpu)?,
+        })
+    }
 }
 
 impl Module for Mlp {
@@ -126,6 +148,15 @@ impl Layer {
 impl Block for Layer {
     fn as_llama(&self) -> Option<&Self> {
         Some(self)
+    }
+
+    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
+        Ok(Some(Arc::new(Self {
+            input_layernorm: self.input_layernorm.clone(),
+            self_attn: self.self_attn.for_kernels(gpu)?,
+            post_attention_layernorm: self.post_attention_layernorm.clone(),
+            mlp: self.mlp.for_kernels(gpu)?,
+        })))
     }
 
     fn forward(

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::state::DeviceState;
-use super::weights::{Gain, LayerWeights, Product, StepWeights};
+use super::weights::{Gain, LayerWeights, Product, StepWeights, Weight};
 use super::Unfit;
 use crate::cache::{BoundedCache, StepLayer};
 use crate::gpu::{Element, Gpu, Launch, Mapped};
@@ -23,6 +23,9 @@ const ATTENTION_BLOCK: u32 = 128;
 const ROWS: usize = 2;
 const GATED_ROWS: usize = 1;
 const HEAD_ROWS: usize = 4;
+
+/// Numbers of an embedding that a thread takes out of planes.
+const PLANE_NUMBERS: u32 = 8;
 
 /// Blocks per multiprocessor that products are spread over, at most, and attention: a block of that waits for memory most of the time,
 /// and four fit beside one another.
@@ -106,7 +109,7 @@ impl Buffers {
         (chooser, ends): (&Chooser, &[u32]),
         gpu: &dyn Gpu,
     ) -> std::result::Result<Self, Unfit> {
-        let device = weights.embedding.device();
+        let device = weights.norm.gain.device();
         let (vocab, hidden) = weights.embedding.dims2()?;
         let shape = cache.shape();
         let multiprocessors = gpu.multiprocessors();
@@ -144,11 +147,20 @@ impl Buffers {
         })
     }
 
-    /// A launch of a product with `rows` rows of outputs and an input of `width` elements, `at_a_time` rows to a warp.
-    fn product(&self, kernel: String, rows: usize, width: usize, at_a_time: usize) -> Launch {
+    /// A launch of a product with `rows` rows of outputs of matrices like `weight`, `at_a_time` rows to a warp.
+    fn product(
+        &self,
+        kernel: &str,
+        weight: &Weight,
+        rows: usize,
+        at_a_time: usize,
+    ) -> Result<Launch> {
+        let (_, width) = weight.dims2()?;
         let block = block(rows, at_a_time, self.multiprocessors);
         let blocks = spread(rows, (at_a_time, block), self.multiprocessors);
-        Launch::new(kernel, [blocks, 1, 1], block).shared(width * size_of::<f32>())
+        let kernel = format!("{kernel}_{}", weight.suffix()?);
+        let launch = Launch::new(kernel, [blocks, 1, 1], block);
+        Ok(launch.shared(weight.shared_bytes(width)))
     }
 }
 
@@ -186,70 +198,51 @@ pub fn step(
     cache: &BoundedCache,
     chosen: &dyn Mapped,
 ) -> std::result::Result<Vec<Launch>, Unfit> {
-    let of_weights = Element::of(weights.embedding.dtype())?.suffix;
+    let mut launches = vec![embed(&weights.embedding, (state, buffers))?];
     let (_, hidden) = weights.embedding.dims2()?;
-    let blocks = (hidden as u32).div_ceil(PRODUCT_BLOCK);
-    let embed = Launch::new(format!("embed_{of_weights}"), [blocks, 1, 1], PRODUCT_BLOCK);
-    let mut launches = vec![embed
-        .tensor(&state.step)?
-        .tensor(&weights.embedding)?
-        .int(hidden)
-        .tensor(&buffers.x)?];
     let parts = weights.layers.iter().zip(cache.step_layers());
     for (index, (layer, cached)) in parts.enumerate() {
         let [q, k, v] = [&layer.q, &layer.k, &layer.v];
         let rows = q.rows + k.rows + v.rows;
+        let products = buffers.product("norm_qkv", &q.weight, rows, ROWS)?;
+        let mut products = normed(products, (state, buffers, &layer.input_norm))?;
+        for product in [q, k, v] {
+            products = product.weight.argue(products)?;
+        }
         launches.push(
-            normed(
-                buffers.product(format!("norm_qkv_{of_weights}"), rows, hidden, ROWS),
-                (state, buffers, &layer.input_norm),
-            )?
-            .tensor(&q.weight)?
-            .tensor(&k.weight)?
-            .tensor(&v.weight)?
-            .optional(q.bias.as_ref())?
-            .optional(k.bias.as_ref())?
-            .optional(v.bias.as_ref())?
-            .int(q.rows)
-            .int(k.rows)
-            .int(v.rows)
-            .int(hidden)
-            .tensor(&buffers.qkv)?,
+            products
+                .optional(q.bias.as_ref())?
+                .optional(k.bias.as_ref())?
+                .optional(v.bias.as_ref())?
+                .int(q.rows)
+                .int(k.rows)
+                .int(v.rows)
+                .int(hidden)
+                .tensor(&buffers.qkv)?,
         );
         launches.push(attend((index, layer, &cached), buffers, state, cache)?);
         launches.extend(remember(index, buffers, state, cache)?);
         launches.push(added(&layer.o, &buffers.attended, (state, buffers))?);
-        let inner = layer.gate.rows;
+        let (gate, up) = (&layer.gate, &layer.up);
+        let products = buffers.product("norm_gate_up", &gate.weight, gate.rows, GATED_ROWS)?;
+        let products = normed(products, (state, buffers, &layer.post_norm))?;
+        let products = up.weight.argue(gate.weight.argue(products)?)?;
         launches.push(
-            normed(
-                buffers.product(
-                    format!("norm_gate_up_{of_weights}"),
-                    inner,
-                    hidden,
-                    GATED_ROWS,
-                ),
-                (state, buffers, &layer.post_norm),
-            )?
-            .tensor(&layer.gate.weight)?
-            .tensor(&layer.up.weight)?
-            .optional(layer.gate.bias.as_ref())?
-            .optional(layer.up.bias.as_ref())?
-            .int(inner)
-            .int(hidden)
-            .tensor(&buffers.gated)?,
+            products
+                .optional(gate.bias.as_ref())?
+                .optional(up.bias.as_ref())?
+                .int(gate.rows)
+                .int(hidden)
+                .tensor(&buffers.gated)?,
         );
         launches.push(added(&layer.down, &buffers.gated, (state, buffers))?);
     }
-    let vocab = weights.head.rows;
-    let head = format!(
-        "norm_lm_head_{}",
-        Element::of(weights.head.weight.dtype())?.suffix
-    );
-    let head = buffers.product(head, vocab, hidden, HEAD_ROWS);
-    let bests = head.grid[0] as usize;
+    let (head, vocab) = (&weights.head.weight, weights.head.rows);
+    let logits = buffers.product("norm_lm_head", head, vocab, HEAD_ROWS)?;
+    let bests = logits.grid[0] as usize;
+    let logits = head.argue(normed(logits, (state, buffers, &weights.norm))?)?;
     launches.push(
-        normed(head, (state, buffers, &weights.norm))?
-            .tensor(&weights.head.weight)?
+        logits
             .tensor(&buffers.banned)?
             .int(vocab)
             .int(hidden)
@@ -272,6 +265,24 @@ pub fn step(
             .int(weights.layers.len()),
     );
     Ok(launches)
+}
+
+/// The row of the token in the table of embeddings.
+fn embed(table: &Weight, (state, buffers): (&DeviceState, &Buffers)) -> Result<Launch> {
+    let (vocab, hidden) = table.dims2()?;
+    let numbers = match table {
+        Weight::Dense(_) => 1,
+        Weight::Planes(_) => PLANE_NUMBERS,
+    };
+    let blocks = (hidden as u32).div_ceil(PRODUCT_BLOCK * numbers);
+    let kernel = format!("embed_{}", table.suffix()?);
+    let launch = Launch::new(kernel, [blocks, 1, 1], PRODUCT_BLOCK).tensor(&state.step)?;
+    let launch = table.argue(launch)?;
+    let launch = match table {
+        Weight::Dense(_) => launch,
+        Weight::Planes(_) => launch.int(vocab),
+    };
+    launch.int(hidden).tensor(&buffers.x)
 }
 
 /// The attention of one layer, which takes the token in.
@@ -363,17 +374,15 @@ fn added(
     product: &Product,
     input: &Tensor,
     (state, buffers): (&DeviceState, &Buffers),
-) -> std::result::Result<Launch, Unfit> {
-    let kernel = format!("matvec_add_{}", Element::of(product.weight.dtype())?.suffix);
-    let launch = buffers.product(kernel, product.rows, product.width, ROWS);
-    Ok(launch
-        .tensor(&state.step)?
-        .tensor(input)?
-        .tensor(&product.weight)?
+) -> Result<Launch> {
+    let launch = buffers.product("matvec_add", &product.weight, product.rows, ROWS)?;
+    let launch = launch.tensor(&state.step)?.tensor(input)?;
+    let launch = product.weight.argue(launch)?;
+    launch
         .optional(product.bias.as_ref())?
         .int(product.rows)
         .int(product.width)
-        .tensor(&buffers.x)?)
+        .tensor(&buffers.x)
 }
 
 /// The choice of the last step, where `count` steps have chosen so far.

@@ -35,6 +35,8 @@ pub enum Unfit {
     Layers,
     #[error("there are no kernels for weights of {}", block_name(*.0))]
     Weights(GgmlDType),
+    #[error("there are no kernels for projections of one input of which some are floats and some blocks")]
+    Mixed,
     #[error(
         "there are no kernels for heads of {0} elements, expected an even number of at most 256"
     )]
