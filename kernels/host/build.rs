@@ -3,23 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
     "attend_bf16.cu",
     "attend_chunk.cu",
     "attend_f16.cu",
     "attend_f32.cu",
+    "attend_q8.cu",
     "history.cu",
     "output.cu",
+    "pack.cu",
     "products.cu",
     "rows.cu",
     "scores.cu",
     "host/launch.cpp",
 ];
-const HEADERS: [&str; 6] = [
+const HEADERS: [&str; 7] = [
     "attend.cuh",
     "chunk.cuh",
     "gpu.cuh",
     "products.cuh",
+    "q8.cuh",
     "splits.cuh",
     "host/host.hpp",
 ];

@@ -27,6 +27,7 @@ mod parameters;
 mod pictures;
 mod preprocess;
 mod published;
+mod quantised;
 mod qwen_vl;
 mod recall;
 mod smollm2;
