@@ -1,7 +1,7 @@
-// Attention of one token to a bounded cache, which takes the token in: for attend_f32.cu, attend_f16.cu and attend_bf16.cu.
+// Attention of one token to a bounded cache, which takes the token in: for attend_f32.cu, attend_f16.cu, attend_bf16.cu and attend_q8.cu.
 #pragma once
+#include "q8.cuh"
 #include "splits.cuh"
-
 
 // What attend takes, see there.
 template <typename T> struct Attention {
@@ -34,7 +34,7 @@ template <typename T> struct Attention {
 //   q_gain       const float *, [head_dim]: RMSNorm of each query head (Qwen3), or null
 //   k_gain       const float *, [head_dim]: of each key head, or null
 //   eps          float, of both norms
-//   keys values  T *, [kv_heads, budget, head_dim] each
+//   keys values  T *, [kv_heads, budget, head_dim] each; of q8 [kv_heads, budget, row]
 //   ranks        const uint32 *, [budget] for each kept set, written by the host: rank of each slot; that of slot len is len
 //   rank_stride  uint32: from one KV head's ranks to the next, in elements; 0: all share one set
 //   cos sin      const float *, [rows, head_dim / 2] (halves layout); rank r of KV head h: row first_row + h * row_stride + r
@@ -96,7 +96,8 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
   const size_t first_row = size_t(fresh(&a.layer->first_row)) + size_t(kv) * a.row_stride;
   const float *cos = a.cos + first_row * half, *sin = a.sin + first_row * half;
   const uint32_t *ranks = a.ranks + size_t(kv) * a.rank_stride;
-  T *keys = a.keys + size_t(kv) * a.budget * hd, *values = a.values + size_t(kv) * a.budget * hd;
+  const unsigned row_size = row_elements<T>(hd);
+  T *keys = a.keys + size_t(kv) * a.budget * row_size, *values = a.values + size_t(kv) * a.budget * row_size;
   const bool appends = start <= len && len < end && g0 == 0;
 
   // The new rows, a warp to each: the queries, the key, the value.
@@ -143,13 +144,29 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
         s_q[row][HALF_CAP + e] = (high * c + low * s) * (a.scale * LOG2_E);
       } else {
         float *to = is_key ? s_key : s_value;
-        to[e] = rounded<T>(low);
-        to[HALF_CAP + e] = rounded<T>(high);
-        if (within && appends) {
-          T *cached = (is_key ? keys : values) + size_t(len) * hd + e;
-          from_float(low, cached[0]);
-          from_float(high, cached[half]);
+        if constexpr (quantised<T>) {
+          to[e] = low;
+          to[HALF_CAP + e] = high;
+        } else {
+          to[e] = rounded<T>(low);
+          to[HALF_CAP + e] = rounded<T>(high);
+          if (within && appends) {
+            T *cached = (is_key ? keys : values) + size_t(len) * row_size + e;
+            from_float(low, cached[0]);
+            from_float(high, cached[half]);
+          }
         }
+      }
+    }
+    if constexpr (quantised<T>) {
+      if (is_query) continue;
+      float *to = is_key ? s_key : s_value;
+      T *cached = appends ? (is_key ? keys : values) + size_t(len) * row_size : nullptr;
+      __syncwarp();
+      for (unsigned first = 0; first < hd; first += 32) {
+        const unsigned d = first + lane, at = d < half ? d : HALF_CAP + d - half;
+        const float stored = pack_32(d < hd ? to[at] : 0.0f, d, hd, cached);
+        if (d < hd) to[at] = stored;
       }
     }
   }
@@ -172,17 +189,17 @@ template <typename T, int CAP, int G> __device__ __forceinline__ void attend(con
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       if (first + u * TAKEN >= cached || count <= 0) continue;
-      const T *key = keys + size_t(first + u * TAKEN) * hd + j, *value = values + size_t(first + u * TAKEN) * hd + j;
+      const size_t row = size_t(first + u * TAKEN) * row_size;
       if constexpr (ALIGNED) {
-        k[u][0].load(key);
-        k[u][1].load(key + half);
-        v[u][0].load(value);
-        v[u][1].load(value + half);
+        k[u][0].load(keys + row, j, hd);
+        k[u][1].load(keys + row, half + j, hd);
+        v[u][0].load(values + row, j, hd);
+        v[u][1].load(values + row, half + j, hd);
       } else {
-        k[u][0].load_some(key, count);
-        k[u][1].load_some(key + half, count);
-        v[u][0].load_some(value, count);
-        v[u][1].load_some(value + half, count);
+        k[u][0].load_some(keys + row, j, count, hd);
+        k[u][1].load_some(keys + row, half + j, count, hd);
+        v[u][0].load_some(values + row, j, count, hd);
+        v[u][1].load_some(values + row, half + j, count, hd);
       }
     }
     float dot[U][G];

@@ -6,7 +6,7 @@
 //   q_type       uint32, of q and out: 0 f32, 1 f16, 2 bf16
 //   positions    const uint32 *, [tokens]
 //   tokens       uint32
-//   keys values  const T *, [kv_heads, budget, head_dim] each, keys before rotation
+//   keys values  const T *, [kv_heads, budget, head_dim] each, keys before rotation; of q8 [kv_heads, budget, row]
 //   ranks        const uint32 *, [budget] for each kept set
 //   rank_stride  uint32: from one KV head's ranks to the next, in elements; 0: all share one set
 //   cos sin      const float *, [rows, head_dim / 2]; rank or position r of KV head h: row first_row + h * row_stride + r
@@ -167,3 +167,4 @@ __device__ __forceinline__ void attend_chunk(const Tile<T, CAP> &tile, const T *
 ATTEND_CHUNK_SIZES(f32, float)
 ATTEND_CHUNK_SIZES(f16, f16)
 ATTEND_CHUNK_SIZES(bf16, bf16)
+ATTEND_CHUNK_SIZES(q8, q8)

@@ -2,13 +2,13 @@
 //
 // The rows of a KV head are the queries of all heads of its group: row r is query r % count of head r / count of the group.
 #pragma once
-#include "gpu.cuh"
+#include "q8.cuh"
 
 constexpr int CHUNK_THREADS = 128;
 
 // Where the keys of a layer lie and what they and the queries turn by.
 template <typename T> struct Keys {
-  const T *keys;  // [kv_heads, budget, head_dim], before rotation
+  const T *keys;  // [kv_heads, budget, head_dim], before rotation; of q8 [kv_heads, budget, row]
   const uint32_t *ranks;
   const float *cos, *sin;
   uint32_t rank_stride, first_row, row_stride, budget, head_dim, len;
@@ -36,6 +36,11 @@ template <typename T, int CAP> struct Tile {
   __device__ __forceinline__ unsigned slot_of_thread(int s) const { return threadIdx.x % 8 + 8 * s; }
   // Elements of a row in shared memory: zeros behind head_dim up to a multiple of 4.
   __device__ __forceinline__ unsigned padded() const { return (keys.head_dim + 3) / 4 * 4; }
+
+  // What a slot has of keys or values.
+  __device__ __forceinline__ const T *row(const T *of, unsigned slot) const {
+    return of + (size_t(kv) * keys.budget + slot) * row_elements<T>(keys.head_dim);
+  }
 
   // The head of a row, among all, and its query.
   __device__ __forceinline__ size_t head(unsigned row) const { return kv * queries.group + row / queries.count; }
@@ -75,9 +80,10 @@ template <typename T, int CAP> struct Tile {
       const unsigned n = i / HALF_CAP, e = i % HALF_CAP, slot = first + n;
       if (e >= half) continue;
       const bool there = slot < keys.len;
-      const T *from = keys.keys + (size_t(kv) * keys.budget + (there ? slot : 0)) * keys.head_dim + e;
+      const T *from = row(keys.keys, there ? slot : 0);
       const uint32_t rank = there ? keys.ranks[size_t(kv) * keys.rank_stride + slot] : 0;
-      put(to[n], e, there ? to_float(from[0]) : 0.0f, there ? to_float(from[half]) : 0.0f, rank, 1.0f);
+      const float low = there ? number(from, e, keys.head_dim) : 0.0f, high = there ? number(from, half + e, keys.head_dim) : 0.0f;
+      put(to[n], e, low, high, rank, 1.0f);
       if (e == 0) ranks[n] = there ? rank : 0xffffffffu;
     }
   }
@@ -87,7 +93,7 @@ template <typename T, int CAP> struct Tile {
       const unsigned n = i / CAP, d = i % CAP, slot = first + n;
       if (d >= padded()) continue;
       const bool there = slot < keys.len && d < keys.head_dim;
-      to[n][d] = there ? to_float(values[(size_t(kv) * keys.budget + slot) * keys.head_dim + d]) : 0.0f;
+      to[n][d] = there ? number(row(values, slot), d, keys.head_dim) : 0.0f;
     }
   }
 

@@ -22,6 +22,8 @@ __device__ __forceinline__ uint16_t bits_of(bf16 x) { return __bfloat16_as_ushor
 __device__ __forceinline__ void from_float(float x, f16 &to) { to = __float2half_rn(x); }
 __device__ __forceinline__ void from_float(float x, bf16 &to) { to = __float2bfloat16_rn(x); }
 __device__ __forceinline__ float half_bits_to_float(uint32_t low16) { return __half2float(__ushort_as_half(uint16_t(low16))); }
+// 1 / x, to the nearest.
+__device__ __forceinline__ float reciprocal(float x) { return __frcp_rn(x); }
 
 // The sum over the lanes of each group of `width` (a power of two), the same bits in every lane of the group.
 __device__ __forceinline__ float lanes_sum(float x, int width) {
@@ -74,6 +76,17 @@ __device__ __forceinline__ uint4 load_16_bytes(const void *p) {
 __device__ __forceinline__ uint2 load_8_bytes(const void *p) {
   uint2 v;
   asm volatile("ld.global.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+}
+// The same of less, which shares its lines with what is read next: by way of L1.
+__device__ __forceinline__ uint32_t load_4_bytes(const void *p) {
+  uint32_t v;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t load_2_bytes(const void *p) {
+  uint16_t v;
+  asm volatile("ld.global.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
   return v;
 }
 // What an earlier kernel or another block wrote, as it stands in L2.
@@ -133,10 +146,11 @@ __device__ __forceinline__ void unpack_2(uint32_t word, float *x, bf16) {
 // Four numbers as they are stored: of T = f16 and bf16 8 bytes, of f32 16.
 template <typename T> struct Four {
   uint2 bits = {0, 0};
-  // p is aligned to 8 bytes.
-  __device__ __forceinline__ void load(const T *p) { bits = load_8_bytes(p); }
+  // Those from d on of a row, aligned to 8 bytes.
+  __device__ __forceinline__ void load(const T *row, unsigned d, unsigned) { bits = load_8_bytes(row + d); }
   // The first `count` of them from anywhere, zeros for the rest.
-  __device__ __forceinline__ void load_some(const T *p, int count) {
+  __device__ __forceinline__ void load_some(const T *row, unsigned d, int count, unsigned) {
+    const T *p = row + d;
     if (count > 0) bits.x = bits_of(p[0]);
     if (count > 1) bits.x |= uint32_t(bits_of(p[1])) << 16;
     if (count > 2) bits.y = bits_of(p[2]);
@@ -149,9 +163,10 @@ template <typename T> struct Four {
 };
 template <> struct Four<float> {
   uint4 bits = {0, 0, 0, 0};
-  // p is aligned to 16 bytes.
-  __device__ __forceinline__ void load(const float *p) { bits = load_16_bytes(p); }
-  __device__ __forceinline__ void load_some(const float *p, int count) {
+  // Aligned to 16 bytes.
+  __device__ __forceinline__ void load(const float *row, unsigned d, unsigned) { bits = load_16_bytes(row + d); }
+  __device__ __forceinline__ void load_some(const float *row, unsigned d, int count, unsigned) {
+    const float *p = row + d;
     if (count > 0) bits.x = bits_of(p[0]);
     if (count > 1) bits.y = bits_of(p[1]);
     if (count > 2) bits.z = bits_of(p[2]);

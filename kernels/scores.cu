@@ -4,7 +4,7 @@
 // A layer to be scored. Its words lie behind the layers, in the same memory.
 struct ScoredLayer {
   const void *queries;     // [heads, capacity, head_dim], not rotated: its query ring
-  const void *keys;        // T *, [kv_heads, budget, head_dim], before rotation
+  const void *keys;        // T *, [kv_heads, budget, head_dim], before rotation; of q8 [kv_heads, budget, row]
   const float *cos, *sin;  // [rows, head_dim / 2] each
   uint32_t count, len;     // queries, the first `count` of each head; slots in use
   uint32_t ranks;          // where they begin, in words from the first layer on: [budget] for each kept set
@@ -147,3 +147,4 @@ template <typename T, int CAP> __device__ __forceinline__ void score_sums(const 
 SCORE_SIZES(f32, float)
 SCORE_SIZES(f16, f16)
 SCORE_SIZES(bf16, bf16)
+SCORE_SIZES(q8, q8)

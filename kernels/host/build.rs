@@ -3,20 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 13] = [
     "attend_bf16.cu",
     "attend_chunk.cu",
     "attend_f16.cu",
     "attend_f32.cu",
+    "attend_q8.cu",
     "history.cu",
     "output.cu",
+    "pack.cu",
     "planes.cu",
     "products.cu",
     "rows.cu",
     "scores.cu",
     "host/launch.cpp",
 ];
-const HEADERS: [&str; 9] = [
+const HEADERS: [&str; 10] = [
     "attend.cuh",
     "chunk.cuh",
     "gpu.cuh",
@@ -24,6 +26,7 @@ const HEADERS: [&str; 9] = [
     "output.cuh",
     "planes.cuh",
     "products.cuh",
+    "q8.cuh",
     "splits.cuh",
     "host/host.hpp",
 ];

@@ -422,6 +422,14 @@ inline int __dp4a(int a, int b, int sum) {
   for (int shift = 0; shift < 32; shift += 8) sum += int(int8_t(unsigned(a) >> shift)) * int(int8_t(unsigned(b) >> shift));
   return sum;
 }
+inline float reciprocal(float x) { return 1.0f / x; }
+// Of the bytes of x and y, numbered from 0 to 7, those that the digits of `which` say.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t which) {
+  const uint64_t all = uint64_t(y) << 32 | x;
+  uint32_t bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= uint32_t(all >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return bytes;
+}
 using std::isfinite;
 template <typename T> inline T min(T a, T b) { return b < a ? b : a; }
 template <typename T> inline T max(T a, T b) { return a < b ? b : a; }
@@ -471,5 +479,7 @@ inline uint2 load_weights_8(const void *from) { return load_aligned<uint2>(from)
 inline uint32_t load_word(const void *from) { return load_aligned<uint32_t>(from); }
 inline uint4 load_16_bytes(const void *from) { return load_aligned<uint4>(from); }
 inline uint2 load_8_bytes(const void *from) { return load_aligned<uint2>(from); }
+inline uint32_t load_4_bytes(const void *from) { return load_aligned<uint32_t>(from); }
+inline uint32_t load_2_bytes(const void *from) { return load_aligned<uint16_t>(from); }
 inline void publish(uint32_t *to, uint4 v) { *reinterpret_cast<uint4 *>(to) = v; }
 template <typename T> inline T fresh(const T *from) { return *from; }

@@ -89,12 +89,8 @@ impl BoundedCache {
             gpu: gpu::of(device),
             protect_boundaries: config.protect_boundaries,
         };
-        let storage = config.storage.dtype(dtype);
-        check_cache(
-            config.budget,
-            shape.slot_bytes(storage.size_in_bytes()),
-            device,
-        )?;
+        let storage = config.storage.of(dtype);
+        check_cache(config.budget, shape.slot_bytes(storage), device)?;
         let layers = (0..shape.layers)
             .map(|_| LayerCache::new(&shape, &shared, (storage, dtype), device))
             .collect::<candle_core::Result<_>>()?;

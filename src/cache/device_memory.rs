@@ -5,6 +5,7 @@ use candle_core::{Device, Error};
 use super::config::CacheError;
 use super::plan::MIN_BUDGET;
 use super::shape::CacheShape;
+use super::storage::Storage;
 
 /// Of the free memory, what a step needs beside the cache is taken to fit into this share, at the start.
 const WORKING_SHARE: f64 = 0.1;
@@ -75,12 +76,10 @@ pub fn check_cache(budget: usize, slot_bytes: u64, device: &Device) -> Result<()
 }
 
 impl CacheShape {
-    /// Keys and values of one token over all layers, bytes, for stored numbers of so many bytes.
-    pub fn slot_bytes(&self, number: usize) -> u64 {
-        let numbers = self
-            .layers
-            .saturating_mul(2 * self.kv_heads * self.head_dim);
-        (numbers as u64).saturating_mul(number as u64)
+    /// Keys and values of one token over all layers, bytes.
+    pub fn slot_bytes(&self, storage: Storage) -> u64 {
+        let rows = self.layers.saturating_mul(2 * self.kv_heads);
+        (rows as u64).saturating_mul(storage.row_bytes(self.head_dim) as u64)
     }
 }
 

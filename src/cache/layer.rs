@@ -12,6 +12,7 @@ use super::rotary::RotaryTable;
 use super::shape::CacheShape;
 use super::shared::Shared;
 use super::slots::{Move, SlotMap, Token};
+use super::storage::Storage;
 use super::store::{Chunk, InUse, Room, Store};
 
 /// One layer: what it holds, and where.
@@ -28,7 +29,7 @@ impl LayerCache {
     pub(super) fn new(
         shape: &CacheShape,
         shared: &Shared,
-        (storage, dtype): (DType, DType),
+        (storage, dtype): (Storage, DType),
         device: &Device,
     ) -> Result<Self> {
         let ledger = Ledger::new(shape, &shared.plan, shared.policy.as_ref());
@@ -70,18 +71,20 @@ impl LayerCache {
         self.ledger.sets()
     }
 
-    /// The keys in use before rotation, in the order of time, `[kv_heads, len, head_dim]`.
+    /// The keys in use before rotation, in the order of time, `[kv_heads, len, head_dim]`: as the type that is
+    /// stored, of quantised rows as f32.
     pub fn raw_keys(&self) -> Result<Tensor> {
         let keys = self.store.keys();
         let mut order = Vec::new();
-        let heads = (0..keys.dim(0)?)
+        let rows = keys.rows();
+        let heads = (0..rows.dim(0)?)
             .map(|head| {
                 self.ledger.set_of(head).order(&mut order);
-                let index = Tensor::from_slice(&order, order.len(), keys.device())?;
-                keys.get(head)?.index_select(&index, 0)
+                let index = Tensor::from_slice(&order, order.len(), rows.device())?;
+                rows.get(head)?.index_select(&index, 0)
             })
             .collect::<Result<Vec<_>>>()?;
-        Tensor::stack(&heads, 0)
+        keys.numbers(&Tensor::stack(&heads, 0)?)
     }
 
     /// Directions of the newest `count` keys before rotation, `[kv_heads, count, head_dim]`, f32; `None` if there are none.
@@ -142,7 +145,7 @@ impl LayerCache {
         let (queries, in_use) = (&chunk.queries, self.in_use(shared));
         match shared.policy.evidence() {
             Evidence::History { decay } => {
-                let mut sums = vec![0.0; self.store.keys().dim(0)? * self.len()];
+                let mut sums = vec![0.0; self.store.keys().dims()?.0 * self.len()];
                 let out = self
                     .store
                     .attend(queries, &positions, in_use, Some(&mut sums))?;

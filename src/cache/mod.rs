@@ -6,13 +6,15 @@
 //! In this order: a file uses those above it, none below.
 //!
 //! What is spoken of:
-//! - `device_memory`: the memory of a GPU: how much is left, and whether that is what has failed
 //! - `host`: tensors into memory of the host
 //! - `tensor_error`: errors of the tensor library without backtraces
+//! - `quantised`: rows of 8-bit numbers, and the way there and back
+//! - `storage`: what keys and values are stored as, and the buffers that hold them
 //! - `slots`: which token of the stream stands in which slot of a kept set, and at which position
 //! - `numbering`: where kept tokens stand in decoders whose positions have three axes
 //! - `rope`: what a decoder's rotary embedding is
 //! - `shape`: what the cache must know of the decoder
+//! - `device_memory`: the memory of a GPU: how much is left, and whether that is what has failed
 //!
 //! Attention:
 //! - `rotary`: rotary tables; a key's position is its rank in time among the kept
@@ -70,6 +72,7 @@ mod numbering;
 pub mod parameter;
 mod plan;
 pub mod policy;
+pub mod quantised;
 mod queries;
 mod recall;
 mod report;
@@ -81,6 +84,7 @@ mod shape;
 mod shared;
 mod slots;
 mod steps;
+mod storage;
 mod store;
 mod tensor_error;
 
@@ -97,4 +101,5 @@ pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token};
 pub use steps::{StepLayer, StepTurns};
+pub use storage::{KvBuffer, Storage};
 pub use tensor_error::TensorError;

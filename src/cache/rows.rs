@@ -7,7 +7,7 @@ use candle_core::{bail, CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Resu
 
 use super::slots::Move;
 
-/// Moves rows of the KV heads `heads` of `buffer` (`[kv_heads, budget, head_dim]`).
+/// Moves rows of the KV heads `heads` of `buffer` (`[kv_heads, budget, row]`).
 ///
 /// On the CPU nothing is allocated; elsewhere the moved rows pass through a temporary of their own size.
 pub fn move_rows(buffer: &Tensor, heads: Range<usize>, moves: &[Move]) -> Result<()> {
@@ -25,7 +25,7 @@ pub fn move_rows(buffer: &Tensor, heads: Range<usize>, moves: &[Move]) -> Result
     put_rows(buffer, heads, &to, &moved)
 }
 
-/// A copy of the rows in `slots` of the heads `heads` of `buffer` (`[heads, budget, head_dim]`), `[heads, slots, head_dim]`.
+/// A copy of the rows in `slots` of the heads `heads` of `buffer` (`[heads, budget, row]`), `[heads, slots, row]`.
 fn take_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(slots, slots.len(), buffer.device())?;
     buffer
@@ -54,12 +54,12 @@ fn put_rows(buffer: &Tensor, heads: Range<usize>, slots: &[u32], rows: &Tensor) 
 pub struct SavedRows {
     heads: Range<usize>,
     slots: Vec<u32>,
-    /// Of each buffer, `[heads, slots, head_dim]`.
+    /// Of each buffer, `[heads, slots, row]`.
     rows: Vec<Tensor>,
 }
 
 impl SavedRows {
-    /// Copies the rows in `slots` of the heads `heads` of `buffers` (`[heads, slots, head_dim]` each).
+    /// Copies the rows in `slots` of the heads `heads` of `buffers` (`[heads, slots, row]` each).
     pub fn take(buffers: &[&Tensor], heads: Range<usize>, slots: &[u32]) -> Result<Self> {
         let rows = buffers
             .iter()
@@ -116,8 +116,9 @@ impl InplaceOp1 for MoveRows<'_> {
             CpuStorage::F32(data) => self.run(data, layout),
             CpuStorage::F16(data) => self.run(data, layout),
             CpuStorage::BF16(data) => self.run(data, layout),
+            CpuStorage::U8(data) => self.run(data, layout),
             other => bail!(
-                "move_rows: a buffer of {:?}, expected f32, f16 or bf16",
+                "move_rows: a buffer of {:?}, expected f32, f16, bf16 or u8",
                 other.dtype()
             ),
         }
@@ -171,8 +172,11 @@ impl InplaceOp2 for PutRows<'_> {
             (CpuStorage::BF16(data), CpuStorage::BF16(rows)) => {
                 self.run((data, layout), (rows, rows_layout))
             }
+            (CpuStorage::U8(data), CpuStorage::U8(rows)) => {
+                self.run((data, layout), (rows, rows_layout))
+            }
             (buffer, rows) => bail!(
-                "put_rows: rows of {:?} into a buffer of {:?}, expected one of f32, f16, bf16 for both",
+                "put_rows: rows of {:?} into a buffer of {:?}, expected one of f32, f16, bf16, u8 for both",
                 rows.dtype(),
                 buffer.dtype()
             ),
@@ -206,7 +210,7 @@ mod tests {
 
     #[test]
     fn rows_come_back_to_the_slots_and_heads_that_they_were_taken_from() {
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::U8] {
             let values = (0..3 * 4 * 2).map(|i| i as f32).collect::<Vec<_>>();
             let buffer = Tensor::from_vec(values, (3, 4, 2), &Device::Cpu).unwrap();
             let buffer = buffer.to_dtype(dtype).unwrap();

@@ -14,14 +14,14 @@ use super::policy::Evidence;
 use super::rotary::RotaryTable;
 use super::shared::Rotary;
 use super::slots::{Mark, Token};
+use super::storage::KvBuffer;
 
 /// A layer as the kernels of a step find it.
 #[derive(Debug)]
 pub struct StepLayer<'a> {
-    /// Before rotation, `[kv_heads, budget, head_dim]`.
-    pub keys: &'a Tensor,
-    /// `[kv_heads, budget, head_dim]`
-    pub values: &'a Tensor,
+    /// Before rotation.
+    pub keys: &'a KvBuffer,
+    pub values: &'a KvBuffer,
     /// The ring of queries before rotation, `[heads, capacity, head_dim]`.
     pub queries: &'a Tensor,
     /// Slots in use.

@@ -17,15 +17,15 @@ use super::rotary::RotaryTable;
 use super::rows::{move_rows, SavedRows};
 use super::shape::CacheShape;
 use super::slots::{Move, SlotMap};
+use super::storage::{KvBuffer, Storage};
 use crate::gpu::Gpu;
 
 /// One layer's buffers. A token's slot is the same in all of them.
 #[derive(Debug)]
 pub struct Store {
-    /// Before rotation, `[kv_heads, budget, head_dim]`: a new position needs no new key, and no error builds up.
-    keys: Tensor,
-    /// `[kv_heads, budget, head_dim]`
-    values: Tensor,
+    /// Before rotation: a new position needs no new key, and no error builds up.
+    keys: KvBuffer,
+    values: KvBuffer,
     /// The ring, `[heads, capacity, head_dim]`, not rotated.
     queries: Tensor,
     /// What the ranks of each kept set turn by; empty where positions have one axis, for which all sets share a table.
@@ -108,11 +108,11 @@ impl Store {
     pub fn new(
         shape: &CacheShape,
         room: Room,
-        (storage, dtype): (DType, DType),
+        (storage, dtype): (Storage, DType),
         device: &Device,
     ) -> Result<Self> {
         let (head_dim, budget) = (shape.head_dim, room.budget);
-        let buffer = || Tensor::zeros((shape.kv_heads, budget, head_dim), storage, device);
+        let buffer = || KvBuffer::new(storage, (shape.kv_heads, budget, head_dim), device);
         let table = || RotaryTable::empty(budget, head_dim, dtype, device);
         Ok(Self {
             keys: buffer()?,
@@ -126,13 +126,13 @@ impl Store {
         })
     }
 
-    /// Before rotation, `[kv_heads, budget, head_dim]`, by slot.
-    pub fn keys(&self) -> &Tensor {
+    /// Before rotation, by slot.
+    pub fn keys(&self) -> &KvBuffer {
         &self.keys
     }
 
-    /// `[kv_heads, budget, head_dim]`, by slot.
-    pub fn values(&self) -> &Tensor {
+    /// By slot.
+    pub fn values(&self) -> &KvBuffer {
         &self.values
     }
 
@@ -143,10 +143,7 @@ impl Store {
 
     /// Memory of keys and values, bytes.
     pub fn bytes(&self) -> usize {
-        [self.keys(), self.values()]
-            .iter()
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
+        self.keys.bytes() + self.values.bytes()
     }
 
     /// What ranks turn by: the given table for all kept sets, or that of each.
@@ -159,10 +156,8 @@ impl Store {
 
     /// Writes keys and values of a chunk to the slots from `start` on, and its queries to those of the ring.
     pub fn append(&mut self, chunk: &Chunk, start: usize, runs: &[RingRun]) -> Result<()> {
-        self.keys
-            .slice_set(&chunk.keys.to_dtype(self.keys.dtype())?, 1, start)?;
-        self.values
-            .slice_set(&chunk.values.to_dtype(self.values.dtype())?, 1, start)?;
+        self.keys.write(&chunk.keys, start)?;
+        self.values.write(&chunk.values, start)?;
         for RingRun { from, slots } in runs {
             let queries = chunk.queries.narrow(1, *from, slots.len())?.contiguous()?;
             self.queries.slice_set(&queries, 1, slots.start)?;
@@ -224,7 +219,7 @@ impl Store {
         if standing.is_none() && !novelty {
             return Ok(compared);
         }
-        let keys = directions(&self.keys.narrow(1, 0, sets[0].len())?)?;
+        let keys = directions(&self.keys.first(sets[0].len())?)?;
         if let Some(standing) = standing {
             compared.standing = Some(likeness(standing, &keys, sets)?);
         }
@@ -237,7 +232,7 @@ impl Store {
 
     /// L2 norms of the values in the first `len` slots, `[kv_heads, len]`.
     pub fn value_norms(&self, len: usize) -> Result<Vec<f32>> {
-        let values = self.values.narrow(1, 0, len)?;
+        let values = self.values.first(len)?;
         flat(&values.to_dtype(DType::F32)?.sqr()?.sum(2)?.sqrt()?)
     }
 
@@ -248,7 +243,7 @@ impl Store {
 
     /// The buffers whose rows are moved together, by slot.
     pub fn buffers(&self) -> [&Tensor; 2] {
-        [&self.keys, &self.values]
+        [self.keys.rows(), self.values.rows()]
     }
 
     /// Moves keys and values of the KV heads `heads`, one row after the other.
@@ -304,7 +299,10 @@ impl Store {
             saved.try_for_each(|rows| rows.put_back(buffers))
         };
         let queries = put_back(&mut mark.queries, &[&self.queries]);
-        queries.and(put_back(&mut mark.rows, &[&self.keys, &self.values]))
+        queries.and(put_back(
+            &mut mark.rows,
+            &[self.keys.rows(), self.values.rows()],
+        ))
     }
 
     /// Forgets the innermost mark.

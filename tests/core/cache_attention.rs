@@ -10,7 +10,7 @@ use inf_mllm::gpu::Gpu;
 use proptest::prelude::*;
 
 use crate::steps::kernels;
-use crate::support::deviation;
+use crate::support::{deviation, stored};
 
 /// Attends with a few chunks of one random stream; returns what comes out, and the kept sets in the end.
 fn run(shape: CacheShape, config: &CacheConfig, chunks: &[usize]) -> (Tensor, Vec<Vec<u64>>) {
@@ -73,9 +73,10 @@ proptest! {
         budget in prop::sample::select(vec![24, 100, 128, 300]),
         policy in prop::sample::select(PolicyKind::ALL[1..].to_vec()),
         scope in prop::sample::select(vec![Scope::Layer, Scope::KvHead]),
+        storage in prop::sample::select(vec![KvStorage::F32, KvStorage::F16, KvStorage::Q8]),
         chunks in prop::collection::vec(1usize..150, 1..7),
     ) {
-        let config = CacheConfig { policy, budget, scope, ..CacheConfig::default() };
+        let config = CacheConfig { policy, budget, scope, storage, ..CacheConfig::default() };
         let eager = CacheConfig { kernel: Kernel::Eager, ..config.clone() };
         let shape = shape(kv_heads, group, head_dim);
         let (fused, fused_kept) = run(shape, &config, &chunks);
@@ -97,10 +98,9 @@ proptest! {
         budget in prop::sample::select(vec![24, 100, 128]),
         policy in prop::sample::select(PolicyKind::ALL[1..].to_vec()),
         scope in prop::sample::select(vec![Scope::Layer, Scope::KvHead]),
-        half in any::<bool>(),
+        storage in prop::sample::select(vec![KvStorage::Auto, KvStorage::F16, KvStorage::Q8]),
         chunks in prop::collection::vec(1usize..70, 1..5),
     ) {
-        let storage = if half { KvStorage::F16 } else { KvStorage::Auto };
         let config = CacheConfig { policy, budget, scope, storage, ..CacheConfig::default() };
         let shape = shape(kv_heads, group, head_dim);
         let (wanted, wanted_kept) = run(shape, &config, &chunks);
@@ -134,27 +134,29 @@ fn any_number_of_threads_gives_the_same_bytes() {
 }
 
 #[test]
-fn f16_storage_costs_rounding_only() {
+fn storing_less_costs_rounding_only() {
     let config = CacheConfig {
         policy: PolicyKind::StreamingLlm,
         budget: 200,
         ..CacheConfig::default()
     };
-    let half = CacheConfig {
-        storage: KvStorage::F16,
-        ..config.clone()
-    };
-    for kernel in [Kernel::Fused, Kernel::Eager] {
-        let half = CacheConfig {
-            kernel,
-            ..half.clone()
-        };
-        let chunks = [150, 1, 1, 60, 64, 64, 1];
-        let (full, _) = run(shape(2, 3, 64), &config, &chunks);
-        let (half, _) = run(shape(2, 3, 64), &half, &chunks);
-        // Keys and values below 1 round to 2^-12; logits are sums over 64 products with queries below 3.
-        let off = deviation(&half, &full);
-        assert!(off > 0.0 && off < 4e-3, "{kernel:?}: off by {off}");
+    let chunks = [150, 1, 1, 60, 64, 64, 1];
+    let (full, _) = run(shape(2, 3, 64), &config, &chunks);
+    // Keys and values below 1 are off by 2^-12, or by half of 1 / 127; logits are sums over 64 products with queries below 3.
+    for (storage, near) in [(KvStorage::F16, 4e-3), (KvStorage::Q8, 6e-2)] {
+        for kernel in [Kernel::Fused, Kernel::Eager] {
+            let less = CacheConfig {
+                storage,
+                kernel,
+                ..config.clone()
+            };
+            let (less, _) = run(shape(2, 3, 64), &less, &chunks);
+            let off = deviation(&less, &full);
+            assert!(
+                off > 0.0 && off < near,
+                "{storage:?}, {kernel:?}: off by {off}"
+            );
+        }
     }
 }
 
@@ -200,7 +202,7 @@ fn f16_sums_over_a_long_cache_are_whole() {
 fn ten_thousand_compactions_leave_keys_as_fresh_as_new_ones() {
     /// Tokens that every query looks at, in a pair of numbers that the rotary embedding hardly turns.
     const SALIENT: [u64; 3] = [10, 17, 40];
-    for storage in [KvStorage::F32, KvStorage::F16] {
+    for storage in [KvStorage::F32, KvStorage::F16, KvStorage::Q8] {
         let config = CacheConfig {
             budget: 24,
             slack: 1,
@@ -238,9 +240,8 @@ fn ten_thousand_compactions_leave_keys_as_fresh_as_new_ones() {
             .iter()
             .map(|token| key(token.index))
             .collect::<Vec<_>>();
-        let stored = storage.dtype(DType::F32);
-        let fresh = Tensor::cat(&fresh, 1).unwrap().to_dtype(stored).unwrap();
-        let want = fresh_rotation(&fresh.to_dtype(DType::F32).unwrap());
+        let fresh = Tensor::cat(&fresh, 1).unwrap();
+        let want = fresh_rotation(&stored(&fresh, storage));
         let off = deviation(&cache.rotated_keys(0).unwrap(), &want);
         assert!(off <= 1e-6, "{storage:?}: off by {off}");
     }

@@ -1,9 +1,10 @@
 //! What must hold for every policy, budget and chunking: bounds, order, keys, and the same kept sets for any chunking.
 
-use inf_mllm::cache::{CacheConfig, CacheError, Mark, PolicyKind, RopeAxes};
+use candle_core::DType;
+use inf_mllm::cache::{CacheConfig, CacheError, KvStorage, Mark, PolicyKind, RopeAxes};
 use proptest::prelude::*;
 
-use crate::cache_stream::{any_config, evicting, kept, Fed};
+use crate::cache_stream::{any_config, evicting, kept, Fed, SHAPE};
 
 fn fed(config: &CacheConfig, system_tokens: usize) -> Result<Fed, CacheError> {
     Fed::new(RopeAxes::One, config, system_tokens)
@@ -91,6 +92,27 @@ proptest! {
         for chunk in [7, 64, 256] {
             prop_assert_eq!(&one, &run(chunk), "chunks of {}", chunk);
         }
+    }
+}
+
+#[test]
+fn the_memory_told_is_that_of_what_is_stored() {
+    // Of rows of 8 numbers; those of 8 bits have a scale and are filled up to whole words.
+    let rows = [
+        (KvStorage::Auto, 8 * 4),
+        (KvStorage::F16, 8 * 2),
+        (KvStorage::Q8, 8 + 2 + 2),
+    ];
+    for (storage, row) in rows {
+        let config = CacheConfig {
+            storage,
+            ..CacheConfig::default()
+        };
+        let cache = fed(&config, 0).unwrap().cache;
+        let rows = 2 * SHAPE.layers * SHAPE.kv_heads * config.budget;
+        assert_eq!(cache.usage().bytes, rows * row, "{storage:?}");
+        let slot = SHAPE.slot_bytes(storage.of(DType::F32));
+        assert_eq!(slot as usize * config.budget, cache.usage().bytes);
     }
 }
 

@@ -8,6 +8,8 @@ use inf_mllm::cache::{
 };
 use proptest::prelude::*;
 
+use crate::support::stored;
+
 pub const SHAPE: CacheShape = CacheShape {
     layers: 3,
     heads: 6,
@@ -218,14 +220,13 @@ impl Fed {
             if layer.is_empty() {
                 continue;
             }
-            let stored = layer.raw_keys().unwrap();
-            let keys = stored.to_dtype(DType::F32).unwrap();
+            let keys = layer.raw_keys().unwrap().to_dtype(DType::F32).unwrap();
             let keys = keys.to_vec3::<f32>().unwrap();
             let sets = layer.sets().collect::<Vec<_>>();
             for (head, keys) in keys.iter().enumerate() {
                 let set = &sets[head.min(sets.len() - 1)];
                 let all = rows(set, SHAPE.kv_heads, 10 * i as u64 + 1);
-                let want = all.get(head).unwrap().to_dtype(stored.dtype()).unwrap();
+                let want = stored(&all, self.config.storage).get(head).unwrap();
                 assert_eq!(keys.concat(), flat(&want), "layer {i}, head {head}");
             }
         }
@@ -265,7 +266,7 @@ pub fn any_config() -> impl Strategy<Value = (CacheConfig, usize)> {
         prop::sample::select(vec![0.0, 0.2, 0.8, 1.0]),
         prop::sample::select(vec![0.0, 0.0, 0.3, 1.0]),
     );
-    let storage = vec![KvStorage::Auto, KvStorage::F16];
+    let storage = vec![KvStorage::Auto, KvStorage::F16, KvStorage::Q8];
     (
         prop::sample::select(evicting()),
         sizes,

@@ -27,6 +27,7 @@ mod parameters;
 mod pictures;
 mod preprocess;
 mod published;
+mod quantised;
 mod quantised_steps;
 mod qwen_vl;
 mod recall;

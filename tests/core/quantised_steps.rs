@@ -389,7 +389,7 @@ fn a_session_with_blocks_answers_in_steps_as_in_operations_on_the_same_planes() 
     };
     let mut model = load();
     model.decoder.lay_out_for(Some(&kernels())).unwrap();
-    let (answers, _) = answers_and_state(&dir, model, None);
-    let (stepped, _) = answers_and_state(&dir, load(), Some(kernels()));
+    let (answers, _) = answers_and_state(&dir, model, KvStorage::Auto, None);
+    let (stepped, _) = answers_and_state(&dir, load(), KvStorage::Auto, Some(kernels()));
     assert_eq!(stepped, answers);
 }

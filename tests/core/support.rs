@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use inf_mllm::cache::CacheShape;
+use inf_mllm::cache::{CacheShape, KvBuffer, KvStorage};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::{Config, Decoder};
 use inf_mllm::model::family::model_type;
@@ -107,6 +107,15 @@ pub fn deviation(a: &Tensor, b: &Tensor) -> f32 {
         .unwrap()
         .to_scalar::<f32>()
         .unwrap()
+}
+
+/// What is left of `numbers` (`[heads, tokens, head_dim]`) that were stored, f32.
+pub fn stored(numbers: &Tensor, storage: KvStorage) -> Tensor {
+    let dims = numbers.dims3().unwrap();
+    let buffer = KvBuffer::new(storage.of(DType::F32), dims, &Device::Cpu).unwrap();
+    buffer.write(numbers, 0).unwrap();
+    let stored = buffer.first(dims.1).unwrap();
+    stored.to_dtype(DType::F32).unwrap()
 }
 
 /// A session on the tiny random model, small enough that a few frames make it evict.

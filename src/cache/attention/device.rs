@@ -19,9 +19,9 @@ const MAX_SPLITS: usize = 8;
 
 /// Whether there are kernels for such heads and types.
 pub fn fits(past: &Past, q: &Tensor) -> bool {
-    let known = |x: &Tensor| Element::of(x.dtype()).is_ok();
+    let known = Element::of(q.dtype()).is_ok() && past.keys.storage().suffix().is_ok();
     let head_dim = q.dims().last().copied().unwrap_or(0);
-    known(q) && known(past.keys) && head_dim <= MAX_HEAD_DIM && head_dim.is_multiple_of(2)
+    known && head_dim <= MAX_HEAD_DIM && head_dim.is_multiple_of(2)
 }
 
 /// As [`Past::attend`] says.
@@ -63,8 +63,8 @@ pub fn attend(
         .int(Element::of(q.dtype())?.code)
         .tensor(&words)?
         .int(tokens)
-        .tensor(past.keys)?
-        .tensor(past.values)?
+        .tensor(past.keys.rows())?
+        .tensor(past.values.rows())?
         .pointer(address(&words)? + (ranks * size_of::<u32>()) as u64)
         .int(rank_stride(past, kernels.budget))
         .tensor(&turns.cos)?
@@ -106,12 +106,12 @@ pub struct Kernels {
 
 impl Kernels {
     pub fn of(past: &Past) -> Result<Self> {
-        let (kv_heads, budget, head_dim) = past.keys.dims3()?;
+        let (kv_heads, budget, head_dim) = past.keys.dims()?;
         Ok(Self {
             kv_heads,
             budget,
             head_dim,
-            suffix: Element::of(past.keys.dtype())?.suffix,
+            suffix: past.keys.storage().suffix()?,
         })
     }
 

@@ -20,7 +20,7 @@ pub fn attend(
         }
     }
     let (kv_heads, group, _, len) = probabilities.dims4()?;
-    let values = past.values.narrow(1, 0, len)?.to_dtype(q.dtype())?;
+    let values = past.values.first(len)?.to_dtype(q.dtype())?;
     let probabilities = probabilities.reshape((kv_heads, group * tokens, len))?;
     weighted_sums(&probabilities, &values)?.reshape((heads, tokens, head_dim))
 }
@@ -38,13 +38,9 @@ fn slot_sums(probabilities: &Tensor) -> Result<Vec<f32>> {
 /// `[kv_heads, group, tokens, len]`, f32.
 fn probabilities(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Tensor> {
     let (heads, tokens, head_dim) = q.dims3()?;
-    let kv_heads = past.keys.dim(0)?;
+    let (kv_heads, ..) = past.keys.dims()?;
     let (group, len) = (heads / kv_heads, past.len());
-    let keys = past
-        .keys
-        .narrow(1, 0, len)?
-        .to_dtype(q.dtype())?
-        .contiguous()?;
+    let keys = past.keys.first(len)?.to_dtype(q.dtype())?.contiguous()?;
     let keys = rotate(&past.rotary, &keys, &past.positions)?;
     let q = (rotate(&past.rotary, q, &[positions])? / (head_dim as f64).sqrt())?;
     let logits = q

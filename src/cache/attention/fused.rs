@@ -20,18 +20,19 @@ pub fn attend(
         positions,
         sums: Mutex::new(sums),
     };
-    let attended = (q.to_dtype(DType::F32)?).apply_op3_no_bwd(past.keys, past.values, &op)?;
+    let (keys, values) = (past.keys.rows(), past.values.rows());
+    let attended = (q.to_dtype(DType::F32)?).apply_op3_no_bwd(keys, values, &op)?;
     attended.to_dtype(q.dtype())
 }
 
 /// As [`Past::sums`] says.
 pub fn sums(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
     (q.to_dtype(DType::F32)?)
-        .apply_op2_no_bwd(past.keys, &Sums { past, positions })?
+        .apply_op2_no_bwd(past.keys.rows(), &Sums { past, positions })?
         .to_vec1()
 }
 
-/// Inputs: queries `[heads, tokens, head_dim]`, f32, keys and values `[kv_heads, budget, head_dim]`.
+/// Inputs: queries `[heads, tokens, head_dim]`, f32, keys and values `[kv_heads, budget, row]`.
 struct Attend<'a, 'b> {
     past: &'a Past<'a>,
     positions: &'a [u32],
@@ -54,7 +55,7 @@ impl CustomOp3 for Attend<'_, '_> {
         values_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let q = whole(q.as_slice::<f32>()?, q_layout)?;
-        let shape = keys_layout.shape().dims3()?;
+        let shape = self.past.keys.dims()?;
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         let sums = sums.as_deref_mut();
         macro_rules! run {
@@ -71,8 +72,9 @@ impl CustomOp3 for Attend<'_, '_> {
             (CpuStorage::F32(keys), CpuStorage::F32(values)) => run!(keys, values),
             (CpuStorage::F16(keys), CpuStorage::F16(values)) => run!(keys, values),
             (CpuStorage::BF16(keys), CpuStorage::BF16(values)) => run!(keys, values),
+            (CpuStorage::U8(keys), CpuStorage::U8(values)) => run!(keys, values),
             _ => bail!(
-                "bounded attention: keys of {:?} and values of {:?}, expected f32, f16 or bf16 for both",
+                "bounded attention: keys of {:?} and values of {:?}, expected f32, f16, bf16 or quantised rows for both",
                 keys.dtype(),
                 values.dtype()
             ),
@@ -81,7 +83,7 @@ impl CustomOp3 for Attend<'_, '_> {
     }
 }
 
-/// Inputs: queries `[heads, tokens, head_dim]`, f32, keys `[kv_heads, budget, head_dim]`.
+/// Inputs: queries `[heads, tokens, head_dim]`, f32, keys `[kv_heads, budget, row]`.
 struct Sums<'a> {
     past: &'a Past<'a>,
     positions: &'a [u32],
@@ -100,7 +102,7 @@ impl CustomOp2 for Sums<'_> {
         keys_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let q = whole(q.as_slice::<f32>()?, q_layout)?;
-        let shape = keys_layout.shape().dims3()?;
+        let shape = self.past.keys.dims()?;
         let mut sums = vec![0.0; shape.0 * self.past.len()];
         macro_rules! run {
             ($keys:expr) => {{
@@ -114,8 +116,9 @@ impl CustomOp2 for Sums<'_> {
             CpuStorage::F32(keys) => run!(keys),
             CpuStorage::F16(keys) => run!(keys),
             CpuStorage::BF16(keys) => run!(keys),
+            CpuStorage::U8(keys) => run!(keys),
             other => bail!(
-                "bounded attention: keys of {:?}, expected f32, f16 or bf16",
+                "bounded attention: keys of {:?}, expected f32, f16, bf16 or quantised rows",
                 other.dtype()
             ),
         }

@@ -17,6 +17,7 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::rotary::RotaryTable;
+use super::storage::KvBuffer;
 use crate::gpu::Gpu;
 
 pub use scored::Asked;
@@ -57,10 +58,9 @@ pub enum Kernel {
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone)]
 pub struct Past<'a> {
-    /// Not rotated, `[kv_heads, budget, head_dim]`.
-    pub keys: &'a Tensor,
-    /// `[kv_heads, budget, head_dim]`
-    pub values: &'a Tensor,
+    /// Not rotated.
+    pub keys: &'a KvBuffer,
+    pub values: &'a KvBuffer,
     /// Rank in time of each slot in use, for each kept set: one, or one per KV head.
     pub positions: Vec<&'a [u32]>,
     /// What ranks turn by: the same for all kept sets, or a table for each.

@@ -85,7 +85,12 @@ fn described(layers: &[Asked], turns: &[Turns], budget: usize) -> Result<Vec<u32
     let (mut table, mut behind) = (Vec::new(), Vec::new());
     let first = layers.len() * LAYER_WORDS;
     for (asked, turns) in layers.iter().zip(turns) {
-        for tensor in [asked.queries, asked.past.keys, &turns.cos, &turns.sin] {
+        for tensor in [
+            asked.queries,
+            asked.past.keys.rows(),
+            &turns.cos,
+            &turns.sin,
+        ] {
             let at = address(tensor)?;
             table.extend([at as u32, (at >> 32) as u32]);
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use candle_core::DType;
 
 use crate::cache::parameter::choice;
+use crate::cache::storage::Storage;
 
 /// The policies by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,10 +149,12 @@ pub enum KvStorage {
     F32,
     /// Half the memory; sums stay in f32.
     F16,
+    /// A good quarter of the memory: [`Storage::Q8`].
+    Q8,
 }
 
 impl KvStorage {
-    pub const ALL: [Self; 3] = [Self::Auto, Self::F32, Self::F16];
+    pub const ALL: [Self; 4] = [Self::Auto, Self::F32, Self::F16, Self::Q8];
 
     /// As parameters name it.
     pub fn name(self) -> &'static str {
@@ -159,15 +162,17 @@ impl KvStorage {
             Self::Auto => "auto",
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Q8 => "q8",
         }
     }
 
-    /// The stored type where the model computes in `dtype`.
-    pub fn dtype(self, dtype: DType) -> DType {
+    /// That where the model computes in `dtype`.
+    pub fn of(self, dtype: DType) -> Storage {
         match self {
-            Self::Auto => dtype,
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
+            Self::Auto => Storage::Numbers(dtype),
+            Self::F32 => Storage::Numbers(DType::F32),
+            Self::F16 => Storage::Numbers(DType::F16),
+            Self::Q8 => Storage::Q8,
         }
     }
 }

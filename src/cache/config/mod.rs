@@ -88,7 +88,8 @@ parameters! {
         withdraw_layer: usize = 0, range 0..=TOKENS;
         /// Frames that last_frames feeds again for a question.
         last_frames: usize = 4, range 1..=TOKENS, unit "frames", read by [LastFrames];
-        /// What keys and values are stored as; auto: as the model computes; f16: half the memory of f32, sums stay in f32.
+        /// What keys and values are stored as; auto: as the model computes; f16: half the memory of f32; q8: 8-bit numbers, a scale for
+        /// every 32 of a row, little more than half the memory of f16. Sums stay in f32.
         storage: KvStorage = KvStorage::Auto, name "kv_storage";
     }
     parts {

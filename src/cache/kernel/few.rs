@@ -102,7 +102,11 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
         let turns = view.turns_of(head);
         let q = queries.of(head, 0..rows, width);
         let mut scratch = Vec::new();
-        let keys = T::widen(view.head(view.keys, head, slots.clone()), &mut scratch);
+        let keys = T::widen(
+            view.head(view.keys, head, slots.clone()),
+            width,
+            &mut scratch,
+        );
         // All keys first: reading them goes at the memory's pace, and they stay close until the products are done.
         let mut rotated = vec![0.0; keys.len()];
         for (j, out) in rotated.chunks_exact_mut(width).enumerate() {
@@ -130,7 +134,11 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
                 norm[r] = exp_row(weights, most[r]);
             }
         }
-        let values = T::widen(view.head(view.values, head, slots.clone()), &mut scratch);
+        let values = T::widen(
+            view.head(view.values, head, slots.clone()),
+            width,
+            &mut scratch,
+        );
         let padded = width.next_multiple_of(COLUMNS);
         let mut staged = Vec::new();
         let values = if padded == width {

@@ -24,9 +24,9 @@ pub use sums::add as add_sums;
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone, Copy)]
 pub struct View<'a, T> {
-    /// Not rotated, `[kv_heads, budget, head_dim]`.
+    /// Not rotated, `[kv_heads, budget, row]`.
     pub keys: &'a [T],
-    /// `[kv_heads, budget, head_dim]`
+    /// `[kv_heads, budget, row]`
     pub values: &'a [T],
     pub kv_heads: usize,
     pub budget: usize,
@@ -64,12 +64,14 @@ impl Turns<'_> {
     }
 }
 
-impl<'a, T> View<'a, T> {
+impl<T: Element> View<'_, T> {
     fn head<'b>(&self, buffer: &'b [T], head: usize, slots: std::ops::Range<usize>) -> &'b [T] {
-        let base = head * self.budget;
-        &buffer[(base + slots.start) * self.head_dim..(base + slots.end) * self.head_dim]
+        let (base, row) = (head * self.budget, T::row(self.head_dim));
+        &buffer[(base + slots.start) * row..(base + slots.end) * row]
     }
+}
 
+impl<'a, T> View<'a, T> {
     fn positions_of(&self, head: usize) -> &'a [u32] {
         self.positions[head.min(self.positions.len() - 1)]
     }

@@ -77,7 +77,11 @@ fn copy_values<T: Element>(
 ) {
     let slots = from..(from + BLOCK).min(view.len);
     let mut scratch = Vec::new();
-    let values = T::widen(view.head(view.values, head, slots), &mut scratch);
+    let values = T::widen(
+        view.head(view.values, head, slots),
+        view.head_dim,
+        &mut scratch,
+    );
     pad_rows(values, view.head_dim, out, width);
 }
 
@@ -117,7 +121,7 @@ impl<T: Element> NullaryFnOnce for TurnOver<'_, '_, T> {
         let positions = &view.positions_of(head)[slots.clone()];
         let turns = view.turns_of(head);
         let mut scratch = Vec::new();
-        let keys = T::widen(view.head(view.keys, head, slots), &mut scratch);
+        let keys = T::widen(view.head(view.keys, head, slots), width, &mut scratch);
         let mut strip = vec![0.0; STRIP * width];
         for (s, keys) in keys.chunks(STRIP * width).enumerate() {
             for (i, key) in keys.chunks_exact(width).enumerate() {

@@ -225,15 +225,8 @@ impl Report {
         let dtype = arithmetic(given, opened.device);
         self.dtype = dtype.as_str().to_string();
         self.context = shape.max_positions;
-        self.kv_bytes_per_token = shape.slot_bytes(
-            opened
-                .options
-                .session
-                .cache
-                .storage
-                .dtype(dtype)
-                .size_in_bytes(),
-        );
+        let storage = opened.options.session.cache.storage.of(dtype);
+        self.kv_bytes_per_token = shape.slot_bytes(storage);
         self.cache_bytes = self.kv_bytes_per_token.saturating_mul(self.budget as u64);
         Ok(dtype)
     }

@@ -76,6 +76,13 @@ fn memory_is_that_of_the_type_and_the_blocks_asked_for() {
     let (f32, f16) = (of(&["--dtype", "f32"]), of(&["--dtype", "f16"]));
     let bytes = |report: &Value, field: &str| report[field].as_u64().unwrap();
     assert_eq!(bytes(&f32, "cache_bytes"), 2 * bytes(&f16, "cache_bytes"));
+    // Rows of 32 numbers: 32 bytes, a scale of 2 and 2 of padding.
+    let q8 = of(&["--kv-storage", "q8"]);
+    let row = (4 * 32, 32 + 2 + 2);
+    assert_eq!(
+        row.1 * bytes(&f32, "cache_bytes"),
+        row.0 * bytes(&q8, "cache_bytes")
+    );
     // SmolVLM's tower computes in f32 on the CPU whatever the rest does.
     let file = fs::read(demo.join(WEIGHTS)).unwrap();
     let tensors = SafeTensors::deserialize(&file).unwrap();

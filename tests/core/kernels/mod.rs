@@ -7,17 +7,23 @@
 //! - `products`: matrices times one vector
 //! - `planes`: the same with matrices of small integers
 //! - `output`: embedding, logits, choice, the state of a step
+//! - `pack`: quantised rows, as the CPU has them
 
 mod attend;
 mod chunk;
 mod output;
+mod pack;
 mod planes;
 mod products;
+// These tests also run without the crate.
+#[path = "../../../src/cache/quantised.rs"]
+mod quantised;
 mod reference;
 
 use std::ffi::c_void;
 
 use half::{bf16, f16};
+use quantised::{pack_row, row_bytes, unpack_row};
 
 /// What an element is stored as; the number is the kernels' ElementType.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +31,15 @@ enum Kind {
     F32 = 0,
     F16 = 1,
     BF16 = 2,
+    /// Rows of keys and values only.
+    Q8 = 3,
 }
 
 impl Kind {
+    /// Of single elements.
     const ALL: [Self; 3] = [Self::F32, Self::F16, Self::BF16];
+    /// Of keys and values.
+    const KEPT: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::Q8];
 
     /// As kernels are named.
     fn name(self) -> &'static str {
@@ -36,6 +47,7 @@ impl Kind {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::BF16 => "bf16",
+            Self::Q8 => "q8",
         }
     }
 }
@@ -46,6 +58,8 @@ enum Stored {
     F32(Vec<f32>),
     F16(Vec<f16>),
     BF16(Vec<bf16>),
+    /// Rows, and the numbers of each.
+    Q8(Vec<u8>, usize),
 }
 
 impl Stored {
@@ -54,7 +68,21 @@ impl Stored {
             Kind::F32 => Self::F32(numbers.to_vec()),
             Kind::F16 => Self::F16(numbers.iter().map(|&x| f16::from_f32(x)).collect()),
             Kind::BF16 => Self::BF16(numbers.iter().map(|&x| bf16::from_f32(x)).collect()),
+            Kind::Q8 => panic!("numbers without rows"),
         }
+    }
+
+    /// Rows of so many numbers.
+    fn rows(kind: Kind, numbers: &[f32], head_dim: usize) -> Self {
+        if kind != Kind::Q8 {
+            return Self::new(kind, numbers);
+        }
+        let mut rows = vec![0; numbers.len() / head_dim * row_bytes(head_dim)];
+        let pairs = numbers.chunks(head_dim);
+        for (numbers, row) in pairs.zip(rows.chunks_mut(row_bytes(head_dim))) {
+            pack_row(numbers, row);
+        }
+        Self::Q8(rows, head_dim)
     }
 
     fn get(&self, index: usize) -> f64 {
@@ -62,6 +90,12 @@ impl Stored {
             Self::F32(numbers) => numbers[index].into(),
             Self::F16(numbers) => numbers[index].into(),
             Self::BF16(numbers) => numbers[index].into(),
+            Self::Q8(rows, head_dim) => {
+                let row = &rows[index / head_dim * row_bytes(*head_dim)..][..row_bytes(*head_dim)];
+                let mut numbers = vec![0.0; *head_dim];
+                unpack_row(row, &mut numbers);
+                numbers[index % head_dim].into()
+            }
         }
     }
 
@@ -70,6 +104,7 @@ impl Stored {
             Self::F32(numbers) => numbers.len(),
             Self::F16(numbers) => numbers.len(),
             Self::BF16(numbers) => numbers.len(),
+            Self::Q8(rows, head_dim) => rows.len() / row_bytes(*head_dim) * head_dim,
         };
         (0..len).map(|i| self.get(i)).collect()
     }
@@ -79,6 +114,7 @@ impl Stored {
             Self::F32(numbers) => numbers.as_mut_ptr().cast(),
             Self::F16(numbers) => numbers.as_mut_ptr().cast(),
             Self::BF16(numbers) => numbers.as_mut_ptr().cast(),
+            Self::Q8(rows, _) => rows.as_mut_ptr().cast(),
         }
     }
 }

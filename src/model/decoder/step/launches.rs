@@ -295,7 +295,7 @@ fn attend(
     let (shape, tile) = (cache.shape(), buffers.tile);
     let kernel = format!(
         "attend_{}_{}_{}",
-        Element::of(cached.keys.dtype())?.suffix,
+        cached.keys.storage().suffix()?,
         tile.cap,
         tile.heads
     );
@@ -311,8 +311,8 @@ fn attend(
         .optional(q_gain)?
         .optional(k_gain)?
         .float(gains.map_or(0.0, |gains| gains[0].eps))
-        .tensor(cached.keys)?
-        .tensor(cached.values)?
+        .tensor(cached.keys.rows())?
+        .tensor(cached.values.rows())?
         .tensor(&state.ranks.narrow(0, index, 1)?)?
         .int(state.rank_stride)
         .tensor(&state.cos)?

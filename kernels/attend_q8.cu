@@ -1,0 +1,2 @@
+#include "attend.cuh"
+ATTEND_SIZES(q8, q8)
