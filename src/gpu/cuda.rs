@@ -117,6 +117,15 @@ impl Gpu for Cuda {
         self.enqueue(&mut launch)
     }
 
+    /// What makes the driver refuse everything (an illegal address, a failed launch, an uncorrectable error of the memory) it answers
+    /// again and again; what went wrong while memory was let go it tells once.
+    fn check(&self) -> Result<()> {
+        let synchronized = self.stream.synchronize();
+        synchronized
+            .or_else(|_| self.stream.synchronize())
+            .map_err(failed)
+    }
+
     fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }

@@ -110,6 +110,9 @@ pub trait Gpu: Debug + Send + Sync {
     /// As [`Self::record`] says.
     unsafe fn launch(&self, launch: Launch) -> Result<()>;
 
+    /// Waits for what the device has to do. Fails where it does nothing any more, whatever it is asked.
+    fn check(&self) -> Result<()>;
+
     /// Processors that take blocks.
     fn multiprocessors(&self) -> usize;
 

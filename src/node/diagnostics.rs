@@ -177,7 +177,9 @@ impl Diagnostics {
         let failures = |stats: &StreamStats| stats.rejected_by_reason.get("model").copied();
         let failed = failures(stats).unwrap_or(0) - failures(&self.before).unwrap_or(0);
         let cache = &stats.cache;
-        let (level, message) = if failed > 0 {
+        let (level, message) = if !stats.failure.is_empty() {
+            (ERROR, stats.failure.clone())
+        } else if failed > 0 {
             (ERROR, format!("{failed} frames could not be taken"))
         } else if stats.memory_full {
             (

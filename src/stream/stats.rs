@@ -47,6 +47,8 @@ pub struct StreamStats {
     pub paused: bool,
     /// The last frame did not fit beside what is kept for good.
     pub memory_full: bool,
+    /// Why nothing is done any more, whatever comes; empty: it is.
+    pub failure: String,
     /// Instructions in the queue.
     pub instructions_waiting: usize,
     pub instructions_received: u64,

@@ -23,6 +23,7 @@ mod inspect;
 mod kernels;
 mod llava;
 mod loading;
+mod lost_device;
 mod parameters;
 mod pictures;
 mod preprocess;

@@ -40,6 +40,9 @@ pub enum EngineError {
     Thread(#[from] std::io::Error),
     #[error("the engine has stopped")]
     Stopped,
+    /// The engine has stopped because of what no attempt afterwards can mend.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Receives what the engine has to say, on the engine's thread; must not block.
@@ -107,9 +110,17 @@ impl Engine {
         config: SessionConfig,
         events: Box<dyn EngineEvents>,
     ) -> Result<Self, EngineError> {
+        Self::with_session(Session::new(config)?, events)
+    }
+
+    /// Starts the thread on a session that exists.
+    pub fn with_session(
+        session: Session,
+        events: Box<dyn EngineEvents>,
+    ) -> Result<Self, EngineError> {
+        let config = session.config();
         let queue_size = config.queue_size;
         let clock = StreamClock::new(config.gate.time_jump_threshold);
-        let session = Session::new(config)?;
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Inbox::new(clock)),
             wake: Condvar::new(),
@@ -220,7 +231,7 @@ impl Engine {
         {
             let mut inbox = lock(&self.shared.inbox);
             if inbox.stop {
-                return Err(EngineError::Stopped);
+                return Err(self.why_stopped());
             }
             inbox.resets.push(done);
             self.shared.cancel.store(true, Ordering::Release);
@@ -228,13 +239,21 @@ impl Engine {
         }
         match wait.recv() {
             Ok(outcome) => outcome.map_err(EngineError::Reset),
-            Err(_) => Err(EngineError::Stopped),
+            Err(_) => Err(self.why_stopped()),
         }
     }
 
     /// False once the thread has ended, whether asked to or by a fault.
     pub fn is_running(&self) -> bool {
         !lock(&self.shared.inbox).stop
+    }
+
+    /// Why the thread has ended.
+    pub fn why_stopped(&self) -> EngineError {
+        match lock(&self.shared.stats).failure.as_str() {
+            "" => EngineError::Stopped,
+            failure => EngineError::Failed(failure.to_string()),
+        }
     }
 
     /// What the model runs on, as in "cpu, 2 threads".

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::inbox::Work;
 use super::{lock, EngineEvents, Shared};
+use crate::model::ModelError;
 use crate::stream::answer::{Answer, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
 use crate::stream::gate::Skip;
@@ -56,6 +57,23 @@ impl Worker {
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
+            if let Err(error) = self.session.check() {
+                return self.give_up(&error);
+            }
+        }
+    }
+
+    /// Ends the work: what comes next would be wrong, or would fail again and again.
+    fn give_up(&mut self, error: &ModelError) {
+        let failure = error.to_string();
+        let waiting = {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.stop = true;
+            std::mem::take(&mut inbox.instructions)
+        };
+        lock(&self.shared.stats).failure.clone_from(&failure);
+        for instruction in waiting {
+            self.refuse(&instruction, FinishReason::Error, failure.clone());
         }
     }
 

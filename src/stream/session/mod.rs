@@ -33,7 +33,7 @@ use super::grammar::Chat;
 use super::memory::FrameMemory;
 use super::stats::{ArchiveStats, StepTimes};
 use crate::cache::parameter::{ParameterError, Parameters, Value};
-use crate::cache::{BoundedCache, CacheUsage, PolicyKind};
+use crate::cache::{BoundedCache, CacheUsage, PolicyKind, TensorError};
 use crate::gpu::{self, Gpu};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::chooser::Chooser;
@@ -64,6 +64,9 @@ pub struct Session {
     finding: recall::Finding,
     /// Answers in the device's own kernels, where it has such for this model and policy.
     stepper: Option<Stepper>,
+    gpu: Option<Arc<dyn Gpu>>,
+    /// Why the memory is not what it says, if it could not be put back behind something that failed.
+    damage: Option<String>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
@@ -124,6 +127,8 @@ impl Session {
             borders,
             finding,
             stepper: None,
+            gpu: gpu.clone(),
+            damage: None,
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
@@ -134,6 +139,23 @@ impl Session {
         // What the GPU has not been able to do so far is told here, and other threads find it done.
         session.model.device().synchronize()?;
         Ok(session)
+    }
+
+    /// Whether the session can go on behind something that has failed: most of what fails leaves it as it was, but not a device that
+    /// does nothing any more, nor a memory that could not be put back. After [`ModelError::Lost`] nothing of it can be relied on.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let device = self.model.device();
+        let checked = match &self.gpu {
+            Some(gpu) => gpu.check(),
+            None => device.synchronize(),
+        };
+        let what = match (checked, &self.damage) {
+            (Err(error), _) => TensorError::describe(&error),
+            (Ok(()), Some(damage)) => damage.clone(),
+            (Ok(()), None) => return Ok(()),
+        };
+        let device = device_name(device);
+        Err(ModelError::Lost { device, what })
     }
 
     /// Whether answers are decoded in the device's own kernels.
