@@ -3,6 +3,7 @@
 #include "attend_chunk.cu"
 #include "attend_f16.cu"
 #include "attend_f32.cu"
+#include "frames.cu"
 #include "history.cu"
 #include "output.cu"
 #include "products.cu"

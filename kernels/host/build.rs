@@ -8,6 +8,7 @@ const SOURCES: [&str; 10] = [
     "attend_chunk.cu",
     "attend_f16.cu",
     "attend_f32.cu",
+    "frames.cu",
     "history.cu",
     "output.cu",
     "products.cu",

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::DeviceId;
-use candle_core::{CudaDevice, Error, Result};
+use candle_core::{CudaDevice, Error, Result, Tensor};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags,
     CUstreamCaptureMode,
@@ -16,7 +16,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::{Gpu, Launch, Mapped, Recording};
+use super::{address, Gpu, Launch, Mapped, Recording};
 
 /// `kernels/all.cu`, compiled for the GPUs that build.rs names.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -48,6 +48,14 @@ pub struct Cuda {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<String, CudaFunction>>,
     multiprocessors: usize,
+    staging: Mutex<Option<Staging>>,
+}
+
+/// Memory that uploads go through.
+struct Staging {
+    memory: PinnedHostSlice<u8>,
+    /// Behind the last copy out of it.
+    copied: CudaEvent,
 }
 
 /// Shared memory that a block has without being asked for more, bytes.
@@ -77,6 +85,7 @@ impl Cuda {
             module,
             functions: Mutex::default(),
             multiprocessors: multiprocessors.max(1) as usize,
+            staging: Mutex::default(),
         })
     }
 
@@ -153,6 +162,43 @@ impl Gpu for Cuda {
             stream: self.stream.clone(),
             _launches: launches,
         }))
+    }
+
+    fn upload(&self, to: &Tensor, fill: &mut dyn FnMut(&mut [u8])) -> Result<()> {
+        let bytes = to.elem_count();
+        let target = address(to)?;
+        let context = self.stream.context();
+        context.bind_to_thread().map_err(failed)?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staging) = &*staging {
+            staging.copied.synchronize().map_err(failed)?;
+        }
+        if staging
+            .as_ref()
+            .is_none_or(|staging| staging.memory.len() < bytes)
+        {
+            let flags = Some(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+            // Safety: it is written before the device reads it.
+            let memory =
+                unsafe { context.alloc_pinned_with_flags(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
+            *staging = Some(Staging {
+                memory: memory.map_err(failed)?,
+                copied: context.new_event(flags).map_err(failed)?,
+            });
+        }
+        let Some(Staging { memory, copied }) = &mut *staging else {
+            return Ok(());
+        };
+        let start = memory.as_mut_ptr().map_err(failed)?;
+        // Safety: so many bytes lie there at least, all of them written once before, by the driver or by an upload; the device reads
+        // them no longer.
+        let slice = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
+        fill(slice);
+        // Safety: the target is as long, and both stay until the copy is through: the tensor's memory is let go in the order of the
+        // stream, and the staging memory waits for the event.
+        unsafe { result::memcpy_htod_async(target, slice, self.stream.cu_stream()) }
+            .map_err(failed)?;
+        copied.record(&self.stream).map_err(failed)
     }
 
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>> {

@@ -116,6 +116,10 @@ pub trait Gpu: Debug + Send + Sync {
     /// Processors that take blocks.
     fn multiprocessors(&self) -> usize;
 
+    /// Copies bytes into a tensor of them (u8, contiguous) behind what the device has to do, through memory of the host that the device
+    /// reads without the driver's help; `fill` writes them there, all of them, and is not called where that fails.
+    fn upload(&self, to: &Tensor, fill: &mut dyn FnMut(&mut [u8])) -> Result<()>;
+
     /// Memory that the device writes and the host reads, all zero.
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>>;
 }

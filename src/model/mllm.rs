@@ -26,7 +26,8 @@ pub struct Mllm {
     pub tokenizer: Arc<ChatTokenizer>,
     pub template: ChatTemplate,
     pub decoder: Decoder,
-    pub vision: Box<dyn Vision>,
+    /// Can be used in other threads while the model works.
+    pub vision: Arc<dyn Vision>,
     /// Tokens that end an answer.
     pub ends: Ends,
     /// Ids that no answer holds, for they stand for pictures or for nothing.
@@ -119,7 +120,7 @@ impl Mllm {
             tokenizer: Arc::new(tokenizer),
             template,
             decoder,
-            vision,
+            vision: vision.into(),
             ends,
             placeholders,
             image_token,

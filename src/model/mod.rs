@@ -102,7 +102,9 @@ pub enum ModelError {
     #[error("device {name} cannot be used: {what}")]
     Device { name: &'static str, what: String },
     /// What no attempt afterwards can mend.
-    #[error("{device} is lost for this process: {what}; with it goes what was remembered: start again")]
+    #[error(
+        "{device} is lost for this process: {what}; with it goes what was remembered: start again"
+    )]
     Lost { device: String, what: String },
     #[error("threads cannot be started: {0}")]
     Threads(String),

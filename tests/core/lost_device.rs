@@ -5,7 +5,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{bail, Result};
+use candle_core::{bail, Result, Tensor};
 use inf_mllm::gpu::{Gpu, Launch, Mapped, Recording};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::threads::thread_pool;
@@ -62,6 +62,11 @@ impl Gpu for Failing {
 
     fn multiprocessors(&self) -> usize {
         self.kernels.multiprocessors()
+    }
+
+    fn upload(&self, to: &Tensor, fill: &mut dyn FnMut(&mut [u8])) -> Result<()> {
+        outcome(&self.state)?;
+        self.kernels.upload(to, fill)
     }
 
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>> {

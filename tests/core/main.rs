@@ -15,6 +15,7 @@ mod engine;
 mod eval;
 mod failures;
 mod families;
+mod frames;
 mod freezing;
 mod gguf;
 mod golden_cache;

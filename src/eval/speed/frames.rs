@@ -16,9 +16,10 @@ use super::spread::Spread;
 use super::{About, Bench};
 use crate::cache::{FrameId, Mark};
 use crate::eval::{parameter, EvalError};
+use crate::gpu;
 use crate::model::decoder::Embedded;
 use crate::model::mllm::image_places;
-use crate::model::vision::{View, Vision};
+use crate::model::vision::frames::FrameEncoder;
 use crate::model::ModelError;
 
 /// Different pictures, one after the other.
@@ -69,11 +70,12 @@ impl Bench {
         let mut built = self.build()?;
         let shape = &built.shape;
         let vision = shape.config.vision(&shape.checkpoint, &built.weights)?;
+        let encoder = FrameEncoder::new(vision.into(), gpu::of(&self.device), &self.device);
         let pictures = pictures(load.picture);
         let mut token = built.fill(self.cache.budget)?;
         let mut tokens_per_frame = 0;
         for (id, picture) in (0..).zip(&pictures) {
-            tokens_per_frame = built.take(vision.as_ref(), picture, id)?;
+            tokens_per_frame = built.take(&encoder, picture, id)?;
             token = built.step(token)?;
         }
         self.device.synchronize()?;
@@ -93,7 +95,7 @@ impl Bench {
             } else {
                 let id = (pictures.len() + frame_ms.len()) as FrameId;
                 let picture = &pictures[frame_ms.len() % PICTURES];
-                built.take(vision.as_ref(), picture, id)?;
+                built.take(&encoder, picture, id)?;
                 self.device.synchronize()?;
                 frame_ms.push(clock.elapsed().as_secs_f64() * 1e3);
             }
@@ -121,12 +123,12 @@ impl Built {
     /// A picture into the cache; returns how many tokens it became.
     fn take(
         &mut self,
-        vision: &dyn Vision,
+        encoder: &FrameEncoder,
         picture: &RgbImage,
         id: FrameId,
     ) -> Result<usize, ModelError> {
-        let pixels = vision.pixels(&vision.prepare(picture, View::Frame))?;
-        let features = vision.encode(&pixels)?;
+        let pixels = encoder.pixels(&encoder.look(picture, false)?)?;
+        let features = encoder.encode(&pixels)?;
         let dtype = self.decoder.dtype();
         let chunk = Embedded {
             x: features.rows.to_dtype(dtype)?,

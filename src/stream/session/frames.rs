@@ -8,7 +8,7 @@ use super::Session;
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::finite::check_finite;
 use crate::model::preprocess::picture::Picture;
-use crate::model::vision::{ImageFeatures, Layout, View};
+use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::archive::{Entered, Kind, Unit};
 use crate::stream::frame::{CameraImage, FrameError};
@@ -110,20 +110,19 @@ impl Session {
     ) -> Result<(Taken, Option<Archived>), ModelError> {
         let stream = &mut self.state.stream;
         stream.gate.spend(image.stamp_ns);
-        let vision = &self.model.vision;
-        let prepared = vision.prepare(picture, View::Frame);
-        if stream.gate.unchanged(&prepared) {
+        let look = self.encoder.look(picture, stream.gate.compares())?;
+        if stream.gate.unchanged(&look.prepared) {
             stream.memory.confirm(image);
             return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
-        let pixels = vision.pixels(&prepared)?;
+        let pixels = self.encoder.pixels(&look)?;
         self.times.conversion = started.elapsed();
 
         let started = Instant::now();
-        let features = vision.encode(&pixels)?;
+        let features = self.encoder.encode(&pixels)?;
         self.times.vision = started.elapsed();
-        let unit = self.enter(image, prepared.layout, features)?;
-        self.state.stream.gate.took(prepared);
+        let unit = self.enter(image, pixels.layout, features)?;
+        self.state.stream.gate.took(look.prepared);
         Ok((Taken::Used, unit))
     }
 

@@ -40,6 +40,7 @@ use crate::model::chooser::Chooser;
 use crate::model::decoder::step::Stepper;
 use crate::model::mllm::Mllm;
 use crate::model::threads::thread_pool;
+use crate::model::vision::frames::FrameEncoder;
 use crate::model::{device_name, ModelError};
 
 pub use ask::AskError;
@@ -65,6 +66,7 @@ pub struct Session {
     /// Answers in the device's own kernels, where it has such for this model and policy.
     stepper: Option<Stepper>,
     gpu: Option<Arc<dyn Gpu>>,
+    encoder: FrameEncoder,
     /// Why the memory is not what it says, if it could not be put back behind something that failed.
     damage: Option<String>,
     /// What has been measured and counted, which no failure and no reset undoes.
@@ -121,6 +123,7 @@ impl Session {
             state: SessionState::new(cache, stream),
             check,
             chooser: Chooser::new(config.temperature, model.placeholders.clone()),
+            encoder: FrameEncoder::new(model.vision.clone(), gpu.clone(), model.device()),
             model,
             config,
             pool: Arc::new(pool),

@@ -4,11 +4,13 @@
 //! - `reference`: attention in f64
 //! - `attend`: one query on a bounded cache
 //! - `chunk`: many queries on a bounded cache, scores, moves
+//! - `frames`: pictures to values
 //! - `products`: matrices times one vector
 //! - `output`: embedding, logits, choice, the state of a step
 
 mod attend;
 mod chunk;
+mod frames;
 mod output;
 mod products;
 mod reference;
