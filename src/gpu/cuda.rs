@@ -21,22 +21,22 @@ use super::{address, Gpu, Launch, Mapped, Recording};
 /// `kernels/all.cu`, compiled for the GPUs that build.rs names.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// The device that the kernels were last asked for on, and what has become of it.
-static LOADED: Mutex<Option<(DeviceId, Option<Arc<dyn Gpu>>)>> = Mutex::new(None);
+/// The devices that the kernels were asked for on, and what has become of that; they are as many as there are streams.
+static LOADED: Mutex<Vec<(DeviceId, Option<Arc<dyn Gpu>>)>> = Mutex::new(Vec::new());
 
 /// The kernels on a device, loaded when they are first asked for; none (with a warning) where that fails.
 pub fn loaded(device: &CudaDevice) -> Option<Arc<dyn Gpu>> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    match &*loaded {
-        Some((id, gpu)) if *id == device.id() => gpu.clone(),
-        _ => {
+    match loaded.iter().find(|(id, _)| *id == device.id()) {
+        Some((_, gpu)) => gpu.clone(),
+        None => {
             let cuda = Cuda::new(device).inspect_err(|error| {
                 tracing::warn!(
                     "the kernels cannot be loaded, everything runs in single operations: {error}"
                 );
             });
             let gpu = cuda.ok().map(|cuda| Arc::new(cuda) as Arc<dyn Gpu>);
-            *loaded = Some((device.id(), gpu.clone()));
+            loaded.push((device.id(), gpu.clone()));
             gpu
         }
     }

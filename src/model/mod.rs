@@ -71,7 +71,7 @@ use chooser::ChoiceError;
 use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, TensorError};
 
-pub use device::{device_name, DeviceKind};
+pub use device::{beside, device_name, DeviceKind};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
 #[derive(Debug, thiserror::Error)]

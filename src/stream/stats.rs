@@ -14,6 +14,8 @@ pub struct StreamStats {
     pub frames_received: u64,
     pub frames_used: u64,
     pub frames_superseded: u64,
+    /// Frames that the tower saw ahead of their turn, used or not.
+    pub frames_ahead: u64,
     pub frames_rejected: u64,
     /// What was wrong with the last one.
     pub rejected_last: String,

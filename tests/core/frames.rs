@@ -27,7 +27,7 @@ const FAMILIES: [&str; 7] = [
     "qwen3_vl",
 ];
 
-/// Odd ones, tiny ones, a camera's, and one that is longer than pictures may be.
+/// Odd ones, tiny ones, a camera's, and one that is longer than pictures may be, and too large for a device in its square.
 const SIZES: [(u32, u32); 9] = [
     (1, 1),
     (2, 3),
@@ -63,7 +63,7 @@ fn compare(name: &str, model: &Mllm) {
     let device = model.device();
     let encoder = FrameEncoder::new(model.vision.clone(), Some(kernels()), device);
     for size in SIZES {
-        for grey in [false, true] {
+        for grey in [false, size == SIZES[3]] {
             let picture = noise(size, grey);
             let prepared = model.vision.prepare(&picture, View::Frame);
             let want = model.vision.pixels(&prepared).unwrap();
@@ -81,10 +81,10 @@ fn compare(name: &str, model: &Mllm) {
             let off = off.fold(0.0, f32::max);
             assert!(off < 1e-5, "{name}, {size:?}: {off}");
         }
-        // What nobody wants to see stays where it is.
-        let look = encoder.look(&noise(size, false), false).unwrap();
-        assert!(look.prepared.tiles.is_empty());
     }
+    // What nobody wants to see stays where it is.
+    let look = encoder.look(&noise(SIZES[0], false), false).unwrap();
+    assert!(look.prepared.tiles.is_empty());
 }
 
 #[test]

@@ -23,6 +23,24 @@ pub struct FrameRecipe<'a> {
     pub device: &'a Device,
 }
 
+impl FrameRecipe<'_> {
+    /// Bytes of the largest picture on the way of one of `size` (width, height).
+    pub fn largest(&self, size: (usize, usize)) -> usize {
+        let side = size.0.max(size.1);
+        let mut at = match self.square {
+            Some(_) => (side, side),
+            None => size,
+        };
+        let mut pixels = at.0 * at.1;
+        for &to in &self.sizes {
+            // Rows are resized before columns.
+            pixels = pixels.max(to.0 * at.1).max(to.0 * to.1);
+            at = to;
+        }
+        3 * pixels
+    }
+}
+
 /// How a tower that takes pictures of any size wants them.
 #[derive(Debug, Clone, Copy)]
 pub struct Patches {

@@ -9,9 +9,9 @@ use crate::gpu::Gpu;
 use crate::model::preprocess::on_device::{DevicePicture, FrameKernels};
 use crate::model::preprocess::picture::{Bounded, Picture};
 
-/// The largest picture that is uploaded as it is, bytes: memory that stays where it is is taken from all programs. Larger ones are resized
-/// on the CPU.
-const MOST_UPLOADED: usize = 64 << 20;
+/// The largest picture that may come up on a device, bytes: its memory, and the host's that stays where it is, are taken from others. Where
+/// there is a larger one the CPU prepares the frame, row by row.
+const MOST: usize = 64 << 20;
 
 /// The way of frames into the model; it can be used in several threads.
 #[derive(Clone)]
@@ -38,15 +38,14 @@ impl FrameEncoder {
     /// A picture at the size that the tower takes. `compared`: its tiles are wanted on the host.
     pub fn look(&self, picture: &dyn Picture, compared: bool) -> Result<Look> {
         let bounded = Bounded::new(picture);
-        let (width, height) = bounded.size();
-        let uploaded = self.kernels.as_ref();
-        let Some(kernels) = uploaded.filter(|_| 3 * width * height <= MOST_UPLOADED) else {
+        let recipe = self.vision.frame(picture.size());
+        let kernels = self.kernels.as_ref();
+        let Some(kernels) = kernels.filter(|_| recipe.largest(bounded.size()) <= MOST) else {
             return Ok(Look {
                 prepared: self.vision.prepare(picture, View::Frame),
                 resized: None,
             });
         };
-        let recipe = self.vision.frame(picture.size());
         let resized = kernels.resized(&bounded, &recipe)?;
         let mut tiles = Vec::new();
         if compared {

@@ -1,9 +1,11 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
 //!
 //! - this file: what a family implements
+//! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
 //! - `vit`: the tower of CLIP and of SigLIP
 
+pub mod beside;
 pub mod frames;
 pub mod vit;
 

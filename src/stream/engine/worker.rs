@@ -27,6 +27,7 @@ impl Drop for Worker {
         let mut inbox = lock(&self.shared.inbox);
         inbox.stop = true;
         inbox.resets.clear();
+        self.shared.frames.notify_one();
     }
 }
 
@@ -85,8 +86,11 @@ impl Worker {
                 if matches!(work, Work::Reset { .. }) {
                     self.shared.cancel.store(false, Ordering::Release);
                 }
+                inbox.busy = true;
+                self.shared.frames.notify_one();
                 return work;
             }
+            inbox.busy = false;
             inbox = self
                 .shared
                 .wake
@@ -126,9 +130,10 @@ impl Worker {
         Ok(())
     }
 
-    fn take(&mut self, since: Instant, image: &CameraImage, jumped: Option<i64>) {
+    fn take(&mut self, since: Instant, image: &Arc<CameraImage>, jumped: Option<i64>) {
         let waited = since.elapsed();
-        match self.session.take_frame(image, jumped) {
+        let seen = self.shared.seen_ahead(image);
+        match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.used_at.push_back(Instant::now());
@@ -232,6 +237,8 @@ impl Worker {
 
     /// Makes the session's state visible.
     pub fn publish_session(&mut self) {
+        let gate = &self.session.state().stream.gate;
+        lock(&self.shared.gate).clone_from(gate);
         let mut stats = lock(&self.shared.stats);
         stats.policy = self.session.config().cache.policy.name();
         stats.cache = self.session.usage();

@@ -48,7 +48,7 @@ pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
 pub use encoded::EncodedFrame;
-pub use frames::{PushError, Taken};
+pub use frames::{PushError, Seen, Taken};
 pub use recall::RecallError;
 pub use state::{SessionState, StreamState};
 
@@ -72,6 +72,16 @@ pub struct Session {
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
+}
+
+/// The way of frames through the model's tower. `gpu` is the decoder's.
+fn encoder(model: &Mllm, gpu: Option<Arc<dyn Gpu>>) -> FrameEncoder {
+    let device = model.tower_device();
+    let gpu = match device.same_device(model.device()) {
+        true => gpu,
+        false => gpu::of(device),
+    };
+    FrameEncoder::new(model.vision.clone(), gpu, device)
 }
 
 impl Session {
@@ -123,7 +133,7 @@ impl Session {
             state: SessionState::new(cache, stream),
             check,
             chooser: Chooser::new(config.temperature, model.placeholders.clone()),
-            encoder: FrameEncoder::new(model.vision.clone(), gpu.clone(), model.device()),
+            encoder: encoder(&model, gpu.clone()),
             model,
             config,
             pool: Arc::new(pool),
@@ -140,8 +150,15 @@ impl Session {
         let rules = (&session.chooser, session.model.ends.ids());
         session.stepper = Stepper::fitting(decoder, gpu.as_ref(), cache, rules);
         // What the GPU has not been able to do so far is told here, and other threads find it done.
+        session.model.tower_device().synchronize()?;
         session.model.device().synchronize()?;
         Ok(session)
+    }
+
+    /// What another thread can take frames through tower and connector with while this session is at something else; none where that
+    /// would take threads from decoding.
+    pub fn encoder(&self) -> Option<FrameEncoder> {
+        self.gpu.is_some().then(|| self.encoder.clone())
     }
 
     /// Whether the session can go on behind something that has failed: most of what fails leaves it as it was, but not a device that

@@ -1,4 +1,5 @@
-//! A GPU that fails while the stream runs: once, after which everything is as it was, or for good, which ends the engine.
+//! An engine on a GPU: one that fails while the stream runs, once, after which everything is as it was, or for good, which ends the
+//! engine; and frames that go through the tower beside an answer.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -91,17 +92,16 @@ impl Recording for FailingRecording {
     }
 }
 
-/// Hands on the answers, and fails the GPU at the first piece of one.
+/// Hands on the answers, and does something at the first piece of one.
 struct Collect {
     answers: Sender<Answer>,
-    state: Arc<AtomicU8>,
-    in_answer: Option<u8>,
+    in_answer: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl EngineEvents for Collect {
     fn delta(&mut self, _: AnswerDelta) {
-        if let Some(state) = self.in_answer.take() {
-            self.state.store(state, Ordering::Release);
+        if let Some(act) = self.in_answer.take() {
+            act();
         }
     }
 
@@ -111,8 +111,8 @@ impl EngineEvents for Collect {
     }
 }
 
-/// An engine on such a GPU, which fails in the first answer with `in_answer`.
-fn start(in_answer: Option<u8>) -> (Engine, Receiver<Answer>, Arc<AtomicU8>) {
+/// A session on such a GPU.
+fn session() -> (Session, Arc<AtomicU8>) {
     let config = tiny_config();
     let state = Arc::new(AtomicU8::new(WORKS));
     let gpu = Failing {
@@ -123,13 +123,31 @@ fn start(in_answer: Option<u8>) -> (Engine, Receiver<Answer>, Arc<AtomicU8>) {
     let pool = thread_pool(1, &Checkpoint::open(&config.model_dir).unwrap()).unwrap();
     let session = Session::with_kernels(model, pool, config, Some(Arc::new(gpu))).unwrap();
     assert!(session.decodes_in_kernels());
+    (session, state)
+}
+
+/// An engine on it, with what happens in the first answer.
+fn start_with(
+    in_answer: impl FnOnce() + Send + 'static,
+) -> (Engine, Receiver<Answer>, Arc<AtomicU8>) {
+    let (session, state) = session();
     let (sender, answers) = channel();
     let events = Collect {
         answers: sender,
-        state: state.clone(),
-        in_answer,
+        in_answer: Some(Box::new(in_answer)),
     };
     let engine = Engine::with_session(session, Box::new(events)).unwrap();
+    (engine, answers, state)
+}
+
+/// An engine on it, which fails so in the first answer.
+fn start(in_answer: u8) -> (Engine, Receiver<Answer>, Arc<AtomicU8>) {
+    let (sender, fails) = channel::<Arc<AtomicU8>>();
+    let (engine, answers, state) = start_with(move || {
+        let state = fails.recv_timeout(PATIENCE).unwrap();
+        state.store(in_answer, Ordering::Release);
+    });
+    sender.send(state.clone()).unwrap();
     (engine, answers, state)
 }
 
@@ -157,7 +175,7 @@ fn show(engine: &Engine, ms: i64, used: u64) {
 
 #[test]
 fn a_gpu_without_memory_for_a_moment_costs_a_frame_or_an_answer_and_nothing_else() {
-    let (engine, answers, state) = start(Some(FAILS_ONCE));
+    let (engine, answers, state) = start(FAILS_ONCE);
     show(&engine, 0, 1);
     let cut_off = ask(&engine, &answers, "a");
     assert_eq!(cut_off.finish, FinishReason::Error);
@@ -178,7 +196,7 @@ fn a_gpu_without_memory_for_a_moment_costs_a_frame_or_an_answer_and_nothing_else
 #[test]
 fn a_gpu_that_is_lost_ends_the_engine_which_says_why() {
     for in_answer in [true, false] {
-        let (engine, answers, state) = start(in_answer.then_some(LOST));
+        let (engine, answers, state) = start(LOST);
         show(&engine, 0, 1);
         if in_answer {
             let cut_off = ask(&engine, &answers, "a");
@@ -202,4 +220,78 @@ fn a_gpu_that_is_lost_ends_the_engine_which_says_why() {
         }
         assert!(engine.shutdown(PATIENCE));
     }
+}
+
+/// An engine in the middle of an answer, which goes on when it is told to.
+struct Held {
+    engine: Engine,
+    answers: Receiver<Answer>,
+    state: Arc<AtomicU8>,
+    release: Sender<()>,
+}
+
+impl Held {
+    fn new() -> Self {
+        let (begun, has_begun) = channel();
+        let (release, released) = channel();
+        let (engine, answers, state) = start_with(move || {
+            begun.send(()).unwrap();
+            released.recv_timeout(PATIENCE).unwrap();
+        });
+        show(&engine, 0, 1);
+        engine.instruct(instruction("a", "What is in view?"));
+        has_begun.recv_timeout(PATIENCE).unwrap();
+        Self {
+            engine,
+            answers,
+            state,
+            release,
+        }
+    }
+
+    /// Lets the answer go on; returns it.
+    fn release(&self) -> Answer {
+        self.release.send(()).unwrap();
+        self.answers.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+#[test]
+fn a_frame_that_was_taken_beside_an_answer_changes_no_answer() {
+    let held = Held::new();
+    held.engine.offer_frame(picture(100, [200, 0, 0])).unwrap();
+    wait_for(&held.engine, |stats| stats.frames_ahead == 1);
+    // One that comes later takes its place as ever.
+    held.engine.offer_frame(picture(200, [0, 0, 200])).unwrap();
+    wait_for(&held.engine, |stats| stats.frames_ahead == 2);
+    let first = held.release();
+    let stats = wait_for(&held.engine, |stats| stats.frames_used == 2);
+    assert_eq!((stats.frames_superseded, stats.frames_seen), (1, 2));
+    let second = ask(&held.engine, &held.answers, "b");
+
+    let (mut plain, _) = session();
+    let mut expected = |ms, colour, id| {
+        plain.push_frame(&picture(ms, colour)).unwrap();
+        let asked = instruction(id, "What is in view?");
+        plain.ask(&asked, &|| false, &mut |_| ()).token_ids
+    };
+    assert_eq!(first.token_ids, expected(0, [9, 90, 200], "a"));
+    assert_eq!(second.token_ids, expected(200, [0, 0, 200], "b"));
+    assert_eq!(held.engine.stats().cache, plain.usage());
+    assert!(held.engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn a_frame_that_fails_beside_an_answer_is_counted_and_costs_nothing_else() {
+    let held = Held::new();
+    held.state.store(FAILS_ONCE, Ordering::Release);
+    held.engine.offer_frame(picture(100, [200, 0, 0])).unwrap();
+    wait_for(&held.engine, |stats| stats.frames_ahead == 1);
+    assert_eq!(held.release().error, None);
+    let stats = wait_for(&held.engine, |stats| stats.frames_rejected == 1);
+    assert_eq!(stats.rejected_by_reason["model"], 1);
+    assert!(stats.rejected_last.contains("out of memory"));
+    show(&held.engine, 200, 2);
+    assert_eq!(ask(&held.engine, &held.answers, "b").error, None);
+    assert!(held.engine.shutdown(PATIENCE));
 }
