@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "attend_bf16.cu",
     "attend_chunk.cu",
     "attend_f16.cu",

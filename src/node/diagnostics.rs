@@ -160,6 +160,7 @@ impl Diagnostics {
             .with("frames_received", stats.frames_received)
             .with("frames_used", stats.frames_used)
             .with("frames_superseded", stats.frames_superseded)
+            .with("frames_ahead", stats.frames_ahead)
             .with("frames_rejected", stats.frames_rejected)
             .with("frames_undated", stats.frames_undated)
             .with("frames_skipped_rate", stats.frames_skipped.rate)

@@ -27,7 +27,7 @@ const FAMILIES: [&str; 7] = [
     "qwen3_vl",
 ];
 
-/// Odd ones, tiny ones, a camera's, and one that is longer than pictures may be, and too large for a device in its square.
+/// Odd ones, tiny ones, a camera's, and one whose square is too large for a device.
 const SIZES: [(u32, u32); 9] = [
     (1, 1),
     (2, 3),
@@ -37,7 +37,7 @@ const SIZES: [(u32, u32); 9] = [
     (301, 203),
     (640, 480),
     (96, 1500),
-    (20_000, 90),
+    (5000, 20),
 ];
 
 fn noise((width, height): (u32, u32), grey: bool) -> RgbImage {
@@ -59,10 +59,10 @@ fn noise((width, height): (u32, u32), grey: bool) -> RgbImage {
     })
 }
 
-fn compare(name: &str, model: &Mllm) {
+fn compare(name: &str, model: &Mllm, sizes: &[(u32, u32)]) {
     let device = model.device();
     let encoder = FrameEncoder::new(model.vision.clone(), Some(kernels()), device);
-    for size in SIZES {
+    for &size in sizes {
         for grey in [false, size == SIZES[3]] {
             let picture = noise(size, grey);
             let prepared = model.vision.prepare(&picture, View::Frame);
@@ -90,9 +90,10 @@ fn compare(name: &str, model: &Mllm) {
 #[test]
 fn every_family_gets_the_values_that_the_cpu_makes() {
     for name in FAMILIES {
-        compare(name, &load(&golden("families").join(name)));
+        compare(name, &load(&golden("families").join(name)), &SIZES);
     }
-    compare("smolvlm", &load(&tiny_dir()));
+    // Longer than pictures may be: some of its pixels are left out.
+    compare("smolvlm", &load(&tiny_dir()), &[(20_000, 90)]);
 }
 
 /// As SigLIP's processor has it, and as LLaVA-1.5's own.
@@ -110,6 +111,7 @@ fn processors_that_stretch_or_pad_are_followed() {
         compare(
             if pads { "padded" } else { "stretched" },
             &load(copy.path()),
+            &SIZES,
         );
     }
 }

@@ -15,7 +15,17 @@ def replay(folder: Path, **settings: str) -> tuple[Run, list[dict]]:
     out = folder / "answers.jsonl"
     ran = run(
         folder / "log",
-        *("replay", "--device", "cuda", "--model", str(FAMILIES / "idefics3"), "--policy", "inf_mllm", "--budget", "512"),
+        *(
+            "replay",
+            "--device",
+            "cuda",
+            "--model",
+            str(FAMILIES / "idefics3"),
+            "--policy",
+            "inf_mllm",
+            "--budget",
+            "512",
+        ),
         *("--bag", str(BAG), "--instructions", str(BAG / "instructions.yaml"), "--out", str(out)),
         **settings,
     )
@@ -34,7 +44,9 @@ def number_of(ran: Run, name: str) -> int:
     ],
     ids=["in an answer", "in a frame"],
 )
-def test_a_gpu_that_is_lost_ends_a_replay_with_an_error_that_says_so(tmp_path: Path, name: str, code: int, said: str) -> None:
+def test_a_gpu_that_is_lost_ends_a_replay_with_an_error_that_says_so(
+    tmp_path: Path, name: str, code: int, said: str
+) -> None:
     whole, answers = replay(tmp_path)
     assert whole.code == 0, whole.errors
     calls = number_of(whole, name)

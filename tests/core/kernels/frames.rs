@@ -121,7 +121,7 @@ fn values_stand_patch_by_patch_square_by_square() {
     for (down, across, height, width, merge, repeat) in
         [(1, 1, 5, 300, 1, 1), (4, 6, 3, 3, 2, 2), (3, 9, 2, 2, 3, 1)]
     {
-        let picture = bytes(&mut random, down * height * across * width * 3);
+        let mut picture = bytes(&mut random, down * height * across * width * 3);
         for kind in Kind::ALL {
             let mut want = Vec::new();
             let squares = (0..down / merge).flat_map(|y| (0..across / merge).map(move |x| (y, x)));
@@ -144,7 +144,7 @@ fn values_stand_patch_by_patch_square_by_square() {
             for order in ORDERS {
                 let mut out = Stored::new(kind, &vec![f32::NAN; want.len()]);
                 let mut launch = launch("frame_values", across * width, down * height)
-                    .buffer(&mut picture.clone())
+                    .buffer(&mut picture)
                     .number(across * width)
                     .number(height)
                     .number(width)
