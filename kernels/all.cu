@@ -4,6 +4,7 @@
 #include "attend_f16.cu"
 #include "attend_f32.cu"
 #include "attend_q8.cu"
+#include "frames.cu"
 #include "history.cu"
 #include "output.cu"
 #include "pack.cu"

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "attend_bf16.cu",
     "attend_chunk.cu",
     "attend_f16.cu",
     "attend_f32.cu",
     "attend_q8.cu",
+    "frames.cu",
     "history.cu",
     "output.cu",
     "pack.cu",

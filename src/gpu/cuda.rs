@@ -6,7 +6,7 @@ use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::DeviceId;
-use candle_core::{CudaDevice, Error, Result};
+use candle_core::{CudaDevice, Error, Result, Tensor};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags,
     CUlaunchAttributeID, CUstreamCaptureMode,
@@ -17,27 +17,27 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::{Gpu, Launch, Mapped, Recording};
+use super::{address, Gpu, Launch, Mapped, Recording};
 
 /// `kernels/all.cu`, compiled for the GPUs that build.rs names.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// The device that the kernels were last asked for on, and what has become of it.
-static LOADED: Mutex<Option<(DeviceId, Option<Arc<dyn Gpu>>)>> = Mutex::new(None);
+/// The devices that the kernels were asked for on, and what has become of that; they are as many as there are streams.
+static LOADED: Mutex<Vec<(DeviceId, Option<Arc<dyn Gpu>>)>> = Mutex::new(Vec::new());
 
 /// The kernels on a device, loaded when they are first asked for; none (with a warning) where that fails.
 pub fn loaded(device: &CudaDevice) -> Option<Arc<dyn Gpu>> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    match &*loaded {
-        Some((id, gpu)) if *id == device.id() => gpu.clone(),
-        _ => {
+    match loaded.iter().find(|(id, _)| *id == device.id()) {
+        Some((_, gpu)) => gpu.clone(),
+        None => {
             let cuda = Cuda::new(device).inspect_err(|error| {
                 tracing::warn!(
                     "the kernels cannot be loaded, everything runs in single operations: {error}"
                 );
             });
             let gpu = cuda.ok().map(|cuda| Arc::new(cuda) as Arc<dyn Gpu>);
-            *loaded = Some((device.id(), gpu.clone()));
+            loaded.push((device.id(), gpu.clone()));
             gpu
         }
     }
@@ -51,6 +51,14 @@ pub struct Cuda {
     multiprocessors: usize,
     /// A kernel of a recording may start while the one before it ends.
     overlap: bool,
+    staging: Mutex<Option<Staging>>,
+}
+
+/// Memory that uploads go through.
+struct Staging {
+    memory: PinnedHostSlice<u8>,
+    /// Behind the last copy out of it.
+    copied: CudaEvent,
 }
 
 /// The first driver that captures launches which overlap (12.3), as it says its version.
@@ -90,6 +98,7 @@ impl Cuda {
             functions: Mutex::default(),
             multiprocessors: multiprocessors.max(1) as usize,
             overlap: major >= 9 && driver >= OVERLAPPING_DRIVER,
+            staging: Mutex::default(),
         })
     }
 
@@ -153,6 +162,15 @@ impl Gpu for Cuda {
         self.enqueue(&mut launch, false)
     }
 
+    /// What makes the driver refuse everything (an illegal address, a failed launch, an uncorrectable error of the memory) it answers
+    /// again and again; what went wrong while memory was let go it tells once.
+    fn check(&self) -> Result<()> {
+        let synchronized = self.stream.synchronize();
+        synchronized
+            .or_else(|_| self.stream.synchronize())
+            .map_err(failed)
+    }
+
     fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }
@@ -181,6 +199,43 @@ impl Gpu for Cuda {
             stream: self.stream.clone(),
             _launches: launches,
         }))
+    }
+
+    fn upload(&self, to: &Tensor, fill: &mut dyn FnMut(&mut [u8])) -> Result<()> {
+        let bytes = to.elem_count();
+        let target = address(to)?;
+        let context = self.stream.context();
+        context.bind_to_thread().map_err(failed)?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staging) = &*staging {
+            staging.copied.synchronize().map_err(failed)?;
+        }
+        if staging
+            .as_ref()
+            .is_none_or(|staging| staging.memory.len() < bytes)
+        {
+            let flags = Some(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+            // Safety: it is written before the device reads it.
+            let memory =
+                unsafe { context.alloc_pinned_with_flags(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
+            *staging = Some(Staging {
+                memory: memory.map_err(failed)?,
+                copied: context.new_event(flags).map_err(failed)?,
+            });
+        }
+        let Some(Staging { memory, copied }) = &mut *staging else {
+            return Ok(());
+        };
+        let start = memory.as_mut_ptr().map_err(failed)?;
+        // Safety: so many bytes lie there at least, all of them written once before, by the driver or by an upload; the device reads
+        // them no longer.
+        let slice = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
+        fill(slice);
+        // Safety: the target is as long, and both stay until the copy is through: the tensor's memory is let go in the order of the
+        // stream, and the staging memory waits for the event.
+        unsafe { result::memcpy_htod_async(target, slice, self.stream.cu_stream()) }
+            .map_err(failed)?;
+        copied.record(&self.stream).map_err(failed)
     }
 
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>> {

@@ -110,8 +110,15 @@ pub trait Gpu: Debug + Send + Sync {
     /// As [`Self::record`] says.
     unsafe fn launch(&self, launch: Launch) -> Result<()>;
 
+    /// Waits for what the device has to do. Fails where it does nothing any more, whatever it is asked.
+    fn check(&self) -> Result<()>;
+
     /// Processors that take blocks.
     fn multiprocessors(&self) -> usize;
+
+    /// Copies bytes into a tensor of them (u8, contiguous) behind what the device has to do, through memory of the host that the device
+    /// reads without the driver's help; `fill` writes them there, all of them, and is not called where that fails.
+    fn upload(&self, to: &Tensor, fill: &mut dyn FnMut(&mut [u8])) -> Result<()>;
 
     /// Memory that the device writes and the host reads, all zero.
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>>;

@@ -6,12 +6,14 @@ use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder, Embedded};
+use super::device::beside;
 use super::ends::Ends;
 use super::family::Family;
 use super::placeholders::placeholders;
 use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
+use super::vision::beside::Beside;
 use super::vision::{ImageFeatures, Layout, Vision};
 use super::weights::{Quantization, Source, Weights};
 use super::ModelError;
@@ -26,7 +28,8 @@ pub struct Mllm {
     pub tokenizer: Arc<ChatTokenizer>,
     pub template: ChatTemplate,
     pub decoder: Decoder,
-    pub vision: Box<dyn Vision>,
+    /// Can be used in other threads while the model works.
+    pub vision: Arc<dyn Vision>,
     /// Tokens that end an answer.
     pub ends: Ends,
     /// Ids that no answer holds, for they stand for pictures or for nothing.
@@ -35,6 +38,7 @@ pub struct Mllm {
     video_token: Option<u32>,
     placeholder: String,
     device: Device,
+    tower_device: Device,
 }
 
 /// A chunk of text and images as the decoder takes it.
@@ -105,8 +109,11 @@ impl Mllm {
             .collect::<Result<Vec<_>, _>>()?;
         let placeholders = placeholders(pictures, &tokenizer, config.vocab_size(), &ends);
 
+        let beside = beside(device);
+        let tower = Weights::new(source.clone(), dtype, &beside);
+        let vision = family_config.vision(checkpoint, &tower)?;
+        let vision = Beside::of(vision, &beside, device);
         let weights = Weights::new(source, dtype, device);
-        let vision = family_config.vision(checkpoint, &weights)?;
         let text = weights.pp(family_config.text_path());
         let head = weights.pp(family_config.head_path());
         let decoder = Decoder::new(&config, &text, &head)
@@ -120,6 +127,7 @@ impl Mllm {
             template,
             decoder,
             vision,
+            tower_device: beside,
             ends,
             placeholders,
             image_token,
@@ -128,8 +136,14 @@ impl Mllm {
         })
     }
 
+    /// Where the decoder runs, and what is made of pictures comes to.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Where the tower runs: of a GPU another stream.
+    pub fn tower_device(&self) -> &Device {
+        &self.tower_device
     }
 
     /// Type of the arithmetic.

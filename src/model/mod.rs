@@ -71,7 +71,7 @@ use chooser::ChoiceError;
 use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, TensorError};
 
-pub use device::{device_name, DeviceKind};
+pub use device::{beside, device_name, DeviceKind};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,11 @@ pub enum ModelError {
     },
     #[error("device {name} cannot be used: {what}")]
     Device { name: &'static str, what: String },
+    /// What no attempt afterwards can mend.
+    #[error(
+        "{device} is lost for this process: {what}; with it goes what was remembered: start again"
+    )]
+    Lost { device: String, what: String },
     #[error("threads cannot be started: {0}")]
     Threads(String),
     #[error(transparent)]

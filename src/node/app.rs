@@ -2,7 +2,7 @@
 
 use std::future::ready;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use r2r::std_srvs::srv::{SetBool, Trigger};
@@ -22,7 +22,7 @@ use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::parameters::NodeConfig;
-use crate::stream::{inspect, Engine, EngineError, SessionConfig};
+use crate::stream::{inspect, Engine, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
 const SPIN: Duration = Duration::from_millis(50);
@@ -125,14 +125,15 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     let mut sight = Sight::new(node, &topics, &config.ros);
     let stats_period = Duration::from_secs_f64(config.ros.stats_period);
     let camera = sight.shared();
-    let mut diagnostics = Diagnostics::advertise(node, &config, &engine, &topics.image, camera)?;
+    let diagnostics = Diagnostics::advertise(node, &config, &engine, &topics.image, camera)?;
     let (mut namesakes, others) = (
         Namesakes::new(name, namespace, &topics.statistics),
         diagnostics.namesakes(),
     );
-    let source = engine.clone();
+    let diagnostics = Arc::new(Mutex::new(diagnostics));
+    let (source, regular) = (engine.clone(), diagnostics.clone());
     runtime.spawn(every(diagnostics::PERIOD, move || {
-        diagnostics.publish(source.stats());
+        lock(&regular).publish(source.stats());
     }));
     let source = engine.clone();
     runtime.spawn(every(stats_period, move || {
@@ -142,9 +143,11 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
 
     // A signal that came while loading has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
+    let mut outcome = Ok(());
     while phase.load(Ordering::SeqCst) != STOPPING {
         if !engine.is_running() {
-            return Err(EngineError::Stopped.into());
+            outcome = Err(engine.why_stopped().into());
+            break;
         }
         node.spin_once(SPIN);
         inputs.drain(&engine);
@@ -160,12 +163,15 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     if !engine.shutdown(ENGINE_GRACE) {
         tracing::warn!("the model did not stop within {ENGINE_GRACE:?}");
     }
+    if outcome.is_err() {
+        lock(&diagnostics).publish(engine.stats());
+    }
     let _ = events.send(Event::End);
     let published = async { tokio::time::timeout(PUBLISH_GRACE, publishing).await };
     if runtime.block_on(published).is_err() {
         tracing::warn!("the last answers could not be published within {PUBLISH_GRACE:?}");
     }
-    Ok(())
+    outcome
 }
 
 /// On SIGINT or SIGTERM: ends the process at once while the model is loading, else asks the loop to end, and sees to it.
@@ -228,6 +234,11 @@ fn serve_pause(
             message,
         })
     })
+}
+
+/// A thread that panicked while it published left nothing half-done behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Does something at once and then again and again, skipping what it was too late for.

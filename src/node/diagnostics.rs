@@ -160,6 +160,7 @@ impl Diagnostics {
             .with("frames_received", stats.frames_received)
             .with("frames_used", stats.frames_used)
             .with("frames_superseded", stats.frames_superseded)
+            .with("frames_ahead", stats.frames_ahead)
             .with("frames_rejected", stats.frames_rejected)
             .with("frames_undated", stats.frames_undated)
             .with("frames_skipped_rate", stats.frames_skipped.rate)
@@ -177,7 +178,9 @@ impl Diagnostics {
         let failures = |stats: &StreamStats| stats.rejected_by_reason.get("model").copied();
         let failed = failures(stats).unwrap_or(0) - failures(&self.before).unwrap_or(0);
         let cache = &stats.cache;
-        let (level, message) = if failed > 0 {
+        let (level, message) = if !stats.failure.is_empty() {
+            (ERROR, stats.failure.clone())
+        } else if failed > 0 {
             (ERROR, format!("{failed} frames could not be taken"))
         } else if stats.memory_full {
             (

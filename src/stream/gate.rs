@@ -91,9 +91,14 @@ impl FrameGate {
         self.due_ns = Some(counted_from.saturating_add(period_ns));
     }
 
+    /// Whether pictures are compared at all.
+    pub fn compares(&self) -> bool {
+        self.config.min_change > 0.0
+    }
+
     /// Whether a picture at the model's input size (packed bytes) shows nothing new.
     pub fn unchanged(&self, picture: &Prepared) -> bool {
-        if self.config.min_change <= 0.0 {
+        if !self.compares() {
             return false;
         }
         let used = self.used.as_ref();
@@ -109,9 +114,9 @@ impl FrameGate {
             })
     }
 
-    /// Takes note of the picture that was used.
+    /// Takes note of the picture that was used; with one that has no tiles the next cannot be compared.
     pub fn took(&mut self, picture: Prepared) {
-        self.used = Some(Arc::new(picture));
+        self.used = (!picture.tiles.is_empty()).then(|| Arc::new(picture));
     }
 }
 

@@ -219,7 +219,10 @@ impl Run<'_> {
             Ok(Taken::Used) => self.summary.frames += 1,
             Ok(Taken::Skipped(_)) => self.summary.frames_skipped += 1,
             Err(PushError::Frame(error)) => self.reject(error.reason(), &error),
-            Err(PushError::Model(error)) => return Err(error.into()),
+            Err(PushError::Model(error)) => {
+                self.session.check()?;
+                return Err(error.into());
+            }
         }
         self.played += 1;
         let usage = self.session.usage();
@@ -259,7 +262,8 @@ impl Run<'_> {
             &|| false,
             &mut |_| (),
         );
-        self.record(entry, &answer)
+        self.record(entry, &answer)?;
+        Ok(self.session.check()?)
     }
 
     fn recall(&self, entry: &Entry) -> Recall {

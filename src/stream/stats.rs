@@ -14,6 +14,8 @@ pub struct StreamStats {
     pub frames_received: u64,
     pub frames_used: u64,
     pub frames_superseded: u64,
+    /// Frames that the tower saw ahead of their turn, used or not.
+    pub frames_ahead: u64,
     pub frames_rejected: u64,
     /// What was wrong with the last one.
     pub rejected_last: String,
@@ -47,6 +49,8 @@ pub struct StreamStats {
     pub paused: bool,
     /// The last frame did not fit beside what is kept for good.
     pub memory_full: bool,
+    /// Why nothing is done any more, whatever comes; empty: it is.
+    pub failure: String,
     /// Instructions in the queue.
     pub instructions_waiting: usize,
     pub instructions_received: u64,

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Module;
 use half::f16;
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind};
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, KvStorage, Mark, PolicyKind};
 use inf_mllm::eval::speed::shapes::Shape;
 use inf_mllm::eval::speed::weights::RandomWeights;
 use inf_mllm::model::checkpoint::Checkpoint;

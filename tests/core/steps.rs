@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Error, Result};
+use candle_core::{DType, Device, Error, Result, Tensor};
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, KvStorage, Mark, PolicyKind, QuerySource, Scope,
 };
-use inf_mllm::gpu::{Gpu, Launch, Mapped, Recording};
+use inf_mllm::gpu::{address, Gpu, Launch, Mapped, Recording};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws};
 use inf_mllm::model::decoder::step::{Stepper, Unfit};
@@ -39,8 +39,23 @@ impl Gpu for KernelsOnCpu {
         run(launch)
     }
 
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn multiprocessors(&self) -> usize {
         3
+    }
+
+    fn upload(&self, to: &Tensor, fill: &mut dyn FnMut(&mut [u8])) -> Result<()> {
+        let mut bytes = vec![0; to.elem_count()];
+        fill(&mut bytes);
+        // Safety: the tensor has as many bytes.
+        unsafe {
+            let target = address(to)? as *mut u8;
+            target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        Ok(())
     }
 
     fn mapped(&self, words: usize) -> Result<Box<dyn Mapped>> {

@@ -19,7 +19,7 @@ use crate::model::decoder::step::Stepper;
 use crate::model::decoder::{Decoder, Embedded};
 use crate::model::threads::thread_pool_for;
 use crate::model::weights::Weights;
-use crate::model::ModelError;
+use crate::model::{beside, ModelError};
 
 /// Tokens that the cache is filled with at a time.
 const CHUNK: usize = 256;
@@ -30,8 +30,8 @@ pub(super) struct Built {
     pub shape: Shape,
     pub decoder: Decoder,
     pub cache: BoundedCache,
-    /// The tree of all tensors, for the tower.
-    pub weights: Weights,
+    /// The tree of all tensors where the tower works.
+    pub tower: Weights,
     /// Bytes of weights that a token reads.
     pub token_bytes: usize,
     chooser: Chooser,
@@ -102,7 +102,7 @@ impl Bench {
             shape,
             decoder,
             cache,
-            weights,
+            tower: Weights::new(source, dtype, &beside(&self.device)),
             chooser,
             draws: Draws::new(0),
             stepper,

@@ -28,6 +28,9 @@ const EMBEDDED: [Capability; 2] = [
 /// The GPU, once it has been opened.
 static OPENED: Mutex<Option<Device>> = Mutex::new(None);
 
+/// The same GPU with another stream.
+static BESIDE: Mutex<Option<Device>> = Mutex::new(None);
+
 /// The first GPU, or why it cannot be used. All callers get the same one, with one stream.
 pub fn open() -> Result<Device, String> {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,18 +39,31 @@ pub fn open() -> Result<Device, String> {
     }
     on_demand::load(TOOLKIT)?;
     check()?;
-    // A stream of its own: candle's usual one is another for every thread of the host, and nothing orders those.
+    Ok(opened.insert(with_a_stream()?).clone())
+}
+
+/// The GPU that [`open`] has opened, with a stream beside that one's. Tensors of the two do not mix; `hand_over` copies them.
+pub fn open_beside() -> Result<Device, String> {
+    let mut opened = BESIDE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = &*opened {
+        return Ok(device.clone());
+    }
+    Ok(opened.insert(with_a_stream()?).clone())
+}
+
+/// The GPU with a stream of its own: candle's usual one is another for every thread of the host, and nothing orders those.
+fn with_a_stream() -> Result<Device, String> {
     let fails = |error: candle_core::Error| TensorError::describe(&error);
     let device = Device::new_cuda_with_stream(0).map_err(fails)?;
-    // SAFETY: no operation of this process runs on another stream of this device, so that use and release of memory follow one
-    // another in the order in which they were asked for.
+    // SAFETY: memory of this device is used and let go in its one stream, in the order in which that was asked for; where another
+    // stream reads it, `hand_over` has this one wait.
     unsafe {
         device
             .as_cuda_device()
             .map_err(fails)?
             .disable_event_tracking()
     };
-    Ok(opened.insert(device).clone())
+    Ok(device)
 }
 
 /// Whether driver and GPU fit what this executable was built with.

@@ -51,6 +51,37 @@ impl DeviceKind {
 
 choice!(DeviceKind);
 
+/// Where a tower runs whose decoder runs on `device`: on a GPU in a stream of its own, so that the two can work at the same time.
+pub fn beside(device: &Device) -> Device {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => gpu::open_beside().unwrap_or_else(|what| {
+            tracing::warn!("frames and answers take turns on the GPU: {what}");
+            device.clone()
+        }),
+        device => device.clone(),
+    }
+}
+
+/// Copies what has been made on `own` to `home`. It is waited for here, so that the stream of `home` need not wait; and what `own` lets go
+/// afterwards stays until `home` has copied it.
+pub fn hand_over<T>(
+    own: &Device,
+    home: &Device,
+    copy: impl FnOnce() -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    own.synchronize()?;
+    let copied = copy()?;
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(own), Device::Cuda(home)) = (own, home) {
+        let waits = own.cuda_stream().join(&home.cuda_stream());
+        waits.map_err(candle_core::Error::wrap)?;
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = home;
+    Ok(copied)
+}
+
 /// The first GPU, or why it cannot be used.
 #[cfg(feature = "cuda")]
 fn open_gpu() -> Result<Device, String> {

@@ -99,6 +99,10 @@ impl Arrangement for OneTile {
         }
     }
 
+    fn frames_in_square(&self, processor: &Processor) -> bool {
+        processor.frames_in_square()
+    }
+
     fn arranged(&self, projected: &Tensor, _: &Tensor, _: &Layout) -> Result<Tensor> {
         projected.flatten_to(1)
     }

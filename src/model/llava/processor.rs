@@ -129,10 +129,21 @@ impl Processor {
 
     /// The same, but for the whole picture where only its middle would be taken.
     pub fn frame(&self, picture: &dyn Picture) -> Tile {
-        match self.shortest_edge {
-            Some(_) => self.padded(picture),
-            None => self.image(picture),
+        match self.frames_in_square() {
+            true => self.padded(picture),
+            false => self.stretched(picture),
         }
+    }
+
+    /// Whether frames come into a square first: where the checkpoint has it so, or images are cut out of.
+    pub fn frames_in_square(&self) -> bool {
+        self.pad || self.shortest_edge.is_some()
+    }
+
+    /// What is around a picture in its square.
+    pub fn square_colour(&self) -> [u8; 3] {
+        let mean = self.normalisation.mean();
+        mean.map(|value| (value * 255.0) as u8)
     }
 
     /// The whole picture at the size of a tile, its aspect ratio given up.
@@ -146,10 +157,9 @@ impl Processor {
     }
 
     fn in_square<'a>(&self, picture: &'a dyn Picture) -> InSquare<'a> {
-        let mean = self.normalisation.mean();
         InSquare {
             picture,
-            colour: mean.map(|value| (value * 255.0) as i32),
+            colour: self.square_colour().map(i32::from),
         }
     }
 

@@ -10,6 +10,7 @@ use super::config::VisionConfig;
 use super::processor::Processor;
 use crate::model::activation::Activation;
 use crate::model::preprocess::picture::{Bounded, Picture};
+use crate::model::preprocess::recipe::FrameRecipe;
 use crate::model::vision::vit::Vit;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, Tile, TowerOutput, View, Vision,
@@ -30,6 +31,11 @@ pub trait Arrangement: Send + Sync {
 
     /// The tiles of a layout that [`Self::grid`] gave.
     fn tiles(&self, processor: &Processor, picture: &dyn Picture, layout: &Layout) -> Vec<Tile>;
+
+    /// Whether a frame comes into a square before it is brought to the size of a tile.
+    fn frames_in_square(&self, _: &Processor) -> bool {
+        false
+    }
 
     /// The sizes that pictures are cut to, as config.json has them, if they are.
     fn pinpoints(&self) -> Option<&[[usize; 2]]> {
@@ -160,6 +166,21 @@ impl Vision for LlavaVision {
         Prepared {
             layout,
             tiles: self.arrangement.tiles(&self.processor, &picture, &layout),
+        }
+    }
+
+    fn frame(&self, size: (usize, usize)) -> FrameRecipe<'_> {
+        let processor = &self.processor;
+        let in_square = self.arrangement.frames_in_square(processor);
+        FrameRecipe {
+            layout: self.layout(size, View::Frame),
+            square: in_square.then(|| processor.square_colour()),
+            sizes: vec![(processor.tile, processor.tile)],
+            resizer: &processor.resizer,
+            normalisation: processor.normalisation,
+            patches: None,
+            dtype: self.dtype,
+            device: &self.device,
         }
     }
 

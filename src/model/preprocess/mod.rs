@@ -3,8 +3,12 @@
 //! - this file: a processor's configuration, and values normalised
 //! - `picture`: pictures read row by row
 //! - `resample`: resizing as the published processors do it
+//! - `recipe`: what becomes of a frame, as data
+//! - `on_device`: the same on a GPU, in kernels of our own
 
+pub mod on_device;
 pub mod picture;
+pub mod recipe;
 pub mod resample;
 
 use std::path::PathBuf;
@@ -109,6 +113,16 @@ impl Normalisation {
     /// Of each channel, in values from 0 to 1.
     pub fn mean(&self) -> [f32; 3] {
         self.mean
+    }
+
+    /// What values from 0 to 255 are multiplied with.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Of each channel, in values from 0 to 1.
+    pub fn std(&self) -> [f32; 3] {
+        self.std
     }
 
     /// One byte of channel `c`.

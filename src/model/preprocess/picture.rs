@@ -126,16 +126,20 @@ pub struct Bounded<'a> {
 
 impl<'a> Bounded<'a> {
     pub fn new(picture: &'a dyn Picture) -> Self {
-        let (width, height) = picture.size();
+        Self {
+            picture,
+            size: Self::size_of(picture.size()),
+        }
+    }
+
+    /// The size (width, height) of such a picture.
+    pub fn size_of((width, height): (usize, usize)) -> (usize, usize) {
         let longest = width.max(height);
         let side = |side: usize| match longest > MAX_SIDE {
             true => (side * MAX_SIDE / longest).max(1),
             false => side,
         };
-        Self {
-            picture,
-            size: (side(width), side(height)),
-        }
+        (side(width), side(height))
     }
 }
 

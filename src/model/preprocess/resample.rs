@@ -54,11 +54,11 @@ fn sinc(x: f64) -> f64 {
 
 /// Which input pixels make an output pixel, and with what weights, filled up with zeros to whole steps of [`LANES`].
 #[derive(Debug)]
-struct Taps {
-    start: usize,
+pub(super) struct Taps {
+    pub start: usize,
     /// Weights that are not filled up.
-    count: usize,
-    weights: Vec<i32>,
+    pub count: usize,
+    pub weights: Vec<i32>,
 }
 
 impl Taps {
@@ -85,11 +85,11 @@ const LONGEST: usize = 1 << 20;
 
 /// The weights of one pass.
 #[derive(Debug)]
-struct Axis {
+pub(super) struct Axis {
     /// Fractional bits of the weights.
-    bits: u32,
+    pub bits: u32,
     /// Of each wanted output pixel.
-    taps: Vec<Taps>,
+    pub taps: Vec<Taps>,
 }
 
 impl Axis {
@@ -157,14 +157,24 @@ pub struct Window {
     pub down: Range<usize>,
 }
 
+impl Window {
+    /// All of a picture of a size (width, height).
+    fn whole((width, height): (usize, usize)) -> Self {
+        Self {
+            across: 0..width,
+            down: 0..height,
+        }
+    }
+}
+
 /// The weights between two sizes.
 #[derive(Debug)]
-struct Plan {
+pub(super) struct Plan {
     from: (usize, usize),
     to: (usize, usize),
     part: Window,
-    across: Axis,
-    down: Axis,
+    pub across: Axis,
+    pub down: Axis,
 }
 
 /// Resizes pictures with one filter, and remembers the weights of the sizes last used: a camera's never change.
@@ -185,13 +195,18 @@ impl Resizer {
         }
     }
 
+    pub fn filter(&self) -> Filter {
+        self.filter
+    }
+
     /// `picture` at the size `to` (width, height) as packed RGB bytes.
     pub fn resize(&self, picture: &dyn Picture, to: (usize, usize)) -> Vec<u8> {
-        let part = Window {
-            across: 0..to.0,
-            down: 0..to.1,
-        };
-        self.resize_part(picture, to, part)
+        self.resize_part(picture, to, Window::whole(to))
+    }
+
+    /// The weights between two whole pictures.
+    pub(super) fn whole_plan(&self, from: (usize, usize), to: (usize, usize)) -> Arc<Plan> {
+        self.plan(from, to, Window::whole(to))
     }
 
     /// The part of [`Self::resize`]'s result that lies in `part`, which alone is computed.

@@ -8,6 +8,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::fields::side;
 use crate::model::preprocess::picture::{Picture, MAX_ASPECT};
+use crate::model::preprocess::recipe::Patches;
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{
     filter, processor_config, Normalisation, NormalisationConfig, CLIP_MEAN, CLIP_STD,
@@ -98,8 +99,8 @@ pub struct ImageProcessor {
     patch: usize,
     frames: usize,
     merge: usize,
-    resizer: Resizer,
-    normalisation: Normalisation,
+    pub resizer: Resizer,
+    pub normalisation: Normalisation,
 }
 
 impl ImageProcessor {
@@ -182,9 +183,23 @@ impl ImageProcessor {
         }
     }
 
+    /// Width and height of the picture of a grid, pixels.
+    pub fn size_of(&self, grid: Grid) -> (usize, usize) {
+        (grid.width * self.patch, grid.height * self.patch)
+    }
+
+    /// How a picture is laid out.
+    pub fn layout(&self) -> Patches {
+        Patches {
+            side: self.patch,
+            merge: self.merge,
+            frames: self.frames,
+        }
+    }
+
     /// The picture at the size of its grid.
     pub fn resize(&self, picture: &dyn Picture, grid: Grid) -> Tile {
-        let (width, height) = (grid.width * self.patch, grid.height * self.patch);
+        let (width, height) = self.size_of(grid);
         Tile {
             width,
             height,

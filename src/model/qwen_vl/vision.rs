@@ -8,6 +8,7 @@ use super::processor::ImageProcessor;
 use super::{Grid, Measures, IMAGE_PAD};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::preprocess::picture::{Bounded, Picture};
+use crate::model::preprocess::recipe::FrameRecipe;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -84,6 +85,20 @@ impl Vision for QwenVision {
         Prepared {
             layout,
             tiles: vec![tile],
+        }
+    }
+
+    fn frame(&self, size: (usize, usize)) -> FrameRecipe<'_> {
+        let layout = self.layout(size, View::Frame);
+        FrameRecipe {
+            layout,
+            square: None,
+            sizes: vec![self.processor.size_of(self.grid(&layout))],
+            resizer: &self.processor.resizer,
+            normalisation: self.processor.normalisation,
+            patches: Some(self.processor.layout()),
+            dtype: self.dtype,
+            device: &self.device,
         }
     }
 

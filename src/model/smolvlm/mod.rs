@@ -22,6 +22,7 @@ use super::checkpoint::Checkpoint;
 use super::decoder;
 use super::family::{text_config, FamilyConfig, CONFIG};
 use super::preprocess::picture::{Bounded, Picture};
+use super::preprocess::recipe::FrameRecipe;
 use super::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -161,6 +162,19 @@ impl Vision for SmolVlmVision {
             tiles: self
                 .processor
                 .tiles(&Bounded::new(picture), (rows, columns)),
+        }
+    }
+
+    fn frame(&self, size: (usize, usize)) -> FrameRecipe<'_> {
+        FrameRecipe {
+            layout: self.layout(size, View::Frame),
+            square: None,
+            sizes: self.processor.frame_sizes(Bounded::size_of(size)),
+            resizer: &self.processor.resizer,
+            normalisation: self.processor.normalisation,
+            patches: None,
+            dtype: self.tower_dtype,
+            device: &self.device,
         }
     }
 

@@ -54,7 +54,7 @@ pub struct ImageProcessor {
     size: usize,
     /// Images of a prompt are cut into tiles.
     splits: bool,
-    resizer: Resizer,
+    pub resizer: Resizer,
     pub normalisation: Normalisation,
 }
 
@@ -108,6 +108,11 @@ impl ImageProcessor {
             (1, 1) => (0, 0),
             several => several,
         }
+    }
+
+    /// The sizes that a frame of this size (width, height) is brought to, one after the other.
+    pub fn frame_sizes(&self, size: (usize, usize)) -> Vec<(usize, usize)> {
+        vec![self.first_size(size), (self.size, self.size)]
     }
 
     /// The tiles of a picture that is cut into `rows` and `columns`, row by row, and the whole of it.

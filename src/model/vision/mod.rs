@@ -1,8 +1,12 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
 //!
 //! - this file: what a family implements
+//! - `beside`: a tower on a stream of its own
+//! - `frames`: frames, on the CPU or in kernels of our own
 //! - `vit`: the tower of CLIP and of SigLIP
 
+pub mod beside;
+pub mod frames;
 pub mod vit;
 
 use std::collections::HashMap;
@@ -10,6 +14,7 @@ use std::collections::HashMap;
 use candle_core::{Result, Tensor};
 
 use super::preprocess::picture::Picture;
+use super::preprocess::recipe::FrameRecipe;
 use super::ModelError;
 
 /// What a picture is for the model.
@@ -97,6 +102,9 @@ pub trait Vision: Send + Sync {
 
     /// The picture at the sizes that the tower takes.
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared;
+
+    /// What [`Self::prepare`] and [`Self::pixels`] do with a frame of a picture of `size` (width, height).
+    fn frame(&self, size: (usize, usize)) -> FrameRecipe<'_>;
 
     /// The values of a prepared picture.
     fn pixels(&self, prepared: &Prepared) -> Result<Pixels>;

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use crate::cache::parameter::Value;
 use crate::stream::answer::Instruction;
 use crate::stream::clock::StreamClock;
@@ -21,7 +23,11 @@ pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 pub struct Inbox {
     /// The newest frame, and since when a frame has been waiting.
-    pub frame: Option<(Instant, CameraImage)>,
+    pub frame: Option<(Instant, Arc<CameraImage>)>,
+    /// A frame that the tower sees, or has seen, ahead of its turn.
+    pub ahead: Option<Ahead>,
+    /// The engine's thread is at work.
+    pub busy: bool,
     /// Places frames in time as they arrive.
     pub clock: StreamClock,
     /// The stamp that the clock jumped from (last, of several jumps), if it has since a frame was taken: whichever is taken next
@@ -55,6 +61,8 @@ impl Inbox {
         Self {
             clock,
             frame: None,
+            ahead: None,
+            busy: false,
             jumped: None,
             losses: Losses::default(),
             heard_at: None,
@@ -109,7 +117,7 @@ impl Inbox {
             }
             None => Instant::now(),
         };
-        self.frame = Some((since, image));
+        self.frame = Some((since, Arc::new(image)));
         Ok(())
     }
 
@@ -219,7 +227,7 @@ pub enum Work {
     Refuse(Instruction, String),
     Ask(Instruction),
     /// Since when it waited, the image, and where the clock jumped from if an epoch begins with it.
-    Frame(Instant, CameraImage, Option<i64>),
+    Frame(Instant, Arc<CameraImage>, Option<i64>),
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 //! - this file: what others see of the engine
 //! - `inbox`: what waits, and in which order it is taken
 //! - `worker`: the thread
+//! - `ahead`: the thread beside it, on a GPU
 
+mod ahead;
 mod inbox;
 mod worker;
 
@@ -23,6 +25,7 @@ use super::answer::{Answer, AnswerDelta, Instruction};
 use super::clock::StreamClock;
 use super::complaints::Complaints;
 use super::frame::CameraImage;
+use super::gate::FrameGate;
 use super::session::{PromptCheck, PushError, Session, SessionConfig};
 use super::stats::StreamStats;
 use crate::cache::parameter::Value;
@@ -40,6 +43,9 @@ pub enum EngineError {
     Thread(#[from] std::io::Error),
     #[error("the engine has stopped")]
     Stopped,
+    /// The engine has stopped because of what no attempt afterwards can mend.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Receives what the engine has to say, on the engine's thread; must not block.
@@ -51,7 +57,7 @@ pub trait EngineEvents: Send {
 /// A running engine. Methods never wait for the model unless they say so.
 pub struct Engine {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     queue_size: usize,
     prompt: PromptCheck,
     /// What the model runs on, as in "cpu, 2 threads".
@@ -61,6 +67,11 @@ pub struct Engine {
 struct Shared {
     inbox: Mutex<Inbox>,
     wake: Condvar,
+    /// Something has changed for the thread that takes frames ahead of their turn, or by it.
+    frames: Condvar,
+    ready: Condvar,
+    /// As the last frame left it.
+    gate: Mutex<FrameGate>,
     /// Set to cut a running answer off.
     cancel: AtomicBool,
     stats: Mutex<StreamStats>,
@@ -107,12 +118,23 @@ impl Engine {
         config: SessionConfig,
         events: Box<dyn EngineEvents>,
     ) -> Result<Self, EngineError> {
+        Self::with_session(Session::new(config)?, events)
+    }
+
+    /// Starts the thread on a session that exists.
+    pub fn with_session(
+        session: Session,
+        events: Box<dyn EngineEvents>,
+    ) -> Result<Self, EngineError> {
+        let config = session.config();
         let queue_size = config.queue_size;
         let clock = StreamClock::new(config.gate.time_jump_threshold);
-        let session = Session::new(config)?;
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Inbox::new(clock)),
             wake: Condvar::new(),
+            frames: Condvar::new(),
+            ready: Condvar::new(),
+            gate: Mutex::new(session.state().stream.gate.clone()),
             cancel: AtomicBool::new(false),
             stats: Mutex::new(StreamStats::default()),
             complaints: Mutex::new(Complaints::default()),
@@ -122,6 +144,7 @@ impl Engine {
         let pool = session.pool();
         let hardware = session.hardware();
         let prompt = session.prompt_check();
+        let encoder = session.encoder();
         let mut worker = Worker {
             session,
             events,
@@ -132,9 +155,15 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name("engine".to_string())
             .spawn(move || pool.install(|| worker.run()))?;
+        let mut threads = vec![thread];
+        if let Some(encoder) = encoder {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name("frames".to_string());
+            threads.push(thread.spawn(move || ahead::run(&encoder, &shared))?);
+        }
         Ok(Self {
             shared,
-            thread: Mutex::new(Some(thread)),
+            threads: Mutex::new(threads),
             queue_size,
             prompt,
             hardware,
@@ -161,6 +190,7 @@ impl Engine {
         match offered {
             Ok(()) => {
                 self.shared.wake.notify_one();
+                self.shared.frames.notify_one();
                 Ok(())
             }
             Err(error) => {
@@ -220,7 +250,7 @@ impl Engine {
         {
             let mut inbox = lock(&self.shared.inbox);
             if inbox.stop {
-                return Err(EngineError::Stopped);
+                return Err(self.why_stopped());
             }
             inbox.resets.push(done);
             self.shared.cancel.store(true, Ordering::Release);
@@ -228,13 +258,21 @@ impl Engine {
         }
         match wait.recv() {
             Ok(outcome) => outcome.map_err(EngineError::Reset),
-            Err(_) => Err(EngineError::Stopped),
+            Err(_) => Err(self.why_stopped()),
         }
     }
 
     /// False once the thread has ended, whether asked to or by a fault.
     pub fn is_running(&self) -> bool {
         !lock(&self.shared.inbox).stop
+    }
+
+    /// Why the thread has ended.
+    pub fn why_stopped(&self) -> EngineError {
+        match lock(&self.shared.stats).failure.as_str() {
+            "" => EngineError::Stopped,
+            failure => EngineError::Failed(failure.to_string()),
+        }
     }
 
     /// What the model runs on, as in "cpu, 2 threads".
@@ -261,17 +299,16 @@ impl Engine {
             inbox.stop = true;
             self.shared.cancel.store(true, Ordering::Release);
             self.shared.wake.notify_one();
+            self.shared.frames.notify_one();
         }
-        let Some(thread) = lock(&self.thread).take() else {
-            return true;
-        };
+        let threads = std::mem::take(&mut *lock(&self.threads));
         let deadline = Instant::now() + timeout;
-        while !thread.is_finished() {
+        while !threads.iter().all(JoinHandle::is_finished) {
             if Instant::now() >= deadline {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        thread.join().is_ok()
+        threads.into_iter().all(|thread| thread.join().is_ok())
     }
 }

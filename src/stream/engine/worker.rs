@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::inbox::Work;
 use super::{lock, EngineEvents, Shared};
+use crate::model::ModelError;
 use crate::stream::answer::{Answer, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
 use crate::stream::gate::Skip;
@@ -26,6 +27,7 @@ impl Drop for Worker {
         let mut inbox = lock(&self.shared.inbox);
         inbox.stop = true;
         inbox.resets.clear();
+        self.shared.frames.notify_one();
     }
 }
 
@@ -56,6 +58,23 @@ impl Worker {
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
+            if let Err(error) = self.session.check() {
+                return self.give_up(&error);
+            }
+        }
+    }
+
+    /// Ends the work: what comes next would be wrong, or would fail again and again.
+    fn give_up(&mut self, error: &ModelError) {
+        let failure = error.to_string();
+        let waiting = {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.stop = true;
+            std::mem::take(&mut inbox.instructions)
+        };
+        lock(&self.shared.stats).failure.clone_from(&failure);
+        for instruction in waiting {
+            self.refuse(&instruction, FinishReason::Error, failure.clone());
         }
     }
 
@@ -67,8 +86,11 @@ impl Worker {
                 if matches!(work, Work::Reset { .. }) {
                     self.shared.cancel.store(false, Ordering::Release);
                 }
+                inbox.busy = true;
+                self.shared.frames.notify_one();
                 return work;
             }
+            inbox.busy = false;
             inbox = self
                 .shared
                 .wake
@@ -108,9 +130,10 @@ impl Worker {
         Ok(())
     }
 
-    fn take(&mut self, since: Instant, image: &CameraImage, jumped: Option<i64>) {
+    fn take(&mut self, since: Instant, image: &Arc<CameraImage>, jumped: Option<i64>) {
         let waited = since.elapsed();
-        match self.session.take_frame(image, jumped) {
+        let seen = self.shared.seen_ahead(image);
+        match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.used_at.push_back(Instant::now());
@@ -214,6 +237,8 @@ impl Worker {
 
     /// Makes the session's state visible.
     pub fn publish_session(&mut self) {
+        let gate = &self.session.state().stream.gate;
+        lock(&self.shared.gate).clone_from(gate);
         let mut stats = lock(&self.shared.stats);
         stats.policy = self.session.config().cache.policy.name();
         stats.cache = self.session.usage();

@@ -51,9 +51,7 @@ impl Session {
 
     fn put_back(&mut self) {
         if let Err(error) = self.state.put_back() {
-            tracing::error!(
-                "the memory could not be put back as it was and should be reset: {error}"
-            );
+            self.damage = Some(format!("the memory could not be put back: {error}"));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{PushError, Session};
 use crate::model::finite::check_finite;
-use crate::model::vision::{ImageFeatures, Layout, View};
+use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::frame::{CameraImage, ImageData};
 
@@ -45,12 +45,15 @@ impl Session {
     pub fn encode_frame(&self, image: &CameraImage) -> Result<EncodedFrame, PushError> {
         let encode = || -> Result<_, PushError> {
             let picture = image.picture()?;
-            let vision = &self.model.vision;
-            let prepared = vision.prepare(&picture, View::Frame);
-            let pixels = vision.pixels(&prepared).map_err(ModelError::from)?;
-            let features = vision.encode(&pixels).map_err(ModelError::from)?;
+            let encode = || {
+                let look = self.encoder.look(&picture, false)?;
+                let pixels = self.encoder.pixels(&look)?;
+                Ok((pixels.layout, self.encoder.encode(&pixels)?))
+            };
+            let (layout, features) =
+                encode().map_err(|error: candle_core::Error| ModelError::from(error))?;
             check_finite(&features.named())?;
-            Ok((prepared.layout, features))
+            Ok((layout, features))
         };
         let (layout, features) = encode()?;
         let nothing = ImageData::Compressed {

@@ -1,18 +1,18 @@
 //! Frames: whether one is used, and from its pixels into the memory.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::last_frames::Frame;
 use super::Session;
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::finite::check_finite;
-use crate::model::preprocess::picture::Picture;
-use crate::model::vision::{ImageFeatures, Layout, View};
+use crate::model::vision::frames::{FrameEncoder, Look};
+use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::archive::{Entered, Kind, Unit};
 use crate::stream::frame::{CameraImage, FrameError};
-use crate::stream::gate::Skip;
+use crate::stream::gate::{FrameGate, Skip};
 
 /// Why a frame did not enter the memory.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,49 @@ pub enum Taken {
     Skipped(Skip),
 }
 
+/// A frame as the tower takes it, and what tower and connector have made of it.
+#[derive(Debug)]
+pub struct Seen {
+    look: Look,
+    /// Its tiles are there to be compared.
+    comparable: bool,
+    conversion: Duration,
+    /// None where a gate found it to show nothing new. With the time that it took.
+    features: Option<(ImageFeatures, Duration)>,
+}
+
+impl Seen {
+    /// A frame through tower and connector, if there is anything new in it; `gate` is only looked at.
+    pub fn of(
+        encoder: &FrameEncoder,
+        image: &CameraImage,
+        gate: &FrameGate,
+    ) -> Result<Self, PushError> {
+        let started = Instant::now();
+        let picture = image.picture()?;
+        let comparable = gate.compares();
+        let look = encoder.look(&picture, comparable);
+        let look = look.map_err(ModelError::from)?;
+        let conversion = started.elapsed();
+        let features = match gate.unchanged(&look.prepared) {
+            true => None,
+            false => Some(encode(encoder, &look)?),
+        };
+        Ok(Self {
+            look,
+            comparable,
+            conversion,
+            features,
+        })
+    }
+}
+
+fn encode(encoder: &FrameEncoder, look: &Look) -> Result<(ImageFeatures, Duration), ModelError> {
+    let started = Instant::now();
+    let features = encoder.encode(&encoder.pixels(look)?)?;
+    Ok((features, started.elapsed()))
+}
+
 /// What of a frame is to enter the archive, with its place in the stream.
 pub(super) type Archived = (Unit, Range<u64>);
 
@@ -72,13 +115,26 @@ impl Session {
         image: &CameraImage,
         jumped: Option<i64>,
     ) -> Result<Taken, PushError> {
-        let started = Instant::now();
+        self.take_seen(image, jumped, None)
+    }
+
+    /// The same with what [`Seen::of`] has made of the frame beside this session's work, if anything.
+    pub fn take_seen(
+        &mut self,
+        image: &CameraImage,
+        jumped: Option<i64>,
+        seen: Option<Result<Seen, PushError>>,
+    ) -> Result<Taken, PushError> {
         self.follow_jump(jumped, image.stamp_ns)?;
-        if !self.state.stream.gate.due(image.stamp_ns) {
+        let gate = &self.state.stream.gate;
+        if !gate.due(image.stamp_ns) {
             return Ok(Taken::Skipped(Skip::Rate));
         }
-        let picture = image.picture()?;
-        let (taken, unit) = self.attempt(|session| session.feed(image, &picture, started))?;
+        let seen = match seen.transpose()? {
+            Some(seen) if seen.comparable || !gate.compares() => seen,
+            _ => Seen::of(&self.encoder, image, gate)?,
+        };
+        let (taken, unit) = self.attempt(|session| session.feed(image, seen))?;
         self.archive_unit(unit);
         Ok(taken)
     }
@@ -105,25 +161,22 @@ impl Session {
     fn feed(
         &mut self,
         image: &CameraImage,
-        picture: &dyn Picture,
-        started: Instant,
+        seen: Seen,
     ) -> Result<(Taken, Option<Archived>), ModelError> {
         let stream = &mut self.state.stream;
         stream.gate.spend(image.stamp_ns);
-        let vision = &self.model.vision;
-        let prepared = vision.prepare(picture, View::Frame);
-        if stream.gate.unchanged(&prepared) {
+        if stream.gate.unchanged(&seen.look.prepared) {
             stream.memory.confirm(image);
             return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
-        let pixels = vision.pixels(&prepared)?;
-        self.times.conversion = started.elapsed();
-
-        let started = Instant::now();
-        let features = vision.encode(&pixels)?;
-        self.times.vision = started.elapsed();
-        let unit = self.enter(image, prepared.layout, features)?;
-        self.state.stream.gate.took(prepared);
+        self.times.conversion = seen.conversion;
+        let (features, took) = match seen.features {
+            Some(features) => features,
+            None => encode(&self.encoder, &seen.look)?,
+        };
+        self.times.vision = took;
+        let unit = self.enter(image, seen.look.prepared.layout, features)?;
+        self.state.stream.gate.took(seen.look.prepared);
         Ok((Taken::Used, unit))
     }
 

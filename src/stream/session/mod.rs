@@ -33,13 +33,14 @@ use super::grammar::Chat;
 use super::memory::FrameMemory;
 use super::stats::{ArchiveStats, StepTimes};
 use crate::cache::parameter::{ParameterError, Parameters, Value};
-use crate::cache::{BoundedCache, CacheUsage, PolicyKind};
+use crate::cache::{BoundedCache, CacheUsage, PolicyKind, TensorError};
 use crate::gpu::{self, Gpu};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::chooser::Chooser;
 use crate::model::decoder::step::Stepper;
 use crate::model::mllm::Mllm;
 use crate::model::threads::thread_pool;
+use crate::model::vision::frames::FrameEncoder;
 use crate::model::{device_name, ModelError};
 
 pub use ask::AskError;
@@ -47,7 +48,7 @@ pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
 pub use encoded::EncodedFrame;
-pub use frames::{PushError, Taken};
+pub use frames::{PushError, Seen, Taken};
 pub use recall::RecallError;
 pub use state::{SessionState, StreamState};
 
@@ -64,9 +65,23 @@ pub struct Session {
     finding: recall::Finding,
     /// Answers in the device's own kernels, where it has such for this model and policy.
     stepper: Option<Stepper>,
+    gpu: Option<Arc<dyn Gpu>>,
+    encoder: FrameEncoder,
+    /// Why the memory is not what it says, if it could not be put back behind something that failed.
+    damage: Option<String>,
     /// What has been measured and counted, which no failure and no reset undoes.
     times: StepTimes,
     complaints: Complaints,
+}
+
+/// The way of frames through the model's tower. `gpu` is the decoder's.
+fn encoder(model: &Mllm, gpu: Option<Arc<dyn Gpu>>) -> FrameEncoder {
+    let device = model.tower_device();
+    let gpu = match device.same_device(model.device()) {
+        true => gpu,
+        false => gpu::of(device),
+    };
+    FrameEncoder::new(model.vision.clone(), gpu, device)
 }
 
 impl Session {
@@ -119,12 +134,15 @@ impl Session {
             state: SessionState::new(cache, stream),
             check,
             chooser: Chooser::new(config.temperature, model.placeholders.clone()),
+            encoder: encoder(&model, gpu.clone()),
             model,
             config,
             pool: Arc::new(pool),
             borders,
             finding,
             stepper: None,
+            gpu: gpu.clone(),
+            damage: None,
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
@@ -133,8 +151,32 @@ impl Session {
         let rules = (&session.chooser, session.model.ends.ids());
         session.stepper = Stepper::fitting(decoder, gpu.as_ref(), cache, rules);
         // What the GPU has not been able to do so far is told here, and other threads find it done.
+        session.model.tower_device().synchronize()?;
         session.model.device().synchronize()?;
         Ok(session)
+    }
+
+    /// What another thread can take frames through tower and connector with while this session is at something else; none where that
+    /// would take threads from decoding.
+    pub fn encoder(&self) -> Option<FrameEncoder> {
+        self.gpu.is_some().then(|| self.encoder.clone())
+    }
+
+    /// Whether the session can go on behind something that has failed: most of what fails leaves it as it was, but not a device that
+    /// does nothing any more, nor a memory that could not be put back. After [`ModelError::Lost`] nothing of it can be relied on.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let device = self.model.device();
+        let checked = match &self.gpu {
+            Some(gpu) => gpu.check(),
+            None => device.synchronize(),
+        };
+        let what = match (checked, &self.damage) {
+            (Err(error), _) => TensorError::describe(&error),
+            (Ok(()), Some(damage)) => damage.clone(),
+            (Ok(()), None) => return Ok(()),
+        };
+        let device = device_name(device);
+        Err(ModelError::Lost { device, what })
     }
 
     /// Whether answers are decoded in the device's own kernels.

@@ -4,6 +4,7 @@
 //! - `reference`: attention in f64
 //! - `attend`: one query on a bounded cache
 //! - `chunk`: many queries on a bounded cache, scores, moves
+//! - `frames`: pictures to values
 //! - `products`: matrices times one vector
 //! - `planes`: the same with matrices of small integers
 //! - `output`: embedding, logits, choice, the state of a step
@@ -11,6 +12,7 @@
 
 mod attend;
 mod chunk;
+mod frames;
 mod output;
 mod pack;
 mod planes;

@@ -11,13 +11,15 @@
 // STAND_IN_DRIVER      what cuDriverGetVersion answers: 13000 is 13.0
 // STAND_IN_CAPABILITY  the GPU's compute capability: 90 is 9.0
 // STAND_IN_MEMORY      the GPU's memory, bytes
+// STAND_IN_FAIL        NAME:N:CODE: call number N of the function NAME answers CODE; unless that is 2 (no memory), all calls do from
+//                      then on, as those of a driver do whose GPU has failed
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, ENTRIES = 4096, NAME = 128, HEADER = 64 };
+enum { SUCCESS = 0, OUT_OF_MEMORY = 2, CUBLAS_EXECUTION_FAILED = 13, ENTRIES = 4096, NAME = 128, HEADER = 64 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
@@ -32,8 +34,23 @@ static long setting(const char *name, long otherwise) {
     return value ? atol(value) : otherwise;
 }
 
-// Linear: there are some dozens of names.
-static int count(const char *kind, const char *name, long bytes) {
+// What a call of a function answers by STAND_IN_FAIL.
+static int failure(const char *function) {
+    static int failed;
+    static long calls;
+    const char *plan = getenv("STAND_IN_FAIL"), *number = plan ? strchr(plan, ':') : NULL;
+    // cuBLAS has numbers of its own, and CURAND is asked for nothing here.
+    if (failed && !strncmp(function, "cublas", 6)) return CUBLAS_EXECUTION_FAILED;
+    if (!number || failed) return strncmp(function, "curand", 6) ? failed : SUCCESS;
+    size_t length = (size_t)(number - plan);
+    if (strlen(function) != length || strncmp(plan, function, length) || ++calls != atol(number + 1)) return SUCCESS;
+    int code = atoi(strchr(number + 1, ':') + 1);
+    if (code != OUT_OF_MEMORY) failed = code;
+    return code;
+}
+
+// Counts a call of `function` as `kind` and `name`. Linear: there are some dozens of names.
+static int count_as(const char *function, const char *kind, const char *name, long bytes) {
     char full[NAME];
     snprintf(full, sizeof full, "%s%s", kind, name);
     pthread_mutex_lock(&lock);
@@ -43,9 +60,12 @@ static int count(const char *kind, const char *name, long bytes) {
     if (i == used) strcpy(entries[used++].name, full);
     entries[i].calls++;
     entries[i].bytes += bytes;
+    int answer = failure(function);
     pthread_mutex_unlock(&lock);
-    return SUCCESS;
+    return answer;
 }
+
+static int count(const char *kind, const char *name, long bytes) { return count_as(name, kind, name, bytes); }
 
 // Writes what has been counted, and begins anew.
 static void write_line(const char *event, size_t bytes) {
@@ -93,6 +113,13 @@ int cuDriverGetVersion(int *version) {
     return COUNT(0);
 }
 
+int cuGetErrorString(int code, const char **text) {
+    static char told[32];
+    snprintf(told, sizeof told, "error %d", code);
+    *text = told;
+    return SUCCESS;
+}
+
 int cuDeviceGetCount(int *devices) {
     *devices = 1;
     return COUNT(0);
@@ -125,14 +152,17 @@ DOES_NOTHING(cuDevicePrimaryCtxRelease_v2)
 
 static __thread void *current;
 
+// What a thread's context is a driver says whatever has become of the GPU.
 int cuCtxGetCurrent(void **context) {
     *context = current;
-    return COUNT(0);
+    COUNT(0);
+    return SUCCESS;
 }
 
 int cuCtxSetCurrent(void *context) {
     current = context;
-    return COUNT(0);
+    COUNT(0);
+    return SUCCESS;
 }
 
 DOES_NOTHING(cuCtxSynchronize)
@@ -180,13 +210,13 @@ int cuMemGetInfo_v2(size_t *available, size_t *all) {
 
 int cuMemAllocAsync(uint64_t *at, size_t bytes, void *stream) {
     (void)stream;
-    COUNT(bytes);
-    return allocate(at, bytes);
+    int failed = COUNT(bytes);
+    return failed ? failed : allocate(at, bytes);
 }
 
 int cuMemAlloc_v2(uint64_t *at, size_t bytes) {
-    COUNT(bytes);
-    return allocate(at, bytes);
+    int failed = COUNT(bytes);
+    return failed ? failed : allocate(at, bytes);
 }
 
 int cuMemFreeAsync(uint64_t at, void *stream) {
@@ -202,9 +232,9 @@ int cuMemFree_v2(uint64_t at) {
 
 int cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
     (void)flags;
-    *at = calloc(1, bytes);
-    COUNT(bytes);
-    return *at ? SUCCESS : OUT_OF_MEMORY;
+    int failed = COUNT(bytes);
+    *at = failed ? NULL : calloc(1, bytes);
+    return failed || *at ? failed : OUT_OF_MEMORY;
 }
 
 int cuMemFreeHost(void *at) {
@@ -226,8 +256,9 @@ int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream)
 
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
     (void)stream;
+    int failed = COUNT(bytes);
+    if (failed) return failed;
     memcpy(to, (void *)from, bytes);
-    COUNT(bytes);
     write_line("download", bytes);
     return SUCCESS;
 }
@@ -268,7 +299,7 @@ int cuLaunchKernel(const char *function, unsigned x, unsigned y, unsigned z, uns
                    unsigned shared, void *stream, void **arguments) {
     (void)x, (void)y, (void)z, (void)block_x, (void)block_y, (void)block_z, (void)shared, (void)stream;
     if (capturing && !strcmp(function, "choose")) chosen = *(uint32_t **)arguments[STATUS];
-    return count(capturing ? "captured:" : "kernel:", function, 0);
+    return count_as(__func__, capturing ? "captured:" : "kernel:", function, 0);
 }
 
 // CUlaunchConfig begins so.
@@ -305,8 +336,9 @@ DOES_NOTHING(cuGraphExecDestroy)
 
 int cuGraphLaunch(void *graph, void *stream) {
     (void)graph, (void)stream;
+    int failed = COUNT(0);
+    if (failed) return failed;
     if (chosen) ++*chosen;
-    COUNT(0);
     write_line("graph", 0);
     return SUCCESS;
 }
