@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
     CUlaunchAttributeID, CUstreamCaptureMode,
 };
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError,
+    result, CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError,
     PinnedHostSlice,
 };
 use cudarc::nvrtc::Ptx;

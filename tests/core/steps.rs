@@ -154,7 +154,7 @@ fn kept(cache: &BoundedCache) -> impl PartialEq + Debug {
 fn near(storage: KvStorage) -> f32 {
     match storage {
         // Where the last bit of a key falls on the border between two bytes, it is stored as the neighbour.
-        KvStorage::Q8 => 2e-2,
+        KvStorage::Q8 => 1e-2,
         _ => 1e-4,
     }
 }
