@@ -45,19 +45,27 @@ class Step:
 
 
 def decode(
-    tools: Tools, shape: str, weights: str, limit: float = 25, role: str = "ours", path: str | None = None
+    tools: Tools,
+    shape: str,
+    weights: str,
+    limit: float = 25,
+    role: str = "ours",
+    path: str | None = None,
+    storage: str | None = None,
 ) -> Step:
     executable = tools.executable if role == "ours" else tools.baseline
     tokens = "40" if tools.dry else "300"
     command = [str(executable), "bench", "decode", "--device", tools.device, "--json", "--seconds", "10"]
     # An executable of earlier code may know of no paths.
     command += ["--path", path] if path else []
+    command += ["--kv-storage", storage] if storage else []
+    how = (f" in {path}" if path else "") + (f" with {storage} cache" if storage else "")
     return Step(
-        f"{'' if role == 'ours' else 'baseline '}decode {shape} {weights}{f' in {path}' if path else ''}",
+        f"{'' if role == 'ours' else 'baseline '}decode {shape} {weights}{how}",
         "decode",
         limit,
         [*command, "--shape", shape, "--weights", weights, "--fill", "2048", "--tokens", tokens],
-        {"role": role},
+        {"role": role} | ({"storage": storage} if storage else {}),
     )
 
 
@@ -134,6 +142,7 @@ def plan(tools: Tools) -> list[Step]:
     steps.append(flat(tools, main[0], native(main[0])))
     steps.append(frames(tools, main[0], native(main[0])))
     steps += [decode(tools, shape, weights) for weights in ("q4_k", "q8_0") for shape in main]
+    steps += [decode(tools, main[-1], weights, storage="q8") for weights in ("q4_k", native(main[-1]))]
     if tools.llama:
         steps += [llama(tools, shape, "q4_k", 40) for shape in main]
     steps.append(numbers(tools, "turns", 60, ["--family", "idefics3"] if tools.dry else []))

@@ -12,7 +12,7 @@ from shapes import FILES
 
 KEYS = {
     "machine": (),
-    "decode": ("role", "shape", "weights", "path"),
+    "decode": ("role", "shape", "weights", "path", "storage"),
     "flat": ("role", "shape", "weights", "path"),
     "frames": ("shape", "weights"),
     "numbers": ("part",),
@@ -110,7 +110,8 @@ def name(record: dict) -> str:
     if record["kind"] == "peer":
         return record["peer"]
     path = f", {record['path']}" if record.get("path") else ""
-    return ("inf_mllm" if record.get("role") != "baseline" else "inf_mllm before") + path
+    storage = f", {record['storage']} keys and values" if record.get("storage") else ""
+    return ("inf_mllm" if record.get("role") != "baseline" else "inf_mllm before") + path + storage
 
 
 def speed_table(records: list[dict]) -> str:
