@@ -148,10 +148,13 @@ fn relative(got: &[f32], wanted: &[f32]) -> f32 {
     length(&mut off) / length(&mut wanted.iter().copied())
 }
 
+/// The blocks that a matrix becomes, by its name; none: floats.
+type BlocksOf = fn(&str) -> Option<GgmlDType>;
+
 /// Random numbers of the shape `tiny`, each matrix in the blocks that its name asks for.
 struct Blocks {
     numbers: RandomWeights,
-    of: fn(&str) -> Option<GgmlDType>,
+    of: BlocksOf,
     /// The numbers of the blocks, as floats.
     widened: bool,
 }
@@ -210,7 +213,7 @@ impl Source for Blocks {
     }
 }
 
-fn decoder(of: fn(&str) -> Option<GgmlDType>, widened: bool) -> (Decoder, CacheShape) {
+fn decoder(of: BlocksOf, widened: bool) -> (Decoder, CacheShape) {
     let shape = Shape::open("tiny").unwrap();
     let numbers = RandomWeights::new(&shape, "f32".parse().unwrap());
     let source = Arc::new(Blocks {
@@ -226,7 +229,7 @@ fn decoder(of: fn(&str) -> Option<GgmlDType>, widened: bool) -> (Decoder, CacheS
 }
 
 /// With blocks, laid out for the kernels.
-fn laid_out(of: fn(&str) -> Option<GgmlDType>) -> (Decoder, CacheShape) {
+fn laid_out(of: BlocksOf) -> (Decoder, CacheShape) {
     let (mut decoder, shape) = decoder(of, false);
     decoder.lay_out_for(Some(&kernels())).unwrap();
     (decoder, shape)
@@ -241,7 +244,7 @@ fn q4_k_m(name: &str) -> Option<GgmlDType> {
     }
 }
 
-const MODELS: [(&str, fn(&str) -> Option<GgmlDType>); 6] = [
+const MODELS: [(&str, BlocksOf); 6] = [
     ("q8_0", |_| Some(GgmlDType::Q8_0)),
     ("q4_k_m", q4_k_m),
     ("q5_k and q5_0", |name| {
@@ -367,7 +370,7 @@ fn steps_with_blocks_are_as_near_to_unrounded_products_as_candles() {
 
 #[test]
 fn blocks_without_kernels_decode_in_operations_and_the_reason_is_told() {
-    let told = |of: fn(&str) -> Option<GgmlDType>| {
+    let told = |of: BlocksOf| {
         let plain = Plain::new(laid_out(of), 48);
         let chooser = Chooser::new(0.0, Vec::new());
         let stepper = Stepper::new(&plain.decoder, &kernels(), &plain.cache, (&chooser, &[]));
