@@ -1,7 +1,7 @@
 //! Arbitrary bytes into everything that parses input: an error or a result, never a panic.
 
 use std::io::Cursor;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use image::{ImageFormat, RgbImage};
 use inf_mllm::model::preprocess::picture::{to_rgb_image, Picture};
@@ -33,7 +33,7 @@ const ENCODINGS: [&str; 14] = [
 
 /// What is decoded goes on to the model: every family prepares it.
 fn prepare(picture: &dyn Picture) {
-    static VISIONS: OnceLock<Vec<(String, Box<dyn Vision>)>> = OnceLock::new();
+    static VISIONS: OnceLock<Vec<(String, Arc<dyn Vision>)>> = OnceLock::new();
     for (name, vision) in VISIONS.get_or_init(visions) {
         for view in [View::Image { of: 1 }, View::Frame] {
             let prepared = vision.prepare(picture, view);

@@ -92,7 +92,7 @@ impl Bench {
         let measured = match self.device.is_cpu() {
             true => self.by_turns(&mut built, load, token, |_| encode().map(Some))?,
             false => std::thread::scope(|scope| {
-                // One frame is ready while the next one is made.
+                // One frame waits, or is in the making.
                 let (sender, encoded) = sync_channel(0);
                 scope.spawn(move || while sender.send(encode()).is_ok() {});
                 self.by_turns(&mut built, load, token, |wait| {

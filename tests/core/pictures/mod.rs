@@ -11,6 +11,7 @@ mod raw;
 use std::cell::Cell;
 use std::fs;
 use std::io::Cursor;
+use std::sync::Arc;
 
 use image::{ImageBuffer, ImageFormat, Luma, RgbImage};
 use inf_mllm::model::preprocess::picture::{to_rgb_image, Picture, PlanarRow, MAX_SIDE};
@@ -187,7 +188,7 @@ impl Picture for Endless {
 }
 
 /// One model of each family, and the demo.
-pub fn visions() -> Vec<(String, Box<dyn Vision>)> {
+pub fn visions() -> Vec<(String, Arc<dyn Vision>)> {
     let names = ["idefics3", "llava", "llava_next", "llava_onevision"];
     let qwen = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
     let families = names.iter().chain(&qwen);
