@@ -38,7 +38,9 @@ def main() -> None:
         command = [args.folder / "llama_decode", args.folder, model, *numbers, *BACKENDS[args.device]]
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise SystemExit("\n".join(done.stderr.splitlines()[-5:]) or f"exit code {done.returncode}")
+        # Its own words in front of the stack that they are followed by.
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower() or "assert" in line.lower()]
+        raise SystemExit("\n".join([*done.stderr.splitlines()[-5:], *lines[:3]]) or f"exit code {done.returncode}")
     result = json.loads(done.stdout.splitlines()[-1])
     read = {"weights": read_bytes(decoder, args.weights), "cache": decoder.cache_bytes(args.context)}
     print(json.dumps(result | {"shape": args.shape, "weights": args.weights, "read": read}), flush=True)

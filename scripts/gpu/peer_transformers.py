@@ -50,11 +50,11 @@ def build(decoder: Shape, context: int, device: str, dtype: torch.dtype) -> torc
 
 
 class Stream:
-    """A model in front of a filled cache; every step decodes the same place anew, so that the cache never ends."""
+    """A model in front of a filled cache, with room for `steps` more tokens: the cache counts them itself, whatever place it is told."""
 
-    def __init__(self, decoder: Shape, context: int, device: str, dtype: torch.dtype):
+    def __init__(self, decoder: Shape, context: int, steps: int, device: str, dtype: torch.dtype):
         self.model = build(decoder, context, device, dtype)
-        self.cache = StaticCache(config=self.model.config, max_cache_len=context + 64)
+        self.cache = StaticCache(config=self.model.config, max_cache_len=context + steps)
         ids = torch.randint(0, decoder.vocabulary, (1, context), device=device)
         self.put(ids, torch.arange(context, device=device))
         self.token = ids[:, -1:].clone()
@@ -124,7 +124,9 @@ def main() -> None:
     decoder = shape(args.shape)
     failed = []
     with torch.inference_mode():
-        stream = Stream(decoder, args.context, args.device, DTYPES[args.dtype])
+        # Those of each way, and those that a graph or a compilation begins with.
+        steps = len(args.how) * (WARMUP + args.tokens + 8)
+        stream = Stream(decoder, args.context, steps, args.device, DTYPES[args.dtype])
         weights = sum(rows * columns for rows, columns in decoder.matrices) * 2
         read = {"weights": weights, "cache": decoder.cache_bytes(args.context)}
         for how in args.how:

@@ -155,5 +155,5 @@ def plan(tools: Tools) -> list[Step]:
         steps += [llama(tools, shape, native(shape), 60) for shape in main[1:]]
     steps += [decode(tools, shape, "q4_k") for shape in shapes[3:]]
     if not tools.dry:
-        steps.append(numbers(tools, "demo", 90, []))
+        steps.append(numbers(tools, "demo", 180, []))
     return steps

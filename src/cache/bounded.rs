@@ -11,7 +11,7 @@ use super::config::{CacheConfig, CacheError, Scope};
 use super::device_memory::check_cache;
 use super::layer::LayerCache;
 use super::plan::Plan;
-use super::recall::Heard;
+use super::recall::{Heard, Listening};
 use super::shape::CacheShape;
 use super::shared::{axes, Rotary, Shared};
 use super::slots::{Mark, Token};
@@ -301,28 +301,18 @@ impl BoundedCache {
     /// Notes from now on what these layers are given; what was noted before is forgotten.
     pub fn listen(&mut self, layers: &[usize]) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            layer.heard = layers.contains(&i).then(Vec::new);
+            layer.heard = layers.contains(&i).then(Listening::default);
         }
     }
 
     /// What has come by since [`Self::listen`], by layer, and no more from now on. Layers that nothing has reached are left out (those
     /// that visual tokens are withdrawn from).
     pub fn heard(&mut self) -> Result<Vec<Heard>, CacheError> {
-        let layers = self.layers.iter_mut().enumerate();
-        let chunks = layers.filter_map(|(i, layer)| Some((i, layer.heard.take()?)));
-        let chunks = chunks.filter(|(_, chunks)| !chunks.is_empty());
-        let heard = chunks.map(|(layer, chunks)| {
-            let whole = |which: usize| {
-                let parts = chunks.iter().map(|chunk| &chunk[which]);
-                Tensor::cat(&parts.collect::<Vec<_>>(), 1)
-            };
-            Ok(Heard {
-                layer,
-                queries: whole(0)?,
-                keys: whole(1)?,
-            })
-        });
-        heard.collect()
+        let mut heard = Vec::new();
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            heard.extend(layer.end_listening(i)?);
+        }
+        Ok(heard)
     }
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].

@@ -35,7 +35,7 @@ impl LayerSlots<'_> {
             keys: k.clone(),
             values: v.clone(),
         };
-        self.layer.hear(&chunk);
+        self.layer.hear(&chunk)?;
         let mut pieces = Vec::new();
         let mut start = 0;
         while start < tokens.len() {

@@ -77,6 +77,7 @@ impl LayerCache {
         shared: &Shared,
         work: &mut Workspace,
     ) -> Result<SetMoves> {
+        self.catch_up()?;
         let relevant = (relevant, shared.plan.border());
         let mut moves = Vec::new();
         let kept = work.choice.kept();

@@ -7,7 +7,7 @@ use super::ledger::{Ledger, Part};
 use super::likeness::directions;
 use super::numbering::Places;
 use super::policy::Evidence;
-use super::recall::Chunks;
+use super::recall::{Heard, Listening};
 use super::rotary::RotaryTable;
 use super::shape::CacheShape;
 use super::shared::Shared;
@@ -21,7 +21,7 @@ pub struct LayerCache {
     pub(super) ledger: Ledger,
     pub(super) store: Store,
     /// What came by since somebody began to listen.
-    pub(super) heard: Option<Chunks>,
+    pub(super) heard: Option<Listening>,
 }
 
 impl LayerCache {
@@ -117,9 +117,40 @@ impl LayerCache {
     }
 
     /// Notes a chunk, if somebody listens.
-    pub(super) fn hear(&mut self, chunk: &Chunk) {
+    pub(super) fn hear(&mut self, chunk: &Chunk) -> Result<()> {
+        self.catch_up()?;
         if let Some(heard) = &mut self.heard {
-            heard.push([chunk.queries.clone(), chunk.keys.clone()]);
+            heard.push(&chunk.queries, &chunk.keys);
+        }
+        Ok(())
+    }
+
+    /// Notes the keys of steps, if somebody listens: before they leave the newest slots.
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        let Some(heard) = self.heard.as_mut().filter(|heard| heard.unheard > 0) else {
+            return Ok(());
+        };
+        let (len, keys) = (self.ledger.len(), self.store.keys());
+        let rows = keys.rows().narrow(1, len - heard.unheard, heard.unheard)?;
+        let keys = keys.numbers(&rows.contiguous()?)?;
+        heard.push_keys(keys.to_dtype(self.store.queries().dtype())?);
+        Ok(())
+    }
+
+    /// What has come by since somebody began to listen, who no longer does.
+    pub(super) fn end_listening(&mut self, layer: usize) -> Result<Option<Heard>> {
+        self.catch_up()?;
+        match self.heard.take() {
+            Some(heard) => heard.whole(layer, self.store.queries().narrow(1, 0, 0)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes note of a token that a step has appended.
+    pub(super) fn note_step(&mut self, tokens: &[Token]) {
+        self.ledger.note_appended(tokens);
+        if let Some(heard) = &mut self.heard {
+            heard.unheard += tokens.len();
         }
     }
 

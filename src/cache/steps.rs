@@ -154,7 +154,7 @@ impl BoundedCache {
     pub fn note_step(&mut self, mark: Mark) -> std::result::Result<(), CacheError> {
         let tokens = self.admit(&[mark])?;
         for layer in &mut self.layers {
-            layer.ledger.note_appended(&tokens);
+            layer.note_step(&tokens);
         }
         Ok(())
     }

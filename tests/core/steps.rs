@@ -17,7 +17,7 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 
-use crate::support::{decoder_alone, golden, instruction, load, picture};
+use crate::support::{decoder_alone, deviation, golden, instruction, load, picture};
 
 /// The kernels on the CPU.
 #[derive(Debug)]
@@ -159,6 +159,14 @@ fn near(storage: KvStorage) -> f32 {
     }
 }
 
+/// How far keys may be apart, one of which was stored.
+fn near_key(storage: KvStorage) -> f32 {
+    match storage {
+        KvStorage::Q8 => 5e-2,
+        _ => 1e-4,
+    }
+}
+
 /// Largest difference of logits over a stream that both ways decode greedily, whose tokens and kept sets are the same.
 fn difference(
     name: &str,
@@ -171,6 +179,9 @@ fn difference(
     let mut plain = Stream::new(model(), config);
     let mut stepped = Stream::new(model(), config);
     stepped.cache.run_on(Some(kernels()));
+    for cache in [&mut plain.cache, &mut stepped.cache] {
+        cache.listen(&[0, 1]);
+    }
     let mut stepper = stepped.stepper(&chooser).unwrap();
     if !ahead {
         stepper = stepper.one_at_a_time();
@@ -224,6 +235,17 @@ fn difference(
     );
     stepper.settle(&mut stepped.cache).unwrap();
     assert_eq!(kept(&stepped.cache), kept(&plain.cache), "{name}");
+    // Whoever listens has heard the keys of all tokens, of whichever way they came.
+    let [heard, plain] = [stepped, plain].map(|mut stream| stream.cache.heard().unwrap());
+    assert_eq!(heard.len(), plain.len());
+    for (heard, plain) in heard.iter().zip(&plain) {
+        assert_eq!(heard.keys.dims(), plain.keys.dims(), "{name}");
+        let off = deviation(&heard.keys, &plain.keys);
+        assert!(
+            off < near_key(config.storage),
+            "{name}: keys are off by {off}"
+        );
+    }
     worst
 }
 

@@ -8,6 +8,6 @@ mod heard;
 mod score;
 mod summary;
 
-pub use heard::{Chunks, Heard};
+pub use heard::{Heard, Listening};
 pub use score::{contrast, scores, Scores};
 pub use summary::{Probe, Side, Summary};
