@@ -226,6 +226,9 @@ impl LayerCache {
 
     /// Forgets everything; `shared` may differ from the one before in all but the budget.
     pub(super) fn clear(&mut self, shared: &Shared) {
+        if let Some(heard) = &mut self.heard {
+            heard.unheard = 0;
+        }
         self.ledger.clear(shared.plan.window);
         self.store.clear();
     }
