@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BAG = ROOT / "bags/demo"
 FAMILIES = ROOT / "tests/golden/families"
 STAND_IN = ROOT / "target/stand-in"
 EXECUTABLE = STAND_IN / "cuda/release/inf_mllm"
@@ -84,3 +85,25 @@ def random_checkpoint(name: str) -> Path:
     if not folder.exists():
         subprocess.run([sys.executable, ROOT / "scripts/random_checkpoint.py", name, folder], check=True)
     return folder
+
+
+def replay(folder: Path, instructions: Path, *more: str, **settings: str) -> tuple[Run, list[dict]]:
+    """A replay of the demo bag with a model that evicts, and the lines of its answers, as far as they have come."""
+    out = folder / "answers.jsonl"
+    ran = run(
+        folder / "log",
+        *(
+            "replay",
+            "--device",
+            "cuda",
+            "--model",
+            str(FAMILIES / "idefics3"),
+            "--policy",
+            "inf_mllm",
+            "--budget",
+            "512",
+        ),
+        *("--bag", str(BAG), "--instructions", str(instructions), "--out", str(out), *more),
+        **settings,
+    )
+    return ran, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []

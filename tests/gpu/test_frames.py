@@ -1,36 +1,20 @@
 """What a frame asks of the driver."""
 
-import json
 from pathlib import Path
 
-from stand_in_runs import FAMILIES, ROOT, Run, run
+from stand_in_runs import Run, replay
 
-BAG = ROOT / "bags/demo"
 WIDTH, HEIGHT = 256, 192
 """Of the bag's pictures, pixels."""
 
 
-def replay(folder: Path, repeat: int) -> tuple[Run, int]:
+def frames_only(folder: Path, repeat: int) -> tuple[Run, int]:
     """A replay of the demo bag without a question, and how many of its frames were used."""
-    questions, out = folder / "none.yaml", folder / "answers.jsonl"
+    questions = folder / "none.yaml"
     questions.write_text("instructions: []\n")
-    ran = run(
-        folder / "log",
-        *(
-            "replay",
-            "--device",
-            "cuda",
-            "--model",
-            str(FAMILIES / "idefics3"),
-            "--policy",
-            "inf_mllm",
-            "--budget",
-            "512",
-        ),
-        *("--bag", str(BAG), "--instructions", str(questions), "--out", str(out), "--repeat", str(repeat)),
-    )
+    ran, lines = replay(folder, questions, "--repeat", str(repeat))
     assert ran.code == 0, ran.errors
-    return ran, json.loads(out.read_text().splitlines()[-1])["summary"]["frames"]
+    return ran, lines[-1]["summary"]["frames"]
 
 
 def total(ran: Run, name: str) -> tuple[int, int]:
@@ -40,8 +24,8 @@ def total(ran: Run, name: str) -> tuple[int, int]:
 
 
 def test_a_frame_is_uploaded_as_three_bytes_a_pixel_and_becomes_values_on_the_gpu(tmp_path: Path) -> None:
-    once, frames = replay(tmp_path, 1)
-    twice, both = replay(tmp_path, 2)
+    once, frames = frames_only(tmp_path, 1)
+    twice, both = frames_only(tmp_path, 2)
     assert both == 2 * frames > 0
     for kernel, each in (("resize_across", 2), ("resize_down", 2), ("frame_values", 1)):
         assert total(twice, f"kernel:{kernel}")[0] == each * both
