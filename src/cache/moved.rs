@@ -8,7 +8,7 @@ use super::layer::LayerCache;
 use super::ledger::Part;
 use super::rows::SavedRows;
 use super::slots::Move;
-use crate::gpu::{address, Gpu, Launch};
+use crate::gpu::{address, address_words, Gpu, Launch};
 
 /// What moves in one kept set.
 #[derive(Debug)]
@@ -124,12 +124,12 @@ impl<'a> Rows<'a> {
         let mut words = rows.concat();
         for buffer in &self.buffers {
             let row_bytes = buffer.dim(2)? * buffer.dtype().size_in_bytes();
-            words.extend(halves(address(buffer)?));
+            words.extend(address_words(buffer)?);
             words.extend([row_bytes as u32, 0]);
         }
         let pointers = words.len();
         for copy in copies {
-            words.extend(halves(address(copy)?));
+            words.extend(address_words(copy)?);
         }
         let words = Tensor::from_slice(&words, words.len(), device)?;
         let behind = |count: usize| -> Result<u64> {
@@ -147,9 +147,4 @@ impl<'a> Rows<'a> {
             _ => Ok(launch.pointer(behind(pointers)?)),
         }
     }
-}
-
-/// The words of an address.
-fn halves(address: u64) -> [u32; 2] {
-    [address as u32, (address >> 32) as u32]
 }

@@ -11,6 +11,12 @@ pub fn address(tensor: &Tensor) -> Result<u64> {
     Ok(found.0.get())
 }
 
+/// The same as two words, the lower first, for tables in the memory of the device.
+pub fn address_words(tensor: &Tensor) -> Result<[u32; 2]> {
+    let address = address(tensor)?;
+    Ok([address as u32, (address >> 32) as u32])
+}
+
 /// An operation that only looks, in place, because what is looked up is written to later.
 struct Find(Cell<u64>);
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 
 pub use element::Element;
-pub use memory::address;
+pub use memory::{address, address_words};
 
 /// One launch of a kernel: by its name in `kernels/`, with the arguments in the order that its comment says.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor};
 use super::device::{push_ranks, rank_stride, Kernels, Turns};
 use super::Past;
 use crate::cache::host;
-use crate::gpu::{address, Element, Gpu, Launch};
+use crate::gpu::{address_words, Element, Gpu, Launch};
 
 /// A layer whose slots are scored, and by which queries.
 pub struct Asked<'a> {
@@ -91,8 +91,7 @@ fn described(layers: &[Asked], turns: &[Turns], budget: usize) -> Result<Vec<u32
             &turns.cos,
             &turns.sin,
         ] {
-            let at = address(tensor)?;
-            table.extend([at as u32, (at >> 32) as u32]);
+            table.extend(address_words(tensor)?);
         }
         let ranks = first + behind.len();
         push_ranks(&asked.past, budget, &mut behind);
