@@ -29,6 +29,22 @@ pub struct Instruction {
     pub recall: Recall,
 }
 
+impl Instruction {
+    /// One that has just arrived, wants nothing in particular and has no id, stamp or arrival of its own.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            id: String::new(),
+            text: text.into(),
+            max_new_tokens: 0,
+            ephemeral: false,
+            stamp_ns: 0,
+            arrival_ns: None,
+            received: Instant::now(),
+            recall: Recall::default(),
+        }
+    }
+}
+
 /// What an instruction wants recalled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recall {
@@ -112,6 +128,32 @@ pub struct Answer {
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
     pub token_ids: Vec<u32>,
+}
+
+impl Answer {
+    /// One to `instruction` of which nothing is known: as long as nothing else is said of it, it failed.
+    pub fn new(instruction: &Instruction) -> Self {
+        Self {
+            id: instruction.id.clone(),
+            instruction_ns: instruction.stamp_ns,
+            text: String::new(),
+            finish: FinishReason::Error,
+            error: None,
+            prompt_tokens: 0,
+            vision_tokens: 0,
+            output_tokens: 0,
+            time_to_first_token: None,
+            latency: Duration::ZERO,
+            newest_frame: None,
+            oldest_frame_ns: None,
+            frames_seen: 0,
+            recalled: Vec::new(),
+            recalled_tokens: 0,
+            recall_time: Duration::ZERO,
+            mean_logprob: 0.0,
+            token_ids: Vec::new(),
+        }
+    }
 }
 
 /// A piece of an answer while it is generated.
@@ -229,36 +271,8 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny_smolvlm");
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let tokenizer = Arc::new(ChatTokenizer::load(&checkpoint).unwrap());
-        let instruction = Instruction {
-            id: "a".to_string(),
-            text: "What is it?".to_string(),
-            max_new_tokens: 0,
-            ephemeral: false,
-            stamp_ns: 0,
-            arrival_ns: None,
-            received: Instant::now(),
-            recall: Recall::default(),
-        };
-        let answer = Answer {
-            id: "a".to_string(),
-            instruction_ns: 0,
-            text: String::new(),
-            finish: FinishReason::Error,
-            error: None,
-            prompt_tokens: 0,
-            vision_tokens: 0,
-            output_tokens: 0,
-            time_to_first_token: None,
-            latency: Duration::ZERO,
-            newest_frame: None,
-            oldest_frame_ns: None,
-            frames_seen: 1,
-            recalled: Vec::new(),
-            recalled_tokens: 0,
-            recall_time: Duration::ZERO,
-            mean_logprob: 0.0,
-            token_ids: Vec::new(),
-        };
+        let instruction = Instruction::new("What is it?");
+        let answer = Answer::new(&instruction);
         let mut run = Generation::new(answer, &instruction, tokenizer.clone(), Thought::new(open));
         let mut pieces = Vec::new();
         for token in tokenizer.encode_text(said).unwrap() {

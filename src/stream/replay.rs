@@ -251,13 +251,10 @@ impl Run<'_> {
         let answer = self.session.ask(
             &Instruction {
                 id,
-                text: entry.text.clone(),
                 max_new_tokens: entry.max_new_tokens,
                 ephemeral: self.script.aside,
-                stamp_ns: 0,
-                arrival_ns: None,
-                received: Instant::now(),
                 recall: self.recall(entry),
+                ..Instruction::new(&entry.text)
             },
             &|| false,
             &mut |_| (),

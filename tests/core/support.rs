@@ -12,7 +12,7 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
-use inf_mllm::stream::{CameraImage, ImageData, Instruction, Recall, Session, SessionConfig};
+use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -151,12 +151,6 @@ pub fn picture(stamp_ms: i64, colour: [u8; 3]) -> CameraImage {
 pub fn instruction(id: &str, text: &str) -> Instruction {
     Instruction {
         id: id.to_string(),
-        text: text.to_string(),
-        max_new_tokens: 0,
-        ephemeral: false,
-        stamp_ns: 0,
-        arrival_ns: None,
-        received: std::time::Instant::now(),
-        recall: Recall::default(),
+        ..Instruction::new(text)
     }
 }

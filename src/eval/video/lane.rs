@@ -1,7 +1,5 @@
 //! One lane through one drive: every frame into a session, every question at its time, put back after it.
 
-use std::time::Instant;
-
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
@@ -140,16 +138,13 @@ fn ask(
     let entry = &question.entry;
     let instruction = Instruction {
         id: entry.id.clone(),
-        text: entry.text.clone(),
         max_new_tokens: entry.max_new_tokens,
         ephemeral: true,
-        stamp_ns: 0,
-        arrival_ns: None,
-        received: Instant::now(),
         recall: Recall {
             stamps_ns: shown_ns.clone().unwrap_or_default(),
             ..Recall::default()
         },
+        ..Instruction::new(&entry.text)
     };
     let answer = session.ask(&instruction, &|| false, &mut |_| ());
     let unanswered = |reason: String| EvalError::Unanswered {

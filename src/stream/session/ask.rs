@@ -1,6 +1,6 @@
 //! Instructions: from the question's tokens to the answer.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::DType;
 
@@ -46,24 +46,11 @@ impl Session {
     fn answer_to(&self, instruction: &Instruction) -> Generation {
         let memory = self.memory();
         let answer = Answer {
-            id: instruction.id.clone(),
-            instruction_ns: instruction.stamp_ns,
-            text: String::new(),
-            finish: FinishReason::Error,
-            error: None,
-            prompt_tokens: 0,
             vision_tokens: self.state.cache.image_tokens(),
-            output_tokens: 0,
-            time_to_first_token: None,
-            latency: Duration::ZERO,
             newest_frame: memory.newest().cloned(),
             oldest_frame_ns: memory.oldest_ns(),
             frames_seen: memory.seen(),
-            recalled: Vec::new(),
-            recalled_tokens: 0,
-            recall_time: Duration::ZERO,
-            mean_logprob: 0.0,
-            token_ids: Vec::new(),
+            ..Answer::new(instruction)
         };
         let thought = self.state.stream.grammar.thought();
         Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
