@@ -1,6 +1,6 @@
 //! Between ROS messages and the stream's types.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use r2r::builtin_interfaces::msg as builtin;
 use r2r::inf_mllm::msg::{CacheStats, Instruction as InstructionMsg, Reasoning, ReasoningDelta};
@@ -55,12 +55,10 @@ pub fn instruction(
     let recall = recall_mode(message.recall);
     let instruction = Instruction {
         id: text(&message.id),
-        text: text(&message.text),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
         ephemeral: message.ephemeral,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns: Some(arrival_ns),
-        received: Instant::now(),
         recall: Recall {
             mode: recall.clone().unwrap_or_default(),
             span_ns: span(
@@ -69,6 +67,7 @@ pub fn instruction(
             ),
             stamps_ns: Vec::new(),
         },
+        ..Instruction::new(text(&message.text))
     };
     let problem = not_utf8("text", &message.text)
         .or_else(|| not_utf8("id", &message.id))
@@ -107,14 +106,9 @@ pub fn plain_instruction(
     arrival_ns: i64,
 ) -> (Instruction, Option<String>) {
     let instruction = Instruction {
-        id: String::new(),
-        text: text(&message.data),
-        max_new_tokens: 0,
-        ephemeral: false,
         stamp_ns: arrival_ns,
         arrival_ns: Some(arrival_ns),
-        received: Instant::now(),
-        recall: Recall::default(),
+        ..Instruction::new(text(&message.data))
     };
     (instruction, not_utf8("text", &message.data))
 }
@@ -164,6 +158,8 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         recalled_tokens: count(answer.recalled_tokens),
         recall_time: duration(answer.recall_time),
         mean_logprob: answer.mean_logprob,
+        choice: -1,
+        ..Reasoning::default()
     }
 }
 
