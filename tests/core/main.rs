@@ -22,6 +22,7 @@ mod gguf;
 mod golden_cache;
 mod golden_forward;
 mod inspect;
+mod interruptions;
 mod kernels;
 mod llava;
 mod loading;
