@@ -11,6 +11,7 @@ use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::clock::StreamClock;
 use crate::stream::frame::{CameraImage, FrameError};
+use crate::stream::gate::FrameGate;
 use crate::stream::losses::Losses;
 use crate::stream::stats::StreamStats;
 
@@ -327,6 +328,19 @@ impl Inbox {
         }
     }
 
+    /// Whether a frame waits that would be used.
+    pub fn frame_is_due(&self, gate: &FrameGate) -> bool {
+        let waiting = self.frame.as_ref();
+        waiting.is_some_and(|(_, image)| gate.due(image.stamp_ns))
+    }
+
+    /// The frame that waits.
+    pub fn take_frame(&mut self) -> Option<Work> {
+        let (since, image) = self.frame.take()?;
+        self.answered_last = false;
+        Some(Work::Frame(since, image, self.jumped.take()))
+    }
+
     /// The next thing to do, if there is any.
     pub fn take_work(&mut self) -> Option<Work> {
         if self.stop {
@@ -348,9 +362,8 @@ impl Inbox {
             }
             (frame, _) => frame.is_some(),
         };
-        if let Some((since, image)) = self.frame.take_if(|_| frame_first) {
-            self.answered_last = false;
-            return Some(Work::Frame(since, image, self.jumped.take()));
+        if frame_first {
+            return self.take_frame();
         }
         let instruction = self.instructions.pop_front()?;
         self.answered_last = true;

@@ -45,6 +45,9 @@ parameters! {
         max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// The frame that waits is taken in after so many tokens of an answer, again and again: behind what the model has seen before and in
+        /// front of the instruction, which is put again with what has been answered so far; 0: only behind the answer.
+        frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.

@@ -43,7 +43,7 @@ use crate::model::threads::thread_pool;
 use crate::model::vision::frames::FrameEncoder;
 use crate::model::{device_name, ModelError};
 
-pub use ask::AskError;
+pub use ask::{AskError, Asking, Meanwhile, Progress};
 pub use beginning::PromptCheck;
 use chunks::Chunk;
 pub use config::SessionConfig;
