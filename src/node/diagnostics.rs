@@ -2,6 +2,7 @@
 //!
 //! OK, WARN and ERROR speak of the time since the report before.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +105,7 @@ impl Diagnostics {
             ("camera", self.camera(&stats)),
             ("memory", self.memory(&stats)),
             ("instructions", self.instructions(&stats)),
+            ("watches", self.watches(&stats)),
         ];
         let status = statuses.map(|(part, status)| DiagnosticStatus {
             level: status.level,
@@ -227,5 +229,32 @@ impl Diagnostics {
             .with("received", stats.instructions_received)
             .with("answered", stats.instructions_answered)
             .with("failed", stats.instructions_failed)
+    }
+
+    fn watches(&self, stats: &StreamStats) -> Status {
+        let skipped = |stats: &StreamStats| -> BTreeMap<String, u64> {
+            let watches = stats.watches.iter();
+            watches.map(|w| (w.id.clone(), w.skipped)).collect()
+        };
+        let before = skipped(&self.before);
+        let now = skipped(stats).into_iter();
+        let late = now.filter(|(id, skipped)| before.get(id).is_some_and(|then| skipped > then));
+        let late = late.map(|(id, _)| id).collect::<Vec<_>>();
+        let (level, message) = match late.is_empty() || stats.paused {
+            true => (OK, format!("{} stand", stats.watches.len())),
+            false => (
+                WARN,
+                format!("not asked as often as wanted: {}", late.join(", ")),
+            ),
+        };
+        let status = Status::new(level, message).with("standing", stats.watches.len());
+        stats.watches.iter().fold(status, |status, watch| {
+            let counts = format!(
+                "asked {}, published {}, failed {}, skipped {}",
+                watch.asked, watch.published, watch.failed, watch.skipped
+            );
+            let last = &watch.last;
+            status.with(&publishable(&watch.id), format!("{counts}; last: {last}"))
+        })
     }
 }

@@ -12,6 +12,7 @@
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `goals`: instructions that are followed as goals, with results that are kept for a while
+//! - `latest`: the last state of each watch among the last messages of all
 //! - `complaints`: what the log says of things that go wrong many times
 //! - `stats`: counters and gauges of a running stream
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
@@ -28,6 +29,7 @@ pub mod gate;
 pub mod goals;
 pub mod grammar;
 pub mod inspect;
+pub mod latest;
 pub mod losses;
 pub mod memory;
 #[cfg(feature = "tools")]
@@ -37,7 +39,9 @@ pub mod script;
 pub mod session;
 pub mod stats;
 
-pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Recall, Recalled};
+pub use answer::{
+    Answer, AnswerDelta, Every, FinishReason, FrameStamp, Instruction, Recall, Recalled, Watching,
+};
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};

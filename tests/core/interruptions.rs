@@ -172,6 +172,7 @@ fn what_is_cancelled_is_answered_within_a_token_whether_it_waits_or_runs() {
     let waiting = Cancelled {
         waiting: 1,
         answering: false,
+        watches: 0,
     };
     assert_eq!(asked.engine.cancel(Which::Id("waits")), waiting);
     assert_eq!(asked.engine.cancel(Which::Ticket(9)), waiting);
@@ -193,6 +194,7 @@ fn what_is_cancelled_is_answered_within_a_token_whether_it_waits_or_runs() {
     let running = Cancelled {
         waiting: 0,
         answering: true,
+        watches: 0,
     };
     assert_eq!(asked.engine.cancel(Which::Id("runs")), running);
     asked.go_on();
@@ -216,6 +218,7 @@ fn all_are_cancelled_at_once_and_those_that_come_later_are_answered() {
     let all = Cancelled {
         waiting: 1,
         answering: true,
+        watches: 0,
     };
     assert_eq!(asked.engine.cancel(Which::All), all);
     asked.engine.instruct(of_priority("later", 0));

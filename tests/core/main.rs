@@ -47,4 +47,5 @@ mod turns;
 mod untrusted;
 mod variants;
 mod video;
+mod watches;
 mod withdrawal;

@@ -3,15 +3,18 @@
 //! Frames wait in a slot of one: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
 //! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other. An instruction of a
 //! higher priority comes before the others, and cuts off the answer to one of a lower priority. Refusals and cancellations are answered
-//! at once, between the tokens of whatever is being answered.
+//! at once, between the tokens of whatever is being answered. Watches are asked when no instruction waits, and no two askings in a row while a
+//! frame does.
 //!
 //! - this file: what others see of the engine
 //! - `inbox`: what waits, and in which order it is taken
+//! - `watches`: instructions that stand, and when they are asked
 //! - `worker`: the thread
 //! - `ahead`: the thread beside it, on a GPU
 
 mod ahead;
 mod inbox;
+mod watches;
 mod worker;
 
 use std::sync::mpsc;
@@ -28,11 +31,12 @@ use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::gate::FrameGate;
 use super::session::{PromptCheck, PushError, Session, SessionConfig};
-use super::stats::StreamStats;
+use super::stats::{StreamStats, WatchStats};
 use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
 pub use inbox::{Cancelled, Which, MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+pub use watches::Watch;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -53,6 +57,8 @@ pub enum EngineError {
 pub trait EngineEvents: Send {
     fn delta(&mut self, delta: AnswerDelta);
     fn answer(&mut self, answer: Answer);
+    /// A watch after an answer of it has been published, which is also told as any other.
+    fn watch(&mut self, _watch: Watch) {}
 }
 
 /// A running engine. Methods never wait for the model unless they say so.
@@ -129,7 +135,7 @@ impl Engine {
         let queue_size = config.queue_size;
         let clock = StreamClock::new(config.gate.time_jump_threshold);
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox::new(clock)),
+            inbox: Mutex::new(Inbox::new(clock, config.watches_limit)),
             wake: Condvar::new(),
             frames: Condvar::new(),
             ready: Condvar::new(),
@@ -204,7 +210,7 @@ impl Engine {
         *lock(&self.shared.camera) = text;
     }
 
-    /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`].
+    /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`]; a watch has more of them, and a last one.
     pub fn instruct(&self, instruction: Instruction) {
         self.receive(instruction, None);
     }
@@ -225,7 +231,7 @@ impl Engine {
         self.shared.wake.notify_one();
     }
 
-    /// Cancels instructions that wait or are being answered: each gets its answer, with [`FinishReason::Cancelled`], within a token of the
+    /// Cancels instructions that wait or are being answered, and watches: each gets its answer, with [`FinishReason::Cancelled`], within a token of the
     /// answer that is being given.
     ///
     /// [`FinishReason::Cancelled`]: super::answer::FinishReason::Cancelled
@@ -235,9 +241,15 @@ impl Engine {
         cancelled
     }
 
-    /// While paused, frames are skipped and instructions refused; what waits already is still done.
+    /// The watches that stand, in the order in which they were given.
+    pub fn watches(&self) -> Vec<Watch> {
+        lock(&self.shared.inbox).watches.list()
+    }
+
+    /// While paused, frames are skipped, watches not asked and instructions refused; what waits already is still done.
     pub fn pause(&self, paused: bool) {
         lock(&self.shared.inbox).paused = paused;
+        self.shared.wake.notify_one();
     }
 
     /// Changes the system prompt; it takes effect at the next reset. One that leaves no room for the rest is refused with the numbers.
@@ -294,6 +306,7 @@ impl Engine {
         stats.paused = inbox.paused;
         stats.silence = inbox.heard_at.map(|at| at.elapsed());
         stats.lost = inbox.losses.share();
+        stats.watches = inbox.watches.list().iter().map(WatchStats::of).collect();
         stats.instructions_waiting = inbox.instructions.len();
         stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
         stats

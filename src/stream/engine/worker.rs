@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::inbox::{Cut, Refusal, Work};
+use super::inbox::{Cut, Refusal, Which, Work};
+use super::watches::Watch;
 use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
@@ -38,12 +39,14 @@ impl Worker {
             self.follow_settings();
             match work {
                 Work::Stop => {
-                    self.cancel_waiting("the node is shutting down");
+                    let ended = lock(&self.shared.inbox).watches.cancel(Which::All);
+                    self.cancel_waiting("the node is shutting down", ended);
                     return;
                 }
                 Work::Reset { waiting, dropped } => {
                     lock(&self.shared.stats).frames_superseded += u64::from(dropped);
-                    self.cancel_waiting("the memory was reset");
+                    let ended = lock(&self.shared.inbox).watches.reset();
+                    self.cancel_waiting("the memory was reset", ended);
                     let outcome = self.reset();
                     self.publish_session();
                     for done in waiting {
@@ -53,6 +56,7 @@ impl Worker {
                 }
                 Work::Refuse(refusal) => self.refuse(refusal),
                 Work::Ask(instruction) => self.ask(instruction),
+                Work::Watch(instruction, ids) => self.watch(&instruction, &ids),
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
@@ -65,17 +69,22 @@ impl Worker {
     /// Ends the work: what comes next would be wrong, or would fail again and again.
     fn give_up(&mut self, error: &ModelError) {
         let failure = error.to_string();
-        let waiting = {
+        let (waiting, ended) = {
             let mut inbox = lock(&self.shared.inbox);
             inbox.stop = true;
-            std::mem::take(&mut inbox.instructions)
+            let waiting = std::mem::take(&mut inbox.instructions);
+            (waiting, inbox.watches.cancel(Which::All))
         };
         lock(&self.shared.stats).failure.clone_from(&failure);
         for instruction in waiting {
+            let finish = FinishReason::Error;
+            self.refuse(Refusal::new(instruction, finish, failure.clone()));
+        }
+        for watch in ended {
+            let finish = FinishReason::Error;
             self.refuse(Refusal {
-                instruction,
-                finish: FinishReason::Error,
-                reason: failure.clone(),
+                finish,
+                ..Refusal::of_watch(watch, &failure)
             });
         }
     }
@@ -90,11 +99,16 @@ impl Worker {
                 return work;
             }
             inbox.busy = false;
-            inbox = self
-                .shared
-                .wake
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner);
+            let next = inbox.watches.next_at().filter(|_| !inbox.paused);
+            let wake = &self.shared.wake;
+            inbox = match next {
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    let waited = wake.wait_timeout(inbox, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => wake.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
@@ -135,6 +149,7 @@ impl Worker {
         match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
+                inbox.frames_taken += 1;
                 inbox.used_at.push_back(Instant::now());
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
@@ -158,24 +173,9 @@ impl Worker {
         if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
             let finish = FinishReason::Error;
-            return self.refuse(Refusal {
-                instruction,
-                finish,
-                reason,
-            });
+            return self.refuse(Refusal::new(instruction, finish, reason));
         }
-        let mut asking = self.session.begin_answer(&instruction);
-        let mut answer = loop {
-            match self.go_on_answering(&instruction, asking) {
-                Progress::Answered(answer) => break answer,
-                Progress::Paused(paused) => asking = paused,
-            }
-            let frame = lock(&self.shared.inbox).take_frame();
-            if let Some(Work::Frame(since, image, jumped)) = frame {
-                self.take(since, &image, jumped);
-                self.publish_session();
-            }
-        };
+        let mut answer = self.answer(&instruction, true);
         let answering = lock(&self.shared.inbox).answering.take();
         let cut = answering.and_then(|answering| answering.cut);
         if answer.finish == FinishReason::Cancelled {
@@ -190,8 +190,55 @@ impl Worker {
         self.shared.deliver(answer, &mut *self.events);
     }
 
+    /// Asks for watches.
+    fn watch(&mut self, instruction: &Instruction, ids: &[String]) {
+        let blind = self.session.memory().seen() == 0;
+        let answer = (!blind).then(|| self.answer(instruction, false));
+        let published = {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.answering = None;
+            match answer {
+                Some(answer) if answer.finish != FinishReason::Cancelled => {
+                    inbox.watches.answered(ids, &answer, Instant::now())
+                }
+                _ => {
+                    inbox.watches.not_asked(ids);
+                    Vec::new()
+                }
+            }
+        };
+        for watch in published {
+            if let Some(answer) = &watch.last {
+                self.events.delta(answer.in_one_piece());
+                self.shared.deliver(answer.clone(), &mut *self.events);
+            }
+            self.events.watch(watch);
+        }
+    }
+
+    /// Puts an instruction to the model, and frames between its tokens; `aloud`: the pieces of the answer are told.
+    fn answer(&mut self, instruction: &Instruction, aloud: bool) -> Answer {
+        let mut asking = self.session.begin_answer(instruction);
+        loop {
+            match self.go_on_answering(instruction, asking, aloud) {
+                Progress::Answered(answer) => return answer,
+                Progress::Paused(paused) => asking = paused,
+            }
+            let frame = lock(&self.shared.inbox).take_frame();
+            if let Some(Work::Frame(since, image, jumped)) = frame {
+                self.take(since, &image, jumped);
+                self.publish_session();
+            }
+        }
+    }
+
     /// Answers until a frame can be taken in or the answer ends.
-    fn go_on_answering(&mut self, instruction: &Instruction, asking: Asking) -> Progress {
+    fn go_on_answering(
+        &mut self,
+        instruction: &Instruction,
+        asking: Asking,
+        aloud: bool,
+    ) -> Progress {
         let basis = self.session.basis();
         let Self {
             session,
@@ -216,7 +263,9 @@ impl Worker {
             shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
         };
         session.go_on_answering(instruction, asking, &meanwhile, &mut |delta| {
-            events.borrow_mut().delta(delta);
+            if aloud {
+                events.borrow_mut().delta(delta);
+            }
         })
     }
 
@@ -249,7 +298,8 @@ impl Worker {
         self.shared.refuse(&refusal, &basis, &mut *self.events);
     }
 
-    fn cancel_waiting(&mut self, reason: &str) {
+    /// Answers all that waits, and the watches that have ended.
+    fn cancel_waiting(&mut self, reason: &str, ended: Vec<Watch>) {
         let (waiting, refused) = {
             let mut inbox = lock(&self.shared.inbox);
             (
@@ -257,12 +307,12 @@ impl Worker {
                 std::mem::take(&mut inbox.refused),
             )
         };
-        let waiting = waiting.into_iter().map(|instruction| Refusal {
-            instruction,
-            finish: FinishReason::Cancelled,
-            reason: reason.to_string(),
+        let waiting = waiting.into_iter().map(|instruction| {
+            Refusal::new(instruction, FinishReason::Cancelled, reason.to_string())
         });
-        for refusal in refused.into_iter().chain(waiting) {
+        let ended = ended.into_iter();
+        let ended = ended.map(|watch| Refusal::of_watch(watch, reason));
+        for refusal in refused.into_iter().chain(waiting).chain(ended) {
             self.refuse(refusal);
         }
     }
@@ -293,10 +343,20 @@ impl Shared {
             instruction,
             finish,
             reason,
+            watch,
         } = refusal;
-        let (delta, answer) = Answer::refused(instruction, basis, *finish, reason.clone());
+        let (delta, mut answer) = Answer::refused(instruction, basis, *finish, reason.clone());
+        if let (Some(watch), Some(count)) = (watch, &mut answer.watch) {
+            count.asked = watch.asked;
+        }
         events.delta(delta);
-        self.deliver(answer, events);
+        self.deliver(answer.clone(), events);
+        if let Some(watch) = watch {
+            events.watch(Watch {
+                last: Some(answer),
+                ..(**watch).clone()
+            });
+        }
     }
 
     fn deliver(&self, answer: Answer, events: &mut dyn EngineEvents) {

@@ -54,6 +54,8 @@ parameters! {
         seed: u64 = 0, range 0..=i64::MAX;
         /// Instructions that may wait; one more is refused with an answer that says so.
         queue_size: usize = 8, range 1..=10_000, unit "instructions";
+        /// Watches that may stand; one more is refused with an answer that says so.
+        watches_limit: usize = 16, range 0..=1000, unit "watches";
     }
     parts {
         cache: CacheConfig;

@@ -94,7 +94,7 @@ proptest! {
         steps in steps(),
         frame_rate in prop_oneof![Just(0.0), 0.5..20.0f64],
     ) {
-        let mut inbox = Inbox::new(StreamClock::new(10.0));
+        let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
         let config = GateConfig { frame_rate, ..GateConfig::default() };
         let mut model = Model {
             gate: FrameGate::new(config),
@@ -156,7 +156,7 @@ proptest! {
 
 /// An inbox that these images (stamp, receipt; milliseconds) were offered to, and how many of them were refused.
 fn offered(images: &[(i64, i64)]) -> (Inbox, StreamStats, usize) {
-    let mut inbox = Inbox::new(StreamClock::new(10.0));
+    let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
     let mut stats = StreamStats::default();
     let offer = |&(stamp_ms, received_ms): &(i64, i64)| {
         inbox.offer(image(stamp_ms), received_ms * MS, &mut stats)
@@ -209,7 +209,7 @@ fn of_two_jumps_between_two_frames_the_last_one_is_told() {
 
 #[test]
 fn images_without_a_stamp_get_the_time_of_their_receipt() {
-    let mut inbox = Inbox::new(StreamClock::new(10.0));
+    let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
     let mut stats = StreamStats::default();
     let mut undated = image(0);
     undated.arrival_ns = 77 * MS;
@@ -217,7 +217,7 @@ fn images_without_a_stamp_get_the_time_of_their_receipt() {
     let stamp_ns = |inbox: &Inbox| inbox.frame.as_ref().unwrap().1.stamp_ns;
     assert_eq!(stamp_ns(&inbox), 77 * MS);
     // Simulated time that has not begun tells nothing.
-    let mut inbox = Inbox::new(StreamClock::new(10.0));
+    let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
     undated.arrival_ns = 0;
     inbox.offer(undated, 5 * MS, &mut stats).unwrap();
     assert_eq!(stamp_ns(&inbox), 5 * MS);
