@@ -19,7 +19,7 @@ fn logits(family: &str, dtype: DType) -> Vec<Vec<f32>> {
         ..CacheConfig::default()
     };
     let mut cache = BoundedCache::new(shape, &config, 0, dtype, &Device::Cpu).unwrap();
-    cache.run_on(Some(kernels()));
+    cache.run_on(Some(kernels())).unwrap();
     let chooser = Chooser::new(0.0, Vec::new());
     let stepper = Stepper::new(&decoder, &kernels(), &cache, (&chooser, &[])).unwrap();
     let mut stepper = stepper.one_at_a_time();
