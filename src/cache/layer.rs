@@ -25,8 +25,9 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// Keys and values are stored as `storage`; `dtype` is the type of the activations.
+    /// Layer number `index` of all. Keys and values are stored as `storage`; `dtype` is the type of the activations.
     pub(super) fn new(
+        index: usize,
         shape: &CacheShape,
         shared: &Shared,
         (storage, dtype): (Storage, DType),
@@ -41,10 +42,7 @@ impl LayerCache {
                 Evidence::Window { queries, .. } => queries.min(budget),
                 Evidence::Age | Evidence::History { .. } => 0,
             },
-            tables: match shape.has_axes() {
-                true => ledger.sets().len(),
-                false => 0,
-            },
+            first_set: index * ledger.sets().len(),
         };
         Ok(Self {
             ledger,
@@ -106,6 +104,10 @@ impl LayerCache {
         InUse {
             ranks: self.ledger.ranks(),
             table: shared.rotary.shared(self.ledger.has_relevant()),
+            turns: shared.rotary.on_gpu().map(|tables| {
+                let sets = self.ledger.sets().len();
+                tables.of_layer(self.store.first_set(), sets)
+            }),
             kernel: shared.kernel,
             gpu: shared.gpu.as_ref(),
         }
@@ -171,6 +173,9 @@ impl LayerCache {
         }
         self.store.append(chunk, next.slots.start, &next.runs)?;
         self.place(&next.places, axes)?;
+        if let Some(axes) = axes {
+            axes.flush()?;
+        }
         self.ledger.note_appended(tokens);
         let positions = next.slots.map(|slot| slot as u32).collect::<Vec<_>>();
         let (queries, in_use) = (&chunk.queries, self.in_use(shared));

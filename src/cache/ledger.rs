@@ -323,6 +323,11 @@ impl Ledger {
             return Vec::new();
         };
         self.sets.clone_from(&sets);
+        self.places()
+    }
+
+    /// Where the tokens of each kept set stand, where positions have three axes.
+    pub fn places(&self) -> Vec<Places> {
         let numbered = self.numbering.iter().zip(&self.sets);
         let places = numbered.map(|(numbering, set)| numbering.restarted().append(&set.by_time()));
         places.collect()

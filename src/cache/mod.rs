@@ -18,6 +18,7 @@
 //!
 //! Attention:
 //! - `rotary`: rotary tables; a key's position is its rank in time among the kept
+//! - `turns`: those of positions on three axes in the memory of a GPU
 //! - `axes`: what the tables of decoders whose positions have three axes are put together from
 //! - `kernel`: the loops of the fused attention on the CPU
 //! - `attention`: attention over the cached keys, fused or eager
@@ -87,6 +88,7 @@ mod steps;
 mod storage;
 mod store;
 mod tensor_error;
+mod turns;
 
 pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, Revision, Standing};

@@ -21,6 +21,7 @@ mod freezing;
 mod gguf;
 mod golden_cache;
 mod golden_forward;
+mod half_steps;
 mod inspect;
 mod kernels;
 mod llava;

@@ -123,7 +123,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
-        cache.run_on(gpu.clone());
+        cache.run_on(gpu.clone())?;
         let finding = recall::Finding::of(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
