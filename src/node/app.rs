@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use r2r::inf_mllm::srv::Cancel;
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
+use super::ask::Ask;
 use super::diagnostics::{self, Diagnostics};
 use super::inputs::Inputs;
 use super::logging::{self, Log};
@@ -22,6 +24,7 @@ use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::parameters::NodeConfig;
+use crate::stream::engine::{Cancelled, Which};
 use crate::stream::{inspect, Engine, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
@@ -107,7 +110,8 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         ros("use_sim_time", time.enable_sim_time(node))?;
     }
 
-    let answers = Answers::advertise(node)?;
+    let ask = Ask::advertise(node, &config.ros)?;
+    let answers = Answers::advertise(node, ask.clone())?;
     let statistics = Statistics::advertise(node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
@@ -118,6 +122,8 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     let mut services = Services::new(runtime.handle());
     serve_reset(node, &mut services, engine.clone())?;
     serve_pause(node, &mut services, engine.clone())?;
+    serve_cancel(node, &mut services, engine.clone())?;
+    ask.serve(node, &mut services, runtime.handle(), &engine)?;
     params::serve(node, &mut services, config.clone(), engine.clone())?;
     let topics = Topics::of(arguments, name, namespace, &config.ros)?;
     let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
@@ -236,6 +242,34 @@ fn serve_pause(
     })
 }
 
+/// `~/cancel` ends instructions that wait or are being answered.
+fn serve_cancel(
+    node: &mut r2r::Node,
+    services: &mut Services,
+    engine: Arc<Engine>,
+) -> Result<(), NodeError> {
+    services.answer::<Cancel::Service, _>(node, "~/cancel", move |request| {
+        let id = request.id.as_str();
+        let which = match id {
+            "" => Which::All,
+            _ => Which::Id(id),
+        };
+        let cancelled = engine.cancel(which);
+        let message = match (cancelled == Cancelled::default(), id) {
+            (false, _) => format!("cancelled: {cancelled}"),
+            (true, "") => "nothing waits or is being answered".to_string(),
+            (true, _) => format!(
+                "id is {id:?}, expected that of an instruction that waits or is being answered"
+            ),
+        };
+        tracing::info!("cancel {id:?}: {message}");
+        ready(Cancel::Response {
+            success: cancelled != Cancelled::default(),
+            message,
+        })
+    })
+}
+
 /// A thread that panicked while it published left nothing half-done behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -272,6 +306,7 @@ fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Top
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
         services = topics.services.join(", "),
+        action = %topics.action,
         model = %config.session.model_dir.display(),
         device = engine.hardware(),
         policy = %config.session.cache.policy,

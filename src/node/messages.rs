@@ -53,7 +53,7 @@ pub fn instruction(
     arrival_ns: i64,
 ) -> (Instruction, Option<String>) {
     let recall = recall_mode(message.recall);
-    let instruction = Instruction {
+    let mut instruction = Instruction {
         id: text(&message.id),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
         ephemeral: message.ephemeral,
@@ -67,11 +67,19 @@ pub fn instruction(
             ),
             stamps_ns: Vec::new(),
         },
+        priority: message.priority,
         ..Instruction::new(text(&message.text))
     };
+    let limit = span_of_time(
+        "time_limit",
+        message.time_limit.sec,
+        message.time_limit.nanosec,
+    );
+    instruction.time_limit = limit.clone().ok().filter(|limit| !limit.is_zero());
     let problem = not_utf8("text", &message.text)
         .or_else(|| not_utf8("id", &message.id))
-        .or(recall.err());
+        .or(recall.err())
+        .or(limit.err());
     (instruction, problem)
 }
 
@@ -90,6 +98,17 @@ fn recall_mode(recall: u8) -> Result<Option<RecallMode>, String> {
             "instruction recall is {other}, expected {DEFAULT} (default), {AUTO} (auto), {ALWAYS} (always) or {NEVER} (never)"
         )),
     }
+}
+
+/// A span of time, or what is wrong with it.
+fn span_of_time(field: &str, sec: i32, nanosec: u32) -> Result<Duration, String> {
+    let span_ns = nanoseconds(sec, nanosec);
+    u64::try_from(span_ns)
+        .map(Duration::from_nanos)
+        .map_err(|_| {
+            let seconds = span_ns as f64 * 1e-9;
+            format!("instruction {field} is {seconds} s, expected 0 or more")
+        })
 }
 
 /// A range of stamps, nanoseconds, whose ends are open where they are zero; none if both are.
@@ -139,6 +158,8 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
             FinishReason::Length => Reasoning::FINISH_LENGTH as u8,
             FinishReason::Cancelled => Reasoning::FINISH_CANCELLED as u8,
             FinishReason::Error => Reasoning::FINISH_ERROR as u8,
+            FinishReason::Preempted => Reasoning::FINISH_PREEMPTED as u8,
+            FinishReason::TimeLimit => Reasoning::FINISH_TIME_LIMIT as u8,
         },
         error: publishable(answer.error.as_deref().unwrap_or_default()),
         prompt_tokens: count(answer.prompt_tokens),
@@ -184,7 +205,9 @@ pub fn reasoning_text(answer: &Answer) -> StringMsg {
     let data = match (&answer.error, answer.finish) {
         (Some(reason), _) if answer.text.is_empty() => format!("not answered: {reason}"),
         (Some(reason), _) => format!("cut off: {} ({reason})", answer.text),
-        (None, FinishReason::Cancelled) => format!("cut off: {}", answer.text),
+        (None, FinishReason::Cancelled | FinishReason::TimeLimit) => {
+            format!("cut off: {}", answer.text)
+        }
         (None, _) => answer.text.clone(),
     };
     StringMsg {
@@ -247,7 +270,7 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
     }
 }
 
-fn nanoseconds(sec: i32, nanosec: u32) -> i64 {
+pub(super) fn nanoseconds(sec: i32, nanosec: u32) -> i64 {
     i64::from(sec) * NANOSECONDS + i64::from(nanosec)
 }
 

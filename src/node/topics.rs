@@ -69,6 +69,8 @@ pub struct Topics {
     pub statistics: String,
     /// Full names of the node's own services, after remapping.
     pub services: Vec<String>,
+    /// Full name of its action; what this is made of is remapped by its own names.
+    pub action: String,
 }
 
 const STATISTICS: &str = "~/cache_stats";
@@ -80,7 +82,8 @@ const PUBLISHED: [&str; 5] = [
     "/diagnostics",
 ];
 
-const SERVICES: [&str; 2] = ["~/reset", "~/pause"];
+const SERVICES: [&str; 3] = ["~/reset", "~/pause", "~/cancel"];
+const ACTION: &str = "~/ask";
 
 impl Topics {
     /// Those of a node of this name and namespace.
@@ -125,6 +128,7 @@ impl Topics {
                 .into_iter()
                 .map(resolve)
                 .collect::<Result<_, _>>()?,
+            action: resolve(ACTION)?,
             services: SERVICES
                 .into_iter()
                 .map(|service| arguments.resolve_service(service, name, namespace))

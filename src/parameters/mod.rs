@@ -77,6 +77,10 @@ parameters! {
         image_timeout: f64 = 5.0, range 0.1..=3600.0, unit "s";
         /// Time between two messages on `~/cache_stats`.
         stats_period: f64 = 1.0, range 0.01..=3600.0, unit "s";
+        /// How long the result of a goal of `~/ask` is kept for those who have not asked for it yet.
+        goal_result_timeout: f64 = 60.0, range 0.0..=86_400.0, unit "s";
+        /// Results of goals that are kept; of more, the oldest go before their time.
+        goal_results_limit: usize = 1000, range 1..=100_000, unit "results";
         /// Take the time from the topic `/clock` (simulation, bag) instead of the system.
         use_sim_time: bool = false;
     }

@@ -27,6 +27,12 @@ pub struct Instruction {
     /// When it arrived, for latencies.
     pub received: Instant,
     pub recall: Recall,
+    /// Of those that wait the highest is taken first.
+    pub priority: i32,
+    /// From its arrival to the end of the answer, if that is limited.
+    pub time_limit: Option<Duration>,
+    /// Echoed in every piece of the answer: whom it is for, in numbers of the one who asks; 0: nobody in particular.
+    pub ticket: u64,
 }
 
 impl Instruction {
@@ -41,7 +47,16 @@ impl Instruction {
             arrival_ns: None,
             received: Instant::now(),
             recall: Recall::default(),
+            priority: 0,
+            time_limit: None,
+            ticket: 0,
         }
+    }
+
+    /// Whether the answer is due to end by its time limit.
+    pub fn is_late(&self, now: Instant) -> bool {
+        let spent = now.saturating_duration_since(self.received);
+        self.time_limit.is_some_and(|limit| spent >= limit)
     }
 }
 
@@ -81,8 +96,12 @@ pub enum FinishReason {
     Stop,
     /// The longest answer was reached.
     Length,
-    /// Reset or shutdown cut it off.
+    /// A reset, the end of the node or whoever cancelled it cut it off.
     Cancelled,
+    /// An instruction of a higher priority cut it off; `Answer::error` names it.
+    Preempted,
+    /// The instruction's time limit was reached.
+    TimeLimit,
     /// It was not answered, or not to its end; `Answer::error` says why.
     Error,
 }
@@ -93,6 +112,8 @@ impl FinishReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::Preempted => "preempted",
+            Self::TimeLimit => "time_limit",
             Self::Error => "error",
         }
     }
@@ -102,6 +123,8 @@ impl FinishReason {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub id: String,
+    /// The instruction's.
+    pub ticket: u64,
     /// The instruction's stamp.
     pub instruction_ns: i64,
     pub text: String,
@@ -135,6 +158,7 @@ impl Answer {
     pub fn new(instruction: &Instruction) -> Self {
         Self {
             id: instruction.id.clone(),
+            ticket: instruction.ticket,
             instruction_ns: instruction.stamp_ns,
             text: String::new(),
             finish: FinishReason::Error,
@@ -154,12 +178,54 @@ impl Answer {
             token_ids: Vec::new(),
         }
     }
+
+    /// The answer to an instruction that is not put to the model, and its only piece.
+    pub fn refused(
+        instruction: &Instruction,
+        basis: &Basis,
+        finish: FinishReason,
+        reason: String,
+    ) -> (AnswerDelta, Self) {
+        let mut answer = Self::new(instruction);
+        answer.rest_on(basis);
+        answer.finish = finish;
+        answer.error = Some(reason);
+        answer.latency = instruction.received.elapsed();
+        let delta = AnswerDelta {
+            id: answer.id.clone(),
+            ticket: answer.ticket,
+            index: 0,
+            text: String::new(),
+            done: true,
+        };
+        (delta, answer)
+    }
+
+    /// Takes over what it rests on.
+    pub fn rest_on(&mut self, basis: &Basis) {
+        let basis = basis.clone();
+        self.vision_tokens = basis.vision_tokens;
+        self.newest_frame = basis.newest_frame;
+        self.oldest_frame_ns = basis.oldest_frame_ns;
+        self.frames_seen = basis.frames_seen;
+    }
+}
+
+/// What of the memory an answer rests on; the fields are those of [`Answer`].
+#[derive(Debug, Clone, Default)]
+pub struct Basis {
+    pub vision_tokens: usize,
+    pub newest_frame: Option<FrameStamp>,
+    pub oldest_frame_ns: Option<i64>,
+    pub frames_seen: u64,
 }
 
 /// A piece of an answer while it is generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnswerDelta {
     pub id: String,
+    /// The instruction's.
+    pub ticket: u64,
     pub index: u32,
     pub text: String,
     pub done: bool,
@@ -232,6 +298,7 @@ impl Generation {
     fn send(&mut self, text: String, done: bool, on_delta: &mut dyn FnMut(AnswerDelta)) {
         on_delta(AnswerDelta {
             id: self.answer.id.clone(),
+            ticket: self.answer.ticket,
             index: self.pieces,
             text,
             done,

@@ -11,6 +11,7 @@
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
+//! - `goals`: instructions that are followed as goals, with results that are kept for a while
 //! - `complaints`: what the log says of things that go wrong many times
 //! - `stats`: counters and gauges of a running stream
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
@@ -24,6 +25,7 @@ pub mod complaints;
 pub mod engine;
 pub mod frame;
 pub mod gate;
+pub mod goals;
 pub mod grammar;
 pub mod inspect;
 pub mod losses;

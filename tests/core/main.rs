@@ -23,6 +23,7 @@ mod golden_cache;
 mod golden_forward;
 mod half_steps;
 mod inspect;
+mod interruptions;
 mod kernels;
 mod llava;
 mod loading;

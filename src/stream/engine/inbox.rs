@@ -1,13 +1,14 @@
 //! What waits for the engine thread, and in which order it is taken.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
 use crate::cache::parameter::Value;
-use crate::stream::answer::Instruction;
+use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::clock::StreamClock;
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::losses::Losses;
@@ -36,16 +37,17 @@ pub struct Inbox {
     pub losses: Losses,
     /// When the last image came.
     pub heard_at: Option<Instant>,
+    /// Those that wait: the highest priority first, of one priority the first that came.
     pub instructions: VecDeque<Instruction>,
     /// Refusals to be sent from the engine's thread, so that all answers come from one place.
-    pub refused: VecDeque<(Instruction, String)>,
+    pub refused: VecDeque<Refusal>,
     pub resets: Vec<Sender<Result<(), String>>>,
     /// The system prompt that the next reset begins with, if it has changed.
     pub system_prompt: Option<String>,
     /// Parameters to be changed before the next frame or instruction.
     pub settings: Vec<(&'static str, Value)>,
-    /// Id of the instruction that is being answered.
-    pub answering: Option<String>,
+    /// What is being answered.
+    pub answering: Option<Answering>,
     pub paused: bool,
     pub stop: bool,
     /// The last thing taken was an instruction.
@@ -55,6 +57,75 @@ pub struct Inbox {
     /// When the frames of the last [`RATE_WINDOW`] were used.
     pub used_at: VecDeque<Instant>,
 }
+
+/// An instruction that gets no answer of the model, and why.
+pub struct Refusal {
+    pub instruction: Instruction,
+    pub finish: FinishReason,
+    pub reason: String,
+}
+
+/// The instruction that is being answered.
+pub struct Answering {
+    pub id: String,
+    pub ticket: u64,
+    pub priority: i32,
+    /// Why the answer is to end where it is.
+    pub cut: Option<Cut>,
+}
+
+/// What cuts an answer off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// Whoever asked no longer wants to know.
+    Cancelled,
+    /// The instruction of this id and priority comes first.
+    Preempted { id: String, priority: i32 },
+}
+
+/// Which instructions are cancelled.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    All,
+    Id(&'a str),
+    /// Of this [`Instruction::ticket`].
+    Ticket(u64),
+}
+
+impl Which<'_> {
+    pub fn is(self, id: &str, ticket: u64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Id(wanted) => wanted == id,
+            Self::Ticket(wanted) => wanted == ticket,
+        }
+    }
+}
+
+/// What was cancelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Instructions that waited.
+    pub waiting: usize,
+    /// The one that was being answered.
+    pub answering: bool,
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = match self.waiting {
+            0 => None,
+            1 => Some("1 that waited".to_string()),
+            more => Some(format!("{more} that waited")),
+        };
+        let answering = self.answering.then(|| "the one being answered".to_string());
+        let parts = [answering, waiting].into_iter().flatten();
+        write!(f, "{}", parts.collect::<Vec<_>>().join(" and "))
+    }
+}
+
+/// What is said of an instruction that was cancelled while it waited.
+const CANCELLED: &str = "cancelled while it waited";
 
 impl Inbox {
     pub fn new(clock: StreamClock) -> Self {
@@ -154,7 +225,8 @@ impl Inbox {
             return Some("the node is paused, expected an instruction while it runs".to_string());
         }
         let waiting = self.instructions.iter().map(|waiting| &waiting.id);
-        if waiting.chain(&self.answering).any(|taken| taken == id) {
+        let answering = self.answering.iter().map(|answering| &answering.id);
+        if waiting.chain(answering).any(|taken| taken == id) {
             return Some(format!(
                 "instruction id is {id:?}, expected one that no unanswered instruction has"
             ));
@@ -167,6 +239,72 @@ impl Inbox {
         })
     }
 
+    /// Lets an instruction wait for its turn. One of a higher priority than that of the instruction that is being answered cuts it off.
+    pub fn queue(&mut self, instruction: Instruction) {
+        let (id, priority) = (instruction.id.clone(), instruction.priority);
+        let before = |other: &Instruction| other.priority >= priority;
+        let place = self.instructions.partition_point(before);
+        self.instructions.insert(place, instruction);
+        let answering = self.answering.as_mut();
+        if let Some(answering) = answering.filter(|answering| answering.priority < priority) {
+            answering.cut.get_or_insert(Cut::Preempted { id, priority });
+        }
+    }
+
+    /// Cancels instructions, whether they wait or are being answered.
+    pub fn cancel(&mut self, which: Which) -> Cancelled {
+        let mut cancelled = Cancelled::default();
+        let waiting = std::mem::take(&mut self.instructions);
+        for instruction in waiting {
+            if which.is(&instruction.id, instruction.ticket) {
+                cancelled.waiting += 1;
+                self.refused.push_back(Refusal {
+                    instruction,
+                    finish: FinishReason::Cancelled,
+                    reason: CANCELLED.to_string(),
+                });
+            } else {
+                self.instructions.push_back(instruction);
+            }
+        }
+        let answering = self.answering.as_mut();
+        if let Some(answering) =
+            answering.filter(|answering| which.is(&answering.id, answering.ticket))
+        {
+            // Even one that was about to give way.
+            answering.cut = Some(Cut::Cancelled);
+            cancelled.answering = true;
+        }
+        cancelled
+    }
+
+    /// Whether the answer that is being given is to end where it is.
+    pub fn is_cut_off(&self) -> bool {
+        let cut = |answering: &Answering| answering.cut.is_some();
+        self.stop || !self.resets.is_empty() || self.answering.as_ref().is_some_and(cut)
+    }
+
+    /// The next refusal; those whose time is over while they wait are refused as well.
+    pub fn take_refused(&mut self) -> Option<Refusal> {
+        if self.refused.is_empty() {
+            let now = Instant::now();
+            let late = self
+                .instructions
+                .iter()
+                .position(|waiting| waiting.is_late(now))?;
+            let instruction = self.instructions.remove(late)?;
+            let limit = instruction.time_limit.unwrap_or_default();
+            let reason = format!("its time_limit of {limit:?} was over while it waited");
+            let finish = FinishReason::TimeLimit;
+            return Some(Refusal {
+                instruction,
+                finish,
+                reason,
+            });
+        }
+        self.refused.pop_front()
+    }
+
     /// Answers an instruction with an error, in its turn.
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
         // Only the id is echoed, and a part of one would be the id of something else.
@@ -174,7 +312,12 @@ impl Inbox {
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }
-        self.refused.push_back((instruction, reason));
+        let finish = FinishReason::Error;
+        self.refused.push_back(Refusal {
+            instruction,
+            finish,
+            reason,
+        });
     }
 
     pub fn forget_old_frames(&mut self) {
@@ -196,8 +339,8 @@ impl Inbox {
                 dropped: self.frame.take().is_some(),
             });
         }
-        if let Some((instruction, reason)) = self.refused.pop_front() {
-            return Some(Work::Refuse(instruction, reason));
+        if let Some(refusal) = self.take_refused() {
+            return Some(Work::Refuse(refusal));
         }
         let frame_first = match (&self.frame, self.instructions.front()) {
             (Some((since, _)), Some(instruction)) => {
@@ -211,7 +354,12 @@ impl Inbox {
         }
         let instruction = self.instructions.pop_front()?;
         self.answered_last = true;
-        self.answering = Some(instruction.id.clone());
+        self.answering = Some(Answering {
+            id: instruction.id.clone(),
+            ticket: instruction.ticket,
+            priority: instruction.priority,
+            cut: None,
+        });
         Some(Work::Ask(instruction))
     }
 }
@@ -224,7 +372,7 @@ pub enum Work {
         waiting: Vec<Sender<Result<(), String>>>,
         dropped: bool,
     },
-    Refuse(Instruction, String),
+    Refuse(Refusal),
     Ask(Instruction),
     /// Since when it waited, the image, and where the clock jumped from if an epoch begins with it.
     Frame(Instant, Arc<CameraImage>, Option<i64>),

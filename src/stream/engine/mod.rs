@@ -1,7 +1,9 @@
 //! The engine thread, which owns model and device, and the inbox in front of it.
 //!
 //! Frames wait in a slot of one: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
-//! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other.
+//! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other. An instruction of a
+//! higher priority comes before the others, and cuts off the answer to one of a lower priority. Refusals and cancellations are answered
+//! at once, between the tokens of whatever is being answered.
 //!
 //! - this file: what others see of the engine
 //! - `inbox`: what waits, and in which order it is taken
@@ -12,7 +14,6 @@ mod ahead;
 mod inbox;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -31,7 +32,7 @@ use super::stats::StreamStats;
 use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
-pub use inbox::{MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+pub use inbox::{Cancelled, Which, MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -72,8 +73,6 @@ struct Shared {
     ready: Condvar,
     /// As the last frame left it.
     gate: Mutex<FrameGate>,
-    /// Set to cut a running answer off.
-    cancel: AtomicBool,
     stats: Mutex<StreamStats>,
     complaints: Mutex<Complaints>,
     /// What is known of the camera when no image comes.
@@ -135,7 +134,6 @@ impl Engine {
             frames: Condvar::new(),
             ready: Condvar::new(),
             gate: Mutex::new(session.state().stream.gate.clone()),
-            cancel: AtomicBool::new(false),
             stats: Mutex::new(StreamStats::default()),
             complaints: Mutex::new(Complaints::default()),
             camera: Mutex::new(String::new()),
@@ -222,9 +220,19 @@ impl Engine {
         inbox.name(&mut instruction);
         match problem.or_else(|| inbox.objection(&instruction, self.queue_size)) {
             Some(reason) => inbox.refuse(instruction, reason),
-            None => inbox.instructions.push_back(instruction),
+            None => inbox.queue(instruction),
         }
         self.shared.wake.notify_one();
+    }
+
+    /// Cancels instructions that wait or are being answered: each gets its answer, with [`FinishReason::Cancelled`], within a token of the
+    /// answer that is being given.
+    ///
+    /// [`FinishReason::Cancelled`]: super::answer::FinishReason::Cancelled
+    pub fn cancel(&self, which: Which) -> Cancelled {
+        let cancelled = lock(&self.shared.inbox).cancel(which);
+        self.shared.wake.notify_one();
+        cancelled
     }
 
     /// While paused, frames are skipped and instructions refused; what waits already is still done.
@@ -253,7 +261,6 @@ impl Engine {
                 return Err(self.why_stopped());
             }
             inbox.resets.push(done);
-            self.shared.cancel.store(true, Ordering::Release);
             self.shared.wake.notify_one();
         }
         match wait.recv() {
@@ -297,7 +304,6 @@ impl Engine {
         {
             let mut inbox = lock(&self.shared.inbox);
             inbox.stop = true;
-            self.shared.cancel.store(true, Ordering::Release);
             self.shared.wake.notify_one();
             self.shared.frames.notify_one();
         }

@@ -1,13 +1,13 @@
 //! The engine thread.
 
-use std::sync::atomic::Ordering;
+use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::inbox::Work;
+use super::inbox::{Cut, Refusal, Work};
 use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, FinishReason, Instruction};
+use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
 use crate::stream::gate::Skip;
 use crate::stream::session::{AskError, Session, Taken};
@@ -51,10 +51,8 @@ impl Worker {
                         let _ = done.send(outcome.clone());
                     }
                 }
-                Work::Refuse(instruction, reason) => {
-                    self.refuse(&instruction, FinishReason::Error, reason);
-                }
-                Work::Ask(instruction) => self.ask(&instruction),
+                Work::Refuse(refusal) => self.refuse(refusal),
+                Work::Ask(instruction) => self.ask(instruction),
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
@@ -74,7 +72,11 @@ impl Worker {
         };
         lock(&self.shared.stats).failure.clone_from(&failure);
         for instruction in waiting {
-            self.refuse(&instruction, FinishReason::Error, failure.clone());
+            self.refuse(Refusal {
+                instruction,
+                finish: FinishReason::Error,
+                reason: failure.clone(),
+            });
         }
     }
 
@@ -83,9 +85,6 @@ impl Worker {
         let mut inbox = lock(&self.shared.inbox);
         loop {
             if let Some(work) = inbox.take_work() {
-                if matches!(work, Work::Reset { .. }) {
-                    self.shared.cancel.store(false, Ordering::Release);
-                }
                 inbox.busy = true;
                 self.shared.frames.notify_one();
                 return work;
@@ -155,23 +154,51 @@ impl Worker {
         }
     }
 
-    fn ask(&mut self, instruction: &Instruction) {
+    fn ask(&mut self, instruction: Instruction) {
         if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
-            return self.refuse(instruction, FinishReason::Error, reason);
+            let finish = FinishReason::Error;
+            return self.refuse(Refusal {
+                instruction,
+                finish,
+                reason,
+            });
         }
+        let basis = self.session.basis();
         let Self {
             session,
             events,
             shared,
             ..
         } = self;
-        let answer = session.ask(
-            instruction,
-            &|| shared.cancel.load(Ordering::Acquire),
-            &mut |delta| events.delta(delta),
+        let events = RefCell::new(&mut **events);
+        let mut answer = session.ask(
+            &instruction,
+            // Between two tokens, those that need no answer of the model do not wait for the end of this one.
+            &|| loop {
+                let refusal = {
+                    let mut inbox = lock(&shared.inbox);
+                    match inbox.take_refused() {
+                        None => return inbox.is_cut_off(),
+                        Some(refusal) => refusal,
+                    }
+                };
+                shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
+            },
+            &mut |delta| events.borrow_mut().delta(delta),
         );
-        self.deliver(answer);
+        let answering = lock(&self.shared.inbox).answering.take();
+        let cut = answering.and_then(|answering| answering.cut);
+        if answer.finish == FinishReason::Cancelled {
+            if let Some(Cut::Preempted { id, priority }) = cut {
+                answer.finish = FinishReason::Preempted;
+                answer.error = Some(format!(
+                    "instruction {id} of priority {priority} came before this one of priority {}",
+                    instruction.priority
+                ));
+            }
+        }
+        self.shared.deliver(answer, &mut *self.events);
     }
 
     /// What has become of the images since the memory began.
@@ -197,14 +224,10 @@ impl Worker {
         }
     }
 
-    fn refuse(&mut self, instruction: &Instruction, finish: FinishReason, reason: String) {
-        let Self {
-            session, events, ..
-        } = self;
-        let answer = session.unanswered(instruction, finish, reason, &mut |delta| {
-            events.delta(delta);
-        });
-        self.deliver(answer);
+    fn refuse(&mut self, refusal: Refusal) {
+        lock(&self.shared.inbox).answering = None;
+        let basis = self.session.basis();
+        self.shared.refuse(&refusal, &basis, &mut *self.events);
     }
 
     fn cancel_waiting(&mut self, reason: &str) {
@@ -215,24 +238,14 @@ impl Worker {
                 std::mem::take(&mut inbox.refused),
             )
         };
-        for (instruction, reason) in refused {
-            self.refuse(&instruction, FinishReason::Error, reason);
+        let waiting = waiting.into_iter().map(|instruction| Refusal {
+            instruction,
+            finish: FinishReason::Cancelled,
+            reason: reason.to_string(),
+        });
+        for refusal in refused.into_iter().chain(waiting) {
+            self.refuse(refusal);
         }
-        for instruction in waiting {
-            self.refuse(&instruction, FinishReason::Cancelled, reason.to_string());
-        }
-    }
-
-    fn deliver(&mut self, answer: Answer) {
-        {
-            lock(&self.shared.inbox).answering = None;
-            let mut stats = lock(&self.shared.stats);
-            match answer.finish {
-                FinishReason::Stop | FinishReason::Length => stats.instructions_answered += 1,
-                FinishReason::Cancelled | FinishReason::Error => stats.instructions_failed += 1,
-            }
-        }
-        self.events.answer(answer);
     }
 
     /// Makes the session's state visible.
@@ -251,5 +264,34 @@ impl Worker {
         if let Some(newest) = memory.newest() {
             stats.frame_id.clone_from(&newest.frame_id);
         }
+    }
+}
+
+impl Shared {
+    /// Answers an instruction that is not put to the model.
+    fn refuse(&self, refusal: &Refusal, basis: &Basis, events: &mut dyn EngineEvents) {
+        let Refusal {
+            instruction,
+            finish,
+            reason,
+        } = refusal;
+        let (delta, answer) = Answer::refused(instruction, basis, *finish, reason.clone());
+        events.delta(delta);
+        self.deliver(answer, events);
+    }
+
+    fn deliver(&self, answer: Answer, events: &mut dyn EngineEvents) {
+        {
+            let mut stats = lock(&self.stats);
+            match answer.finish {
+                FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit => {
+                    stats.instructions_answered += 1;
+                }
+                FinishReason::Cancelled | FinishReason::Preempted | FinishReason::Error => {
+                    stats.instructions_failed += 1;
+                }
+            }
+        }
+        events.answer(answer);
     }
 }

@@ -8,7 +8,7 @@ use super::{Chunk, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Generation, Instruction};
+use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].
@@ -30,28 +30,21 @@ impl Session {
         run.finish(finish, error, on_delta)
     }
 
-    /// The answer to an instruction that is not put to the model; its only piece is the last.
-    pub fn unanswered(
-        &self,
-        instruction: &Instruction,
-        finish: FinishReason,
-        reason: String,
-        on_delta: &mut dyn FnMut(AnswerDelta),
-    ) -> Answer {
-        self.answer_to(instruction)
-            .finish(finish, Some(reason), on_delta)
-    }
-
-    /// What is known of an answer before any of it is generated.
-    fn answer_to(&self, instruction: &Instruction) -> Generation {
+    /// What an answer that is given now rests on.
+    pub fn basis(&self) -> Basis {
         let memory = self.memory();
-        let answer = Answer {
+        Basis {
             vision_tokens: self.state.cache.image_tokens(),
             newest_frame: memory.newest().cloned(),
             oldest_frame_ns: memory.oldest_ns(),
             frames_seen: memory.seen(),
-            ..Answer::new(instruction)
-        };
+        }
+    }
+
+    /// What is known of an answer before any of it is generated.
+    fn answer_to(&self, instruction: &Instruction) -> Generation {
+        let mut answer = Answer::new(instruction);
+        answer.rest_on(&self.basis());
         let thought = self.state.stream.grammar.thought();
         Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
     }
@@ -105,7 +98,7 @@ impl Session {
             self.state.stream.draws = draws;
             (turn, outcome)
         };
-        if let Ok(FinishReason::Stop | FinishReason::Length) = outcome {
+        if let Ok(FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit) = outcome {
             let archived = self.archive_turn(turn, &instruction.text, &run.answer.token_ids);
             if let Err(error) = archived {
                 tracing::warn!(
@@ -150,6 +143,9 @@ impl Session {
         let finish = loop {
             if cancelled() {
                 break Ok(FinishReason::Cancelled);
+            }
+            if instruction.is_late(Instant::now()) {
+                break Ok(FinishReason::TimeLimit);
             }
             run.chose(choice);
             let token = choice.token;
