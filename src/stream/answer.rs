@@ -70,6 +70,8 @@ pub struct Recalled {
 /// The stamp and coordinate frame of a used image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameStamp {
+    /// Index of its camera.
+    pub camera: usize,
     pub stamp_ns: i64,
     pub frame_id: String,
 }
@@ -116,6 +118,8 @@ pub struct Answer {
     pub time_to_first_token: Option<Duration>,
     pub latency: Duration,
     pub newest_frame: Option<FrameStamp>,
+    /// Label of the newest frame's camera; empty where there is but one.
+    pub camera: String,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
     /// What was fed again for it, in the order of time.
@@ -145,6 +149,7 @@ impl Answer {
             time_to_first_token: None,
             latency: Duration::ZERO,
             newest_frame: None,
+            camera: String::new(),
             oldest_frame_ns: None,
             frames_seen: 0,
             recalled: Vec::new(),

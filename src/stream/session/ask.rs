@@ -48,12 +48,19 @@ impl Session {
         let answer = Answer {
             vision_tokens: self.state.cache.image_tokens(),
             newest_frame: memory.newest().cloned(),
+            camera: self.newest_camera().unwrap_or_default().to_string(),
             oldest_frame_ns: memory.oldest_ns(),
             frames_seen: memory.seen(),
             ..Answer::new(instruction)
         };
         let thought = self.state.stream.grammar.thought();
         Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
+    }
+
+    /// Label of the camera of the newest frame, where there are several.
+    fn newest_camera(&self) -> Option<&str> {
+        let newest = self.memory().newest()?;
+        self.config.cameras.label(newest.camera)
     }
 
     fn checked_ask(
