@@ -20,6 +20,7 @@ const NANOSECONDS: i64 = 1_000_000_000;
 /// A raw image, copied once out of the middleware's message. `arrival_ns` is now, ROS clock.
 pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
     CameraImage {
+        camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns,
         frame_id: text(&message.header.frame_id),
@@ -37,6 +38,7 @@ pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
 /// A compressed image, copied once out of the middleware's message.
 pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -> CameraImage {
     CameraImage {
+        camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns,
         frame_id: text(&message.header.frame_id),
@@ -162,6 +164,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
             FinishReason::TimeLimit => Reasoning::FINISH_TIME_LIMIT as u8,
         },
         error: publishable(answer.error.as_deref().unwrap_or_default()),
+        camera: publishable(&answer.camera),
         prompt_tokens: count(answer.prompt_tokens),
         vision_tokens: count(answer.vision_tokens),
         output_tokens: count(answer.output_tokens),

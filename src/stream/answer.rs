@@ -85,6 +85,8 @@ pub struct Recalled {
 /// The stamp and coordinate frame of a used image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameStamp {
+    /// Index of its camera.
+    pub camera: usize,
     pub stamp_ns: i64,
     pub frame_id: String,
 }
@@ -139,6 +141,8 @@ pub struct Answer {
     pub time_to_first_token: Option<Duration>,
     pub latency: Duration,
     pub newest_frame: Option<FrameStamp>,
+    /// Label of the newest frame's camera; empty where there is but one.
+    pub camera: String,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
     /// What was fed again for it, in the order of time.
@@ -169,6 +173,7 @@ impl Answer {
             time_to_first_token: None,
             latency: Duration::ZERO,
             newest_frame: None,
+            camera: String::new(),
             oldest_frame_ns: None,
             frames_seen: 0,
             recalled: Vec::new(),
@@ -206,6 +211,7 @@ impl Answer {
         let basis = basis.clone();
         self.vision_tokens = basis.vision_tokens;
         self.newest_frame = basis.newest_frame;
+        self.camera = basis.camera;
         self.oldest_frame_ns = basis.oldest_frame_ns;
         self.frames_seen = basis.frames_seen;
     }
@@ -216,6 +222,7 @@ impl Answer {
 pub struct Basis {
     pub vision_tokens: usize,
     pub newest_frame: Option<FrameStamp>,
+    pub camera: String,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
 }

@@ -2,6 +2,7 @@
 //!
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
 //! - `clock`: the order of the frames by their stamps, where the clock jumped, and clocks that are not one
+//! - `camera`: the cameras of a stream, and what holds for one of them only
 //! - `losses`: images that were lost on their way, as their stamps tell
 //! - `gate`: which frames are used: rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
@@ -20,6 +21,7 @@ pub mod answer;
 pub mod archive;
 #[cfg(feature = "tools")]
 pub mod bag;
+pub mod camera;
 pub mod clock;
 pub mod complaints;
 pub mod engine;

@@ -8,6 +8,7 @@ mod cache_marks;
 mod cache_model;
 mod cache_properties;
 mod cache_stream;
+mod cameras;
 mod checkpoints;
 mod commands;
 mod conversation;

@@ -9,7 +9,6 @@ use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
-use crate::stream::gate::Skip;
 use crate::stream::session::{AskError, Session, Taken};
 
 /// What the thread owns.
@@ -42,7 +41,9 @@ impl Worker {
                     return;
                 }
                 Work::Reset { waiting, dropped } => {
-                    lock(&self.shared.stats).frames_superseded += u64::from(dropped);
+                    for camera in dropped {
+                        lock(&self.shared.stats).superseded(camera);
+                    }
                     self.cancel_waiting("the memory was reset");
                     let outcome = self.reset();
                     self.publish_session();
@@ -122,7 +123,7 @@ impl Worker {
             }
             error.to_string()
         })?;
-        lock(&self.shared.inbox).forget_stamps();
+        lock(&self.shared.inbox).cameras.forget_stamps();
         let mut stats = lock(&self.shared.stats);
         stats.memory_full = false;
         self.before = (stats.frames_received, stats.frames_rejected);
@@ -135,22 +136,18 @@ impl Worker {
         match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
-                inbox.used_at.push_back(Instant::now());
+                inbox.used_at.push_back((Instant::now(), image.camera));
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
-                stats.frames_used += 1;
+                stats.used(image.camera);
                 stats.memory_full = false;
                 stats.frame_wait = waited;
                 stats.transport_ns = image.arrival_ns.saturating_sub(image.stamp_ns);
             }
             Ok(Taken::Skipped(skip)) => {
-                let mut stats = lock(&self.shared.stats);
-                match skip {
-                    Skip::Rate => stats.frames_skipped.rate += 1,
-                    Skip::Unchanged => stats.frames_skipped.unchanged += 1,
-                }
+                lock(&self.shared.stats).skipped(image.camera, skip);
             }
-            Err(error) => self.shared.reject(&error),
+            Err(error) => self.shared.reject(image.camera, &error),
         }
     }
 
@@ -207,11 +204,14 @@ impl Worker {
         let received = stats.frames_received - self.before.0;
         let rejected = stats.frames_rejected - self.before.1;
         if received == 0 {
-            let camera = lock(&self.shared.camera);
-            return match camera.is_empty() {
-                true if self.before.0 > 0 => "no image has come since the reset".to_string(),
-                true => "no image has come".to_string(),
-                false => camera.clone(),
+            let mut known = lock(&self.shared.silent).clone();
+            known.retain(|known| !known.is_empty());
+            return match known.join("; ") {
+                none if none.is_empty() && self.before.0 > 0 => {
+                    "no image has come since the reset".to_string()
+                }
+                none if none.is_empty() => "no image has come".to_string(),
+                known => known,
             };
         }
         let last = &stats.rejected_last;
@@ -250,8 +250,9 @@ impl Worker {
 
     /// Makes the session's state visible.
     pub fn publish_session(&mut self) {
-        let gate = &self.session.state().stream.gate;
-        lock(&self.shared.gate).clone_from(gate);
+        let cameras = self.session.state().stream.cameras.iter();
+        let gates = cameras.map(|camera| camera.gate.clone());
+        *lock(&self.shared.gates) = gates.collect();
         let mut stats = lock(&self.shared.stats);
         stats.policy = self.session.config().cache.policy.name();
         stats.cache = self.session.usage();

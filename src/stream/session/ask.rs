@@ -36,6 +36,7 @@ impl Session {
         Basis {
             vision_tokens: self.state.cache.image_tokens(),
             newest_frame: memory.newest().cloned(),
+            camera: self.newest_camera().unwrap_or_default().to_string(),
             oldest_frame_ns: memory.oldest_ns(),
             frames_seen: memory.seen(),
         }
@@ -47,6 +48,12 @@ impl Session {
         answer.rest_on(&self.basis());
         let thought = self.state.stream.grammar.thought();
         Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
+    }
+
+    /// Label of the camera of the newest frame, where there are several.
+    fn newest_camera(&self) -> Option<&str> {
+        let newest = self.memory().newest()?;
+        self.config.cameras.label(newest.camera)
     }
 
     fn checked_ask(

@@ -50,7 +50,7 @@ pub use config::SessionConfig;
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
 pub use recall::RecallError;
-pub use state::{SessionState, StreamState};
+pub use state::{CameraState, SessionState, StreamState};
 
 /// The model at work on one stream.
 pub struct Session {
@@ -112,6 +112,7 @@ impl Session {
         gpu: Option<Arc<dyn Gpu>>,
     ) -> Result<Self, ModelError> {
         config.check()?;
+        config.cameras.check_tokens(&model.tokenizer)?;
         model.decoder.lay_out_for(gpu.as_ref())?;
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
@@ -258,7 +259,12 @@ impl Session {
     pub fn set_parameter(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
         self.config.set(name, value)?;
         self.chooser.temperature = self.config.temperature;
-        self.state.stream.gate.configure(self.config.gate);
+        let config = &self.config;
+        for (index, camera) in self.state.stream.cameras.iter_mut().enumerate() {
+            camera
+                .gate
+                .configure(config.cameras.gate(index, config.gate));
+        }
         Ok(())
     }
 
