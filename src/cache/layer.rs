@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::axes::Axes;
+use super::followed::Followed;
 use super::ledger::{Ledger, Part};
 use super::likeness::directions;
 use super::numbering::Places;
@@ -22,6 +23,8 @@ pub struct LayerCache {
     pub(super) store: Store,
     /// What came by since somebody began to listen.
     pub(super) heard: Option<Listening>,
+    /// The newest queries, if somebody follows them.
+    pub(super) followed: Option<Followed>,
 }
 
 impl LayerCache {
@@ -50,6 +53,7 @@ impl LayerCache {
             ledger,
             store: Store::new(shape, room, (storage, dtype), device)?,
             heard: None,
+            followed: None,
         })
     }
 
@@ -116,8 +120,11 @@ impl LayerCache {
         self.store.tables(self.in_use(shared).table)
     }
 
-    /// Notes a chunk, if somebody listens.
+    /// Notes a chunk, if somebody listens or follows the queries.
     pub(super) fn hear(&mut self, chunk: &Chunk) -> Result<()> {
+        if let Some(followed) = &mut self.followed {
+            followed.push(&chunk.queries)?;
+        }
         self.catch_up()?;
         if let Some(heard) = &mut self.heard {
             heard.push(&chunk.queries, &chunk.keys);
@@ -151,6 +158,9 @@ impl LayerCache {
         self.ledger.note_appended(tokens);
         if let Some(heard) = &mut self.heard {
             heard.unheard += tokens.len();
+        }
+        if let Some(followed) = &mut self.followed {
+            followed.step(tokens.len());
         }
     }
 
@@ -229,6 +239,7 @@ impl LayerCache {
         if let Some(heard) = &mut self.heard {
             heard.unheard = 0;
         }
+        self.followed = None;
         self.ledger.clear(shared.plan.window);
         self.store.clear();
     }
@@ -239,10 +250,11 @@ impl LayerCache {
         self.store.mark();
     }
 
-    /// Goes back to the innermost mark, which stays set; nobody listens any more. Where a device fails, the layer is whole but for rows
+    /// Goes back to the innermost mark, which stays set; nobody listens or follows any more. Where a device fails, the layer is whole but for rows
     /// that could not be put back.
     pub(super) fn put_back(&mut self, axes: &mut Option<Axes>) -> Result<()> {
         self.heard = None;
+        self.followed = None;
         let places = self.ledger.put_back();
         let rows = self.store.put_back();
         rows.and(self.place(&places, axes))

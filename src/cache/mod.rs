@@ -37,6 +37,7 @@
 //! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `store`: keys, values and the ring of queries
 //! - `recall`: what finds again what the cache no longer holds: keys as they come by, summaries of them, scores
+//! - `followed`: the newest queries as they come by
 //! - `layer`: a ledger and its store
 //!
 //! Compaction:
@@ -51,7 +52,9 @@
 //! - `bounded`: all layers together, the order of a turn, marks to go back to
 //! - `steps`: tokens that a device's own kernels append, one at a time
 //! - `report`: what can be seen of a cache
+//! - `attended`: which frames the newest tokens attend to
 
+mod attended;
 mod attention;
 mod axes;
 mod bounded;
@@ -61,6 +64,7 @@ mod config;
 mod device_memory;
 mod evict;
 mod findings;
+mod followed;
 pub mod host;
 mod kernel;
 mod layer;
@@ -88,6 +92,7 @@ mod storage;
 mod store;
 mod tensor_error;
 
+pub use attended::Attended;
 pub use attention::{shares, weighted_sums, Kernel};
 pub use bounded::{BoundedCache, Revision, Standing};
 pub use chunk::LayerSlots;

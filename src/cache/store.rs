@@ -195,11 +195,17 @@ impl Store {
         self.past(in_use).attend(queries, positions, sums)
     }
 
-    /// The slots in use and the queries in the first slots of the ring, which stand at `positions`, to be scored ([`sums`](super::attention::sums)).
-    pub fn asked<'a>(&'a self, positions: Vec<u32>, in_use: InUse<'a>) -> Asked<'a> {
+    /// The slots in use, to be scored by the first of `queries` (`[heads, capacity, head_dim]`, not rotated), which stand at `positions`
+    /// ([`sums`](super::attention::sums)).
+    pub fn asked<'a>(
+        &'a self,
+        queries: &'a Tensor,
+        positions: Vec<u32>,
+        in_use: InUse<'a>,
+    ) -> Asked<'a> {
         Asked {
             past: self.past(in_use),
-            queries: &self.queries,
+            queries,
             positions,
         }
     }

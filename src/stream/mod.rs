@@ -9,6 +9,7 @@
 //! - `answer`: instructions and answers
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
+//! - `evidence`: the frames that an answer rests on
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `complaints`: what the log says of things that go wrong many times
@@ -22,6 +23,7 @@ pub mod bag;
 pub mod clock;
 pub mod complaints;
 pub mod engine;
+pub mod evidence;
 pub mod frame;
 pub mod gate;
 pub mod grammar;
@@ -39,6 +41,7 @@ pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Rec
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};
+pub use evidence::Evidence;
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;
 pub use session::{Session, SessionConfig, Taken};

@@ -18,7 +18,7 @@ use super::frame::{CameraImage, ImageData};
 use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
-use output::{resident_bytes, AnswerLine, Output, RecalledUnit};
+use output::{resident_bytes, AnswerLine, EvidenceFrame, Output, RecalledUnit};
 
 pub use output::{Summary, Tally};
 
@@ -311,6 +311,7 @@ impl Run<'_> {
             output_tokens: answer.output_tokens,
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
             recalled_tokens: answer.recalled_tokens,
+            evidence: answer.evidence.iter().map(EvidenceFrame::from).collect(),
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,
@@ -324,6 +325,7 @@ impl Run<'_> {
             "id": answer.id,
             "time_to_first_token_ms": answer.time_to_first_token.map(|t| t.as_secs_f64() * 1e3),
             "latency_ms": answer.latency.as_secs_f64() * 1e3,
+            "evidence_ms": answer.evidence_time.as_secs_f64() * 1e3,
             "recall_ms": answer.recall_time.as_secs_f64() * 1e3,
             "decode_ms_per_token": self.session.times().decode.as_secs_f64() * 1e3,
         }))

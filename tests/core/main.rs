@@ -14,6 +14,7 @@ mod conversation;
 mod engine;
 mod engine_on_gpu;
 mod eval;
+mod evidence;
 mod failures;
 mod families;
 mod frames;

@@ -9,6 +9,7 @@ use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
+use crate::stream::evidence::EvidenceConfig;
 use crate::stream::gate::GateConfig;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
@@ -57,6 +58,7 @@ parameters! {
         /// Which frames are used.
         gate: GateConfig;
         archive: ArchiveConfig;
+        evidence: EvidenceConfig;
     }
     others {}
 }
