@@ -1,4 +1,4 @@
-//! Which frames the newest tokens attend to: one pass over the keys when it is asked for, by the queries that were followed.
+//! Which frames the tokens that were followed attended to.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::attention::{self, Asked};
 use super::bounded::{reached, BoundedCache};
 use super::config::CacheError;
-use super::followed::Followed;
+use super::followed::{Followed, Frames, Queries};
 use super::layer::LayerCache;
 use super::shared::Shared;
 use super::slots::FrameId;
@@ -15,28 +15,61 @@ use super::slots::FrameId;
 /// How much of the attention of some tokens went to which frame.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attended {
-    /// Probability that the image tokens of each frame got: the mean over queries, layers and heads. With what went to everything else it
+    /// Probability that the image tokens of each frame got: the mean over tokens, layers and heads. With what went to everything else it
     /// adds up to 1.
     pub frames: BTreeMap<FrameId, f32>,
-    /// Queries that this is the mean of.
-    pub queries: usize,
+    /// Tokens that this is the mean of.
+    pub tokens: usize,
 }
 
 impl BoundedCache {
-    /// Keeps the newest `limit` queries of every layer from now on; none are kept any more where it is 0.
-    pub fn follow_queries(&mut self, limit: usize) {
+    /// Follows what comes next: the last token of each chunk that is a question or a piece of an answer. Where the kernels of a device
+    /// attend, no more than the newest `limit`; nothing any more where it is 0.
+    pub fn follow(&mut self, limit: usize) {
+        let on_device = self.shared.gpu.is_some();
         for layer in &mut self.layers {
-            layer.followed = (limit > 0).then(|| Followed::new(limit));
+            layer.followed = (limit > 0).then(|| match on_device {
+                true => Followed::Queries(Queries::new(limit)),
+                false => Followed::Frames(Frames::default()),
+            });
         }
     }
 
-    /// What the newest `count` tokens attend to among frames, as far as their queries are known; from now on none are kept.
+    /// What the tokens attended to among frames that have been followed; from now on none are.
     ///
-    /// With A the causal softmax of each token over all keys that are cached now, it is the sum of A over the image tokens of a frame, its
-    /// mean taken over the tokens and over the layers and heads that pictures reach. Where nothing was evicted behind the oldest of these
-    /// tokens that is the attention by which the decoder went on; otherwise what the same queries find in what is left.
+    /// With A the causal softmax of a token over all keys that are cached when it comes, it is the sum of A over the image tokens of a
+    /// frame, its mean taken over the tokens and over the layers and heads that pictures reach: the attention by which the decoder went on.
+    /// Where a device's kernels attend it is that of the newest `count` tokens, as far as their queries are known, over the keys that are
+    /// cached now, which is the same where nothing was evicted in between.
     pub fn attended(&mut self, count: usize) -> std::result::Result<Attended, CacheError> {
-        let layers = &self.layers[..reached(&self.config, &self.shape)];
+        let reached = reached(&self.config, &self.shape);
+        let frames = match self.shared.gpu {
+            Some(_) => self.asked_again(reached, count)?,
+            None => {
+                let layers = self.layers[..reached].iter_mut();
+                let noted = layers.filter_map(|layer| match layer.followed.take() {
+                    Some(Followed::Frames(frames)) => Some(frames),
+                    _ => None,
+                });
+                noted.collect()
+            }
+        };
+        self.follow(0);
+        let tokens = frames.first().map_or(0, |frames| frames.tokens);
+        let share = 1.0 / (frames.len() * self.shape.kv_heads * tokens).max(1) as f32;
+        let mut attended = Attended {
+            tokens,
+            ..Attended::default()
+        };
+        for (frame, sum) in frames.into_iter().flat_map(|frames| frames.sums) {
+            *attended.frames.entry(frame).or_default() += sum * share;
+        }
+        Ok(attended)
+    }
+
+    /// What the newest `count` queries of each of the first `layers` layers find, in one pass over the keys.
+    fn asked_again(&self, layers: usize, count: usize) -> Result<Vec<Frames>> {
+        let layers = &self.layers[..layers];
         let newest = layers.iter().map(|layer| layer.newest_queries(count));
         let newest = newest.collect::<Result<Vec<_>>>()?;
         let asked = layers.iter().zip(&newest);
@@ -45,17 +78,23 @@ impl BoundedCache {
             Some((layer, layer.asked_by(newest, &self.shared)))
         });
         let (layers, asked): (Vec<_>, Vec<_>) = asked.unzip();
-        let count = asked.first().map_or(0, |asked| asked.positions.len());
-        let mut attended = Attended {
-            queries: count,
-            ..Attended::default()
-        };
-        let share = 1.0 / (layers.len() * self.shape.kv_heads * count).max(1) as f32;
-        for (layer, sums) in layers.iter().zip(attention::sums(&asked)?) {
-            layer.add_frames(&sums, share, &mut attended.frames);
-        }
-        self.follow_queries(0);
-        Ok(attended)
+        let sums = attention::sums(&asked)?;
+        let layers = layers.into_iter().zip(asked).zip(sums);
+        let frames = layers.map(|((layer, asked), sums)| {
+            let mut frames = Frames {
+                tokens: asked.positions.len(),
+                ..Frames::default()
+            };
+            for (slots, sums) in layer
+                .slot_maps()
+                .iter()
+                .zip(layer.ledger.sums_per_set(&sums))
+            {
+                frames.add(slots, &sums);
+            }
+            frames
+        });
+        Ok(frames.collect())
     }
 }
 
@@ -70,16 +109,16 @@ struct Newest {
 impl LayerCache {
     /// The newest `count` queries, or fewer where not all are known; none where none of them is.
     fn newest_queries(&self, count: usize) -> Result<Option<Newest>> {
-        let Some(followed) = &self.followed else {
+        let Some(Followed::Queries(known)) = &self.followed else {
             return Ok(None);
         };
-        let count = count.min(followed.limit()).min(self.len());
+        let count = count.min(known.limit()).min(self.len());
         let ring = self.ledger.ring();
-        let (queries, behind) = match followed.steps() {
-            0 => (followed.newest(count)?, 0),
+        let (queries, behind) = match known.steps() {
+            0 => (known.newest(count)?, 0),
             // What the kernels of steps have seen is not to be had: what is left is the query by which the first of them was chosen.
             steps if !ring.takes_answers() || ring.count() == 0 => {
-                (followed.newest(1.min(count))?, steps)
+                (known.newest(1.min(count))?, steps)
             }
             _ => {
                 let slots = ring.newest(count);
@@ -99,20 +138,5 @@ impl LayerCache {
         let in_use = self.in_use(shared);
         self.store
             .asked(&newest.queries, positions.collect(), in_use)
-    }
-
-    /// Adds what image tokens get of `sums` (`[kv_heads, len]`, by slot), times `share`, to their frames.
-    fn add_frames(&self, sums: &[f32], share: f32, frames: &mut BTreeMap<FrameId, f32>) {
-        let len = self.len();
-        for (set, slots) in self.slot_maps().iter().enumerate() {
-            for head in self.ledger.heads_of(set) {
-                let sums = &sums[head * len..][..len];
-                for (token, sum) in slots.tokens().iter().zip(sums) {
-                    if let Some(frame) = token.mark.frame {
-                        *frames.entry(frame).or_default() += sum * share;
-                    }
-                }
-            }
-        }
     }
 }

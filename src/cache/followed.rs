@@ -1,15 +1,58 @@
-//! The newest queries of a layer before rotation, for what is to be known of the tokens that have come last.
+//! What the tokens that somebody follows attend to, at one layer: those of a question's end and of its answer.
 //!
-//! Nothing is kept unless somebody follows. What is kept are references to the tensors that attention was given. Of tokens that a step's
-//! kernels have appended the queries are in the ring, as far as it holds them.
+//! On the CPU it is noted frame by frame as attention is computed. The kernels of a device do not tell what they find; there the newest
+//! queries are kept before rotation, by reference to the tensors that attention was given, and asked once more afterwards. Of tokens that
+//! a step's kernels have appended the queries are in the ring, as far as it holds them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use candle_core::{Result, Tensor};
 
-/// The newest queries of one layer, before rotation.
+use super::slots::{FrameId, SlotMap, Token};
+
+/// Whether a chunk is followed: a question or a piece of an answer, but no frame in between.
+pub fn is_followed(chunk: &[Token]) -> bool {
+    let first = chunk.first().map(|token| token.mark);
+    first.is_some_and(|mark| mark.is_text() && (mark.instruction || !mark.starts_unit))
+}
+
+/// What is known of the tokens that are followed.
 #[derive(Debug)]
-pub struct Followed {
+pub enum Followed {
+    Frames(Frames),
+    Queries(Queries),
+}
+
+/// What frames have got so far.
+#[derive(Debug, Default)]
+pub struct Frames {
+    /// Probability that the image tokens of each have got, the sum over tokens and KV heads.
+    pub sums: BTreeMap<FrameId, f32>,
+    /// Tokens that this is the sum of.
+    pub tokens: usize,
+}
+
+impl Frames {
+    /// Adds what the image tokens of a kept set get of `sums`, `[len]`, by slot.
+    pub fn add(&mut self, slots: &SlotMap, sums: &[f32]) {
+        // Tokens of a frame mostly stand side by side.
+        let mut slots = slots.tokens().iter().zip(sums).peekable();
+        while let Some((token, &sum)) = slots.next() {
+            let frame = token.mark.frame;
+            let mut sum = sum;
+            while let Some((_, more)) = slots.next_if(|(next, _)| next.mark.frame == frame) {
+                sum += more;
+            }
+            if let Some(frame) = frame {
+                *self.sums.entry(frame).or_default() += sum;
+            }
+        }
+    }
+}
+
+/// The newest queries.
+#[derive(Debug)]
+pub struct Queries {
     /// Queries that are kept, at most.
     limit: usize,
     /// Of chunks, oldest first, `[heads, tokens, head_dim]` each.
@@ -18,7 +61,7 @@ pub struct Followed {
     steps: usize,
 }
 
-impl Followed {
+impl Queries {
     /// Keeps at most `limit` queries.
     pub fn new(limit: usize) -> Self {
         Self {

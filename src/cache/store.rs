@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Asked, Kernel, Past};
+use super::attention::{Asked, Kernel, Past, Sums};
 use super::axes::Axes;
 use super::likeness::{directions, likeness, KeyMean};
 use super::numbering::Places;
@@ -190,7 +190,7 @@ impl Store {
         queries: &Tensor,
         positions: &[u32],
         in_use: InUse,
-        sums: Option<&mut [f32]>,
+        sums: Option<Sums>,
     ) -> Result<Tensor> {
         self.past(in_use).attend(queries, positions, sums)
     }

@@ -127,8 +127,6 @@ pub struct Answer {
     pub recall_time: Duration,
     /// The frames that its tokens attended to most, the most attended first.
     pub evidence: Vec<Evidence>,
-    /// How long it took to find that out.
-    pub evidence_time: Duration,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
@@ -156,7 +154,6 @@ impl Answer {
             recalled_tokens: 0,
             recall_time: Duration::ZERO,
             evidence: Vec::new(),
-            evidence_time: Duration::ZERO,
             mean_logprob: 0.0,
             token_ids: Vec::new(),
         }

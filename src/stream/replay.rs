@@ -325,7 +325,6 @@ impl Run<'_> {
             "id": answer.id,
             "time_to_first_token_ms": answer.time_to_first_token.map(|t| t.as_secs_f64() * 1e3),
             "latency_ms": answer.latency.as_secs_f64() * 1e3,
-            "evidence_ms": answer.evidence_time.as_secs_f64() * 1e3,
             "recall_ms": answer.recall_time.as_secs_f64() * 1e3,
             "decode_ms_per_token": self.session.times().decode.as_secs_f64() * 1e3,
         }))

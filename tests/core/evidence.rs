@@ -77,7 +77,7 @@ fn both(
         }
     };
     put(&mut cache, &frames);
-    cache.follow_queries(32);
+    cache.follow(32);
     for &tokens in chunks {
         put(&mut cache, &vec![Mark::default(); tokens]);
     }
@@ -93,7 +93,7 @@ fn both(
         }
     }
     let attended = cache.attended(asked).unwrap();
-    assert_eq!(attended.queries, asked);
+    assert_eq!(attended.tokens, asked);
     let got = (0..FRAMES as u32).map(|frame| attended.frames.get(&frame).copied().unwrap_or(0.0));
     (wanted, got.collect())
 }

@@ -1,24 +1,22 @@
 //! Evidence: which frames the tokens of an answer attended to.
 
-use std::time::Instant;
-
 use super::Session;
 use crate::stream::answer::{Answer, FinishReason};
 use crate::stream::archive::Content;
 use crate::stream::evidence::Glimpse;
 use crate::stream::frame::CameraImage;
 
-/// The newest tokens of an answer that are asked what they attended to, so that the work has a bound.
+/// Where a device's kernels attend, the newest tokens of an answer that are asked what they attended to.
 const TOKENS: usize = 32;
 
 impl Session {
-    /// Notes the queries of what comes next: of a question, whose last token is the one that the answer begins with, and of the answer.
+    /// Notes what the tokens attend to that come next: the last one of a question, by which an answer's first is chosen, and the answer's.
     pub(super) fn follow_answer(&mut self) {
         let tokens = match self.config.evidence.evidence_frames {
             0 => 0,
             _ => TOKENS,
         };
-        self.state.cache.follow_queries(tokens);
+        self.state.cache.follow(tokens);
     }
 
     /// Notes in an answer that has just been generated, and is still in the cache with all that was fed for it, which frames its tokens
@@ -28,7 +26,6 @@ impl Session {
         if count == 0 || answer.output_tokens == 0 {
             return;
         }
-        let started = Instant::now();
         // Each token was chosen by the one before it. An end is not fed.
         let tokens = match finish {
             Some(FinishReason::Stop) => answer.output_tokens,
@@ -38,7 +35,6 @@ impl Session {
             Ok(attended) => answer.evidence = self.state.stream.glimpses.most(&attended, count),
             Err(error) => tracing::warn!("answer {} has no evidence: {error}", answer.id),
         }
-        answer.evidence_time = started.elapsed();
     }
 
     /// Notes what is known of the newest frame, which has entered the memory; outside of marks, whose copy would have to be made whole.
