@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Asked, Kernel, Past};
+use super::attention::{Asked, Kernel, Past, Sums};
 use super::axes::Axes;
 use super::likeness::{directions, likeness, KeyMean};
 use super::numbering::Places;
@@ -211,16 +211,22 @@ impl Store {
         queries: &Tensor,
         positions: &[u32],
         in_use: InUse,
-        sums: Option<&mut [f32]>,
+        sums: Option<Sums>,
     ) -> Result<Tensor> {
         self.past(in_use).attend(queries, positions, sums)
     }
 
-    /// The slots in use and the queries in the first slots of the ring, which stand at `positions`, to be scored ([`sums`](super::attention::sums)).
-    pub fn asked<'a>(&'a self, positions: Vec<u32>, in_use: InUse<'a>) -> Asked<'a> {
+    /// The slots in use, to be scored by the first of `queries` (`[heads, capacity, head_dim]`, not rotated), which stand at `positions`
+    /// ([`sums`](super::attention::sums)).
+    pub fn asked<'a>(
+        &'a self,
+        queries: &'a Tensor,
+        positions: Vec<u32>,
+        in_use: InUse<'a>,
+    ) -> Asked<'a> {
         Asked {
             past: self.past(in_use),
-            queries: &self.queries,
+            queries,
             positions,
         }
     }

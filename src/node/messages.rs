@@ -147,6 +147,7 @@ fn not_utf8(field: &str, native: &NativeString) -> Option<String> {
 pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
     let newest = answer.newest_frame.as_ref();
     let recalled = || answer.recalled.iter();
+    let evidence = || answer.evidence.iter();
     Reasoning {
         header: Header {
             stamp: time(newest.map_or(0, |frame| frame.stamp_ns)),
@@ -181,6 +182,9 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         recalled_scores: recalled().map(|unit| unit.score).collect(),
         recalled_tokens: count(answer.recalled_tokens),
         recall_time: duration(answer.recall_time),
+        evidence_stamps: evidence().map(|frame| time(frame.stamp_ns)).collect(),
+        evidence_weights: evidence().map(|frame| frame.weight).collect(),
+        evidence_cameras: evidence().map(|frame| publishable(&frame.camera)).collect(),
         mean_logprob: answer.mean_logprob,
         choice: -1,
         ..Reasoning::default()

@@ -8,6 +8,7 @@ use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
+use crate::stream::evidence::Evidence;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -151,6 +152,8 @@ pub struct Answer {
     pub recalled_tokens: usize,
     /// How long finding and feeding again took.
     pub recall_time: Duration,
+    /// The frames that its tokens attended to most, the most attended first.
+    pub evidence: Vec<Evidence>,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
@@ -179,6 +182,7 @@ impl Answer {
             recalled: Vec::new(),
             recalled_tokens: 0,
             recall_time: Duration::ZERO,
+            evidence: Vec::new(),
             mean_logprob: 0.0,
             token_ids: Vec::new(),
         }

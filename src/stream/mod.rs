@@ -10,6 +10,7 @@
 //! - `answer`: instructions and answers
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
+//! - `evidence`: the frames that an answer rests on
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `goals`: instructions that are followed as goals, with results that are kept for a while
@@ -25,6 +26,7 @@ pub mod camera;
 pub mod clock;
 pub mod complaints;
 pub mod engine;
+pub mod evidence;
 pub mod frame;
 pub mod gate;
 pub mod goals;
@@ -43,6 +45,7 @@ pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Rec
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};
+pub use evidence::Evidence;
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;
 pub use session::{Session, SessionConfig, Taken};

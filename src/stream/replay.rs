@@ -18,7 +18,7 @@ use super::frame::{CameraImage, ImageData};
 use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
-use output::{resident_bytes, AnswerLine, Output, RecalledUnit};
+use output::{resident_bytes, AnswerLine, EvidenceFrame, Output, RecalledUnit};
 
 pub use output::{Summary, Tally};
 
@@ -311,6 +311,7 @@ impl Run<'_> {
             output_tokens: answer.output_tokens,
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
             recalled_tokens: answer.recalled_tokens,
+            evidence: answer.evidence.iter().map(EvidenceFrame::from).collect(),
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,

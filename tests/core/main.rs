@@ -15,6 +15,7 @@ mod conversation;
 mod engine;
 mod engine_on_gpu;
 mod eval;
+mod evidence;
 mod failures;
 mod families;
 mod frames;

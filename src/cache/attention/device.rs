@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{bail, DType, Result, Tensor};
 
 use super::scored::{self, Asked};
-use super::Past;
+use super::{Past, Sums};
 use crate::cache::storage::Storage;
 use crate::gpu::{address, Element, Gpu, Launch};
 
@@ -30,7 +30,7 @@ pub fn attend(
     gpu: &Arc<dyn Gpu>,
     q: &Tensor,
     positions: &[u32],
-    sums: Option<&mut [f32]>,
+    sums: Option<Sums>,
 ) -> Result<Tensor> {
     let (heads, tokens, head_dim) = q.dims3()?;
     let kernels = Kernels::of(past)?;
@@ -82,12 +82,16 @@ pub fn attend(
         .tensor(&out)?;
     // Safety: the arguments are those of `attend_chunk` in kernels/attend_chunk.cu.
     unsafe { gpu.launch(launch)? };
-    if let (Some(sums), Some(tops)) = (sums, tops) {
+    if let (Some(Sums { newest, sums }), Some(tops)) = (sums, tops) {
+        let from = tokens - newest;
+        let queries = q.narrow(1, from, newest)?.contiguous()?;
         let asked = Asked {
             past: past.clone(),
-            queries: q,
-            positions: positions.to_vec(),
+            queries: &queries,
+            positions: positions[from..].to_vec(),
         };
+        let tops = tops.narrow(1, from, newest)?.contiguous()?;
+        let tops = tops.reshape((1, heads, newest, 2))?;
         let found = scored::sums(&[asked], gpu, Some(tops))?;
         for (sum, new) in sums.iter_mut().zip(found.concat()) {
             *sum += new;

@@ -21,6 +21,7 @@ use super::storage::{KvBuffer, Storage};
 use super::turns::LayerTurns;
 use crate::gpu::Gpu;
 
+pub use super::kernel::Sums;
 pub use scored::Asked;
 
 /// Softmax of `logits` (`[.., len]`) over the last dimension; on the CPU as f32.
@@ -98,15 +99,10 @@ impl Past<'_> {
 
     /// Causal attention of the queries `q` (`[heads, tokens, head_dim]`, not rotated) at `positions` (`[tokens]`) over every slot.
     ///
-    /// A query sees the slots whose position is not above its own. Returns `[heads, tokens, head_dim]`. With `sums`
-    /// (`[kv_heads, len]`), the probability that each slot gets is added there: the sum over the queries of the mean over the
-    /// heads that share the KV head. Softmax and sums over the slots are in f32, whatever the queries are.
-    pub fn attend(
-        &self,
-        q: &Tensor,
-        positions: &[u32],
-        sums: Option<&mut [f32]>,
-    ) -> Result<Tensor> {
+    /// A query sees the slots whose position is not above its own. Returns `[heads, tokens, head_dim]`. With
+    /// `sums`, the probability that each slot gets is added there: the sum over the queries that count of the mean over the heads that
+    /// share the KV head. Softmax and sums over the slots are in f32, whatever the queries are.
+    pub fn attend(&self, q: &Tensor, positions: &[u32], sums: Option<Sums>) -> Result<Tensor> {
         match self.gpu_for(q) {
             Some(gpu) => device::attend(self, gpu, q, positions, sums),
             None if self.fuses(q) => fused::attend(self, q, positions, sums),

@@ -172,6 +172,7 @@ impl Session {
         if let Some(stepper) = &mut self.stepper {
             stepper.settle(&mut self.state.cache)?;
         }
+        self.note_evidence(&mut run.answer, finish.as_ref().ok().copied());
         self.state.stream.grammar.answered();
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
@@ -197,6 +198,7 @@ impl Session {
             return Err(self.no_room(tokens));
         }
         self.reserve_instruction(tokens)?;
+        self.follow_answer();
         Ok(self.go_on(&ids, Chunk::Instruction, longest)?)
     }
 

@@ -10,6 +10,7 @@ use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
 use crate::stream::camera::{of_each, CamerasConfig};
+use crate::stream::evidence::EvidenceConfig;
 use crate::stream::gate::GateConfig;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
@@ -59,6 +60,7 @@ parameters! {
         gate: GateConfig;
         cameras: CamerasConfig;
         archive: ArchiveConfig;
+        evidence: EvidenceConfig;
     }
     others {}
 }

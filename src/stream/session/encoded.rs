@@ -81,6 +81,7 @@ impl Session {
         let unit =
             self.attempt(|session| session.enter(image, frame.layout, frame.features.clone()))?;
         self.archive_unit(unit);
+        self.note_frame(image);
         Ok(())
     }
 }

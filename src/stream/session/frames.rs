@@ -147,6 +147,9 @@ impl Session {
         };
         let (taken, unit) = self.attempt(|session| session.feed(image, seen))?;
         self.archive_unit(unit);
+        if taken == Taken::Used {
+            self.note_frame(image);
+        }
         Ok(taken)
     }
 

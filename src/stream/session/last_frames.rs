@@ -34,6 +34,10 @@ impl LastFrames {
             self.frames.pop_front();
         }
     }
+
+    pub fn ids(&self) -> impl Iterator<Item = FrameId> + '_ {
+        self.frames.iter().map(|frame| frame.id)
+    }
 }
 
 impl Session {

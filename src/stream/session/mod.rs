@@ -7,6 +7,7 @@
 //! - `frames`: frames
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `evidence`: which frames an answer rests on
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -17,6 +18,7 @@ mod beginning;
 mod chunks;
 mod config;
 mod encoded;
+mod evidence;
 mod frames;
 mod last_frames;
 mod recall;

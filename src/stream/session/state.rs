@@ -9,6 +9,7 @@ use crate::cache::{BoundedCache, CacheError};
 use crate::model::chooser::Draws;
 use crate::stream::archive::{Archive, Frame};
 use crate::stream::clock::StreamClock;
+use crate::stream::evidence::Glimpses;
 use crate::stream::gate::FrameGate;
 use crate::stream::grammar::Grammar;
 use crate::stream::memory::FrameMemory;
@@ -42,6 +43,8 @@ pub struct StreamState {
     pub last: LastFrames,
     /// What has been seen, beyond what the cache keeps of it.
     pub archive: Archive,
+    /// What is known of the frames that can be evidence of an answer.
+    pub glimpses: Glimpses,
 }
 
 /// What is each camera's own.
@@ -81,6 +84,7 @@ impl StreamState {
             last_id: None,
             last: LastFrames::default(),
             archive: Archive::new(config.archive.clone()),
+            glimpses: Glimpses::default(),
         }
     }
 }
