@@ -67,6 +67,11 @@ fn some_value(kind: &Kind, index: Index) -> Value {
             Value::Integer((range.start() + (share * span) as i64).min(*range.end()))
         }
         Kind::Number(range) => Value::Number(range.start() + share * (range.end() - range.start())),
+        Kind::Numbers(range) => {
+            let number = range.start() + share * (range.end() - range.start());
+            Value::Numbers(vec![number; index.index(4)])
+        }
+        Kind::Texts => Value::Texts(vec![format!("a label \"{share}\""); index.index(4)]),
     }
 }
 
@@ -83,6 +88,14 @@ fn wrong_values(kind: &Kind) -> Vec<Value> {
             wrong.extend(range.end().checked_add(1).map(Value::Integer));
             wrong
         }
+        Kind::Numbers(range) => vec![
+            Value::Flag(true),
+            text,
+            Value::Texts(vec!["front".to_string()]),
+            Value::Numbers(vec![*range.start(), range.end() * 1.001]),
+            Value::Numbers(vec![f64::NAN]),
+        ],
+        Kind::Texts => vec![Value::Flag(true), text, Value::Numbers(vec![1.5])],
         Kind::Number(range) => vec![
             Value::Flag(true),
             text,
@@ -178,6 +191,11 @@ proptest! {
         // And as the command line writes it.
         let text = match &value {
             Value::Text(text) => text.clone(),
+            Value::Texts(texts) => texts.join(", "),
+            Value::Numbers(numbers) => {
+                let numbers = numbers.iter().map(f64::to_string);
+                numbers.collect::<Vec<_>>().join(",")
+            }
             other => other.to_string(),
         };
         prop_assert_eq!(parameter.parse(&text), Ok(value));
@@ -255,9 +273,10 @@ fn other_value(parameter: &Parameter) -> Value {
 }
 
 /// What the cache and the session read themselves, whatever the policy.
-const NOT_THE_POLICYS: [&str; 5] = [
+const NOT_THE_POLICYS: [&str; 6] = [
     "policy",
     "budget",
+    "camera_shares",
     "withdraw_layer",
     "last_frames",
     "kv_storage",
