@@ -8,6 +8,7 @@ use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
+use crate::stream::frame::CameraImage;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -27,6 +28,8 @@ pub struct Instruction {
     /// When it arrived, for latencies.
     pub received: Instant,
     pub recall: Recall,
+    /// What is shown in front of it, and forgotten with it.
+    pub images: Vec<CameraImage>,
 }
 
 impl Instruction {
@@ -41,6 +44,7 @@ impl Instruction {
             arrival_ns: None,
             received: Instant::now(),
             recall: Recall::default(),
+            images: Vec::new(),
         }
     }
 }
