@@ -244,6 +244,7 @@ impl Seeing {
             .with("frames_skipped_rate", camera.skipped.rate)
             .with("frames_skipped_unchanged", camera.skipped.unchanged)
             .with("frames_skipped_paused", camera.skipped.paused)
+            .with("cache_slots", camera.slots)
             .with("time_jumps", camera.time_jumps)
             .with("frames_ahead", stats.frames_ahead)
             .with("frame_wait_ms", stats.frame_wait.as_secs_f32() * 1e3);

@@ -6,10 +6,11 @@ use r2r::builtin_interfaces::msg as builtin;
 use r2r::inf_mllm::msg::{CacheStats, Instruction as InstructionMsg, Reasoning, ReasoningDelta};
 use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use r2r::std_msgs::msg::{Header, String as StringMsg};
-use r2r::NativeMsg;
+use r2r::{NativeMsg, WrappedTypesupport};
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
 
 use crate::stream::archive::Kind;
+use crate::stream::session::MOST_PICTURES;
 use crate::stream::{
     Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, Recall, RecallMode,
     StreamStats,
@@ -36,7 +37,10 @@ pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
 }
 
 /// A compressed image, copied once out of the middleware's message.
-pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -> CameraImage {
+pub fn compressed_image(
+    message: &<CompressedImage as WrappedTypesupport>::CStruct,
+    arrival_ns: i64,
+) -> CameraImage {
     CameraImage {
         camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
@@ -55,6 +59,7 @@ pub fn instruction(
     arrival_ns: i64,
 ) -> (Instruction, Option<String>) {
     let recall = recall_mode(message.recall);
+    let images = sent_images(message, arrival_ns);
     let mut instruction = Instruction {
         id: text(&message.id),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
@@ -70,6 +75,7 @@ pub fn instruction(
             stamps_ns: Vec::new(),
         },
         priority: message.priority,
+        images: images.clone().unwrap_or_default(),
         ..Instruction::new(text(&message.text))
     };
     let limit = span_of_time(
@@ -81,8 +87,31 @@ pub fn instruction(
     let problem = not_utf8("text", &message.text)
         .or_else(|| not_utf8("id", &message.id))
         .or(recall.err())
-        .or(limit.err());
+        .or(limit.err())
+        .or(images.err());
     (instruction, problem)
+}
+
+/// The pictures of an instruction, copied once out of the middleware's message; more than any parameter allows are left there.
+fn sent_images(
+    message: &NativeMsg<InstructionMsg>,
+    arrival_ns: i64,
+) -> Result<Vec<CameraImage>, String> {
+    let (first, count) = (message.images.data, message.images.size);
+    if count > MOST_PICTURES {
+        return Err(format!(
+            "instruction has {count} pictures, expected at most {MOST_PICTURES}"
+        ));
+    }
+    if first.is_null() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the middleware gives `size` images at `data`, which live as long as the message.
+    let images = unsafe { std::slice::from_raw_parts(first, count) };
+    let images = images.iter();
+    Ok(images
+        .map(|image| compressed_image(image, arrival_ns))
+        .collect())
 }
 
 /// When something is recalled; none: as the parameter says.

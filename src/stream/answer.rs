@@ -9,6 +9,7 @@ use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
 use crate::stream::evidence::Evidence;
+use crate::stream::frame::CameraImage;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -34,6 +35,8 @@ pub struct Instruction {
     pub time_limit: Option<Duration>,
     /// Echoed in every piece of the answer: whom it is for, in numbers of the one who asks; 0: nobody in particular.
     pub ticket: u64,
+    /// What is shown in front of it, and forgotten with it.
+    pub images: Vec<CameraImage>,
 }
 
 impl Instruction {
@@ -51,6 +54,7 @@ impl Instruction {
             priority: 0,
             time_limit: None,
             ticket: 0,
+            images: Vec::new(),
         }
     }
 

@@ -180,6 +180,8 @@ pub struct CameraStats {
     pub image_bytes: usize,
     /// Frames used per second over the last 5 s.
     pub frames_per_second: f32,
+    /// Slots of the cache that hold its frames, labels and markup included, mean over kept sets; 0 where there is but one camera.
+    pub slots: usize,
 }
 
 impl CameraStats {

@@ -37,6 +37,7 @@ mod quantised;
 mod quantised_steps;
 mod qwen_vl;
 mod recall;
+mod sent_pictures;
 mod smollm2;
 mod speed;
 mod steps;

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
 
 /// Most tokens that a parameter may ask for: far from overflow in any sum.
 pub const TOKENS: i64 = 1 << 24;
@@ -85,28 +88,33 @@ impl Kind {
         fits.then_some(value)
     }
 
-    /// The value of this kind that a text stands for; that of a list has commas between the elements.
+    /// The value of this kind that a text stands for; that of a list is JSON, or has commas between the elements.
     pub fn parse(&self, text: &str) -> Option<Value> {
         let value = match self {
             Self::Flag => Value::Flag(text.parse().ok()?),
             Self::Text | Self::Choice(_) => Value::Text(text.to_string()),
             Self::Integer(_) => Value::Integer(text.parse().ok()?),
             Self::Number(_) => Value::Number(text.parse().ok()?),
-            Self::Numbers(_) => {
-                let numbers = elements(text).map(str::parse);
-                Value::Numbers(numbers.collect::<Result<_, _>>().ok()?)
-            }
-            Self::Texts => Value::Texts(elements(text).map(String::from).collect()),
+            Self::Numbers(_) => Value::Numbers(elements(text)?),
+            Self::Texts => Value::Texts(elements(text)?),
         };
         self.checked(value)
     }
 }
 
 /// The elements of a list.
-fn elements(text: &str) -> impl Iterator<Item = &str> {
+fn elements<T: FromStr + DeserializeOwned>(text: &str) -> Option<Vec<T>> {
     let text = text.trim();
-    let parts = (!text.is_empty()).then(|| text.split(','));
-    parts.into_iter().flatten().map(str::trim)
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    match text.starts_with('[') {
+        true => serde_json::from_str(text).ok(),
+        false => text
+            .split(',')
+            .map(|part| part.trim().parse().ok())
+            .collect(),
+    }
 }
 
 /// What is expected, as messages and documents say it.

@@ -266,6 +266,7 @@ impl Inbox {
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
         // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
+        instruction.images.clear();
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }

@@ -152,7 +152,8 @@ impl Worker {
     }
 
     fn ask(&mut self, instruction: Instruction) {
-        if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
+        let shown = self.session.memory().seen() > 0 || !instruction.images.is_empty();
+        if !shown && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
             let finish = FinishReason::Error;
             return self.refuse(Refusal {
@@ -262,6 +263,10 @@ impl Worker {
         stats.oldest_frame_ns = memory.oldest_ns();
         stats.ages = memory.ages();
         stats.archive = self.session.archive_stats();
+        let slots = self.session.camera_slots();
+        for (camera, slots) in stats.cameras.iter_mut().zip(slots) {
+            camera.slots = slots;
+        }
         if let Some(newest) = memory.newest() {
             stats.frame_id.clone_from(&newest.frame_id);
         }

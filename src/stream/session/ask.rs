@@ -9,6 +9,7 @@ use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
+use crate::stream::frame::FrameError;
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].
@@ -71,26 +72,33 @@ impl Session {
         if asked > limit {
             return Err(AskError::TooMuchAsked { asked, limit });
         }
-        if self.memory().seen() == 0 {
+        if self.memory().seen() == 0 && instruction.images.is_empty() {
             return Err(AskError::NoFrame);
         }
         self.check_age(instruction)?;
+        let mut pictures = self.look_at(instruction)?;
+        let sent = pictures.tokens;
         let started = Instant::now();
-        let found = self.find(instruction)?;
+        let found = self.find(instruction, sent)?;
         run.answer.recall_time = started.elapsed();
         let mut generate = |session: &mut Self| {
-            if !found.is_empty() {
+            if !found.is_empty() || sent > 0 {
                 session.attempt(|session| {
                     let question = session.question(&instruction.text)?.len();
-                    session.feed_again(&found, question, &mut run.answer)
+                    if !found.is_empty() {
+                        session.feed_again(&found, sent + question, &mut run.answer)?;
+                    }
+                    session.feed_pictures(std::mem::take(&mut pictures), question)
                 })?;
             }
-            session.generate(instruction, cancelled, run, on_delta)
+            let outcome = session.generate(instruction, cancelled, run, on_delta);
+            run.answer.prompt_tokens += sent;
+            outcome
         };
         if instruction.ephemeral {
             return self.passing(generate);
         }
-        let (turn, outcome) = if found.is_empty() {
+        let (turn, outcome) = if found.is_empty() && sent == 0 {
             let turn = self.open_turn(&instruction.text)?;
             (turn, generate(self))
         } else {
@@ -98,7 +106,7 @@ impl Session {
                 let outcome = generate(session);
                 Ok::<_, AskError>((outcome, session.state.stream.draws))
             })?;
-            // What was recalled leaves again, the turn stays.
+            // What was recalled and sent leaves again, the turn stays.
             let said = &run.answer.token_ids;
             let turn = self.open_turn(&instruction.text)?;
             self.attempt(|session| session.append_turn(&instruction.text, said))?;
@@ -264,6 +272,22 @@ pub enum AskError {
     Old { age: f64, limit: f64 },
     #[error("instruction is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn)")]
     TooLong { tokens: usize, room: usize },
+    #[error(
+        "instruction has {count} pictures, expected at most {limit} (instruction_images_limit)"
+    )]
+    TooManyPictures { count: usize, limit: usize },
+    #[error("picture {number} of {count} of the instruction cannot be shown: {error}")]
+    Picture {
+        number: usize,
+        count: usize,
+        error: FrameError,
+    },
+    #[error("the instruction's pictures are {pictures} tokens long and its text {question}, expected at most {room} together (what the cache can hold of one turn)")]
+    PicturesTooLarge {
+        pictures: usize,
+        question: usize,
+        room: usize,
+    },
     #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
     TooMuchAsked { asked: usize, limit: usize },
     #[error(transparent)]

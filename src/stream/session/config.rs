@@ -16,6 +16,9 @@ use crate::stream::gate::GateConfig;
 /// No answer is longer, tokens: an hour of writing for a fast model.
 const LONGEST_ANSWER: i64 = 65_536;
 
+/// No instruction comes with more pictures, whatever the parameter.
+pub const MOST_PICTURES: usize = 64;
+
 /// No system prompt is longer, bytes: as long as an instruction may be.
 const LONGEST_PROMPT: usize = 64 << 10;
 
@@ -47,6 +50,8 @@ parameters! {
         max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// Pictures that may come with an instruction; one with more is refused.
+        instruction_images_limit: usize = 4, range 0..=MOST_PICTURES as i64, unit "pictures", set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.

@@ -8,6 +8,7 @@
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
 //! - `evidence`: which frames an answer rests on
+//! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -21,6 +22,7 @@ mod encoded;
 mod evidence;
 mod frames;
 mod last_frames;
+mod pictures;
 mod recall;
 mod state;
 mod turns;
@@ -48,7 +50,7 @@ use crate::model::{device_name, ModelError};
 pub use ask::AskError;
 pub use beginning::PromptCheck;
 use chunks::Chunk;
-pub use config::SessionConfig;
+pub use config::{SessionConfig, MOST_PICTURES};
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
 pub use recall::RecallError;
@@ -212,6 +214,18 @@ impl Session {
 
     pub fn usage(&self) -> CacheUsage {
         self.state.cache.usage()
+    }
+
+    /// Slots that hold the frames of each of several cameras, mean over kept sets; none of one.
+    pub fn camera_slots(&self) -> Vec<usize> {
+        let cameras = self.state.stream.cameras.len();
+        if cameras < 2 {
+            return Vec::new();
+        }
+        let sets = self.state.cache.camera_slots(cameras);
+        let sum = |camera: usize| sets.iter().map(|set| set[camera]).sum::<usize>();
+        let mean = |camera| sum(camera) / sets.len().max(1);
+        (0..cameras).map(mean).collect()
     }
 
     pub fn times(&self) -> StepTimes {
