@@ -63,6 +63,10 @@ struct CacheMark {
 #[derive(Debug, Clone)]
 pub struct Standing(Vec<Option<Tensor>>);
 
+/// What has come by at each layer where somebody listens, who does not for a while.
+#[derive(Debug)]
+pub struct Paused(Vec<Option<Listening>>);
+
 impl BoundedCache {
     /// Allocates the cache; `system_tokens` is the length of the system prompt's turn, which is never evicted.
     pub fn new(
@@ -313,6 +317,23 @@ impl BoundedCache {
             heard.extend(layer.end_listening(i)?);
         }
         Ok(heard)
+    }
+
+    /// Stops listening until [`Self::listen_on`] is given what has come by so far. In between marks may be put back.
+    pub fn pause_listening(&mut self) -> Paused {
+        Paused(
+            self.layers
+                .iter_mut()
+                .map(|layer| layer.heard.take())
+                .collect(),
+        )
+    }
+
+    /// Goes on listening. The newest tokens are those of when it was paused.
+    pub fn listen_on(&mut self, paused: Paused) {
+        for (layer, heard) in self.layers.iter_mut().zip(paused.0) {
+            layer.heard = heard;
+        }
     }
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].

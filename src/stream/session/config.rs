@@ -8,6 +8,7 @@ use crate::cache::{CacheConfig, PolicyKind};
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
+use crate::stream::answer::ChosenBy;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
 use crate::stream::gate::GateConfig;
 
@@ -45,6 +46,11 @@ parameters! {
         max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// The most choices that an instruction may have; one that has more is refused.
+        choices_limit: usize = 64, range 1..=256, unit "choices", set Running;
+        /// What decides among an instruction's choices: sum, the likelihood of a choice's tokens and its end, or mean, their geometric mean,
+        /// which does not favour short choices. Both are in the answer.
+        choices_by: ChosenBy = ChosenBy::Sum, set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.

@@ -7,6 +7,8 @@
 //! - `frames`: frames
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `choices`: instructions whose answer is one of several texts
+//! - `formed`: instructions whose answer is text of a grammar
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -14,9 +16,11 @@
 
 mod ask;
 mod beginning;
+mod choices;
 mod chunks;
 mod config;
 mod encoded;
+mod formed;
 mod frames;
 mod last_frames;
 mod recall;
@@ -45,6 +49,7 @@ use crate::model::{device_name, ModelError};
 
 pub use ask::AskError;
 pub use beginning::PromptCheck;
+pub use choices::ChoicesError;
 use chunks::Chunk;
 pub use config::SessionConfig;
 pub use encoded::EncodedFrame;
