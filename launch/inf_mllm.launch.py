@@ -4,6 +4,7 @@ The launch ends with an error if the node ends with one, unless respawn is true.
 """
 
 from pathlib import Path
+from typing import List
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
@@ -24,6 +25,9 @@ OVERRIDES = {
     "policy": (str, "what stays in the cache, such as inf_mllm, streaming_llm, window"),
     "budget": (int, "slots of the cache, tokens"),
     "image_transport": (str, "raw or compressed"),
+    "cameras": (list[str], "labels of several cameras, as in [front, rear]"),
+    "camera_topics": (list[str], "their image topics, in the same order"),
+    "camera_transports": (list[str], "raw or compressed, of each"),
     "use_sim_time": (bool, "true: take the time from /clock"),
 }
 """Parameters that are arguments too, with their types; an empty one leaves the value of params_file."""
@@ -52,13 +56,13 @@ def ended(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
     return EmitEvent(event=Shutdown(reason="the node was ended"))
 
 
-def argument(context: LaunchContext, name: str, kind: type) -> str | int | bool:
+def argument(context: LaunchContext, name: str, kind: type) -> str | int | bool | list[str]:
     """The value of an argument, of which the error names it."""
     text = LaunchConfiguration(name).perform(context)
     try:
-        return coerce_to_type(text, kind)
+        return coerce_to_type(text, List[str] if kind == list[str] else kind)
     except ValueError:
-        expected = {int: "an integer", bool: "true or false", str: "a string"}[kind]
+        expected = {int: "an integer", bool: "true or false", str: "a string", list[str]: "a list of strings"}[kind]
         raise ValueError(f"{name} is {text!r}, expected {expected}") from None
 
 

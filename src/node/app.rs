@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use r2r::inf_mllm::srv::Cancel;
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
-use super::diagnostics::{self, Diagnostics};
+use super::ask::Ask;
+use super::diagnostics::{self, Diagnostics, Seeing};
 use super::inputs::Inputs;
 use super::logging::{self, Log};
 use super::names::{last_error, RosArguments};
@@ -22,6 +24,7 @@ use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, NodeError, NAME};
 use crate::parameters::NodeConfig;
+use crate::stream::engine::{Cancelled, Which};
 use crate::stream::{inspect, Engine, SessionConfig};
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
@@ -107,7 +110,8 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         ros("use_sim_time", time.enable_sim_time(node))?;
     }
 
-    let answers = Answers::advertise(node)?;
+    let ask = Ask::advertise(node, &config.ros)?;
+    let answers = Answers::advertise(node, ask.clone())?;
     let statistics = Statistics::advertise(node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
@@ -118,14 +122,17 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     let mut services = Services::new(runtime.handle());
     serve_reset(node, &mut services, engine.clone())?;
     serve_pause(node, &mut services, engine.clone())?;
+    serve_cancel(node, &mut services, engine.clone())?;
+    ask.serve(node, &mut services, runtime.handle(), &engine)?;
     params::serve(node, &mut services, config.clone(), engine.clone())?;
-    let topics = Topics::of(arguments, name, namespace, &config.ros)?;
-    let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
+    let topics = Topics::of(arguments, name, namespace, &config)?;
+    let mut inputs = Inputs::subscribe(node, &topics, &config.ros)?;
     let mut watch = Watch::new(&topics);
-    let mut sight = Sight::new(node, &topics, &config.ros);
+    let mut sights = Sight::of_all(node, &topics, &config.ros)?;
     let stats_period = Duration::from_secs_f64(config.ros.stats_period);
-    let camera = sight.shared();
-    let diagnostics = Diagnostics::advertise(node, &config, &engine, &topics.image, camera)?;
+    let cameras = topics.images.iter().zip(&sights);
+    let cameras = cameras.map(|(image, sight)| Seeing::new(image, sight.shared()));
+    let diagnostics = Diagnostics::advertise(node, &config, &engine, cameras.collect())?;
     let (mut namesakes, others) = (
         Namesakes::new(name, namespace, &topics.statistics),
         diagnostics.namesakes(),
@@ -153,7 +160,9 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         inputs.drain(&engine);
         services.drain();
         if let Some(publishers) = watch.look(node) {
-            sight.look(&engine, publishers);
+            for (sight, publishers) in sights.iter_mut().zip(publishers) {
+                sight.look(&engine, publishers);
+            }
         }
         if let Some(count) = namesakes.look(node) {
             others.store(count, Ordering::Relaxed);
@@ -236,6 +245,34 @@ fn serve_pause(
     })
 }
 
+/// `~/cancel` ends instructions that wait or are being answered.
+fn serve_cancel(
+    node: &mut r2r::Node,
+    services: &mut Services,
+    engine: Arc<Engine>,
+) -> Result<(), NodeError> {
+    services.answer::<Cancel::Service, _>(node, "~/cancel", move |request| {
+        let id = request.id.as_str();
+        let which = match id {
+            "" => Which::All,
+            _ => Which::Id(id),
+        };
+        let cancelled = engine.cancel(which);
+        let message = match (cancelled == Cancelled::default(), id) {
+            (false, _) => format!("cancelled: {cancelled}"),
+            (true, "") => "nothing waits or is being answered".to_string(),
+            (true, _) => format!(
+                "id is {id:?}, expected that of an instruction that waits or is being answered"
+            ),
+        };
+        tracing::info!("cancel {id:?}: {message}");
+        ready(Cancel::Response {
+            success: cancelled != Cancelled::default(),
+            message,
+        })
+    })
+}
+
 /// A thread that panicked while it published left nothing half-done behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -266,12 +303,14 @@ fn show_checkpoint(session: &SessionConfig) {
 /// One line that says what runs.
 fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Topics) {
     let stats = engine.stats();
+    let images = topics.images.iter().map(ToString::to_string);
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
-        image = %topics.image,
+        image = images.collect::<Vec<_>>().join(", "),
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
         services = topics.services.join(", "),
+        action = %topics.action,
         model = %config.session.model_dir.display(),
         device = engine.hardware(),
         policy = %config.session.cache.policy,

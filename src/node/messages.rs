@@ -21,6 +21,7 @@ const NANOSECONDS: i64 = 1_000_000_000;
 /// A raw image, copied once out of the middleware's message. `arrival_ns` is now, ROS clock.
 pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
     CameraImage {
+        camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns,
         frame_id: text(&message.header.frame_id),
@@ -38,6 +39,7 @@ pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
 /// A compressed image, copied once out of the middleware's message.
 pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -> CameraImage {
     CameraImage {
+        camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns,
         frame_id: text(&message.header.frame_id),
@@ -55,7 +57,7 @@ pub fn instruction(
 ) -> (Instruction, Option<String>) {
     let recall = recall_mode(message.recall);
     let grammar = text_grammar(message.grammar_kind, text(&message.grammar));
-    let instruction = Instruction {
+    let mut instruction = Instruction {
         id: text(&message.id),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
         ephemeral: message.ephemeral,
@@ -71,8 +73,15 @@ pub fn instruction(
         },
         choices: strings(&message.choices).iter().map(text).collect(),
         grammar: grammar.clone().unwrap_or_default(),
+        priority: message.priority,
         ..Instruction::new(text(&message.text))
     };
+    let limit = span_of_time(
+        "time_limit",
+        message.time_limit.sec,
+        message.time_limit.nanosec,
+    );
+    instruction.time_limit = limit.clone().ok().filter(|limit| !limit.is_zero());
     let choices = strings(&message.choices).iter();
     let problem = not_utf8("text", &message.text)
         .or_else(|| not_utf8("id", &message.id))
@@ -83,6 +92,7 @@ pub fn instruction(
                 .find_map(|(choice, i)| not_utf8(&format!("choice {i}"), choice))
         })
         .or(recall.err())
+        .or(limit.err())
         .or(grammar.err());
     (instruction, problem)
 }
@@ -130,6 +140,17 @@ fn text_grammar(kind: u8, text: String) -> Result<Option<TextGrammar>, String> {
     Ok(Some(TextGrammar { kind, text }))
 }
 
+/// A span of time, or what is wrong with it.
+fn span_of_time(field: &str, sec: i32, nanosec: u32) -> Result<Duration, String> {
+    let span_ns = nanoseconds(sec, nanosec);
+    u64::try_from(span_ns)
+        .map(Duration::from_nanos)
+        .map_err(|_| {
+            let seconds = span_ns as f64 * 1e-9;
+            format!("instruction {field} is {seconds} s, expected 0 or more")
+        })
+}
+
 /// A range of stamps, nanoseconds, whose ends are open where they are zero; none if both are.
 fn span(from_ns: i64, to_ns: i64) -> Option<(i64, i64)> {
     let open = |at, end| if at == 0 { end } else { at };
@@ -167,6 +188,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
     let chosen = answer.chosen.as_ref();
     let probabilities =
         |of: fn(&Chosen) -> &Vec<f32>| chosen.map_or_else(Vec::new, |chosen| of(chosen).clone());
+    let evidence = || answer.evidence.iter();
     Reasoning {
         header: Header {
             stamp: time(newest.map_or(0, |frame| frame.stamp_ns)),
@@ -180,8 +202,11 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
             FinishReason::Length => Reasoning::FINISH_LENGTH as u8,
             FinishReason::Cancelled => Reasoning::FINISH_CANCELLED as u8,
             FinishReason::Error => Reasoning::FINISH_ERROR as u8,
+            FinishReason::Preempted => Reasoning::FINISH_PREEMPTED as u8,
+            FinishReason::TimeLimit => Reasoning::FINISH_TIME_LIMIT as u8,
         },
         error: publishable(answer.error.as_deref().unwrap_or_default()),
+        camera: publishable(&answer.camera),
         prompt_tokens: count(answer.prompt_tokens),
         vision_tokens: count(answer.vision_tokens),
         output_tokens: count(answer.output_tokens),
@@ -198,6 +223,9 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         recalled_scores: recalled().map(|unit| unit.score).collect(),
         recalled_tokens: count(answer.recalled_tokens),
         recall_time: duration(answer.recall_time),
+        evidence_stamps: evidence().map(|frame| time(frame.stamp_ns)).collect(),
+        evidence_weights: evidence().map(|frame| frame.weight).collect(),
+        evidence_cameras: evidence().map(|frame| publishable(&frame.camera)).collect(),
         mean_logprob: answer.mean_logprob,
         choice: chosen.map_or(-1, |chosen| i32::try_from(chosen.index).unwrap_or(i32::MAX)),
         chosen_by: match chosen.map(|chosen| chosen.by) {
@@ -231,7 +259,9 @@ pub fn reasoning_text(answer: &Answer) -> StringMsg {
     let data = match (&answer.error, answer.finish) {
         (Some(reason), _) if answer.text.is_empty() => format!("not answered: {reason}"),
         (Some(reason), _) => format!("cut off: {} ({reason})", answer.text),
-        (None, FinishReason::Cancelled) => format!("cut off: {}", answer.text),
+        (None, FinishReason::Cancelled | FinishReason::TimeLimit) => {
+            format!("cut off: {}", answer.text)
+        }
         (None, _) => answer.text.clone(),
     };
     StringMsg {
@@ -294,7 +324,7 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
     }
 }
 
-fn nanoseconds(sec: i32, nanosec: u32) -> i64 {
+pub(super) fn nanoseconds(sec: i32, nanosec: u32) -> i64 {
     i64::from(sec) * NANOSECONDS + i64::from(nanosec)
 }
 

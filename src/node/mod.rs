@@ -7,6 +7,7 @@
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `services`: the services, whose requests are taken over on that thread
+//! - `ask`: the action, whose goals are instructions
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
 //! - `namesakes`: other nodes of the same name
 //! - `graph`: the topics that there are
@@ -18,6 +19,7 @@
 
 mod about;
 mod app;
+mod ask;
 mod diagnostics;
 mod graph;
 mod inputs;

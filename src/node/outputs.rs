@@ -8,6 +8,7 @@ use r2r::std_msgs::msg::String as StringMsg;
 use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::ask::Ask;
 use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
 use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
@@ -59,12 +60,14 @@ pub struct Answers {
     reasoning: Publisher<Reasoning>,
     delta: Publisher<ReasoningDelta>,
     text: Publisher<StringMsg>,
+    /// Those who asked by an action hear of it there as well.
+    ask: Ask,
     clock: RosTime,
     complaints: Complaints,
 }
 
 impl Answers {
-    pub fn advertise(node: &mut r2r::Node) -> Result<Self, NodeError> {
+    pub fn advertise(node: &mut r2r::Node, ask: Ask) -> Result<Self, NodeError> {
         let clock = RosTime::of(node);
         // A long answer has many pieces, a burst of instructions as many answers: none may be lost to a slow reader.
         let qos = QosProfile::default().keep_last(1000);
@@ -74,6 +77,7 @@ impl Answers {
             reasoning: advertise(node, "~/reasoning", qos.clone())?,
             delta: advertise(node, "~/reasoning_delta", qos)?,
             text: advertise(node, "~/reasoning_text", latched)?,
+            ask,
             clock,
             complaints: Complaints::default(),
         })
@@ -83,10 +87,11 @@ impl Answers {
     pub async fn publish_all(mut self, mut events: UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
             match event {
-                Event::Delta(delta) => report(
-                    "~/reasoning_delta",
-                    self.delta.publish(&messages::reasoning_delta(&delta)),
-                ),
+                Event::Delta(delta) => {
+                    let message = messages::reasoning_delta(&delta);
+                    report("~/reasoning_delta", self.delta.publish(&message));
+                    self.ask.delta(delta.ticket, &message);
+                }
                 Event::Answer(answer) => self.publish_answer(&answer),
                 Event::End => break,
             }
@@ -112,6 +117,7 @@ impl Answers {
             "~/reasoning_text",
             self.text.publish(&messages::reasoning_text(answer)),
         );
+        self.ask.answer(answer.ticket, answer.finish, &message);
     }
 }
 

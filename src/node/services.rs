@@ -43,11 +43,7 @@ impl Services {
         T::Response: Send,
         F: Future<Output = T::Response> + Send,
     {
-        let qos = QosProfile::services_default().keep_last(HELD_REQUESTS);
-        let service = node.create_service::<T>(name, qos);
-        let requests = ros(format!("service {name}"), service)?;
-        let (taken, mut receiver) = mpsc::unbounded::<ServiceRequest<T>>();
-        self.queues.push(Box::new(Requests { requests, taken }));
+        let mut receiver = self.receive::<T>(node, name)?;
         self.runtime.spawn(async move {
             while let Some(request) = receiver.next().await {
                 let response = respond(&request.message);
@@ -57,6 +53,36 @@ impl Services {
             }
         });
         Ok(())
+    }
+
+    /// Hands over the requests of the service `name`, in their order, to one who answers each when there is something to answer.
+    pub fn take<T: WrappedServiceTypeSupport + 'static>(
+        &mut self,
+        node: &mut r2r::Node,
+        name: &'static str,
+        mut handle: impl FnMut(ServiceRequest<T>) + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let mut receiver = self.receive::<T>(node, name)?;
+        self.runtime.spawn(async move {
+            while let Some(request) = receiver.next().await {
+                handle(request);
+            }
+        });
+        Ok(())
+    }
+
+    /// The requests of a service.
+    fn receive<T: WrappedServiceTypeSupport + 'static>(
+        &mut self,
+        node: &mut r2r::Node,
+        name: &str,
+    ) -> Result<mpsc::UnboundedReceiver<ServiceRequest<T>>, NodeError> {
+        let qos = QosProfile::services_default().keep_last(HELD_REQUESTS);
+        let service = node.create_service::<T>(name, qos);
+        let requests = ros(format!("service {name}"), service)?;
+        let (taken, receiver) = mpsc::unbounded::<ServiceRequest<T>>();
+        self.queues.push(Box::new(Requests { requests, taken }));
+        Ok(receiver)
     }
 
     /// Takes over everything that has come, without waiting.

@@ -10,6 +10,7 @@ use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
+use crate::stream::evidence::Evidence;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -33,6 +34,12 @@ pub struct Instruction {
     pub choices: Vec<String>,
     /// The answer is text of this grammar; not beside choices.
     pub grammar: Option<TextGrammar>,
+    /// Of those that wait the highest is taken first.
+    pub priority: i32,
+    /// From its arrival to the end of the answer, if that is limited.
+    pub time_limit: Option<Duration>,
+    /// Echoed in every piece of the answer: whom it is for, in numbers of the one who asks; 0: nobody in particular.
+    pub ticket: u64,
 }
 
 impl Instruction {
@@ -49,7 +56,16 @@ impl Instruction {
             recall: Recall::default(),
             choices: Vec::new(),
             grammar: None,
+            priority: 0,
+            time_limit: None,
+            ticket: 0,
         }
+    }
+
+    /// Whether the answer is due to end by its time limit.
+    pub fn is_late(&self, now: Instant) -> bool {
+        let spent = now.saturating_duration_since(self.received);
+        self.time_limit.is_some_and(|limit| spent >= limit)
     }
 }
 
@@ -78,6 +94,8 @@ pub struct Recalled {
 /// The stamp and coordinate frame of a used image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameStamp {
+    /// Index of its camera.
+    pub camera: usize,
     pub stamp_ns: i64,
     pub frame_id: String,
 }
@@ -89,8 +107,12 @@ pub enum FinishReason {
     Stop,
     /// The longest answer was reached.
     Length,
-    /// Reset or shutdown cut it off.
+    /// A reset, the end of the node or whoever cancelled it cut it off.
     Cancelled,
+    /// An instruction of a higher priority cut it off; `Answer::error` names it.
+    Preempted,
+    /// The instruction's time limit was reached.
+    TimeLimit,
     /// It was not answered, or not to its end; `Answer::error` says why.
     Error,
 }
@@ -101,6 +123,8 @@ impl FinishReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::Preempted => "preempted",
+            Self::TimeLimit => "time_limit",
             Self::Error => "error",
         }
     }
@@ -110,6 +134,8 @@ impl FinishReason {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub id: String,
+    /// The instruction's.
+    pub ticket: u64,
     /// The instruction's stamp.
     pub instruction_ns: i64,
     pub text: String,
@@ -124,6 +150,8 @@ pub struct Answer {
     pub time_to_first_token: Option<Duration>,
     pub latency: Duration,
     pub newest_frame: Option<FrameStamp>,
+    /// Label of the newest frame's camera; empty where there is but one.
+    pub camera: String,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
     /// What was fed again for it, in the order of time.
@@ -132,6 +160,8 @@ pub struct Answer {
     pub recalled_tokens: usize,
     /// How long finding and feeding again took.
     pub recall_time: Duration,
+    /// The frames that its tokens attended to most, the most attended first.
+    pub evidence: Vec<Evidence>,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
@@ -180,6 +210,7 @@ impl Answer {
     pub fn new(instruction: &Instruction) -> Self {
         Self {
             id: instruction.id.clone(),
+            ticket: instruction.ticket,
             instruction_ns: instruction.stamp_ns,
             text: String::new(),
             finish: FinishReason::Error,
@@ -190,22 +221,68 @@ impl Answer {
             time_to_first_token: None,
             latency: Duration::ZERO,
             newest_frame: None,
+            camera: String::new(),
             oldest_frame_ns: None,
             frames_seen: 0,
             recalled: Vec::new(),
             recalled_tokens: 0,
             recall_time: Duration::ZERO,
+            evidence: Vec::new(),
             mean_logprob: 0.0,
             token_ids: Vec::new(),
             chosen: None,
         }
     }
+
+    /// The answer to an instruction that is not put to the model, and its only piece.
+    pub fn refused(
+        instruction: &Instruction,
+        basis: &Basis,
+        finish: FinishReason,
+        reason: String,
+    ) -> (AnswerDelta, Self) {
+        let mut answer = Self::new(instruction);
+        answer.rest_on(basis);
+        answer.finish = finish;
+        answer.error = Some(reason);
+        answer.latency = instruction.received.elapsed();
+        let delta = AnswerDelta {
+            id: answer.id.clone(),
+            ticket: answer.ticket,
+            index: 0,
+            text: String::new(),
+            done: true,
+        };
+        (delta, answer)
+    }
+
+    /// Takes over what it rests on.
+    pub fn rest_on(&mut self, basis: &Basis) {
+        let basis = basis.clone();
+        self.vision_tokens = basis.vision_tokens;
+        self.newest_frame = basis.newest_frame;
+        self.camera = basis.camera;
+        self.oldest_frame_ns = basis.oldest_frame_ns;
+        self.frames_seen = basis.frames_seen;
+    }
+}
+
+/// What of the memory an answer rests on; the fields are those of [`Answer`].
+#[derive(Debug, Clone, Default)]
+pub struct Basis {
+    pub vision_tokens: usize,
+    pub newest_frame: Option<FrameStamp>,
+    pub camera: String,
+    pub oldest_frame_ns: Option<i64>,
+    pub frames_seen: u64,
 }
 
 /// A piece of an answer while it is generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnswerDelta {
     pub id: String,
+    /// The instruction's.
+    pub ticket: u64,
     pub index: u32,
     pub text: String,
     pub done: bool,
@@ -287,6 +364,7 @@ impl Generation {
     fn send(&mut self, text: String, done: bool, on_delta: &mut dyn FnMut(AnswerDelta)) {
         on_delta(AnswerDelta {
             id: self.answer.id.clone(),
+            ticket: self.answer.ticket,
             index: self.pieces,
             text,
             done,

@@ -2,6 +2,7 @@
 //!
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
 //! - `clock`: the order of the frames by their stamps, where the clock jumped, and clocks that are not one
+//! - `camera`: the cameras of a stream, and what holds for one of them only
 //! - `losses`: images that were lost on their way, as their stamps tell
 //! - `gate`: which frames are used: rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
@@ -9,8 +10,10 @@
 //! - `answer`: instructions and answers
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
+//! - `evidence`: the frames that an answer rests on
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
+//! - `goals`: instructions that are followed as goals, with results that are kept for a while
 //! - `complaints`: what the log says of things that go wrong many times
 //! - `stats`: counters and gauges of a running stream
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
@@ -19,11 +22,14 @@ pub mod answer;
 pub mod archive;
 #[cfg(feature = "tools")]
 pub mod bag;
+pub mod camera;
 pub mod clock;
 pub mod complaints;
 pub mod engine;
+pub mod evidence;
 pub mod frame;
 pub mod gate;
+pub mod goals;
 pub mod grammar;
 pub mod inspect;
 pub mod losses;
@@ -42,6 +48,7 @@ pub use answer::{
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};
+pub use evidence::Evidence;
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;
 pub use session::{Session, SessionConfig, Taken};

@@ -18,7 +18,7 @@ use super::frame::{CameraImage, ImageData};
 use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
-use output::{resident_bytes, AnswerLine, Output, RecalledUnit};
+use output::{resident_bytes, AnswerLine, EvidenceFrame, Output, RecalledUnit};
 
 pub use output::{Summary, Tally};
 
@@ -315,6 +315,7 @@ impl Run<'_> {
             choice_probabilities: answer.chosen.as_ref().map(|chosen| &chosen.probabilities),
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
             recalled_tokens: answer.recalled_tokens,
+            evidence: answer.evidence.iter().map(EvidenceFrame::from).collect(),
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,

@@ -136,7 +136,7 @@ fn the_likelihood_of_each_choice_is_that_of_a_forward_pass_over_the_whole_stream
         session.push_frame(&picture(0, [200, 90, 200])).unwrap();
         for (by, deciding) in [(ChosenBy::Sum, &sums), (ChosenBy::Mean, &means)] {
             session
-                .set_parameter("choices_by", Value::from(by.name()))
+                .set_parameter("choices_by", Value::Text(by.name().to_string()))
                 .unwrap();
             let answer = ask(&mut session, &among(&COLOURS));
             let chosen = answer.chosen.unwrap();
@@ -327,7 +327,7 @@ fn choices_that_are_cancelled_choose_nothing_and_draw_nothing() {
     assert!(answer.chosen.is_none() && answer.text.is_empty());
 
     session
-        .set_parameter("temperature", Value::from(2.0))
+        .set_parameter("temperature", Value::Number(2.0))
         .unwrap();
     let draws = session.state().stream.draws;
     let first = ask(&mut session, &asked);

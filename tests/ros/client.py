@@ -10,6 +10,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from inf_mllm.msg import CacheStats, Instruction, Reasoning, ReasoningDelta
 from node_process import NodeProcess
+from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
@@ -67,6 +68,7 @@ class Client:
         self._instruction = self._node.create_publisher(Instruction, instruction, reliable)
         self._instruction_text = self._node.create_publisher(String, instruction_text, reliable)
         self._clock = self._node.create_publisher(Clock, "/clock", reliable)
+        self._actions: list[ActionClient] = []
         self._subscriptions = [
             self._node.create_subscription(
                 message, topic if topic.startswith("/") else f"{name}/{topic}", take, reliable
@@ -81,6 +83,8 @@ class Client:
         ]
 
     def close(self) -> None:
+        for action in self._actions:
+            action.destroy()
         self._executor.shutdown()
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
@@ -131,9 +135,12 @@ class Client:
         listed = []
         for kind in ("publisher", "subscriber", "service"):
             listed += getattr(self._node, f"get_{kind}_names_and_types_by_node")(name, namespace or "/")
+        # Services and topics that make up an action are listed by its name.
         return {
-            name: types[0] for name, types in listed if not types[0].startswith(("rcl_interfaces/", "rosgraph_msgs/"))
-        }
+            name: types[0]
+            for name, types in listed
+            if not types[0].startswith(("rcl_interfaces/", "rosgraph_msgs/")) and "/_action/" not in name
+        } | {name: types[0] for name, types in self.actions().items()}
 
     def stop_camera(self) -> None:
         """Takes the publisher of images away."""
@@ -187,6 +194,20 @@ class Client:
 
     def reset(self) -> Trigger.Response:
         return self.call(Trigger, f"{self.name}/reset", Trigger.Request())
+
+    def action(self, action: Any, name: str) -> ActionClient:
+        """A client of an action, once somebody serves it."""
+        # The default holds ten pieces of feedback.
+        client = ActionClient(self._node, action, name, feedback_sub_qos_profile=QoSProfile(depth=1000))
+        self._actions.append(client)
+        self.wait(client.server_is_ready, f"action {name}")
+        return client
+
+    def actions(self) -> dict[str, list[str]]:
+        """Names and types of the actions that the node serves, as far as that is known yet."""
+        namespace, _, name = self.name.rpartition("/")
+        found = get_action_server_names_and_types_by_node(self._node, name, namespace or "/")
+        return dict(found)
 
     def call(self, service: Any, name: str, request: Any) -> Any:
         """Calls a service and waits for its response."""

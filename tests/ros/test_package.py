@@ -1,6 +1,7 @@
 """What is shipped beside the node: parameters with their defaults, and launch files."""
 
 import py_compile
+import re
 from itertools import takewhile
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def test_the_document_holds_every_topic_and_service_with_its_type(start: Start, 
     del documented["/image" if transport == "compressed" else "/image/compressed"]
 
     def found() -> dict[str, str]:
-        return {name: kind.replace("/msg/", "/").replace("/srv/", "/") for name, kind in client.interface().items()}
+        interface = client.interface().items()
+        return {name: re.sub("/(msg|srv|action)/", "/", kind) for name, kind in interface}
 
     # The graph becomes known bit by bit.
     client.wait(lambda: len(found()) >= len(documented), "the node's topics and services")

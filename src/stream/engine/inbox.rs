@@ -1,16 +1,16 @@
 //! What waits for the engine thread, and in which order it is taken.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
+use super::cameras::Cameras;
 use crate::cache::parameter::Value;
-use crate::stream::answer::Instruction;
-use crate::stream::clock::StreamClock;
+use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::frame::{CameraImage, FrameError};
-use crate::stream::losses::Losses;
 use crate::stream::stats::StreamStats;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
@@ -22,50 +22,107 @@ pub const MAX_ID_BYTES: usize = 256;
 pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 pub struct Inbox {
-    /// The newest frame, and since when a frame has been waiting.
-    pub frame: Option<(Instant, Arc<CameraImage>)>,
+    pub cameras: Cameras,
     /// A frame that the tower sees, or has seen, ahead of its turn.
     pub ahead: Option<Ahead>,
     /// The engine's thread is at work.
     pub busy: bool,
-    /// Places frames in time as they arrive.
-    pub clock: StreamClock,
-    /// The stamp that the clock jumped from (last, of several jumps), if it has since a frame was taken: whichever is taken next
-    /// begins an epoch.
-    pub jumped: Option<i64>,
-    pub losses: Losses,
-    /// When the last image came.
-    pub heard_at: Option<Instant>,
+    /// Those that wait: the highest priority first, of one priority the first that came.
     pub instructions: VecDeque<Instruction>,
     /// Refusals to be sent from the engine's thread, so that all answers come from one place.
-    pub refused: VecDeque<(Instruction, String)>,
+    pub refused: VecDeque<Refusal>,
     pub resets: Vec<Sender<Result<(), String>>>,
     /// The system prompt that the next reset begins with, if it has changed.
     pub system_prompt: Option<String>,
     /// Parameters to be changed before the next frame or instruction.
     pub settings: Vec<(&'static str, Value)>,
-    /// Id of the instruction that is being answered.
-    pub answering: Option<String>,
+    /// What is being answered.
+    pub answering: Option<Answering>,
     pub paused: bool,
     pub stop: bool,
     /// The last thing taken was an instruction.
     pub answered_last: bool,
     /// Numbers the instructions that came without an id.
     pub assigned: u64,
-    /// When the frames of the last [`RATE_WINDOW`] were used.
-    pub used_at: VecDeque<Instant>,
+    /// When the frames of the last [`RATE_WINDOW`] were used, and of which cameras they were.
+    pub used_at: VecDeque<(Instant, usize)>,
 }
 
+/// An instruction that gets no answer of the model, and why.
+pub struct Refusal {
+    pub instruction: Instruction,
+    pub finish: FinishReason,
+    pub reason: String,
+}
+
+/// The instruction that is being answered.
+pub struct Answering {
+    pub id: String,
+    pub ticket: u64,
+    pub priority: i32,
+    /// Why the answer is to end where it is.
+    pub cut: Option<Cut>,
+}
+
+/// What cuts an answer off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// Whoever asked no longer wants to know.
+    Cancelled,
+    /// The instruction of this id and priority comes first.
+    Preempted { id: String, priority: i32 },
+}
+
+/// Which instructions are cancelled.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    All,
+    Id(&'a str),
+    /// Of this [`Instruction::ticket`].
+    Ticket(u64),
+}
+
+impl Which<'_> {
+    pub fn is(self, id: &str, ticket: u64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Id(wanted) => wanted == id,
+            Self::Ticket(wanted) => wanted == ticket,
+        }
+    }
+}
+
+/// What was cancelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Instructions that waited.
+    pub waiting: usize,
+    /// The one that was being answered.
+    pub answering: bool,
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = match self.waiting {
+            0 => None,
+            1 => Some("1 that waited".to_string()),
+            more => Some(format!("{more} that waited")),
+        };
+        let answering = self.answering.then(|| "the one being answered".to_string());
+        let parts = [answering, waiting].into_iter().flatten();
+        write!(f, "{}", parts.collect::<Vec<_>>().join(" and "))
+    }
+}
+
+/// What is said of an instruction that was cancelled while it waited.
+const CANCELLED: &str = "cancelled while it waited";
+
 impl Inbox {
-    pub fn new(clock: StreamClock) -> Self {
+    pub fn new(cameras: Cameras) -> Self {
         Self {
-            clock,
-            frame: None,
+            cameras,
             ahead: None,
             busy: false,
-            jumped: None,
-            losses: Losses::default(),
-            heard_at: None,
             instructions: VecDeque::new(),
             refused: VecDeque::new(),
             resets: Vec::new(),
@@ -80,51 +137,22 @@ impl Inbox {
         }
     }
 
-    /// Places a good image in time, also while paused, and lets it wait for its turn in the place of the one that waits.
+    /// Places a good image in time, also while paused, and lets it wait for its turn in the place of the one of its camera that waits.
     /// `received_ns` is its receipt on the steady clock.
     pub fn offer(
         &mut self,
-        mut image: CameraImage,
+        image: CameraImage,
         received_ns: i64,
         stats: &mut StreamStats,
     ) -> Result<(), FrameError> {
-        if image.date(received_ns) {
-            if stats.frames_undated == 0 {
-                tracing::warn!("images come without a stamp: the time of their receipt is taken");
-            }
-            stats.frames_undated += 1;
-            stats.ahead_ns = None;
-        } else {
-            stats.ahead_ns = Some(image.stamp_ns.saturating_sub(image.arrival_ns));
-        }
-        let arrival = self.clock.arrive(image.stamp_ns, received_ns);
-        let jumped = arrival.check(image.stamp_ns)?;
-        stats.time_jumps += u64::from(jumped.is_some());
-        if jumped.is_some() {
-            self.losses = Losses::default();
-        }
-        self.jumped = jumped.or(self.jumped);
-        self.losses.arrive(image.stamp_ns);
-        if self.paused {
-            stats.frames_skipped.paused += 1;
-            return Ok(());
-        }
-        // A newer frame takes the waiting one's place in the line, not its turn behind every instruction since.
-        let since = match self.frame.take() {
-            Some((since, _)) => {
-                stats.frames_superseded += 1;
-                since
-            }
-            None => Instant::now(),
-        };
-        self.frame = Some((since, Arc::new(image)));
-        Ok(())
+        self.cameras.offer(image, received_ns, self.paused, stats)
     }
 
-    /// The stamps from before a reset have no part in what comes after it.
-    pub fn forget_stamps(&mut self) {
-        self.jumped = None;
-        self.clock.reset();
+    /// Frames used per second of late, in all and of one camera.
+    pub fn frames_per_second(&self, camera: Option<usize>) -> f32 {
+        let used = self.used_at.iter();
+        let used = used.filter(|(_, of)| camera.is_none_or(|camera| camera == *of));
+        used.count() as f32 / RATE_WINDOW.as_secs_f32()
     }
 
     /// Gives an instruction an id if it has none.
@@ -160,7 +188,8 @@ impl Inbox {
             return Some("the node is paused, expected an instruction while it runs".to_string());
         }
         let waiting = self.instructions.iter().map(|waiting| &waiting.id);
-        if waiting.chain(&self.answering).any(|taken| taken == id) {
+        let answering = self.answering.iter().map(|answering| &answering.id);
+        if waiting.chain(answering).any(|taken| taken == id) {
             return Some(format!(
                 "instruction id is {id:?}, expected one that no unanswered instruction has"
             ));
@@ -173,6 +202,72 @@ impl Inbox {
         })
     }
 
+    /// Lets an instruction wait for its turn. One of a higher priority than that of the instruction that is being answered cuts it off.
+    pub fn queue(&mut self, instruction: Instruction) {
+        let (id, priority) = (instruction.id.clone(), instruction.priority);
+        let before = |other: &Instruction| other.priority >= priority;
+        let place = self.instructions.partition_point(before);
+        self.instructions.insert(place, instruction);
+        let answering = self.answering.as_mut();
+        if let Some(answering) = answering.filter(|answering| answering.priority < priority) {
+            answering.cut.get_or_insert(Cut::Preempted { id, priority });
+        }
+    }
+
+    /// Cancels instructions, whether they wait or are being answered.
+    pub fn cancel(&mut self, which: Which) -> Cancelled {
+        let mut cancelled = Cancelled::default();
+        let waiting = std::mem::take(&mut self.instructions);
+        for instruction in waiting {
+            if which.is(&instruction.id, instruction.ticket) {
+                cancelled.waiting += 1;
+                self.refused.push_back(Refusal {
+                    instruction,
+                    finish: FinishReason::Cancelled,
+                    reason: CANCELLED.to_string(),
+                });
+            } else {
+                self.instructions.push_back(instruction);
+            }
+        }
+        let answering = self.answering.as_mut();
+        if let Some(answering) =
+            answering.filter(|answering| which.is(&answering.id, answering.ticket))
+        {
+            // Even one that was about to give way.
+            answering.cut = Some(Cut::Cancelled);
+            cancelled.answering = true;
+        }
+        cancelled
+    }
+
+    /// Whether the answer that is being given is to end where it is.
+    pub fn is_cut_off(&self) -> bool {
+        let cut = |answering: &Answering| answering.cut.is_some();
+        self.stop || !self.resets.is_empty() || self.answering.as_ref().is_some_and(cut)
+    }
+
+    /// The next refusal; those whose time is over while they wait are refused as well.
+    pub fn take_refused(&mut self) -> Option<Refusal> {
+        if self.refused.is_empty() {
+            let now = Instant::now();
+            let late = self
+                .instructions
+                .iter()
+                .position(|waiting| waiting.is_late(now))?;
+            let instruction = self.instructions.remove(late)?;
+            let limit = instruction.time_limit.unwrap_or_default();
+            let reason = format!("its time_limit of {limit:?} was over while it waited");
+            let finish = FinishReason::TimeLimit;
+            return Some(Refusal {
+                instruction,
+                finish,
+                reason,
+            });
+        }
+        self.refused.pop_front()
+    }
+
     /// Answers an instruction with an error, in its turn.
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
         // Only the id is echoed, and a part of one would be the id of something else.
@@ -182,11 +277,16 @@ impl Inbox {
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }
-        self.refused.push_back((instruction, reason));
+        let finish = FinishReason::Error;
+        self.refused.push_back(Refusal {
+            instruction,
+            finish,
+            reason,
+        });
     }
 
     pub fn forget_old_frames(&mut self) {
-        let old = |at: &Instant| at.elapsed() > RATE_WINDOW;
+        let old = |(at, _): &(Instant, usize)| at.elapsed() > RATE_WINDOW;
         while self.used_at.front().is_some_and(old) {
             self.used_at.pop_front();
         }
@@ -201,25 +301,31 @@ impl Inbox {
             // What waited for the memory of before does not enter the new one.
             return Some(Work::Reset {
                 waiting: std::mem::take(&mut self.resets),
-                dropped: self.frame.take().is_some(),
+                dropped: self.cameras.drop_waiting(),
             });
         }
-        if let Some((instruction, reason)) = self.refused.pop_front() {
-            return Some(Work::Refuse(instruction, reason));
+        if let Some(refusal) = self.take_refused() {
+            return Some(Work::Refuse(refusal));
         }
-        let frame_first = match (&self.frame, self.instructions.front()) {
+        let frame_first = match (self.cameras.next(), self.instructions.front()) {
             (Some((since, _)), Some(instruction)) => {
                 self.answered_last || *since <= instruction.received
             }
             (frame, _) => frame.is_some(),
         };
-        if let Some((since, image)) = self.frame.take_if(|_| frame_first) {
+        let taken = frame_first.then(|| self.cameras.take()).flatten();
+        if let Some(((since, image), jumped)) = taken {
             self.answered_last = false;
-            return Some(Work::Frame(since, image, self.jumped.take()));
+            return Some(Work::Frame(since, image, jumped));
         }
         let instruction = self.instructions.pop_front()?;
         self.answered_last = true;
-        self.answering = Some(instruction.id.clone());
+        self.answering = Some(Answering {
+            id: instruction.id.clone(),
+            ticket: instruction.ticket,
+            priority: instruction.priority,
+            cut: None,
+        });
         Some(Work::Ask(instruction))
     }
 }
@@ -227,12 +333,12 @@ impl Inbox {
 /// Something to do.
 pub enum Work {
     Stop,
-    /// For those who wait for it; whether a waiting frame was dropped.
+    /// For those who wait for it; of which cameras frames that waited were dropped.
     Reset {
         waiting: Vec<Sender<Result<(), String>>>,
-        dropped: bool,
+        dropped: Vec<usize>,
     },
-    Refuse(Instruction, String),
+    Refuse(Refusal),
     Ask(Instruction),
     /// Since when it waited, the image, and where the clock jumped from if an epoch begins with it.
     Frame(Instant, Arc<CameraImage>, Option<i64>),

@@ -1,15 +1,14 @@
 //! The engine thread.
 
-use std::sync::atomic::Ordering;
+use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::inbox::Work;
+use super::inbox::{Cut, Refusal, Work};
 use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, FinishReason, Instruction};
+use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
-use crate::stream::gate::Skip;
 use crate::stream::session::{AskError, Session, Taken};
 
 /// What the thread owns.
@@ -42,7 +41,9 @@ impl Worker {
                     return;
                 }
                 Work::Reset { waiting, dropped } => {
-                    lock(&self.shared.stats).frames_superseded += u64::from(dropped);
+                    for camera in dropped {
+                        lock(&self.shared.stats).superseded(camera);
+                    }
                     self.cancel_waiting("the memory was reset");
                     let outcome = self.reset();
                     self.publish_session();
@@ -51,10 +52,8 @@ impl Worker {
                         let _ = done.send(outcome.clone());
                     }
                 }
-                Work::Refuse(instruction, reason) => {
-                    self.refuse(&instruction, FinishReason::Error, reason);
-                }
-                Work::Ask(instruction) => self.ask(&instruction),
+                Work::Refuse(refusal) => self.refuse(refusal),
+                Work::Ask(instruction) => self.ask(instruction),
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
@@ -74,7 +73,11 @@ impl Worker {
         };
         lock(&self.shared.stats).failure.clone_from(&failure);
         for instruction in waiting {
-            self.refuse(&instruction, FinishReason::Error, failure.clone());
+            self.refuse(Refusal {
+                instruction,
+                finish: FinishReason::Error,
+                reason: failure.clone(),
+            });
         }
     }
 
@@ -83,9 +86,6 @@ impl Worker {
         let mut inbox = lock(&self.shared.inbox);
         loop {
             if let Some(work) = inbox.take_work() {
-                if matches!(work, Work::Reset { .. }) {
-                    self.shared.cancel.store(false, Ordering::Release);
-                }
                 inbox.busy = true;
                 self.shared.frames.notify_one();
                 return work;
@@ -123,7 +123,7 @@ impl Worker {
             }
             error.to_string()
         })?;
-        lock(&self.shared.inbox).forget_stamps();
+        lock(&self.shared.inbox).cameras.forget_stamps();
         let mut stats = lock(&self.shared.stats);
         stats.memory_full = false;
         self.before = (stats.frames_received, stats.frames_rejected);
@@ -136,42 +136,66 @@ impl Worker {
         match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
-                inbox.used_at.push_back(Instant::now());
+                inbox.used_at.push_back((Instant::now(), image.camera));
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
-                stats.frames_used += 1;
+                stats.used(image.camera);
                 stats.memory_full = false;
                 stats.frame_wait = waited;
                 stats.transport_ns = image.arrival_ns.saturating_sub(image.stamp_ns);
             }
             Ok(Taken::Skipped(skip)) => {
-                let mut stats = lock(&self.shared.stats);
-                match skip {
-                    Skip::Rate => stats.frames_skipped.rate += 1,
-                    Skip::Unchanged => stats.frames_skipped.unchanged += 1,
-                }
+                lock(&self.shared.stats).skipped(image.camera, skip);
             }
-            Err(error) => self.shared.reject(&error),
+            Err(error) => self.shared.reject(image.camera, &error),
         }
     }
 
-    fn ask(&mut self, instruction: &Instruction) {
+    fn ask(&mut self, instruction: Instruction) {
         if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
-            return self.refuse(instruction, FinishReason::Error, reason);
+            let finish = FinishReason::Error;
+            return self.refuse(Refusal {
+                instruction,
+                finish,
+                reason,
+            });
         }
+        let basis = self.session.basis();
         let Self {
             session,
             events,
             shared,
             ..
         } = self;
-        let answer = session.ask(
-            instruction,
-            &|| shared.cancel.load(Ordering::Acquire),
-            &mut |delta| events.delta(delta),
+        let events = RefCell::new(&mut **events);
+        let mut answer = session.ask(
+            &instruction,
+            // Between two tokens, those that need no answer of the model do not wait for the end of this one.
+            &|| loop {
+                let refusal = {
+                    let mut inbox = lock(&shared.inbox);
+                    match inbox.take_refused() {
+                        None => return inbox.is_cut_off(),
+                        Some(refusal) => refusal,
+                    }
+                };
+                shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
+            },
+            &mut |delta| events.borrow_mut().delta(delta),
         );
-        self.deliver(answer);
+        let answering = lock(&self.shared.inbox).answering.take();
+        let cut = answering.and_then(|answering| answering.cut);
+        if answer.finish == FinishReason::Cancelled {
+            if let Some(Cut::Preempted { id, priority }) = cut {
+                answer.finish = FinishReason::Preempted;
+                answer.error = Some(format!(
+                    "instruction {id} of priority {priority} came before this one of priority {}",
+                    instruction.priority
+                ));
+            }
+        }
+        self.shared.deliver(answer, &mut *self.events);
     }
 
     /// What has become of the images since the memory began.
@@ -180,11 +204,14 @@ impl Worker {
         let received = stats.frames_received - self.before.0;
         let rejected = stats.frames_rejected - self.before.1;
         if received == 0 {
-            let camera = lock(&self.shared.camera);
-            return match camera.is_empty() {
-                true if self.before.0 > 0 => "no image has come since the reset".to_string(),
-                true => "no image has come".to_string(),
-                false => camera.clone(),
+            let mut known = lock(&self.shared.silent).clone();
+            known.retain(|known| !known.is_empty());
+            return match known.join("; ") {
+                none if none.is_empty() && self.before.0 > 0 => {
+                    "no image has come since the reset".to_string()
+                }
+                none if none.is_empty() => "no image has come".to_string(),
+                known => known,
             };
         }
         let last = &stats.rejected_last;
@@ -197,14 +224,10 @@ impl Worker {
         }
     }
 
-    fn refuse(&mut self, instruction: &Instruction, finish: FinishReason, reason: String) {
-        let Self {
-            session, events, ..
-        } = self;
-        let answer = session.unanswered(instruction, finish, reason, &mut |delta| {
-            events.delta(delta);
-        });
-        self.deliver(answer);
+    fn refuse(&mut self, refusal: Refusal) {
+        lock(&self.shared.inbox).answering = None;
+        let basis = self.session.basis();
+        self.shared.refuse(&refusal, &basis, &mut *self.events);
     }
 
     fn cancel_waiting(&mut self, reason: &str) {
@@ -215,30 +238,21 @@ impl Worker {
                 std::mem::take(&mut inbox.refused),
             )
         };
-        for (instruction, reason) in refused {
-            self.refuse(&instruction, FinishReason::Error, reason);
+        let waiting = waiting.into_iter().map(|instruction| Refusal {
+            instruction,
+            finish: FinishReason::Cancelled,
+            reason: reason.to_string(),
+        });
+        for refusal in refused.into_iter().chain(waiting) {
+            self.refuse(refusal);
         }
-        for instruction in waiting {
-            self.refuse(&instruction, FinishReason::Cancelled, reason.to_string());
-        }
-    }
-
-    fn deliver(&mut self, answer: Answer) {
-        {
-            lock(&self.shared.inbox).answering = None;
-            let mut stats = lock(&self.shared.stats);
-            match answer.finish {
-                FinishReason::Stop | FinishReason::Length => stats.instructions_answered += 1,
-                FinishReason::Cancelled | FinishReason::Error => stats.instructions_failed += 1,
-            }
-        }
-        self.events.answer(answer);
     }
 
     /// Makes the session's state visible.
     pub fn publish_session(&mut self) {
-        let gate = &self.session.state().stream.gate;
-        lock(&self.shared.gate).clone_from(gate);
+        let cameras = self.session.state().stream.cameras.iter();
+        let gates = cameras.map(|camera| camera.gate.clone());
+        *lock(&self.shared.gates) = gates.collect();
         let mut stats = lock(&self.shared.stats);
         stats.policy = self.session.config().cache.policy.name();
         stats.cache = self.session.usage();
@@ -251,5 +265,34 @@ impl Worker {
         if let Some(newest) = memory.newest() {
             stats.frame_id.clone_from(&newest.frame_id);
         }
+    }
+}
+
+impl Shared {
+    /// Answers an instruction that is not put to the model.
+    fn refuse(&self, refusal: &Refusal, basis: &Basis, events: &mut dyn EngineEvents) {
+        let Refusal {
+            instruction,
+            finish,
+            reason,
+        } = refusal;
+        let (delta, answer) = Answer::refused(instruction, basis, *finish, reason.clone());
+        events.delta(delta);
+        self.deliver(answer, events);
+    }
+
+    fn deliver(&self, answer: Answer, events: &mut dyn EngineEvents) {
+        {
+            let mut stats = lock(&self.stats);
+            match answer.finish {
+                FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit => {
+                    stats.instructions_answered += 1;
+                }
+                FinishReason::Cancelled | FinishReason::Preempted | FinishReason::Error => {
+                    stats.instructions_failed += 1;
+                }
+            }
+        }
+        events.answer(answer);
     }
 }

@@ -10,7 +10,7 @@ use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
 use crate::model::constraint::{Allowed, Constraint, ConstraintError};
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Generation, Instruction};
+use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].
@@ -32,30 +32,30 @@ impl Session {
         run.finish(finish, error, on_delta)
     }
 
-    /// The answer to an instruction that is not put to the model; its only piece is the last.
-    pub fn unanswered(
-        &self,
-        instruction: &Instruction,
-        finish: FinishReason,
-        reason: String,
-        on_delta: &mut dyn FnMut(AnswerDelta),
-    ) -> Answer {
-        self.answer_to(instruction)
-            .finish(finish, Some(reason), on_delta)
+    /// What an answer that is given now rests on.
+    pub fn basis(&self) -> Basis {
+        let memory = self.memory();
+        Basis {
+            vision_tokens: self.state.cache.image_tokens(),
+            newest_frame: memory.newest().cloned(),
+            camera: self.newest_camera().unwrap_or_default().to_string(),
+            oldest_frame_ns: memory.oldest_ns(),
+            frames_seen: memory.seen(),
+        }
     }
 
     /// What is known of an answer before any of it is generated.
     fn answer_to(&self, instruction: &Instruction) -> Generation {
-        let memory = self.memory();
-        let answer = Answer {
-            vision_tokens: self.state.cache.image_tokens(),
-            newest_frame: memory.newest().cloned(),
-            oldest_frame_ns: memory.oldest_ns(),
-            frames_seen: memory.seen(),
-            ..Answer::new(instruction)
-        };
+        let mut answer = Answer::new(instruction);
+        answer.rest_on(&self.basis());
         let thought = self.state.stream.grammar.thought();
         Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
+    }
+
+    /// Label of the camera of the newest frame, where there are several.
+    fn newest_camera(&self) -> Option<&str> {
+        let newest = self.memory().newest()?;
+        self.config.cameras.label(newest.camera)
     }
 
     fn checked_ask(
@@ -112,7 +112,7 @@ impl Session {
             self.state.stream.draws = draws;
             (turn, outcome)
         };
-        if let Ok(FinishReason::Stop | FinishReason::Length) = outcome {
+        if let Ok(FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit) = outcome {
             let archived = self.archive_turn(turn, &instruction.text, &run.answer.token_ids);
             if let Err(error) = archived {
                 tracing::warn!(
@@ -162,6 +162,9 @@ impl Session {
             if cancelled() {
                 break Ok(FinishReason::Cancelled);
             }
+            if instruction.is_late(Instant::now()) {
+                break Ok(FinishReason::TimeLimit);
+            }
             run.chose(choice);
             let token = choice.token;
             if self.model.ends.contains(token) {
@@ -191,6 +194,7 @@ impl Session {
         if let Some(stepper) = &mut self.stepper {
             stepper.settle(&mut self.state.cache)?;
         }
+        self.note_evidence(&mut run.answer, finish.as_ref().ok().copied());
         self.state.stream.grammar.answered();
         let tokens = run.answer.output_tokens.max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
@@ -224,6 +228,7 @@ impl Session {
             return Err(self.no_room(tokens));
         }
         self.reserve_instruction(tokens)?;
+        self.follow_answer();
         let hidden = self.pass(&ids, &[], Chunk::Instruction, longest)?;
         let mut rows = self.logits(&hidden.ok_or_else(no_text)?)?;
         Ok(rows.pop().ok_or_else(no_text)?)

@@ -98,24 +98,33 @@ impl Session {
         let ids = self.choice_ids(instruction)?;
         let needed = ids.iter().map(Vec::len).max().unwrap_or(0);
         let longest = self.longest(instruction).max(needed);
-        let likelihoods = self.attempt(|session| {
+        let stopped = || match cancelled() {
+            true => Some(FinishReason::Cancelled),
+            false => instruction
+                .is_late(Instant::now())
+                .then_some(FinishReason::TimeLimit),
+        };
+        let weighed = self.attempt(|session| {
             let logits = session.put(&instruction.text, longest, &mut run.answer)?;
             session.times.prefill = started.elapsed();
             let logits = session.close_thought(logits, run)?;
-            session.weigh(&ids, logits, cancelled)
+            session.weigh(&ids, logits, &stopped)
         })?;
-        let finish = match likelihoods {
-            None => Ok(FinishReason::Cancelled),
-            Some(likelihoods) => {
+        let finish = match weighed {
+            Err(stopped) => Ok(stopped),
+            Ok(likelihoods) => {
                 let chosen = chosen(&likelihoods, self.config.choices_by);
                 let (said, likelihood) = (&ids[chosen.index], &likelihoods[chosen.index]);
                 run.answer.chosen = Some(chosen);
-                self.say(said, likelihood, !instruction.ephemeral, run, on_delta)
+                // What an answer rests on is asked where it stands.
+                let stays = !instruction.ephemeral || self.config.evidence.evidence_frames > 0;
+                self.say(said, likelihood, stays, run, on_delta)
             }
         };
         if let Some(stepper) = &mut self.stepper {
             stepper.settle(&mut self.state.cache)?;
         }
+        self.note_evidence(&mut run.answer, finish.as_ref().ok().copied());
         self.state.stream.grammar.answered();
         finish
     }
@@ -162,14 +171,14 @@ impl Session {
         }
     }
 
-    /// How likely each choice is behind what has been fed, of whose last token `logits` are. None: it was cancelled. The state is what it
+    /// How likely each choice is behind what has been fed, of whose last token `logits` are, or why it was not found out. The state is what it
     /// was.
     fn weigh(
         &mut self,
         ids: &[Vec<u32>],
         logits: Vec<f32>,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Option<Vec<Likelihood>>, AskError> {
+        stopped: &dyn Fn() -> Option<FinishReason>,
+    ) -> Result<Result<Vec<Likelihood>, FinishReason>, AskError> {
         let mut likelihoods = vec![Likelihood::default(); ids.len()];
         let listening = self.state.cache.pause_listening();
         let root = Branch {
@@ -177,19 +186,22 @@ impl Session {
             depth: 0,
             logits,
         };
-        let outcome = self.weigh_branch(ids, root, &mut likelihoods, cancelled);
+        let outcome = self.weigh_branch(ids, root, &mut likelihoods, stopped);
         self.state.cache.listen_on(listening);
-        Ok(outcome?.then_some(likelihoods))
+        Ok(match outcome? {
+            Some(stopped) => Err(stopped),
+            None => Ok(likelihoods),
+        })
     }
 
-    /// Follows every way on from a branch; false: it was cancelled.
+    /// Follows every way on from a branch, unless it is stopped.
     fn weigh_branch(
         &mut self,
         ids: &[Vec<u32>],
         mut branch: Branch,
         likelihoods: &mut [Likelihood],
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<bool, AskError> {
+        stopped: &dyn Fn() -> Option<FinishReason>,
+    ) -> Result<Option<FinishReason>, AskError> {
         let depth = branch.depth;
         let first = self.logprobs(&mut branch.logits)?;
         let mut ways = BTreeMap::<u32, Vec<usize>>::new();
@@ -204,12 +216,12 @@ impl Session {
             }
         }
         for (token, choices) in ways {
-            if cancelled() {
-                return Ok(false);
+            if let Some(stopped) = stopped() {
+                return Ok(Some(stopped));
             }
             let until = common(ids, &choices, depth);
             let chunk = ids[choices[0]][depth..until].to_vec();
-            let go_on = self.passing(|session| {
+            let stopped = self.passing(|session| {
                 let hidden = session.pass_whole(&chunk, &[], Chunk::Answer, 0)?;
                 let mut rows = session.logits(&hidden)?;
                 let logits = rows.pop().ok_or_else(no_text)?;
@@ -225,13 +237,13 @@ impl Session {
                     depth: until,
                     logits,
                 };
-                session.weigh_branch(ids, branch, likelihoods, cancelled)
+                session.weigh_branch(ids, branch, likelihoods, stopped)
             })?;
-            if !go_on {
-                return Ok(false);
+            if stopped.is_some() {
+                return Ok(stopped);
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// Natural logarithms of the probabilities of all tokens.
@@ -252,7 +264,7 @@ impl Session {
         Ok((end, all.ln()))
     }
 
-    /// Takes the tokens of a choice for those of the answer. Where they stay (`stays`) they are fed one by one, as an answer's are: the memory
+    /// Takes the tokens of a choice for those of the answer. Where they stay (`stays`), if only for the moment, they are fed one by one, as an answer's are: the memory
     /// is what it were if the model had written them, but for the random state, which no choice changes.
     fn say(
         &mut self,

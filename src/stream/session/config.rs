@@ -10,6 +10,8 @@ use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
 use crate::stream::answer::ChosenBy;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
+use crate::stream::camera::{of_each, CamerasConfig};
+use crate::stream::evidence::EvidenceConfig;
 use crate::stream::gate::GateConfig;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
@@ -62,7 +64,9 @@ parameters! {
         cache: CacheConfig;
         /// Which frames are used.
         gate: GateConfig;
+        cameras: CamerasConfig;
         archive: ArchiveConfig;
+        evidence: EvidenceConfig;
     }
     others {}
 }
@@ -86,6 +90,8 @@ impl SessionConfig {
                 expected: format!("at most {LONGEST_PROMPT}"),
             });
         }
+        self.cameras.check()?;
+        self.check_shares()?;
         match no_archive(self) {
             Some(why) if self.archive.recall == RecallMode::Always => Err(ParameterError::Value {
                 name: "recall",
@@ -93,6 +99,22 @@ impl SessionConfig {
                 expected: format!("auto or never, for {why}"),
             }),
             _ => Ok(()),
+        }
+    }
+
+    fn check_shares(&self) -> Result<(), ParameterError> {
+        let shares = &self.cache.camera_shares;
+        if shares.is_empty() {
+            return Ok(());
+        }
+        of_each("camera_shares", shares, self.cameras.labels.len(), true)?;
+        match shares.iter().sum::<f64>() > 0.0 {
+            true => Ok(()),
+            false => Err(ParameterError::Value {
+                name: "camera_shares",
+                value: format!("{shares:?}"),
+                expected: "at least one number above 0".to_string(),
+            }),
         }
     }
 }

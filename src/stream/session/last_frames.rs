@@ -13,6 +13,7 @@ use crate::model::ModelError;
 #[derive(Debug, Clone)]
 pub struct Frame {
     pub id: FrameId,
+    pub camera: usize,
     /// Time since the epoch began.
     pub elapsed_ns: i64,
     pub layout: Layout,
@@ -33,6 +34,10 @@ impl LastFrames {
             self.frames.pop_front();
         }
     }
+
+    pub fn ids(&self) -> impl Iterator<Item = FrameId> + '_ {
+        self.frames.iter().map(|frame| frame.id)
+    }
 }
 
 impl Session {
@@ -43,7 +48,9 @@ impl Session {
         self.state.stream.grammar = beginning.grammar.clone();
         for frame in self.state.stream.last.clone().frames {
             let markup = self.model.vision.markup(&frame.layout);
-            let text = self.state.stream.grammar.frame(&markup, frame.elapsed_ns);
+            let label = self.config.cameras.label(frame.camera);
+            let grammar = &mut self.state.stream.grammar;
+            let text = grammar.frame(&markup, frame.elapsed_ns, label);
             self.append_frames(&text, &[frame.id], &[frame.features], None)?;
         }
         Ok(())

@@ -9,6 +9,7 @@
 //! - `ask`: instructions
 //! - `choices`: instructions whose answer is one of several texts
 //! - `formed`: instructions whose answer is text of a grammar
+//! - `evidence`: which frames an answer rests on
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -20,6 +21,7 @@ mod choices;
 mod chunks;
 mod config;
 mod encoded;
+mod evidence;
 mod formed;
 mod frames;
 mod last_frames;
@@ -55,7 +57,7 @@ pub use config::SessionConfig;
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
 pub use recall::RecallError;
-pub use state::{SessionState, StreamState};
+pub use state::{CameraState, SessionState, StreamState};
 
 /// The model at work on one stream.
 pub struct Session {
@@ -117,6 +119,7 @@ impl Session {
         gpu: Option<Arc<dyn Gpu>>,
     ) -> Result<Self, ModelError> {
         config.check()?;
+        config.cameras.check_tokens(&model.tokenizer)?;
         model.decoder.lay_out_for(gpu.as_ref())?;
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
@@ -128,7 +131,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
-        cache.run_on(gpu.clone());
+        cache.run_on(gpu.clone())?;
         let finding = recall::Finding::of(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
@@ -263,7 +266,12 @@ impl Session {
     pub fn set_parameter(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
         self.config.set(name, value)?;
         self.chooser.temperature = self.config.temperature;
-        self.state.stream.gate.configure(self.config.gate);
+        let config = &self.config;
+        for (index, camera) in self.state.stream.cameras.iter_mut().enumerate() {
+            camera
+                .gate
+                .configure(config.cameras.gate(index, config.gate));
+        }
         Ok(())
     }
 
