@@ -41,7 +41,10 @@ pub mod script;
 pub mod session;
 pub mod stats;
 
-pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Recall, Recalled};
+pub use crate::model::constraint::{GrammarKind, TextGrammar};
+pub use answer::{
+    Answer, AnswerDelta, Chosen, ChosenBy, FinishReason, FrameStamp, Instruction, Recall, Recalled,
+};
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};

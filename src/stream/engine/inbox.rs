@@ -178,6 +178,12 @@ impl Inbox {
                 text.len()
             ));
         }
+        let choices = instruction.choices.iter().map(String::len).sum::<usize>();
+        if choices > MAX_INSTRUCTION_BYTES {
+            return Some(format!(
+                "instruction choices are {choices} bytes long together, expected at most {MAX_INSTRUCTION_BYTES}"
+            ));
+        }
         if self.paused {
             return Some("the node is paused, expected an instruction while it runs".to_string());
         }
@@ -267,6 +273,8 @@ impl Inbox {
         // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
         instruction.images.clear();
+        instruction.choices.clear();
+        instruction.grammar = None;
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
-use super::{Chunk, RecallError, Session};
+use super::formed::{cut_off, no_text};
+use super::{ChoicesError, Chunk, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
+use crate::model::constraint::{Allowed, Constraint, ConstraintError};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
 use crate::stream::frame::FrameError;
@@ -76,6 +78,8 @@ impl Session {
             return Err(AskError::NoFrame);
         }
         self.check_age(instruction)?;
+        self.check_choices(instruction)?;
+        let mut form = self.constraint(instruction)?;
         let mut pictures = self.look_at(instruction)?;
         let sent = pictures.tokens;
         let started = Instant::now();
@@ -91,7 +95,10 @@ impl Session {
                     session.feed_pictures(std::mem::take(&mut pictures), question)
                 })?;
             }
-            let outcome = session.generate(instruction, cancelled, run, on_delta);
+            let outcome = match instruction.choices.is_empty() {
+                true => session.generate(instruction, &mut form, cancelled, run, on_delta),
+                false => session.choose_from(instruction, cancelled, run, on_delta),
+            };
             run.answer.prompt_tokens += sent;
             outcome
         };
@@ -141,17 +148,21 @@ impl Session {
     fn generate(
         &mut self,
         instruction: &Instruction,
+        form: &mut Option<Constraint>,
         cancelled: &dyn Fn() -> bool,
         run: &mut Generation,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<FinishReason, AskError> {
-        let longest = match instruction.max_new_tokens {
-            0 => self.config.max_new_tokens,
-            given => given,
-        };
+        let longest = self.longest(instruction);
+        let mut allowed = form.as_mut().map(Constraint::allowed).transpose()?;
         let started = Instant::now();
-        let mut choice =
-            self.attempt(|session| session.put(&instruction.text, longest, &mut run.answer))?;
+        let mut choice = self.attempt(|session| {
+            let mut logits = session.put(&instruction.text, longest, &mut run.answer)?;
+            if form.is_some() {
+                logits = session.close_thought(logits, run)?;
+            }
+            Ok::<_, AskError>(session.choose(&mut logits, allowed.as_ref())?)
+        })?;
         self.times.prefill = started.elapsed();
 
         let started = Instant::now();
@@ -170,13 +181,24 @@ impl Session {
             if let Err(error) = run.emit(token, on_delta) {
                 break Err(error.into());
             }
-            let last = run.answer.output_tokens == longest;
-            match self.follow(token, last) {
+            if let Some(form) = form {
+                match form.take(token).and_then(|()| form.allowed()) {
+                    Ok(next) => allowed = Some(next),
+                    Err(error) => break Err(error.into()),
+                }
+            }
+            let last = run.answer.output_tokens >= longest;
+            match self.follow(token, last, allowed.as_ref()) {
                 Ok(Some(next)) => choice = next,
                 Ok(None) => break Ok(FinishReason::Length),
                 Err(error) => break Err(error.into()),
             }
         };
+        if let (Ok(FinishReason::Length), Some(form)) = (&finish, form) {
+            if !form.is_complete()? {
+                run.answer.error = cut_off(instruction, longest);
+            }
+        }
         if let Some(stepper) = &mut self.stepper {
             stepper.settle(&mut self.state.cache)?;
         }
@@ -187,13 +209,21 @@ impl Session {
         finish
     }
 
-    /// Puts a question to the model, with room for an answer of `longest` tokens, of which the first is chosen.
-    fn put(
+    /// The longest answer, tokens.
+    pub(super) fn longest(&self, instruction: &Instruction) -> usize {
+        match instruction.max_new_tokens {
+            0 => self.config.max_new_tokens,
+            given => given,
+        }
+    }
+
+    /// Puts a question to the model, with room for an answer of `longest` tokens: the logits of its first one.
+    pub(super) fn put(
         &mut self,
         question: &str,
         longest: usize,
         answer: &mut Answer,
-    ) -> Result<Choice, AskError> {
+    ) -> Result<Vec<f32>, AskError> {
         if self.config.cache.policy == PolicyKind::LastFrames {
             self.feed_last_frames()?;
         }
@@ -207,7 +237,9 @@ impl Session {
         }
         self.reserve_instruction(tokens)?;
         self.follow_answer();
-        Ok(self.go_on(&ids, Chunk::Instruction, longest)?)
+        let hidden = self.pass(&ids, &[], Chunk::Instruction, longest)?;
+        let mut rows = self.logits(&hidden.ok_or_else(no_text)?)?;
+        Ok(rows.pop().ok_or_else(no_text)?)
     }
 
     /// Sees to it that no compaction falls into the middle of an instruction of so many tokens, where it could evict its beginning.
@@ -219,27 +251,41 @@ impl Session {
         }
     }
 
-    /// Feeds a token of an answer and chooses what follows it, unless it is the last.
-    fn follow(&mut self, token: u32, last: bool) -> Result<Option<Choice>, ModelError> {
-        if let Some(choice) = self.step(token)? {
+    /// Feeds a token of an answer and chooses what follows it among the allowed, if not all are, unless it is the last.
+    pub(super) fn follow(
+        &mut self,
+        token: u32,
+        last: bool,
+        allowed: Option<&Allowed>,
+    ) -> Result<Option<Choice>, ModelError> {
+        if let Some(choice) = self.step(token, allowed)? {
             return Ok((!last).then_some(choice));
         }
-        self.attempt(|session| match last {
-            true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
-            false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
+        self.attempt(|session| {
+            if last {
+                return session.append(&[token], Chunk::Answer, 1).map(|()| None);
+            }
+            let hidden = session.pass(&[token], &[], Chunk::Answer, 1)?;
+            let mut rows = session.logits(&hidden.ok_or_else(no_text)?)?;
+            let mut logits = rows.pop().ok_or_else(no_text)?;
+            session.choose(&mut logits, allowed).map(Some)
         })
     }
 
-    /// Feeds text and chooses what follows it.
-    fn go_on(&mut self, ids: &[u32], chunk: Chunk<'_>, next: usize) -> Result<Choice, ModelError> {
-        let hidden = self.pass(ids, &[], chunk, next)?;
-        let hidden = hidden.ok_or_else(|| {
-            ModelError::Inputs("no text to go on from, expected at least one token".to_string())
-        })?;
-        let logits = self.model.decoder.logits(&hidden)?.squeeze(0)?;
-        let mut logits = logits.to_dtype(DType::F32)?.to_vec1()?;
+    /// What follows text with these logits behind it, among the allowed, if not all are.
+    fn choose(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&Allowed>,
+    ) -> Result<Choice, ModelError> {
         let draws = &mut self.state.stream.draws;
-        Ok(self.chooser.choose(&mut logits, draws)?)
+        Ok(self.chooser.choose_among(logits, allowed, draws)?)
+    }
+
+    /// Logits over the vocabulary behind each of `hidden`, `[tokens, hidden]`.
+    pub(super) fn logits(&self, hidden: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+        let logits = self.model.decoder.logits(hidden)?;
+        Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     }
 
     /// Why an instruction of this many tokens does not fit: it is too long, or what is kept for good leaves too little.
@@ -290,6 +336,10 @@ pub enum AskError {
     },
     #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
     TooMuchAsked { asked: usize, limit: usize },
+    #[error(transparent)]
+    Choices(#[from] ChoicesError),
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     #[error(transparent)]
     Recall(#[from] RecallError),
     #[error(transparent)]

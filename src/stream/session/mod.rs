@@ -7,6 +7,8 @@
 //! - `frames`: frames
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `choices`: instructions whose answer is one of several texts
+//! - `formed`: instructions whose answer is text of a grammar
 //! - `evidence`: which frames an answer rests on
 //! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
@@ -16,10 +18,12 @@
 
 mod ask;
 mod beginning;
+mod choices;
 mod chunks;
 mod config;
 mod encoded;
 mod evidence;
+mod formed;
 mod frames;
 mod last_frames;
 mod pictures;
@@ -49,6 +53,7 @@ use crate::model::{device_name, ModelError};
 
 pub use ask::AskError;
 pub use beginning::PromptCheck;
+pub use choices::ChoicesError;
 use chunks::Chunk;
 pub use config::{SessionConfig, MOST_PICTURES};
 pub use encoded::EncodedFrame;
