@@ -32,6 +32,7 @@ mod kernels;
 mod llava;
 mod loading;
 mod parameters;
+mod pauses;
 mod pictures;
 mod preprocess;
 mod published;

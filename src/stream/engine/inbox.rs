@@ -11,6 +11,7 @@ use super::cameras::Cameras;
 use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::frame::{CameraImage, FrameError};
+use crate::stream::gate::FrameGate;
 use crate::stream::stats::StreamStats;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
@@ -293,6 +294,22 @@ impl Inbox {
         }
     }
 
+    /// Whether the frame that is next would be used; `gates` are those of the cameras.
+    pub fn frame_is_due(&self, gates: &[FrameGate]) -> bool {
+        let next = self.cameras.next();
+        next.is_some_and(|(_, image)| {
+            let gate = gates.get(image.camera);
+            gate.is_some_and(|gate| gate.due(image.stamp_ns))
+        })
+    }
+
+    /// The frame that is next, if one waits.
+    pub fn take_frame(&mut self) -> Option<Work> {
+        let ((since, image), jumped) = self.cameras.take()?;
+        self.answered_last = false;
+        Some(Work::Frame(since, image, jumped))
+    }
+
     /// The next thing to do, if there is any.
     pub fn take_work(&mut self) -> Option<Work> {
         if self.stop {
@@ -314,10 +331,8 @@ impl Inbox {
             }
             (frame, _) => frame.is_some(),
         };
-        let taken = frame_first.then(|| self.cameras.take()).flatten();
-        if let Some(((since, image), jumped)) = taken {
-            self.answered_last = false;
-            return Some(Work::Frame(since, image, jumped));
+        if frame_first {
+            return self.take_frame();
         }
         let instruction = self.instructions.pop_front()?;
         self.answered_last = true;

@@ -50,7 +50,7 @@ impl Session {
         outcome
     }
 
-    fn put_back(&mut self) {
+    pub(super) fn put_back(&mut self) {
         if let Err(error) = self.state.put_back() {
             self.damage = Some(format!("the memory could not be put back: {error}"));
         }

@@ -58,6 +58,9 @@ parameters! {
         /// What decides among an instruction's choices: sum, the likelihood of a choice's tokens and its end, or mean, their geometric mean,
         /// which does not favour short choices. Both are in the answer.
         choices_by: ChosenBy = ChosenBy::Sum, set Running;
+        /// The frame that waits is taken in after so many tokens of an answer, again and again: behind what the model has seen before and in
+        /// front of the instruction, which is put again with what has been answered so far; 0: only behind the answer.
+        frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.

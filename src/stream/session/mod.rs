@@ -10,6 +10,7 @@
 //! - `choices`: instructions whose answer is one of several texts
 //! - `formed`: instructions whose answer is text of a grammar
 //! - `evidence`: which frames an answer rests on
+//! - `pauses`: long answers, and the frames that come in between
 //! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
@@ -26,6 +27,7 @@ mod evidence;
 mod formed;
 mod frames;
 mod last_frames;
+mod pauses;
 mod pictures;
 mod recall;
 mod state;
@@ -58,6 +60,7 @@ use chunks::Chunk;
 pub use config::{SessionConfig, MOST_PICTURES};
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
+pub use pauses::{Asking, Meanwhile, Progress};
 pub use recall::RecallError;
 pub use state::{CameraState, SessionState, StreamState};
 
