@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use inf_mllm::cache::parameter::Value;
 use inf_mllm::stream::{
-    Answer, CameraImage, FinishReason, GrammarKind, ImageData, Instruction, Session,
-    SessionConfig, TextGrammar,
+    Answer, CameraImage, FinishReason, GrammarKind, ImageData, Instruction, Session, SessionConfig,
+    TextGrammar,
 };
 
 const ROUNDS: usize = 60;
@@ -45,7 +45,11 @@ fn run(session: &mut Session) -> anyhow::Result<()> {
         let image = CameraImage::recorded(i64::from(i) * 100_000_000, "camera", data);
         session.push_frame(&image)?;
     }
-    println!("{}, {}", session.config().model_dir.display(), session.hardware());
+    println!(
+        "{}, {}",
+        session.config().model_dir.display(),
+        session.hardware()
+    );
 
     let question = Instruction {
         ephemeral: true,
@@ -57,7 +61,12 @@ fn run(session: &mut Session) -> anyhow::Result<()> {
     };
     let [alone, chosen] = medians(session, [&question, &among])?;
     println!("question alone         {:7.3} ms", alone.0);
-    println!("with {} choices         {:7.3} ms, {:.2} times that", CHOICES.len(), chosen.0, chosen.0 / alone.0);
+    println!(
+        "with {} choices         {:7.3} ms, {:.2} times that",
+        CHOICES.len(),
+        chosen.0,
+        chosen.0 / alone.0
+    );
 
     // Never whole before its last token, so that as many come as in the answer that may be any.
     let of = |kind, text: String| Instruction {
@@ -77,7 +86,11 @@ fn run(session: &mut Session) -> anyhow::Result<()> {
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
             let answer = asked(session, constrained)?;
-            anyhow::ensure!(answer.output_tokens == TOKENS, "{} tokens", answer.output_tokens);
+            anyhow::ensure!(
+                answer.output_tokens == TOKENS,
+                "{} tokens",
+                answer.output_tokens
+            );
             times.push(session.times().decode.as_secs_f64() * 1e3);
             unconstrained.push(free(session, &question)?);
         }
@@ -95,7 +108,10 @@ fn run(session: &mut Session) -> anyhow::Result<()> {
         asked(session, &short)?;
         compiled.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    println!("one token of that list, compiling included {:7.3} ms", median(&mut compiled));
+    println!(
+        "one token of that list, compiling included {:7.3} ms",
+        median(&mut compiled)
+    );
     Ok(())
 }
 
@@ -116,7 +132,10 @@ fn medians(
     instructions: [&Instruction; 2],
 ) -> anyhow::Result<[(f64, Answer); 2]> {
     let mut times = [Vec::new(), Vec::new()];
-    let mut last = [asked(session, instructions[0])?, asked(session, instructions[1])?];
+    let mut last = [
+        asked(session, instructions[0])?,
+        asked(session, instructions[1])?,
+    ];
     for _ in 0..ROUNDS {
         for i in 0..2 {
             let started = Instant::now();
@@ -125,7 +144,10 @@ fn medians(
         }
     }
     let [first, second] = last;
-    Ok([(median(&mut times[0]), first), (median(&mut times[1]), second)])
+    Ok([
+        (median(&mut times[0]), first),
+        (median(&mut times[1]), second),
+    ])
 }
 
 fn asked(session: &mut Session, instruction: &Instruction) -> anyhow::Result<Answer> {

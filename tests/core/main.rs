@@ -48,6 +48,7 @@ mod templates;
 mod text_stream;
 mod tokenizers;
 mod turns;
+mod twin;
 mod untrusted;
 mod variants;
 mod video;
