@@ -50,6 +50,7 @@ mod templates;
 mod text_stream;
 mod tokenizers;
 mod turns;
+mod twin;
 mod untrusted;
 mod variants;
 mod video;

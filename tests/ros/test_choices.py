@@ -2,13 +2,18 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pictures
 import pytest
 from client import Client
-from conftest import Start
+from conftest import ROOT, Start
 from inf_mllm.msg import Instruction, Reasoning
 
+PLANNER = ROOT / "examples" / "planner.py"
+BALL, NO_BALL = range(500, 511), range(142, 153)
+"""Frames of the demo bag: with a red ball before the camera at the end, and with none."""
 SIDES = ["left", "center", "right", "nowhere to be seen"]
 SCHEMA = {
     "type": "object",
@@ -143,3 +148,23 @@ def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start:
         assert (answer.text, answer.choice) == ("", -1)
     assert used(client) == before, "what is refused leaves no trace"
     assert client.ask("Which one?", choices=["red", "blue"]).choice in (0, 1)
+
+
+def test_the_example_turns_where_the_choices_say(start: Start) -> None:
+    _, client = start(compressed=True)
+    turns = []
+    for second, frames in ((10, NO_BALL), (20, BALL)):
+        for i, frame in enumerate(frames):
+            message = pictures.jpeg(sec=second, index=frame)
+            message.header.stamp.nanosec = i * 90_000_000
+            client.show(message)
+        command = [sys.executable, str(PLANNER), "red ball", "--steps", "1"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        client.wait(lambda process=process: process.poll() is not None, "the planner to end", timeout=30)
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        turns.append(re.fullmatch(r"forward (\S+) m/s, turn (\S+) rad/s\n", out).groups())
+    (_, searching), (forward, towards) = turns
+    assert searching == "+0.30", "it looks around while nothing is to be seen"
+    assert abs(float(towards)) < 0.3
+    assert float(forward) >= 0.0

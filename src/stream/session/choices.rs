@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::formed::no_text;
 use super::{AskError, Chunk, Session};
-use crate::cache::PolicyKind;
 use crate::model::chooser::{Choice, ChoiceError};
 use crate::model::ModelError;
 use crate::stream::answer::{AnswerDelta, Chosen, ChosenBy, FinishReason, Generation, Instruction};
@@ -27,7 +26,7 @@ pub enum ChoicesError {
         second: usize,
         text: String,
     },
-    #[error("choice {index} is {tokens} tokens long, expected at most {room} (what the cache can take of an answer before it evicts)")]
+    #[error("choice {index} is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn, without the question)")]
     Long {
         index: usize,
         tokens: usize,
@@ -136,9 +135,8 @@ impl Session {
         let before = self.question(&instruction.text)?;
         let closing = tokenizer.encode_after(before.last().copied(), grammar.no_thought())?;
         let last = closing.last().or(before.last()).copied();
-        let room = self
-            .room_for_answer(before.len())
-            .saturating_sub(closing.len());
+        let room = self.state.cache.longest_turn();
+        let room = room.saturating_sub(before.len() + closing.len());
         let mut known = BTreeMap::new();
         let mut all = Vec::new();
         for (index, choice) in instruction.choices.iter().enumerate() {
@@ -160,15 +158,6 @@ impl Session {
             all.push(ids);
         }
         Ok(all)
-    }
-
-    /// Tokens that follow a question of so many without an eviction.
-    fn room_for_answer(&self, question: usize) -> usize {
-        let cache = &self.state.cache;
-        match self.config.cache.policy {
-            PolicyKind::Full => cache.longest_turn().saturating_sub(question),
-            _ => cache.plan().slack,
-        }
     }
 
     /// How likely each choice is behind what has been fed, of whose last token `logits` are, or why it was not found out. The state is what it
