@@ -112,7 +112,7 @@ fn filled(len: usize, room: usize, kernel: Kernel, storage: KvStorage) -> Result
     while cache.len() < len {
         attend(&mut cache, &inputs)?;
     }
-    Ok(cache.with_kernel(kernel))
+    Ok(cache.with_kernel(kernel)?)
 }
 
 /// The fused kernel against candle's operations, and against the memory.

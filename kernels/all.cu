@@ -12,3 +12,4 @@
 #include "products.cu"
 #include "rows.cu"
 #include "scores.cu"
+#include "turns.cu"

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "attend_bf16.cu",
     "attend_chunk.cu",
     "attend_f16.cu",
@@ -17,6 +17,7 @@ const SOURCES: [&str; 14] = [
     "products.cu",
     "rows.cu",
     "scores.cu",
+    "turns.cu",
     "host/launch.cpp",
 ];
 const HEADERS: [&str; 10] = [

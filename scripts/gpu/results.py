@@ -235,7 +235,7 @@ def checks_table(records: list[dict]) -> str:
             rows.append([f"numbers: {record['part']}", verdict, found, source(record)])
         elif record["kind"] == "sanitizer":
             rows.append([f"compute-sanitizer {record['tool']}", f"{record['errors']} errors", "", source(record)])
-    return table(["check", "right", "largest difference of logits", "code, date"], rows)
+    return table(["check", "right", "distance of logits, of their length", "code, date"], rows)
 
 
 SECTIONS = [

@@ -1,10 +1,14 @@
 //! Cosines and sines for positions on three axes (M-RoPE, arXiv 2409.12191), from which the table of a kept set is put together.
 
+use std::sync::Arc;
+
 use candle_core::Result;
 
 use super::numbering::Places;
 use super::rope::{Pair, Rope};
 use super::rotary::{turns, RotaryTable};
+use super::turns::{AnglesOnHost, TurnTables, TurnWriter};
+use crate::gpu::Gpu;
 
 /// Cosines and sines of all frequencies at positions from `first` on, made when they are first needed.
 #[derive(Debug)]
@@ -44,6 +48,13 @@ impl Angles {
             turns(self.first + row, pairs, cos, sin);
         }
     }
+
+    fn on_host(&self) -> AnglesOnHost<'_> {
+        AnglesOnHost {
+            cos: &self.cos,
+            sin: &self.sin,
+        }
+    }
 }
 
 /// What the tables of all kept sets are put together from, on three axes.
@@ -55,6 +66,8 @@ pub struct Axes {
     plain: Angles,
     /// The same from the plan's gap on.
     apart: Angles,
+    /// What writes the tables, where they lie in the memory of a GPU.
+    writer: Option<TurnWriter>,
 }
 
 impl Axes {
@@ -65,7 +78,14 @@ impl Axes {
             axis_of_pairs: rope.axis_of_pairs(head_dim),
             plain: Angles::starting_at(0),
             apart: Angles::starting_at(gap),
+            writer: None,
         }
+    }
+
+    /// The tables are from now on these, in the memory of a GPU.
+    pub fn write_to(&mut self, tables: &TurnTables, gpu: &Arc<dyn Gpu>) -> Result<()> {
+        self.writer = Some(TurnWriter::new(gpu, tables, &self.axis_of_pairs)?);
+        Ok(())
     }
 
     /// Cosines and sines at a position on three axes, which is `apart` by the gap.
@@ -90,13 +110,42 @@ impl Axes {
         }
     }
 
-    /// Writes the rows of ranks into the table of a kept set, whose row `r` turns to the position of the token with rank `r`.
-    pub fn write(&mut self, table: &mut RotaryTable, places: &Places) -> Result<()> {
+    /// Writes the rows of ranks into the table of a kept set, whose row `r` turns to the position of the token with rank `r`: into
+    /// `table`, or in the memory of a GPU with the next [`Self::flush`], where it is that of number `set` of all kept sets.
+    pub fn write(
+        &mut self,
+        set: usize,
+        table: Option<&mut RotaryTable>,
+        places: &Places,
+    ) -> Result<()> {
+        let apart = |rank: usize| places.border.is_some_and(|border| rank >= border);
+        if let Some(writer) = &mut self.writer {
+            for (rank, &at) in (places.first..).zip(&places.at) {
+                writer.place((set, rank), at, apart(rank));
+            }
+            return Ok(());
+        }
+        let Some(table) = table else { return Ok(()) };
         table.write(places.first, places.at.len(), |i, cos, sin| {
-            let apart = places
-                .border
-                .is_some_and(|border| places.first + i >= border);
-            self.compose(places.at[i], apart, cos, sin);
+            self.compose(places.at[i], apart(places.first + i), cos, sin);
         })
+    }
+
+    /// Writes what is still to be written in the memory of a GPU.
+    pub fn flush(&mut self) -> Result<()> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
+        let needs = writer.needs();
+        if !writer.holds(needs) {
+            for (angles, need) in [&mut self.plain, &mut self.apart].into_iter().zip(needs) {
+                // More than is needed now: what grows token by token is not to be uploaded for each.
+                if need > 0 {
+                    angles.reach(need.next_power_of_two() - 1, &self.pairs);
+                }
+            }
+            writer.take_angles([self.plain.on_host(), self.apart.on_host()])?;
+        }
+        writer.write()
     }
 }

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::attention::Kernel;
+use super::attention::{in_kernels, Kernel};
 use super::chunk::LayerSlots;
 use super::compaction::{compact, compact_together, Workspace};
 use super::config::{CacheConfig, CacheError, Scope};
 use super::device_memory::check_cache;
+use super::followed::Followed;
 use super::layer::LayerCache;
 use super::plan::Plan;
 use super::recall::{Heard, Listening};
 use super::shape::CacheShape;
 use super::shared::{axes, Rotary, Shared};
+use super::shares;
 use super::slots::{Mark, Token};
+use super::turns::TurnTables;
 use crate::gpu::{self, Gpu};
 
 /// A KV cache whose every layer holds at most `budget` tokens.
@@ -63,6 +66,10 @@ struct CacheMark {
 #[derive(Debug, Clone)]
 pub struct Standing(Vec<Option<Tensor>>);
 
+/// What has come by at each layer where somebody listens, and what has been followed there, who do not for a while.
+#[derive(Debug)]
+pub struct Paused(Vec<(Option<Listening>, Option<Followed>)>);
+
 impl BoundedCache {
     /// Allocates the cache; `system_tokens` is the length of the system prompt's turn, which is never evicted.
     pub fn new(
@@ -88,13 +95,14 @@ impl BoundedCache {
             kernel: config.kernel,
             gpu: gpu::of(device),
             protect_boundaries: config.protect_boundaries,
+            camera_shares: shares::of_weights(&config.camera_shares),
         };
         let storage = config.storage.of(dtype);
         check_cache(config.budget, shape.slot_bytes(storage), device)?;
         let layers = (0..shape.layers)
-            .map(|_| LayerCache::new(&shape, &shared, (storage, dtype), device))
+            .map(|index| LayerCache::new(index, &shape, &shared, (storage, dtype), device))
             .collect::<candle_core::Result<_>>()?;
-        Ok(Self {
+        let mut cache = Self {
             config: config.clone(),
             shape,
             shared,
@@ -106,7 +114,9 @@ impl BoundedCache {
             unit: 0,
             undone: 0,
             marks: Vec::new(),
-        })
+        };
+        cache.lay_out_turns()?;
+        Ok(cache)
     }
 
     pub fn revision(&self) -> Revision {
@@ -119,15 +129,57 @@ impl BoundedCache {
     }
 
     /// The same, with what it holds, attended to by another kernel.
-    pub fn with_kernel(mut self, kernel: Kernel) -> Self {
+    pub fn with_kernel(mut self, kernel: Kernel) -> Result<Self, CacheError> {
         self.config.kernel = kernel;
         self.shared.kernel = kernel;
-        self
+        self.lay_out_turns()?;
+        Ok(self)
     }
 
     /// Attends in other kernels than the device's own, or in none; eager attention goes on in candle's operations.
-    pub fn run_on(&mut self, gpu: Option<Arc<dyn Gpu>>) {
+    pub fn run_on(&mut self, gpu: Option<Arc<dyn Gpu>>) -> Result<(), CacheError> {
         self.shared.gpu = gpu;
+        Ok(self.lay_out_turns()?)
+    }
+
+    /// Sees to rotary tables where attention looks for them, if kept sets have their own: in the memory of a GPU whose kernels attend,
+    /// else in the stores.
+    fn lay_out_turns(&mut self) -> candle_core::Result<()> {
+        if !self.shape.has_axes() {
+            return Ok(());
+        }
+        let storage = self.config.storage.of(self.dtype);
+        let (kernel, head_dim) = (self.shared.kernel, self.shape.head_dim);
+        let gpu = self.shared.gpu.as_ref();
+        let gpu = gpu.filter(|_| in_kernels(kernel, self.dtype, storage, head_dim));
+        let sets = self.layers[0].slot_maps().len();
+        let tables = gpu.map(|_| {
+            let sets = self.layers.len() * sets;
+            TurnTables::new(sets, self.shared.plan.budget, head_dim, &self.device)
+        });
+        self.shared.rotary = Rotary::BySet(tables.transpose()?);
+        self.begin_axes()?;
+        let on_host = match self.shared.rotary.on_gpu() {
+            Some(_) => 0,
+            None => sets,
+        };
+        for layer in &mut self.layers {
+            layer.store.hold_tables(on_host, self.dtype)?;
+            let places = layer.ledger.places();
+            layer.place(&places, &mut self.workspace.axes)?;
+        }
+        self.workspace.write_turns()
+    }
+
+    /// Has what tables are put together from begin anew, for the plan as it is.
+    fn begin_axes(&mut self) -> candle_core::Result<()> {
+        let mut axes = axes(&self.shape, &self.shared.plan);
+        let on_gpu = self.shared.gpu.as_ref().zip(self.shared.rotary.on_gpu());
+        if let (Some(axes), Some((gpu, tables))) = (&mut axes, on_gpu) {
+            axes.write_to(tables, gpu)?;
+        }
+        self.workspace.axes = axes;
+        Ok(())
     }
 
     pub fn plan(&self) -> &Plan {
@@ -315,6 +367,21 @@ impl BoundedCache {
         Ok(heard)
     }
 
+    /// Stops listening and following until [`Self::listen_on`] is given what has come by so far. In between marks may be put back.
+    pub fn pause_listening(&mut self) -> Paused {
+        let layers = self.layers.iter_mut();
+        let paused = layers.map(|layer| (layer.heard.take(), layer.followed.take()));
+        Paused(paused.collect())
+    }
+
+    /// Goes on listening and following. The newest tokens are those of when it was paused.
+    pub fn listen_on(&mut self, paused: Paused) {
+        for (layer, (heard, followed)) in self.layers.iter_mut().zip(paused.0) {
+            layer.heard = heard;
+            layer.followed = followed;
+        }
+    }
+
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].
     pub fn reset(&mut self, system_tokens: usize) -> Result<(), CacheError> {
         let plan = Plan::new(
@@ -323,7 +390,7 @@ impl BoundedCache {
             system_tokens,
             self.shape.max_positions,
         )?;
-        self.set_plan(plan);
+        self.set_plan(plan)?;
         for layer in &mut self.layers {
             layer.clear(&self.shared);
         }
@@ -333,14 +400,16 @@ impl BoundedCache {
         Ok(())
     }
 
-    fn set_plan(&mut self, plan: Plan) {
+    fn set_plan(&mut self, plan: Plan) -> candle_core::Result<()> {
         if plan == self.shared.plan {
-            return;
+            return Ok(());
         }
-        // The relevant tokens end elsewhere.
-        self.shared.rotary = Rotary::new(&self.shape, &plan, self.dtype, &self.device);
-        self.workspace.axes = axes(&self.shape, &plan);
+        // The relevant tokens end elsewhere. Tables of kept sets stay where they are, as kernels know them.
         self.shared.plan = plan;
+        if !self.shape.has_axes() {
+            self.shared.rotary = Rotary::new(&self.shape, &plan, self.dtype, &self.device);
+        }
+        self.begin_axes()
     }
 
     /// Sets a mark, within those that are set. What it costs is what changes until it is let go, not what the cache holds.
@@ -360,15 +429,14 @@ impl BoundedCache {
         let Some(&mark) = self.marks.last() else {
             return Ok(());
         };
-        self.set_plan(mark.plan);
+        let mut outcome = self.set_plan(mark.plan);
         self.tokens_seen = mark.tokens_seen;
         self.unit = mark.unit;
         self.undone += 1;
-        let mut outcome = Ok(());
         for layer in &mut self.layers {
             outcome = outcome.and(layer.put_back(&mut self.workspace.axes));
         }
-        Ok(outcome?)
+        Ok(outcome.and(self.workspace.write_turns())?)
     }
 
     /// Forgets the innermost mark: what has happened since then stays, unless an outer one is put back.

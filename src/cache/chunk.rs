@@ -35,7 +35,8 @@ impl LayerSlots<'_> {
             keys: k.clone(),
             values: v.clone(),
         };
-        self.layer.hear(&chunk)?;
+        self.layer.hear(&chunk, tokens)?;
+        let noted = self.layer.notes(tokens);
         let mut pieces = Vec::new();
         let mut start = 0;
         while start < tokens.len() {
@@ -62,7 +63,8 @@ impl LayerSlots<'_> {
                 false => chunk.narrow(start, count)?,
             };
             let axes = &mut self.workspace.axes;
-            let out = self.layer.attend(&piece, taken, self.shared, axes)?;
+            let noted = noted && start + count == tokens.len();
+            let out = (self.layer).attend(&piece, (taken, noted), self.shared, axes)?;
             pieces.push(out);
             start += count;
         }

@@ -25,6 +25,11 @@ impl Workspace {
             ..Self::default()
         }
     }
+
+    /// Writes where tokens stand into the tables of a GPU.
+    pub fn write_turns(&mut self) -> Result<()> {
+        self.axes.as_mut().map_or(Ok(()), Axes::flush)
+    }
 }
 
 /// Keeps in each layer the prefix, the newest tokens and as many candidates as are to stay relevant, those that the policy values most;
@@ -45,6 +50,7 @@ pub fn compact(
         }
         layer.ledger.note_compaction();
     }
+    work.write_turns()?;
     move_rows(layers, &moved, shared.gpu.as_ref())
 }
 
@@ -65,6 +71,7 @@ pub fn compact_together(
         moved.push(layer.drop_slots((index, 0), relevant, shared, work)?);
         layer.ledger.note_compaction();
     }
+    work.write_turns()?;
     move_rows(layers, &moved, shared.gpu.as_ref())
 }
 

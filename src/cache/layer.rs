@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::attention::{self, Sums};
 use super::axes::Axes;
+use super::followed::{is_followed, Followed};
 use super::ledger::{Ledger, Part};
 use super::likeness::directions;
 use super::numbering::Places;
@@ -22,11 +24,14 @@ pub struct LayerCache {
     pub(super) store: Store,
     /// What came by since somebody began to listen.
     pub(super) heard: Option<Listening>,
+    /// What tokens attend to, if somebody follows them.
+    pub(super) followed: Option<Followed>,
 }
 
 impl LayerCache {
-    /// Keys and values are stored as `storage`; `dtype` is the type of the activations.
+    /// Layer number `index` of all. Keys and values are stored as `storage`; `dtype` is the type of the activations.
     pub(super) fn new(
+        index: usize,
         shape: &CacheShape,
         shared: &Shared,
         (storage, dtype): (Storage, DType),
@@ -41,15 +46,13 @@ impl LayerCache {
                 Evidence::Window { queries, .. } => queries.min(budget),
                 Evidence::Age | Evidence::History { .. } => 0,
             },
-            tables: match shape.has_axes() {
-                true => ledger.sets().len(),
-                false => 0,
-            },
+            first_set: index * ledger.sets().len(),
         };
         Ok(Self {
             ledger,
             store: Store::new(shape, room, (storage, dtype), device)?,
             heard: None,
+            followed: None,
         })
     }
 
@@ -106,6 +109,10 @@ impl LayerCache {
         InUse {
             ranks: self.ledger.ranks(),
             table: shared.rotary.shared(self.ledger.has_relevant()),
+            turns: shared.rotary.on_gpu().map(|tables| {
+                let sets = self.ledger.sets().len();
+                tables.of_layer(self.store.first_set(), sets)
+            }),
             kernel: shared.kernel,
             gpu: shared.gpu.as_ref(),
         }
@@ -116,8 +123,12 @@ impl LayerCache {
         self.store.tables(self.in_use(shared).table)
     }
 
-    /// Notes a chunk, if somebody listens.
-    pub(super) fn hear(&mut self, chunk: &Chunk) -> Result<()> {
+    /// Notes a chunk, if somebody listens or its queries are followed.
+    pub(super) fn hear(&mut self, chunk: &Chunk, tokens: &[Token]) -> Result<()> {
+        let followed = self.followed.as_mut().filter(|_| is_followed(tokens));
+        if let Some(Followed::Queries(queries)) = followed {
+            queries.push(&chunk.queries)?;
+        }
         self.catch_up()?;
         if let Some(heard) = &mut self.heard {
             heard.push(&chunk.queries, &chunk.keys);
@@ -152,13 +163,35 @@ impl LayerCache {
         if let Some(heard) = &mut self.heard {
             heard.unheard += tokens.len();
         }
+        if let Some(Followed::Queries(queries)) = &mut self.followed {
+            queries.step(tokens.len());
+        }
     }
 
-    /// Appends a chunk that fits into the free slots and attends to the whole cache with it: `[heads, tokens, head_dim]`.
+    /// Whether it is to be noted what the last token of a chunk attends to.
+    pub(super) fn notes(&self, chunk: &[Token]) -> bool {
+        matches!(self.followed, Some(Followed::Frames(_))) && is_followed(chunk)
+    }
+
+    /// Notes what image tokens got of `sums` (`[kv_heads, len]`, by slot), the attention of one token.
+    pub(super) fn note_attention(&mut self, sums: &[f32]) {
+        let Self {
+            ledger, followed, ..
+        } = self;
+        if let Some(Followed::Frames(frames)) = followed {
+            frames.tokens += 1;
+            for (slots, sums) in ledger.sets().iter().zip(ledger.sums_per_set(sums)) {
+                frames.add(slots, &sums);
+            }
+        }
+    }
+
+    /// Appends a chunk that fits into the free slots and attends to the whole cache with it: `[heads, tokens, head_dim]`. `noted`: what its
+    /// last token attends to is to be noted.
     pub(super) fn attend(
         &mut self,
         chunk: &Chunk,
-        tokens: &[Token],
+        (tokens, noted): (&[Token], bool),
         shared: &Shared,
         axes: &mut Option<Axes>,
     ) -> Result<Tensor> {
@@ -171,22 +204,40 @@ impl LayerCache {
         }
         self.store.append(chunk, next.slots.start, &next.runs)?;
         self.place(&next.places, axes)?;
+        if let Some(axes) = axes {
+            axes.flush()?;
+        }
         self.ledger.note_appended(tokens);
         let positions = next.slots.map(|slot| slot as u32).collect::<Vec<_>>();
+        let decay = match shared.policy.evidence() {
+            Evidence::History { decay } => Some(decay),
+            Evidence::Age | Evidence::Window { .. } => None,
+        };
+        let newest = match decay {
+            Some(_) => tokens.len(),
+            None => usize::from(noted),
+        };
+        let slots = self.store.keys().dims()?.0 * self.len();
+        let mut sums = vec![0.0; if newest > 0 { slots } else { 0 }];
+        let wanted = (newest > 0).then_some(Sums {
+            newest,
+            sums: &mut sums,
+        });
         let (queries, in_use) = (&chunk.queries, self.in_use(shared));
-        match shared.policy.evidence() {
-            Evidence::History { decay } => {
-                let mut sums = vec![0.0; self.store.keys().dims()?.0 * self.len()];
-                let out = self
-                    .store
-                    .attend(queries, &positions, in_use, Some(&mut sums))?;
-                self.ledger.remember(&sums, decay);
-                Ok(out)
-            }
-            Evidence::Age | Evidence::Window { .. } => {
-                self.store.attend(queries, &positions, in_use, None)
-            }
+        let out = self.store.attend(queries, &positions, in_use, wanted)?;
+        if let Some(decay) = decay {
+            self.ledger.remember(&sums, decay);
         }
+        if noted && newest > 1 {
+            let last = queries.narrow(1, newest - 1, 1)?.contiguous()?;
+            let position = positions[newest - 1..].to_vec();
+            let asked = self.store.asked(&last, position, self.in_use(shared));
+            sums = attention::sums(&[asked])?.concat();
+        }
+        if noted {
+            self.note_attention(&sums);
+        }
+        Ok(out)
     }
 
     /// Moves rows of one kept set.
@@ -229,6 +280,7 @@ impl LayerCache {
         if let Some(heard) = &mut self.heard {
             heard.unheard = 0;
         }
+        self.followed = None;
         self.ledger.clear(shared.plan.window);
         self.store.clear();
     }
@@ -239,10 +291,11 @@ impl LayerCache {
         self.store.mark();
     }
 
-    /// Goes back to the innermost mark, which stays set; nobody listens any more. Where a device fails, the layer is whole but for rows
+    /// Goes back to the innermost mark, which stays set; nobody listens or follows any more. Where a device fails, the layer is whole but for rows
     /// that could not be put back.
     pub(super) fn put_back(&mut self, axes: &mut Option<Axes>) -> Result<()> {
         self.heard = None;
+        self.followed = None;
         let places = self.ledger.put_back();
         let rows = self.store.put_back();
         rows.and(self.place(&places, axes))

@@ -130,18 +130,27 @@ impl Ledger {
 
     /// Means over the KV heads of each kept set, for numbers `[kv_heads, len]`.
     pub fn per_set(&self, numbers: &[f32]) -> Vec<Vec<f32>> {
+        let share = |set| 1.0 / self.heads_of(set).len() as f32;
+        self.weighted_per_set(numbers, share)
+    }
+
+    /// Sums over the KV heads of each kept set, likewise.
+    pub fn sums_per_set(&self, numbers: &[f32]) -> Vec<Vec<f32>> {
+        self.weighted_per_set(numbers, |_| 1.0)
+    }
+
+    fn weighted_per_set(&self, numbers: &[f32], share: impl Fn(usize) -> f32) -> Vec<Vec<f32>> {
         let len = self.len();
         (0..self.sets.len())
             .map(|set| {
-                let heads = self.heads_of(set);
-                let share = 1.0 / heads.len() as f32;
-                let mut mean = vec![0.0; len];
-                for head in heads {
-                    for (mean, number) in mean.iter_mut().zip(&numbers[head * len..][..len]) {
-                        *mean += number * share;
+                let share = share(set);
+                let mut sums = vec![0.0; len];
+                for head in self.heads_of(set) {
+                    for (sum, number) in sums.iter_mut().zip(&numbers[head * len..][..len]) {
+                        *sum += number * share;
                     }
                 }
-                mean
+                sums
             })
             .collect()
     }
@@ -323,6 +332,11 @@ impl Ledger {
             return Vec::new();
         };
         self.sets.clone_from(&sets);
+        self.places()
+    }
+
+    /// Where the tokens of each kept set stand, where positions have three axes.
+    pub fn places(&self) -> Vec<Places> {
         let numbered = self.numbering.iter().zip(&self.sets);
         let places = numbered.map(|(numbering, set)| numbering.restarted().append(&set.by_time()));
         places.collect()

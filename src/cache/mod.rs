@@ -18,6 +18,7 @@
 //!
 //! Attention:
 //! - `rotary`: rotary tables; a key's position is its rank in time among the kept
+//! - `turns`: those of positions on three axes in the memory of a GPU
 //! - `axes`: what the tables of decoders whose positions have three axes are put together from
 //! - `kernel`: the loops of the fused attention on the CPU
 //! - `attention`: attention over the cached keys, fused or eager
@@ -37,11 +38,13 @@
 //! - `likeness`: keys compared by direction, with a standing instruction's and with the mean of the stream
 //! - `store`: keys, values and the ring of queries
 //! - `recall`: what finds again what the cache no longer holds: keys as they come by, summaries of them, scores
+//! - `followed`: the newest queries as they come by
 //! - `layer`: a ledger and its store
 //!
 //! Compaction:
 //! - `findings`: what is known of the slots: attention, likeness, novelty, the length of values
 //! - `scores`: the same, from layers
+//! - `shares`: that no camera has less of them than it is sure of
 //! - `evict`: which slots stay
 //! - `moved`: the rows of all layers, moved and saved at once
 //! - `compaction`: dropping the others, of each layer or of several that share one kept set
@@ -51,7 +54,9 @@
 //! - `bounded`: all layers together, the order of a turn, marks to go back to
 //! - `steps`: tokens that a device's own kernels append, one at a time
 //! - `report`: what can be seen of a cache
+//! - `attended`: which frames the newest tokens attend to
 
+mod attended;
 mod attention;
 mod axes;
 mod bounded;
@@ -61,6 +66,7 @@ mod config;
 mod device_memory;
 mod evict;
 mod findings;
+mod followed;
 pub mod host;
 mod kernel;
 mod layer;
@@ -82,14 +88,17 @@ mod rows;
 mod scores;
 mod shape;
 mod shared;
+mod shares;
 mod slots;
 mod steps;
 mod storage;
 mod store;
 mod tensor_error;
+mod turns;
 
+pub use attended::Attended;
 pub use attention::{shares, weighted_sums, Kernel};
-pub use bounded::{BoundedCache, Revision, Standing};
+pub use bounded::{BoundedCache, Paused, Revision, Standing};
 pub use chunk::LayerSlots;
 pub use config::{CacheConfig, CacheError, KvStorage, PolicyKind, QuerySource, Scope};
 pub use device_memory::{out_of_memory, told_bytes, DeviceMemory};

@@ -113,6 +113,13 @@ impl Ring {
             .collect()
     }
 
+    /// Slots of the newest queries, at most `count`, oldest first.
+    pub fn newest(&self, count: usize) -> Vec<u32> {
+        let count = count.min(self.count);
+        let slot = |age: usize| (self.cursor + self.window - 1 - age) % self.window;
+        (0..count).rev().map(|age| slot(age) as u32).collect()
+    }
+
     /// Forgets all queries, and turns through `window` from now on.
     pub fn empty(&mut self, window: usize) {
         *self = Self::new(self.source, window);

@@ -7,10 +7,11 @@ use candle_core::{DType, Tensor};
 
 use super::bounded::{reached, BoundedCache};
 use super::config::CacheError;
+use super::host;
 use super::layer::LayerCache;
 use super::marks::Counts;
 use super::numbering;
-use super::rotary::rotate;
+use super::rotary::{rotate, RotaryTable};
 use super::scores::slot_scores;
 use super::slots::{FrameId, SlotMap};
 
@@ -89,8 +90,22 @@ impl BoundedCache {
     pub fn rotated_keys(&self, layer: usize) -> Result<Tensor, CacheError> {
         let keys = self.layers[layer].raw_keys()?.to_dtype(DType::F32)?;
         let positions = (0..keys.dim(1)? as u32).collect::<Vec<_>>();
-        let tables = self.layers[layer].rotary(&self.shared);
-        Ok(rotate(&tables, &keys, &[&positions])?)
+        let layer = &self.layers[layer];
+        if let Some(turns) = layer.in_use(&self.shared).turns {
+            let (_, len, _) = keys.dims3()?;
+            let sets = (0..layer.slot_maps().len()).map(|set| {
+                let first = turns.first_row + set * turns.stride;
+                let rows = |table: &Tensor| host::floats(&table.narrow(0, first, len)?);
+                RotaryTable::of(rows(turns.cos)?, rows(turns.sin)?, len, keys.device())
+            });
+            let sets = sets.collect::<candle_core::Result<Vec<_>>>()?;
+            return Ok(rotate(
+                &sets.iter().collect::<Vec<_>>(),
+                &keys,
+                &[&positions],
+            )?);
+        }
+        Ok(rotate(&layer.rotary(&self.shared), &keys, &[&positions])?)
     }
 
     /// Where the tokens of each kept set of a layer stand, in the order of time: time, height and width, which are one and the same
@@ -148,6 +163,20 @@ impl BoundedCache {
     pub fn image_tokens(&self) -> usize {
         let count = self.sets().count().max(1);
         self.sets().map(SlotMap::image_tokens).sum::<usize>() / count
+    }
+
+    /// Slots that hold what came with the frames of each of so many cameras, for each kept set, `[sets][cameras]`.
+    pub fn camera_slots(&self, cameras: usize) -> Vec<Vec<usize>> {
+        let count = |set: &SlotMap| {
+            let mut slots = vec![0; cameras];
+            for camera in set.tokens().iter().filter_map(|token| token.mark.camera) {
+                if let Some(count) = slots.get_mut(usize::from(camera)) {
+                    *count += 1;
+                }
+            }
+            slots
+        };
+        self.sets().map(count).collect()
     }
 
     /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.

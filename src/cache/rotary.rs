@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{bail, DType, Device, Result, Tensor};
 
 use super::rope::{Pair, Rope};
 
@@ -55,6 +55,26 @@ impl RotaryTable {
             turns(position, &pairs, cos, sin);
         }
         table
+    }
+
+    /// The table of these cosines and sines, `[ranks, head_dim / 2]` each.
+    pub fn of(cos: Vec<f32>, sin: Vec<f32>, ranks: usize, device: &Device) -> Result<Self> {
+        if ranks == 0 || !cos.len().is_multiple_of(ranks) || sin.len() != cos.len() {
+            bail!(
+                "{} cosines and {} sines are no rotary table of {ranks} ranks",
+                cos.len(),
+                sin.len()
+            );
+        }
+        Ok(Self {
+            half: cos.len() / ranks,
+            cos,
+            sin,
+            dtype: DType::F32,
+            device: device.clone(),
+            tensors: OnceLock::new(),
+            floats: OnceLock::new(),
+        })
     }
 
     /// Cosines and sines, `[ranks, head_dim / 2]` each.

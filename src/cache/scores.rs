@@ -46,7 +46,8 @@ pub fn slot_scores(
             let asks = |layer: &LayerCache| layer.ledger.ring().count() > 0;
             let asked = layers.clone().filter(|layer| asks(layer)).map(|layer| {
                 let positions = layer.ledger.ring().positions(layer.len());
-                layer.store.asked(positions, layer.in_use(shared))
+                let queries = layer.store.queries();
+                layer.store.asked(queries, positions, layer.in_use(shared))
             });
             let mut sums = attention::sums(&asked.collect::<Vec<_>>())?.into_iter();
             let scores = layers.map(|layer| match asks(layer) {

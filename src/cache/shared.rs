@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::policy::Policy;
 use super::rotary::RotaryTable;
 use super::shape::CacheShape;
+use super::turns::TurnTables;
 use crate::gpu::Gpu;
 
 /// What all layers share.
@@ -22,6 +23,8 @@ pub struct Shared {
     /// What runs the kernels of the device, if there are such.
     pub gpu: Option<Arc<dyn Gpu>>,
     pub protect_boundaries: usize,
+    /// What each camera is sure of, as a share of 1; empty: nothing.
+    pub camera_shares: Vec<f64>,
 }
 
 /// What ranks turn by.
@@ -34,15 +37,15 @@ pub enum Rotary {
         /// Afterwards, if the policy sets the recent tokens apart from the relevant ones.
         apart: Option<Box<RotaryTable>>,
     },
-    /// Positions have three axes: each kept set has a table of its own.
-    BySet,
+    /// Positions have three axes: each kept set has a table of its own, in the layer's store, or all of them lie in the memory of a GPU.
+    BySet(Option<TurnTables>),
 }
 
 impl Rotary {
     /// What ranks turn by under `plan`.
     pub fn new(shape: &CacheShape, plan: &Plan, dtype: DType, device: &Device) -> Self {
         if shape.has_axes() {
-            return Self::BySet;
+            return Self::BySet(None);
         }
         let table = |positions: Vec<usize>| {
             RotaryTable::new(&shape.rope, shape.head_dim, &positions, dtype, device)
@@ -63,7 +66,15 @@ impl Rotary {
                 apart: Some(apart), ..
             } if relevant => Some(apart),
             Self::ByRank { plain, .. } => Some(plain),
-            Self::BySet => None,
+            Self::BySet(_) => None,
+        }
+    }
+
+    /// The tables of all kept sets, where they lie in the memory of a GPU.
+    pub fn on_gpu(&self) -> Option<&TurnTables> {
+        match self {
+            Self::BySet(tables) => tables.as_ref(),
+            Self::ByRank { .. } => None,
         }
     }
 }

@@ -107,7 +107,7 @@ impl BoundedCache {
                 stride: 0,
                 change: false,
             },
-            Rotary::BySet => StepTurns {
+            Rotary::BySet(_) => StepTurns {
                 rows: self.layers.len() * sets * budget,
                 stride: if sets > 1 { budget } else { 0 },
                 change: true,
@@ -115,25 +115,24 @@ impl BoundedCache {
         }
     }
 
-    /// Writes the tables of all layers to `cos` and `sin` (`[rows, head_dim / 2]`, f32), with the rows of the ranks that text will have
-    /// that comes next.
+    /// The tables of all layers, cosines and sines (`[rows, head_dim / 2]`, f32), where the cache keeps them on the device.
+    pub fn turn_tables(&self) -> Option<[&Tensor; 2]> {
+        let tables = self.shared.rotary.on_gpu();
+        tables.map(|tables| [&tables.cos, &tables.sin])
+    }
+
+    /// Writes the tables of all layers to `cos` and `sin` (`[rows, head_dim / 2]`, f32), which are those of [`Self::turn_tables`] where
+    /// there are such, with the rows of the ranks that text will have that comes next.
     pub fn write_step_turns(&mut self, cos: &Tensor, sin: &Tensor) -> Result<()> {
         let budget = self.shared.plan.budget;
-        if self.step_turns().change {
+        let Rotary::ByRank { plain, apart } = &self.shared.rotary else {
             for layer in &mut self.layers {
                 layer.place_ahead(budget, &mut self.workspace.axes)?;
             }
-        }
-        let tables: Vec<&RotaryTable> = match &self.shared.rotary {
-            Rotary::ByRank { plain, apart } => [Some(plain), apart.as_deref()]
-                .into_iter()
-                .flatten()
-                .collect(),
-            Rotary::BySet => {
-                let layers = self.layers.iter();
-                layers.flat_map(|layer| layer.store.tables(None)).collect()
-            }
+            return self.workspace.write_turns();
         };
+        let tables = [Some(plain), apart.as_deref()].into_iter().flatten();
+        let tables = tables.collect::<Vec<&RotaryTable>>();
         let halves: [fn(&RotaryTable) -> &[f32]; 2] =
             [|table| table.host().0, |table| table.host().1];
         for (tensor, half) in [cos, sin].into_iter().zip(halves) {

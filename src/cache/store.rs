@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Asked, Kernel, Past};
+use super::attention::{Asked, Kernel, Past, Sums};
 use super::axes::Axes;
 use super::likeness::{directions, likeness, KeyMean};
 use super::numbering::Places;
@@ -18,6 +18,7 @@ use super::rows::{move_rows, SavedRows};
 use super::shape::CacheShape;
 use super::slots::{Move, SlotMap};
 use super::storage::{KvBuffer, Storage};
+use super::turns::LayerTurns;
 use crate::gpu::Gpu;
 
 /// One layer's buffers. A token's slot is the same in all of them.
@@ -28,8 +29,11 @@ pub struct Store {
     values: KvBuffer,
     /// The ring, `[heads, capacity, head_dim]`, not rotated.
     queries: Tensor,
-    /// What the ranks of each kept set turn by; empty where positions have one axis, for which all sets share a table.
+    /// What the ranks of each kept set turn by; empty where positions have one axis, for which all sets share a table, and where the tables
+    /// lie in the memory of a GPU.
     tables: Vec<RotaryTable>,
+    /// The number of the layer's first kept set among those of all layers.
+    first_set: usize,
     /// Directions of the standing instruction's keys before rotation, `[kv_heads, tokens, head_dim]`, f32.
     standing: Option<Tensor>,
     /// What the keys of the stream are like; empty when the policy does not ask for it.
@@ -56,8 +60,8 @@ pub struct Room {
     pub budget: usize,
     /// Slots of the ring of queries.
     pub ring: usize,
-    /// Kept sets that have a rotary table of their own.
-    pub tables: usize,
+    /// The number of the layer's first kept set among those of all layers.
+    pub first_set: usize,
 }
 
 /// Queries, keys and values of tokens that follow one another, not rotated and contiguous.
@@ -89,6 +93,8 @@ pub struct InUse<'a> {
     pub ranks: Vec<&'a [u32]>,
     /// What ranks turn by, where all kept sets share a table.
     pub table: Option<&'a RotaryTable>,
+    /// What they turn by, where the tables lie in the memory of a GPU.
+    pub turns: Option<LayerTurns<'a>>,
     pub kernel: Kernel,
     /// What runs the kernels of the device, if there are such.
     pub gpu: Option<&'a Arc<dyn Gpu>>,
@@ -113,13 +119,13 @@ impl Store {
     ) -> Result<Self> {
         let (head_dim, budget) = (shape.head_dim, room.budget);
         let buffer = || KvBuffer::new(storage, (shape.kv_heads, budget, head_dim), device);
-        let table = || RotaryTable::empty(budget, head_dim, dtype, device);
         Ok(Self {
             keys: buffer()?,
             values: buffer()?,
             // A ring of one that nothing reads stands in where no score is needed.
             queries: Tensor::zeros((shape.heads, room.ring.max(1), head_dim), dtype, device)?,
-            tables: std::iter::repeat_with(table).take(room.tables).collect(),
+            tables: Vec::new(),
+            first_set: room.first_set,
             standing: None,
             mean: KeyMean::default(),
             marks: Vec::new(),
@@ -146,6 +152,20 @@ impl Store {
         self.keys.bytes() + self.values.bytes()
     }
 
+    /// Makes room for so many rotary tables in the memory of the host, one for each kept set, or for none.
+    pub fn hold_tables(&mut self, count: usize, dtype: DType) -> Result<()> {
+        let (_, budget, head_dim) = self.keys.dims()?;
+        let device = self.queries.device();
+        let table = || RotaryTable::empty(budget, head_dim, dtype, device);
+        self.tables = std::iter::repeat_with(table).take(count).collect();
+        Ok(())
+    }
+
+    /// The number of the layer's first kept set among those of all layers.
+    pub fn first_set(&self) -> usize {
+        self.first_set
+    }
+
     /// What ranks turn by: the given table for all kept sets, or that of each.
     pub fn tables<'a>(&'a self, shared: Option<&'a RotaryTable>) -> Vec<&'a RotaryTable> {
         match shared {
@@ -167,9 +187,9 @@ impl Store {
 
     /// Writes where tokens of kept set `set` stand into its table.
     pub fn place(&mut self, set: usize, places: &Places, axes: &mut Option<Axes>) -> Result<()> {
-        match (self.tables.get_mut(set), axes) {
-            (Some(table), Some(axes)) => axes.write(table, places),
-            _ => Ok(()),
+        match axes {
+            Some(axes) => axes.write(self.first_set + set, self.tables.get_mut(set), places),
+            None => Ok(()),
         }
     }
 
@@ -179,6 +199,7 @@ impl Store {
             values: &self.values,
             positions: in_use.ranks,
             rotary: self.tables(in_use.table),
+            turns: in_use.turns,
             kernel: in_use.kernel,
             gpu: in_use.gpu,
         }
@@ -190,16 +211,22 @@ impl Store {
         queries: &Tensor,
         positions: &[u32],
         in_use: InUse,
-        sums: Option<&mut [f32]>,
+        sums: Option<Sums>,
     ) -> Result<Tensor> {
         self.past(in_use).attend(queries, positions, sums)
     }
 
-    /// The slots in use and the queries in the first slots of the ring, which stand at `positions`, to be scored ([`sums`](super::attention::sums)).
-    pub fn asked<'a>(&'a self, positions: Vec<u32>, in_use: InUse<'a>) -> Asked<'a> {
+    /// The slots in use, to be scored by the first of `queries` (`[heads, capacity, head_dim]`, not rotated), which stand at `positions`
+    /// ([`sums`](super::attention::sums)).
+    pub fn asked<'a>(
+        &'a self,
+        queries: &'a Tensor,
+        positions: Vec<u32>,
+        in_use: InUse<'a>,
+    ) -> Asked<'a> {
         Asked {
             past: self.past(in_use),
-            queries: &self.queries,
+            queries,
             positions,
         }
     }

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
 use super::ask::Ask;
-use super::diagnostics::{self, Diagnostics};
+use super::diagnostics::{self, Diagnostics, Seeing};
 use super::inputs::Inputs;
 use super::logging::{self, Log};
 use super::names::{last_error, RosArguments};
@@ -127,13 +127,14 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     watches::serve(node, &mut services, engine.clone())?;
     ask.serve(node, &mut services, runtime.handle(), &engine)?;
     params::serve(node, &mut services, config.clone(), engine.clone())?;
-    let topics = Topics::of(arguments, name, namespace, &config.ros)?;
-    let mut inputs = Inputs::subscribe(node, &topics, config.ros.image_transport)?;
+    let topics = Topics::of(arguments, name, namespace, &config)?;
+    let mut inputs = Inputs::subscribe(node, &topics, &config.ros)?;
     let mut watch = Watch::new(&topics);
-    let mut sight = Sight::new(node, &topics, &config.ros);
+    let mut sights = Sight::of_all(node, &topics, &config.ros)?;
     let stats_period = Duration::from_secs_f64(config.ros.stats_period);
-    let camera = sight.shared();
-    let diagnostics = Diagnostics::advertise(node, &config, &engine, &topics.image, camera)?;
+    let cameras = topics.images.iter().zip(&sights);
+    let cameras = cameras.map(|(image, sight)| Seeing::new(image, sight.shared()));
+    let diagnostics = Diagnostics::advertise(node, &config, &engine, cameras.collect())?;
     let (mut namesakes, others) = (
         Namesakes::new(name, namespace, &topics.statistics),
         diagnostics.namesakes(),
@@ -161,7 +162,9 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         inputs.drain(&engine);
         services.drain();
         if let Some(publishers) = watch.look(node) {
-            sight.look(&engine, publishers);
+            for (sight, publishers) in sights.iter_mut().zip(publishers) {
+                sight.look(&engine, publishers);
+            }
         }
         if let Some(count) = namesakes.look(node) {
             others.store(count, Ordering::Relaxed);
@@ -302,9 +305,10 @@ fn show_checkpoint(session: &SessionConfig) {
 /// One line that says what runs.
 fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Topics) {
     let stats = engine.stats();
+    let images = topics.images.iter().map(ToString::to_string);
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
-        image = %topics.image,
+        image = images.collect::<Vec<_>>().join(", "),
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
         services = topics.services.join(", "),

@@ -18,6 +18,7 @@ use super::sight::Shared;
 use super::topics::Subscription;
 use super::NodeError;
 use crate::parameters::NodeConfig;
+use crate::stream::stats::CameraStats;
 use crate::stream::{Engine, StreamStats};
 
 /// Time between two reports.
@@ -29,15 +30,32 @@ pub struct Diagnostics {
     clock: RosTime,
     /// The node's full name.
     node: String,
-    image_topic: String,
-    camera: Shared,
+    cameras: Vec<Seeing>,
     /// How many other nodes have this node's name.
     namesakes: Arc<AtomicUsize>,
     model: String,
     device: String,
     before: StreamStats,
+}
+
+/// What is reported of one camera.
+pub struct Seeing {
+    topic: String,
+    state: Shared,
+    before: CameraStats,
     /// Of the images decided on last, all were refused.
     all_refused: bool,
+}
+
+impl Seeing {
+    pub fn new(image: &Subscription, state: Shared) -> Self {
+        Self {
+            topic: image.topic.clone(),
+            state,
+            before: CameraStats::default(),
+            all_refused: false,
+        }
+    }
 }
 
 /// A status in the making.
@@ -71,20 +89,17 @@ impl Diagnostics {
         node: &mut r2r::Node,
         config: &NodeConfig,
         engine: &Engine,
-        image: &Subscription,
-        camera: Shared,
+        cameras: Vec<Seeing>,
     ) -> Result<Self, NodeError> {
         Ok(Self {
             clock: RosTime::of(node),
             node: node.fully_qualified_name().unwrap_or_default(),
             publisher: advertise(node, "/diagnostics", QosProfile::default())?,
-            image_topic: image.topic.clone(),
-            camera,
+            cameras,
             namesakes: Arc::default(),
             model: config.session.model_dir.display().to_string(),
             device: engine.hardware().to_string(),
             before: StreamStats::default(),
-            all_refused: false,
         })
     }
 
@@ -95,21 +110,21 @@ impl Diagnostics {
 
     /// Publishes a report; `stats` are those of now.
     pub fn publish(&mut self, stats: StreamStats) {
-        let refused = stats.images_refused() - self.before.images_refused();
-        let good = stats.frames_decided() - self.before.frames_decided();
-        let received = stats.frames_received - self.before.frames_received;
-        if good > 0 || refused > 0 {
-            self.all_refused = good == 0 && refused >= received;
-        }
-        let statuses = [
-            ("camera", self.camera(&stats)),
-            ("memory", self.memory(&stats)),
-            ("instructions", self.instructions(&stats)),
-            ("watches", self.watches(&stats)),
-        ];
-        let status = statuses.map(|(part, status)| DiagnosticStatus {
+        let cameras = self.cameras.iter_mut().zip(&stats.cameras);
+        let cameras = cameras.map(|(seeing, camera)| {
+            let part = match camera.label.as_str() {
+                "" => "camera".to_string(),
+                label => format!("camera {label}"),
+            };
+            (part, seeing.report(camera, &stats))
+        });
+        let mut statuses = cameras.collect::<Vec<_>>();
+        statuses.push(("memory".to_string(), self.memory(&stats)));
+        statuses.push(("instructions".to_string(), self.instructions(&stats)));
+        statuses.push(("watches".to_string(), self.watches(&stats)));
+        let status = statuses.iter().map(|(part, status)| DiagnosticStatus {
             level: status.level,
-            name: format!("{}: {part}", self.node),
+            name: publishable(&format!("{}: {part}", self.node)),
             message: publishable(&status.message),
             hardware_id: publishable(&self.model),
             values: status
@@ -126,54 +141,10 @@ impl Diagnostics {
                 stamp: time(self.clock.now_ns()),
                 frame_id: String::new(),
             },
-            status: status.to_vec(),
+            status: status.collect(),
         };
         report("/diagnostics", self.publisher.publish(&message));
         self.before = stats;
-    }
-
-    fn camera(&self, stats: &StreamStats) -> Status {
-        let refused = stats.images_refused() - self.before.images_refused();
-        let camera = self.camera.get();
-        let (level, message) = if stats.paused {
-            (OK, "paused".to_string())
-        } else if let Some(silence) = camera.silence {
-            (WARN, silence)
-        } else if self.all_refused {
-            let last = &stats.rejected_last;
-            (ERROR, format!("every image is refused; the last: {last}"))
-        } else if let Some(warning) = camera.warnings.first() {
-            (WARN, warning.clone())
-        } else if refused > 0 {
-            let last = &stats.rejected_last;
-            (WARN, format!("{refused} images refused; the last: {last}"))
-        } else {
-            (OK, format!("{:.1} frames/s", stats.frames_per_second))
-        };
-        let mut status = Status::new(level, message)
-            .with("topic", &self.image_topic)
-            .with("publishers", camera.publishers.count)
-            .with("publishers_unheard", camera.publishers.unheard.len())
-            .with("warnings", camera.warnings.join("; "))
-            .with("silence_s", stats.silence.map_or(-1.0, |t| t.as_secs_f32()))
-            .with("clock_ahead_s", stats.ahead_ns.unwrap_or(0) as f64 * 1e-9)
-            .with("lost_share", stats.lost)
-            .with("frames_per_second", stats.frames_per_second)
-            .with("frames_received", stats.frames_received)
-            .with("frames_used", stats.frames_used)
-            .with("frames_superseded", stats.frames_superseded)
-            .with("frames_ahead", stats.frames_ahead)
-            .with("frames_rejected", stats.frames_rejected)
-            .with("frames_undated", stats.frames_undated)
-            .with("frames_skipped_rate", stats.frames_skipped.rate)
-            .with("frames_skipped_unchanged", stats.frames_skipped.unchanged)
-            .with("frames_skipped_paused", stats.frames_skipped.paused)
-            .with("time_jumps", stats.time_jumps)
-            .with("frame_wait_ms", stats.frame_wait.as_secs_f32() * 1e3);
-        for (reason, count) in &stats.rejected_by_reason {
-            status = status.with(&format!("rejected_{reason}"), count);
-        }
-        status
     }
 
     fn memory(&self, stats: &StreamStats) -> Status {
@@ -256,5 +227,59 @@ impl Diagnostics {
             let last = &watch.last;
             status.with(&publishable(&watch.id), format!("{counts}; last: {last}"))
         })
+    }
+}
+
+impl Seeing {
+    /// The status of the camera since the one before; `camera` are its statistics of now, `stats` those of all.
+    fn report(&mut self, camera: &CameraStats, stats: &StreamStats) -> Status {
+        let refused = camera.refused() - self.before.refused();
+        let good = camera.decided() - self.before.decided();
+        let received = camera.received - self.before.received;
+        if good > 0 || refused > 0 {
+            self.all_refused = good == 0 && refused >= received;
+        }
+        self.before = camera.clone();
+        let state = self.state.get();
+        let last = &camera.rejected_last;
+        let (level, message) = if stats.paused {
+            (OK, "paused".to_string())
+        } else if let Some(silence) = state.silence {
+            (WARN, silence)
+        } else if self.all_refused {
+            (ERROR, format!("every image is refused; the last: {last}"))
+        } else if let Some(warning) = state.warnings.first() {
+            (WARN, warning.clone())
+        } else if refused > 0 {
+            (WARN, format!("{refused} images refused; the last: {last}"))
+        } else {
+            (OK, format!("{:.1} frames/s", camera.frames_per_second))
+        };
+        let silence = camera.silence;
+        let mut status = Status::new(level, message)
+            .with("topic", &self.topic)
+            .with("publishers", state.publishers.count)
+            .with("publishers_unheard", state.publishers.unheard.len())
+            .with("warnings", state.warnings.join("; "))
+            .with("silence_s", silence.map_or(-1.0, |t| t.as_secs_f32()))
+            .with("clock_ahead_s", camera.ahead_ns.unwrap_or(0) as f64 * 1e-9)
+            .with("lost_share", camera.lost)
+            .with("frames_per_second", camera.frames_per_second)
+            .with("frames_received", camera.received)
+            .with("frames_used", camera.used)
+            .with("frames_superseded", camera.superseded)
+            .with("frames_rejected", camera.rejected())
+            .with("frames_undated", camera.undated)
+            .with("frames_skipped_rate", camera.skipped.rate)
+            .with("frames_skipped_unchanged", camera.skipped.unchanged)
+            .with("frames_skipped_paused", camera.skipped.paused)
+            .with("cache_slots", camera.slots)
+            .with("time_jumps", camera.time_jumps)
+            .with("frames_ahead", stats.frames_ahead)
+            .with("frame_wait_ms", stats.frame_wait.as_secs_f32() * 1e3);
+        for (reason, count) in &camera.rejected_by_reason {
+            status = status.with(&format!("rejected_{reason}"), count);
+        }
+        status
     }
 }

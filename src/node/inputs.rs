@@ -9,7 +9,7 @@ use r2r::NativeMsg;
 use super::outputs::RosTime;
 use super::topics::{Subscription, Topics};
 use super::{messages, ros, NodeError};
-use crate::parameters::ImageTransport;
+use crate::parameters::{ImageTransport, RosConfig};
 use crate::stream::{CameraImage, Engine, Instruction};
 
 type Messages<T> = Box<dyn Stream<Item = NativeMsg<T>> + Unpin>;
@@ -22,7 +22,8 @@ enum Camera {
 /// What the node listens to. r2r queues a few messages per subscription and then drops the newest, so `drain` is to be
 /// called after every spin.
 pub struct Inputs {
-    camera: Camera,
+    /// In the order of the parameter `cameras`.
+    cameras: Vec<Camera>,
     instructions: Messages<InstructionMsg>,
     plain_instructions: Messages<StringMsg>,
     clock: RosTime,
@@ -32,13 +33,17 @@ impl Inputs {
     pub fn subscribe(
         node: &mut r2r::Node,
         topics: &Topics,
-        transport: ImageTransport,
+        config: &RosConfig,
     ) -> Result<Self, NodeError> {
+        let mut cameras = Vec::new();
+        for (index, image) in topics.images.iter().enumerate() {
+            cameras.push(match config.transport(index)? {
+                ImageTransport::Compressed => Camera::Compressed(subscribe(node, image)?),
+                ImageTransport::Raw => Camera::Raw(subscribe(node, image)?),
+            });
+        }
         Ok(Self {
-            camera: match transport {
-                ImageTransport::Compressed => Camera::Compressed(subscribe(node, &topics.image)?),
-                ImageTransport::Raw => Camera::Raw(subscribe(node, &topics.image)?),
-            },
+            cameras,
             instructions: subscribe(node, &topics.instruction)?,
             plain_instructions: subscribe(node, &topics.instruction_text)?,
             clock: RosTime::of(node),
@@ -47,9 +52,14 @@ impl Inputs {
 
     /// Hands everything that has arrived to the engine, without waiting.
     pub fn drain(&mut self, engine: &Engine) {
-        while let Some(image) = self.camera.next_image(&self.clock) {
-            // A refusal is the engine's to count and to log.
-            let _ = engine.offer_frame(image);
+        for (index, camera) in self.cameras.iter_mut().enumerate() {
+            while let Some(image) = camera.next_image(&self.clock) {
+                // A refusal is the engine's to count and to log.
+                let _ = engine.offer_frame(CameraImage {
+                    camera: index,
+                    ..image
+                });
+            }
         }
         while let Some(message) = ready(&mut self.instructions) {
             hand_over(engine, messages::instruction(&message, self.clock.now_ns()));

@@ -8,14 +8,16 @@ use r2r::inf_mllm::msg::{
 };
 use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use r2r::std_msgs::msg::{Header, String as StringMsg};
-use r2r::NativeMsg;
+use r2r::{NativeMsg, WrappedTypesupport};
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
+use r2r_rcl::rosidl_runtime_c__String__Sequence as NativeStrings;
 
 use crate::stream::archive::Kind;
 use crate::stream::engine::Watch;
+use crate::stream::session::MOST_PICTURES;
 use crate::stream::{
-    Answer, AnswerDelta, CameraImage, Every, FinishReason, ImageData, Instruction, Recall,
-    RecallMode, StreamStats, Watching,
+    Answer, AnswerDelta, CameraImage, Chosen, ChosenBy, Every, FinishReason, GrammarKind,
+    ImageData, Instruction, Recall, RecallMode, StreamStats, TextGrammar, Watching,
 };
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -23,6 +25,7 @@ const NANOSECONDS: i64 = 1_000_000_000;
 /// A raw image, copied once out of the middleware's message. `arrival_ns` is now, ROS clock.
 pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
     CameraImage {
+        camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns,
         frame_id: text(&message.header.frame_id),
@@ -38,8 +41,12 @@ pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
 }
 
 /// A compressed image, copied once out of the middleware's message.
-pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -> CameraImage {
+pub fn compressed_image(
+    message: &<CompressedImage as WrappedTypesupport>::CStruct,
+    arrival_ns: i64,
+) -> CameraImage {
     CameraImage {
+        camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns,
         frame_id: text(&message.header.frame_id),
@@ -56,6 +63,8 @@ pub fn instruction(
     arrival_ns: i64,
 ) -> (Instruction, Option<String>) {
     let recall = recall_mode(message.recall);
+    let images = sent_images(message, arrival_ns);
+    let grammar = text_grammar(message.grammar_kind, text(&message.grammar));
     let mut instruction = Instruction {
         id: text(&message.id),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
@@ -70,7 +79,10 @@ pub fn instruction(
             ),
             stamps_ns: Vec::new(),
         },
+        choices: strings(&message.choices).iter().map(text).collect(),
+        grammar: grammar.clone().unwrap_or_default(),
         priority: message.priority,
+        images: images.clone().unwrap_or_default(),
         ..Instruction::new(text(&message.text))
     };
     let limit = span_of_time(
@@ -81,12 +93,43 @@ pub fn instruction(
     let watch = watching(message);
     instruction.watch = watch.clone().ok().flatten();
     instruction.time_limit = limit.clone().ok().filter(|limit| !limit.is_zero());
+    let choices = strings(&message.choices).iter();
     let problem = not_utf8("text", &message.text)
         .or_else(|| not_utf8("id", &message.id))
+        .or_else(|| not_utf8("grammar", &message.grammar))
+        .or_else(|| {
+            choices
+                .zip(0..)
+                .find_map(|(choice, i)| not_utf8(&format!("choice {i}"), choice))
+        })
         .or(recall.err())
         .or(limit.err())
+        .or(grammar.err())
+        .or(images.err())
         .or(watch.err());
     (instruction, problem)
+}
+
+/// The pictures of an instruction, copied once out of the middleware's message; more than any parameter allows are left there.
+fn sent_images(
+    message: &NativeMsg<InstructionMsg>,
+    arrival_ns: i64,
+) -> Result<Vec<CameraImage>, String> {
+    let (first, count) = (message.images.data, message.images.size);
+    if count > MOST_PICTURES {
+        return Err(format!(
+            "instruction has {count} pictures, expected at most {MOST_PICTURES}"
+        ));
+    }
+    if first.is_null() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the middleware gives `size` images at `data`, which live as long as the message.
+    let images = unsafe { std::slice::from_raw_parts(first, count) };
+    let images = images.iter();
+    Ok(images
+        .map(|image| compressed_image(image, arrival_ns))
+        .collect())
 }
 
 /// When something is recalled; none: as the parameter says.
@@ -150,6 +193,7 @@ fn given(instruction: &Instruction) -> InstructionMsg {
         Some(RecallMode::Always) => InstructionMsg::RECALL_ALWAYS as u8,
         Some(RecallMode::Never) => InstructionMsg::RECALL_NEVER as u8,
     };
+    let grammar = instruction.grammar.as_ref();
     let mut message = InstructionMsg {
         header: Header {
             stamp: time(instruction.stamp_ns),
@@ -161,6 +205,18 @@ fn given(instruction: &Instruction) -> InstructionMsg {
         ephemeral: instruction.ephemeral,
         priority: instruction.priority,
         time_limit: duration(instruction.time_limit.unwrap_or_default()),
+        choices: instruction
+            .choices
+            .iter()
+            .map(|choice| publishable(choice))
+            .collect(),
+        grammar_kind: match grammar.map(|grammar| grammar.kind) {
+            None => InstructionMsg::GRAMMAR_NONE as u8,
+            Some(GrammarKind::JsonSchema) => InstructionMsg::GRAMMAR_JSON_SCHEMA as u8,
+            Some(GrammarKind::Regex) => InstructionMsg::GRAMMAR_REGEX as u8,
+            Some(GrammarKind::Lark) => InstructionMsg::GRAMMAR_LARK as u8,
+        },
+        grammar: grammar.map_or_else(String::new, |grammar| publishable(&grammar.text)),
         recall,
         recall_from: time(open(from_ns, i64::MIN)),
         recall_to: time(open(to_ns, i64::MAX)),
@@ -194,6 +250,32 @@ pub fn watch(watch: &Watch, now_ns: i64) -> WatchMsg {
             .as_ref()
             .map_or_else(Reasoning::default, |last| reasoning(last, now_ns)),
     }
+}
+
+/// The grammar of the answer, if it has one.
+fn text_grammar(kind: u8, text: String) -> Result<Option<TextGrammar>, String> {
+    const NONE: u8 = InstructionMsg::GRAMMAR_NONE as u8;
+    const JSON_SCHEMA: u8 = InstructionMsg::GRAMMAR_JSON_SCHEMA as u8;
+    const REGEX: u8 = InstructionMsg::GRAMMAR_REGEX as u8;
+    const LARK: u8 = InstructionMsg::GRAMMAR_LARK as u8;
+    let kind = match kind {
+        NONE if text.is_empty() => return Ok(None),
+        NONE => {
+            return Err(format!(
+                "instruction grammar is {} bytes long and grammar_kind is {NONE} (none), expected {JSON_SCHEMA} (json_schema), {REGEX} (regex) or {LARK} (lark)",
+                text.len()
+            ))
+        }
+        JSON_SCHEMA => GrammarKind::JsonSchema,
+        REGEX => GrammarKind::Regex,
+        LARK => GrammarKind::Lark,
+        other => {
+            return Err(format!(
+                "instruction grammar_kind is {other}, expected {NONE} (none), {JSON_SCHEMA} (json_schema), {REGEX} (regex) or {LARK} (lark)"
+            ))
+        }
+    };
+    Ok(Some(TextGrammar { kind, text }))
 }
 
 /// A span of time, or what is wrong with it.
@@ -241,6 +323,10 @@ fn not_utf8(field: &str, native: &NativeString) -> Option<String> {
 pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
     let newest = answer.newest_frame.as_ref();
     let recalled = || answer.recalled.iter();
+    let chosen = answer.chosen.as_ref();
+    let probabilities =
+        |of: fn(&Chosen) -> &Vec<f32>| chosen.map_or_else(Vec::new, |chosen| of(chosen).clone());
+    let evidence = || answer.evidence.iter();
     Reasoning {
         header: Header {
             stamp: time(newest.map_or(0, |frame| frame.stamp_ns)),
@@ -258,6 +344,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
             FinishReason::TimeLimit => Reasoning::FINISH_TIME_LIMIT as u8,
         },
         error: publishable(answer.error.as_deref().unwrap_or_default()),
+        camera: publishable(&answer.camera),
         prompt_tokens: count(answer.prompt_tokens),
         vision_tokens: count(answer.vision_tokens),
         output_tokens: count(answer.output_tokens),
@@ -274,12 +361,20 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         recalled_scores: recalled().map(|unit| unit.score).collect(),
         recalled_tokens: count(answer.recalled_tokens),
         recall_time: duration(answer.recall_time),
+        evidence_stamps: evidence().map(|frame| time(frame.stamp_ns)).collect(),
+        evidence_weights: evidence().map(|frame| frame.weight).collect(),
+        evidence_cameras: evidence().map(|frame| publishable(&frame.camera)).collect(),
         mean_logprob: answer.mean_logprob,
         watch: answer.watch.is_some(),
         watch_asked: answer.watch.map_or(0, |count| count.asked),
         watch_ended: answer.watch.is_some_and(|count| count.ended),
-        choice: -1,
-        ..Reasoning::default()
+        choice: chosen.map_or(-1, |chosen| i32::try_from(chosen.index).unwrap_or(i32::MAX)),
+        chosen_by: match chosen.map(|chosen| chosen.by) {
+            Some(ChosenBy::Mean) => Reasoning::CHOSEN_BY_MEAN as u8,
+            Some(ChosenBy::Sum) | None => Reasoning::CHOSEN_BY_SUM as u8,
+        },
+        choice_probabilities: probabilities(|chosen| &chosen.probabilities),
+        choice_probabilities_mean: probabilities(|chosen| &chosen.mean_probabilities),
     }
 }
 
@@ -412,6 +507,15 @@ fn bytes(native: &NativeString) -> &[u8] {
     }
     // SAFETY: the middleware gives `size` bytes at `data`, which live as long as the message.
     unsafe { std::slice::from_raw_parts(native.data.cast::<u8>(), native.size) }
+}
+
+/// The strings of a received list.
+fn strings(native: &NativeStrings) -> &[NativeString] {
+    if native.data.is_null() {
+        return &[];
+    }
+    // SAFETY: the middleware gives `size` strings at `data`, which live as long as the message.
+    unsafe { std::slice::from_raw_parts(native.data, native.size) }
 }
 
 /// ROS strings end at a NUL, so none may stand inside.

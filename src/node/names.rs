@@ -340,7 +340,7 @@ fn absolute(topic: &str, namespace: &str) -> String {
     format!("{}/{topic}", namespace.trim_end_matches('/'))
 }
 
-/// A parameter's value. Of the lists, which no parameter of the node is, only the kind matters.
+/// A parameter's value. Of the lists that no parameter of the node is, only the kind matters.
 ///
 /// # Safety
 /// What the variant points to must be what rcl put there.
@@ -354,16 +354,29 @@ unsafe fn value(given: &rcl_variant_t) -> ParameterValue {
     } else if !given.string_value.is_null() {
         let text = CStr::from_ptr(given.string_value).to_string_lossy();
         ParameterValue::String(text.into_owned())
-    } else if !given.integer_array_value.is_null() {
-        ParameterValue::IntegerArray(Vec::new())
-    } else if !given.double_array_value.is_null() {
-        ParameterValue::DoubleArray(Vec::new())
+    } else if let Some(list) = given.integer_array_value.as_ref() {
+        ParameterValue::IntegerArray(elements(list.values, list.size).to_vec())
+    } else if let Some(list) = given.double_array_value.as_ref() {
+        ParameterValue::DoubleArray(elements(list.values, list.size).to_vec())
     } else if !given.bool_array_value.is_null() {
         ParameterValue::BoolArray(Vec::new())
-    } else if !given.string_array_value.is_null() {
-        ParameterValue::StringArray(Vec::new())
+    } else if let Some(list) = given.string_array_value.as_ref() {
+        let texts = elements(list.data, list.size).iter();
+        let text = |&text: &*mut c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
+        ParameterValue::StringArray(texts.map(text).collect())
     } else {
         ParameterValue::NotSet
+    }
+}
+
+/// The elements of a list of rcl.
+///
+/// # Safety
+/// There must be `count` of them at `first`, as long as the list is looked at.
+unsafe fn elements<'a, T>(first: *const T, count: usize) -> &'a [T] {
+    match first.is_null() {
+        true => &[],
+        false => std::slice::from_raw_parts(first, count),
     }
 }
 

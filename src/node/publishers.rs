@@ -73,31 +73,30 @@ impl Publishers {
 
 /// Looks at the publishers every [`PERIOD`] and says once of each why it cannot be heard.
 pub struct Watch {
-    /// The camera's first.
-    subscriptions: [Subscription; 3],
-    found: [Publishers; 3],
+    /// The cameras' first.
+    subscriptions: Vec<Subscription>,
+    found: Vec<Publishers>,
+    cameras: usize,
     told: BTreeSet<String>,
     last: Option<Instant>,
 }
 
 impl Watch {
     pub fn new(topics: &Topics) -> Self {
-        let Topics {
-            image,
-            instruction,
-            instruction_text,
-            ..
-        } = topics.clone();
+        let instructions = [&topics.instruction, &topics.instruction_text];
+        let subscriptions = topics.images.iter().chain(instructions).cloned();
+        let subscriptions = subscriptions.collect::<Vec<_>>();
         Self {
-            found: Default::default(),
-            subscriptions: [image, instruction, instruction_text],
+            found: vec![Publishers::default(); subscriptions.len()],
+            cameras: topics.images.len(),
+            subscriptions,
             told: BTreeSet::new(),
             last: None,
         }
     }
 
-    /// Looks, if it is time for it; returns the publishers of images if so.
-    pub fn look(&mut self, node: &r2r::Node) -> Option<&Publishers> {
+    /// Looks, if it is time for it; returns the publishers of each camera's images if so.
+    pub fn look(&mut self, node: &r2r::Node) -> Option<&[Publishers]> {
         if self.last.is_some_and(|last| last.elapsed() < PERIOD) {
             return None;
         }
@@ -119,6 +118,6 @@ impl Watch {
         let found = &self.found;
         self.told
             .retain(|problem| found.iter().any(|now| now.unheard.contains(problem)));
-        self.found.first()
+        self.found.get(..self.cameras)
     }
 }

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use super::graph::Graph;
 use super::outputs::RosTime;
 use super::publishers::Publishers;
-use super::topics::Topics;
+use super::topics::{Subscription, Topics};
+use crate::cache::parameter::ParameterError;
 use crate::parameters::{ImageTransport, RosConfig};
-use crate::stream::{Engine, StreamStats};
+use crate::stream::stats::CameraStats;
+use crate::stream::Engine;
 
 /// Time between two words in the log about the same.
 const REPEAT: Duration = Duration::from_secs(60);
@@ -52,8 +54,10 @@ impl Shared {
     }
 }
 
-/// The judge.
+/// The judge of one camera.
 pub struct Sight {
+    /// Its index.
+    camera: usize,
     topic: String,
     raw: bool,
     timeout: Duration,
@@ -78,10 +82,30 @@ pub struct Sight {
 }
 
 impl Sight {
-    pub fn new(node: &r2r::Node, topics: &Topics, config: &RosConfig) -> Self {
+    /// One for each camera.
+    pub fn of_all(
+        node: &r2r::Node,
+        topics: &Topics,
+        config: &RosConfig,
+    ) -> Result<Vec<Self>, ParameterError> {
+        let images = topics.images.iter().enumerate();
+        let sights = images.map(|(camera, image)| {
+            let raw = config.transport(camera)? == ImageTransport::Raw;
+            Ok(Self::new(node, (camera, image), raw, config))
+        });
+        sights.collect()
+    }
+
+    fn new(
+        node: &r2r::Node,
+        (camera, image): (usize, &Subscription),
+        raw: bool,
+        config: &RosConfig,
+    ) -> Self {
         Self {
-            topic: topics.image.topic.clone(),
-            raw: config.image_transport == ImageTransport::Raw,
+            camera,
+            topic: image.topic.clone(),
+            raw,
             timeout: Duration::from_secs_f64(config.image_timeout),
             simulated: config.use_sim_time,
             clock: RosTime::of(node),
@@ -105,10 +129,13 @@ impl Sight {
     /// Judges, and says what is to be said.
     pub fn look(&mut self, engine: &Engine, publishers: &Publishers) {
         let stats = engine.stats();
+        let Some(camera) = stats.cameras.get(self.camera) else {
+            return;
+        };
         let camera = Camera {
             publishers: publishers.clone(),
-            silence: self.silence(engine, &stats, publishers),
-            warnings: self.warnings(&stats, publishers),
+            silence: self.silence(engine, (camera, stats.paused), publishers),
+            warnings: self.warnings(camera, publishers),
         };
         *self.shared.lock() = camera;
     }
@@ -116,10 +143,10 @@ impl Sight {
     fn silence(
         &mut self,
         engine: &Engine,
-        stats: &StreamStats,
+        (stats, paused): (&CameraStats, bool),
         publishers: &Publishers,
     ) -> Option<String> {
-        if stats.paused {
+        if paused {
             self.awake = Instant::now();
             self.graph = None;
             return None;
@@ -145,11 +172,11 @@ impl Sight {
             self.told.remove("silence");
         }
         if !overdue && stats.silence.is_some() {
-            engine.describe_camera(String::new());
+            engine.describe_camera(self.camera, String::new());
             return None;
         }
         let text = self.why_silent(stats.silence, publishers, overdue);
-        engine.describe_camera(text.clone());
+        engine.describe_camera(self.camera, text.clone());
         if overdue && self.due("silence") {
             self.told_silence = true;
             tracing::warn!("{text}");
@@ -204,7 +231,7 @@ impl Sight {
         }
     }
 
-    fn warnings(&mut self, stats: &StreamStats, publishers: &Publishers) -> Vec<String> {
+    fn warnings(&mut self, stats: &CameraStats, publishers: &Publishers) -> Vec<String> {
         let found = [
             ("publishers", self.mixed(publishers)),
             ("clock", self.clock_apart(stats)),
@@ -214,6 +241,10 @@ impl Sight {
         let mut warnings = Vec::new();
         for (kind, text) in found {
             let Some(text) = text else { continue };
+            let text = match stats.label.as_str() {
+                "" => text,
+                label => format!("{label}: {text}"),
+            };
             // The engine has said it of the first image without a stamp.
             if kind != "undated" && self.due(kind) {
                 tracing::warn!("{text}");
@@ -240,7 +271,7 @@ impl Sight {
         })
     }
 
-    fn clock_apart(&mut self, stats: &StreamStats) -> Option<String> {
+    fn clock_apart(&mut self, stats: &CameraStats) -> Option<String> {
         let settled = self.started.elapsed().as_secs_f64() > CLOCKS_APART;
         if self.simulated && self.clock.now_ns() == 0 {
             return settled.then(|| {
@@ -274,13 +305,13 @@ impl Sight {
         })
     }
 
-    fn undated(&mut self, stats: &StreamStats) -> Option<String> {
-        let before = std::mem::replace(&mut self.undated, stats.frames_undated);
-        (stats.frames_undated > before)
+    fn undated(&mut self, stats: &CameraStats) -> Option<String> {
+        let before = std::mem::replace(&mut self.undated, stats.undated);
+        (stats.undated > before)
             .then(|| "images come without a stamp: the time of their receipt is taken".to_string())
     }
 
-    fn lost(&self, stats: &StreamStats) -> Option<String> {
+    fn lost(&self, stats: &CameraStats) -> Option<String> {
         let fresh = stats.silence.is_some_and(|silence| silence < self.timeout);
         if !fresh || stats.lost < MANY_LOST || stats.image_bytes < DATAGRAM {
             return None;

@@ -7,7 +7,8 @@ use r2r::QosProfile;
 
 use super::names::RosArguments;
 use super::NodeError;
-use crate::parameters::{ImageTransport, Reliability, RosConfig};
+use crate::cache::parameter::ParameterError;
+use crate::parameters::{ImageTransport, NodeConfig, Reliability, RosConfig};
 
 /// Instructions that the middleware holds until they are read. It drops the oldest of more than this, unanswered, so it is more
 /// than a user sends in the time that one spin takes.
@@ -60,7 +61,8 @@ impl fmt::Display for Subscription {
 /// All of them.
 #[derive(Debug, Clone)]
 pub struct Topics {
-    pub image: Subscription,
+    /// One for each camera, in the order of the parameter `cameras`.
+    pub images: Vec<Subscription>,
     pub instruction: Subscription,
     pub instruction_text: Subscription,
     /// Full names of what the node publishes, after remapping.
@@ -92,36 +94,36 @@ impl Topics {
         arguments: &RosArguments,
         name: &str,
         namespace: &str,
-        config: &RosConfig,
+        config: &NodeConfig,
     ) -> Result<Self, NodeError> {
+        let NodeConfig { session, ros, .. } = config;
         let resolve = |topic: &str| arguments.resolve(topic, name, namespace);
-        let compressed = config.image_transport == ImageTransport::Compressed;
-        let image = if compressed {
-            arguments.resolve_compressed("image", name, namespace)?
-        } else {
-            resolve("image")?
-        };
+        let mut images: Vec<Subscription> = Vec::new();
+        for camera in 0..session.cameras.count() {
+            let topic = image_topic(&session.cameras.labels, ros, camera)?;
+            let transport = ros.transport(camera)?;
+            let resolved = match transport {
+                ImageTransport::Raw => resolve(&topic)?,
+                ImageTransport::Compressed => {
+                    arguments.resolve_compressed(&topic, name, namespace)?
+                }
+            };
+            if images.iter().any(|image| image.topic == resolved) {
+                return Err(twice(resolved).into());
+            }
+            images.push(image(resolved, transport, ros));
+        }
         let instruction = |topic: &str, message_type| {
             Ok::<_, NodeError>(Subscription {
                 topic: resolve(topic)?,
                 message_type,
-                reliable: config.instruction_reliability == Reliability::Reliable,
+                reliable: ros.instruction_reliability == Reliability::Reliable,
                 depth: HELD_INSTRUCTIONS,
                 parameter: "instruction_reliability",
             })
         };
         Ok(Self {
-            image: Subscription {
-                topic: image,
-                message_type: if compressed {
-                    "sensor_msgs/msg/CompressedImage"
-                } else {
-                    "sensor_msgs/msg/Image"
-                },
-                reliable: config.image_reliability == Reliability::Reliable,
-                depth: config.image_depth,
-                parameter: "image_reliability",
-            },
+            images,
             instruction: instruction("instruction", "inf_mllm/msg/Instruction")?,
             instruction_text: instruction("instruction_text", "std_msgs/msg/String")?,
             statistics: resolve(STATISTICS)?,
@@ -135,5 +137,56 @@ impl Topics {
                 .map(|service| arguments.resolve_service(service, name, namespace))
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+/// The name of a camera's topic before it is remapped.
+fn image_topic(
+    labels: &[String],
+    ros: &RosConfig,
+    camera: usize,
+) -> Result<String, ParameterError> {
+    let Some(label) = labels.get(camera) else {
+        return Ok("image".to_string());
+    };
+    let given = ros
+        .camera_topics
+        .get(camera)
+        .filter(|topic| !topic.is_empty());
+    if let Some(given) = given {
+        return Ok(given.clone());
+    }
+    let may_stand = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_name = label.chars().all(may_stand) && !label.starts_with(|c: char| c.is_ascii_digit());
+    match is_name {
+        true => Ok(format!("{label}/image")),
+        false => Err(ParameterError::Value {
+            name: "camera_topics",
+            value: format!("{:?}", ros.camera_topics),
+            expected: format!(
+                "a topic for the camera {label:?}, whose label is no name of a topic"
+            ),
+        }),
+    }
+}
+
+fn image(topic: String, transport: ImageTransport, ros: &RosConfig) -> Subscription {
+    Subscription {
+        topic,
+        message_type: match transport {
+            ImageTransport::Raw => "sensor_msgs/msg/Image",
+            ImageTransport::Compressed => "sensor_msgs/msg/CompressedImage",
+        },
+        reliable: ros.image_reliability == Reliability::Reliable,
+        depth: ros.image_depth,
+        parameter: "image_reliability",
+    }
+}
+
+fn twice(topic: String) -> ParameterError {
+    ParameterError::Value {
+        name: "camera_topics",
+        value: format!("twice {topic}, after remapping"),
+        expected: "a topic of its own for each camera".to_string(),
     }
 }

@@ -73,7 +73,7 @@ pub fn yaml() -> String {
 /// A sentence of what the value may be and when it can be set, as far as that has to be said.
 fn limits(parameter: &Parameter) -> String {
     let mut said = match parameter.kind {
-        Kind::Text | Kind::Flag => String::new(),
+        Kind::Text | Kind::Flag | Kind::Texts => String::new(),
         _ => format!("Expects {}", parameter.kind),
     };
     if !parameter.unit.is_empty() {
@@ -97,6 +97,12 @@ pub fn json() -> serde_json::Value {
             Kind::Choice(names) => ("string", None, Some(json!(names))),
             Kind::Integer(range) => ("integer", Some(json!([range.start(), range.end()])), None),
             Kind::Number(range) => ("double", Some(json!([range.start(), range.end()])), None),
+            Kind::Numbers(range) => (
+                "double_array",
+                Some(json!([range.start(), range.end()])),
+                None,
+            ),
+            Kind::Texts => ("string_array", None, None),
         };
         json!({
             "name": parameter.name,

@@ -13,7 +13,7 @@ pub use document::{json, markdown, plain, yaml};
 pub use nodes::stands_for;
 pub use unread::unread;
 
-use crate::cache::parameter::{choice, parameters};
+use crate::cache::parameter::{choice, parameters, ParameterError};
 use crate::stream::SessionConfig;
 
 /// Which images are subscribed.
@@ -66,6 +66,12 @@ parameters! {
         /// Which images are subscribed: topic `image` (rgb8, bgr8, rgba8, bgra8, mono8, yuv422, yuv422_yuy2, nv12, nv21), or topic
         /// `image/compressed` (jpeg, png).
         image_transport: ImageTransport = ImageTransport::Raw;
+        /// Topics of the cameras, in the order of `cameras`; for those behind the end of the list, and where it has an empty string, it is
+        /// the label with `/image` behind it (`front/image`). A compressed one gets `/compressed` behind it, unless it has that.
+        camera_topics: Vec<String> = Vec::new();
+        /// What `image_transport` says, raw or compressed, of each camera, in the order of `cameras`; `image_transport` holds for those
+        /// behind the end of the list.
+        camera_transports: Vec<String> = Vec::new();
         /// QoS of the image subscription: best_effort hears every publisher; reliable hears reliable ones only, and lost messages are
         /// sent again.
         image_reliability: Reliability = Reliability::BestEffort;
@@ -88,6 +94,40 @@ parameters! {
     others {}
 }
 
+impl RosConfig {
+    /// How the images of a camera come.
+    pub fn transport(&self, camera: usize) -> Result<ImageTransport, ParameterError> {
+        let Some(name) = self.camera_transports.get(camera) else {
+            return Ok(self.image_transport);
+        };
+        name.parse().map_err(|_| ParameterError::Value {
+            name: "camera_transports",
+            value: format!("a list with {name:?}"),
+            expected: ImageTransport::ALL.map(ImageTransport::name).join(" or "),
+        })
+    }
+
+    /// Fails where there are topics or transports of more cameras than of these labels, or a transport that is none.
+    pub fn check(&self, labels: &[String]) -> Result<(), ParameterError> {
+        for (name, list) in [
+            ("camera_topics", &self.camera_topics),
+            ("camera_transports", &self.camera_transports),
+        ] {
+            if list.len() > labels.len() {
+                return Err(ParameterError::Value {
+                    name,
+                    value: format!("{list:?}"),
+                    expected: format!(
+                        "at most one for each of cameras, which has {}",
+                        labels.len()
+                    ),
+                });
+            }
+        }
+        (0..labels.len()).try_for_each(|camera| self.transport(camera).map(|_| ()))
+    }
+}
+
 parameters! {
     section "";
     /// Every parameter of the node.
@@ -98,4 +138,12 @@ parameters! {
         ros: RosConfig;
     }
     others {}
+}
+
+impl NodeConfig {
+    /// Fails where parameters do not fit each other, which each one's range cannot say.
+    pub fn check(&self) -> Result<(), ParameterError> {
+        self.session.check()?;
+        self.ros.check(&self.session.cameras.labels)
+    }
 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cache::parameter::choice;
 use crate::model::chooser::Choice;
+use crate::model::constraint::TextGrammar;
 use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
+use crate::stream::evidence::Evidence;
+use crate::stream::frame::CameraImage;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -27,12 +31,18 @@ pub struct Instruction {
     /// When it arrived, for latencies.
     pub received: Instant,
     pub recall: Recall,
+    /// The answer is one of these; empty: any text.
+    pub choices: Vec<String>,
+    /// The answer is text of this grammar; not beside choices.
+    pub grammar: Option<TextGrammar>,
     /// Of those that wait the highest is taken first.
     pub priority: i32,
     /// From its arrival to the end of the answer, if that is limited.
     pub time_limit: Option<Duration>,
     /// Echoed in every piece of the answer: whom it is for, in numbers of the one who asks; 0: nobody in particular.
     pub ticket: u64,
+    /// What is shown in front of it, and forgotten with it.
+    pub images: Vec<CameraImage>,
     /// How it is asked again and again, if it stands.
     pub watch: Option<Watching>,
 }
@@ -80,9 +90,12 @@ impl Instruction {
             arrival_ns: None,
             received: Instant::now(),
             recall: Recall::default(),
+            choices: Vec::new(),
+            grammar: None,
             priority: 0,
             time_limit: None,
             ticket: 0,
+            images: Vec::new(),
             watch: None,
         }
     }
@@ -99,18 +112,24 @@ impl Instruction {
             arrival_ns: _,
             received: _,
             recall,
+            choices,
+            grammar,
             priority: _,
             time_limit,
             ticket: _,
+            images,
             watch: _,
         } = self;
-        (text, max_new_tokens, recall, time_limit)
+        // Pictures are not compared.
+        let no_images = images.is_empty() && other.images.is_empty();
+        let alike = (text, max_new_tokens, recall, time_limit)
             == (
                 &other.text,
                 &other.max_new_tokens,
                 &other.recall,
                 &other.time_limit,
-            )
+            );
+        alike && no_images && (choices, grammar) == (&other.choices, &other.grammar)
     }
 
     /// Whether the answer is due to end by its time limit.
@@ -145,6 +164,8 @@ pub struct Recalled {
 /// The stamp and coordinate frame of a used image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameStamp {
+    /// Index of its camera.
+    pub camera: usize,
     pub stamp_ns: i64,
     pub frame_id: String,
 }
@@ -201,6 +222,8 @@ pub struct Answer {
     pub time_to_first_token: Option<Duration>,
     pub latency: Duration,
     pub newest_frame: Option<FrameStamp>,
+    /// Label of the newest frame's camera; empty where there is but one.
+    pub camera: String,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
     /// What was fed again for it, in the order of time.
@@ -209,10 +232,49 @@ pub struct Answer {
     pub recalled_tokens: usize,
     /// How long finding and feeding again took.
     pub recall_time: Duration,
+    /// The frames that its tokens attended to most, the most attended first.
+    pub evidence: Vec<Evidence>,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
     pub token_ids: Vec<u32>,
+    /// Which of the instruction's choices it is; none if there were none, or none was chosen.
+    pub chosen: Option<Chosen>,
+}
+
+/// What decides among choices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The likelihoods of a choice's tokens and of its end, multiplied.
+    Sum,
+    /// Their geometric mean.
+    Mean,
+}
+
+impl ChosenBy {
+    pub const ALL: [Self; 2] = [Self::Sum, Self::Mean];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+choice!(ChosenBy);
+
+/// One of an instruction's choices, with how likely all of them were.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// Among the instruction's choices.
+    pub index: usize,
+    pub by: ChosenBy,
+    /// Of each choice, given the memory and that the answer is one of them, by the likelihood of its tokens and its end; they sum up to 1.
+    pub probabilities: Vec<f32>,
+    /// The same by the mean of them over a choice's tokens and its end.
+    pub mean_probabilities: Vec<f32>,
 }
 
 impl Answer {
@@ -235,13 +297,16 @@ impl Answer {
             time_to_first_token: None,
             latency: Duration::ZERO,
             newest_frame: None,
+            camera: String::new(),
             oldest_frame_ns: None,
             frames_seen: 0,
             recalled: Vec::new(),
             recalled_tokens: 0,
             recall_time: Duration::ZERO,
+            evidence: Vec::new(),
             mean_logprob: 0.0,
             token_ids: Vec::new(),
+            chosen: None,
         }
     }
 
@@ -280,6 +345,7 @@ impl Answer {
         let basis = basis.clone();
         self.vision_tokens = basis.vision_tokens;
         self.newest_frame = basis.newest_frame;
+        self.camera = basis.camera;
         self.oldest_frame_ns = basis.oldest_frame_ns;
         self.frames_seen = basis.frames_seen;
     }
@@ -290,6 +356,7 @@ impl Answer {
 pub struct Basis {
     pub vision_tokens: usize,
     pub newest_frame: Option<FrameStamp>,
+    pub camera: String,
     pub oldest_frame_ns: Option<i64>,
     pub frames_seen: u64,
 }
@@ -310,6 +377,8 @@ pub(super) struct Generation {
     pub answer: Answer,
     received: Instant,
     logprobs: f64,
+    /// Tokens that were chosen, of the answer's tokens.
+    chosen: usize,
     pieces: u32,
     tokenizer: Arc<ChatTokenizer>,
     text: TextStream,
@@ -332,17 +401,24 @@ impl Generation {
             text: TextStream::default(),
             received: instruction.received,
             logprobs: 0.0,
+            chosen: 0,
             pieces: 0,
         }
     }
 
     pub fn chose(&mut self, choice: Choice) {
+        self.given(choice.token);
+        self.chosen += 1;
+        self.logprobs += f64::from(choice.logprob);
+    }
+
+    /// Takes a token of the answer that the model had no part in.
+    pub fn given(&mut self, token: u32) {
         self.answer
             .time_to_first_token
             .get_or_insert_with(|| self.received.elapsed());
-        self.answer.token_ids.push(choice.token);
+        self.answer.token_ids.push(token);
         self.answer.output_tokens += 1;
-        self.logprobs += f64::from(choice.logprob);
     }
 
     /// Hands out what the text grows by with the token that was chosen last, without a thought and blanks at its start.
@@ -393,9 +469,9 @@ impl Generation {
         let rest = self.append(&rest);
         self.send(rest, true, on_delta);
         self.answer.finish = finish;
-        self.answer.error = error;
+        self.answer.error = error.or(self.answer.error);
         self.answer.latency = self.received.elapsed();
-        self.answer.mean_logprob = (self.logprobs / self.answer.output_tokens.max(1) as f64) as f32;
+        self.answer.mean_logprob = (self.logprobs / self.chosen.max(1) as f64) as f32;
         self.answer
     }
 }

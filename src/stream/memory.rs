@@ -17,6 +17,17 @@ struct Held {
     stream_ns: i64,
 }
 
+/// Stamps of several cameras may be out of order by this much, nanoseconds: images come when they come.
+const INTERLEAVED_NS: i64 = 1_000_000_000;
+
+/// How far the stream has come by the frames of one camera.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Its newest frame's stamp, unless an epoch of it begins.
+    stamp_ns: Option<i64>,
+    stream_ns: i64,
+}
+
 /// The frames since the last reset.
 #[derive(Debug, Clone, Default)]
 pub struct FrameMemory {
@@ -28,8 +39,10 @@ pub struct FrameMemory {
     seen: u64,
     /// Stamp of the epoch's first frame, nanoseconds.
     epoch_ns: Option<i64>,
-    /// Time from frame to frame, summed up; a jump adds none.
+    /// Time from frame to frame of a camera, summed up; a jump adds none. Of several cameras that of the one that has come farthest.
     stream_ns: i64,
+    /// By camera.
+    paces: BTreeMap<usize, Pace>,
     compactions: u64,
 }
 
@@ -85,18 +98,31 @@ impl FrameMemory {
         stamp_ns.saturating_sub(*self.epoch_ns.get_or_insert(stamp_ns))
     }
 
-    /// The next frame begins an epoch.
-    pub fn end_epoch(&mut self) {
+    /// The next frame, which is of this camera, begins an epoch.
+    pub fn end_epoch(&mut self, camera: usize) {
         self.epoch_ns = None;
+        self.interrupt(camera);
+    }
+
+    /// The stamps of this camera go on from somewhere else.
+    pub fn interrupt(&mut self, camera: usize) {
+        if let Some(pace) = self.paces.get_mut(&camera) {
+            pace.stamp_ns = None;
+        }
     }
 
     /// A frame of so many image tokens has entered the cache.
     pub fn remember(&mut self, image: &CameraImage, tokens: usize) {
         self.confirm(image);
-        let within_epoch = self.epoch_ns != Some(image.stamp_ns);
-        if let Some(newest) = self.newest.as_ref().filter(|_| within_epoch) {
-            self.stream_ns += image.stamp_ns.saturating_sub(newest.stamp_ns).max(0);
-        }
+        let begun = Pace {
+            stamp_ns: None,
+            stream_ns: self.stream_ns,
+        };
+        let pace = self.paces.entry(image.camera).or_insert(begun);
+        let before = pace.stamp_ns.replace(image.stamp_ns);
+        let step_ns = before.map_or(0, |before| image.stamp_ns.saturating_sub(before));
+        pace.stream_ns += step_ns.max(0);
+        self.stream_ns = self.stream_ns.max(pace.stream_ns);
         let held = Held {
             stamp_ns: image.stamp_ns,
             tokens,
@@ -104,7 +130,15 @@ impl FrameMemory {
         };
         self.held.insert(self.next_id(), held);
         self.seen += 1;
+        if self
+            .newest
+            .as_ref()
+            .is_some_and(|newest| outruns(newest, image))
+        {
+            return;
+        }
         self.newest = Some(FrameStamp {
+            camera: image.camera,
             stamp_ns: image.stamp_ns,
             frame_id: image.frame_id.clone(),
         });
@@ -130,4 +164,10 @@ impl FrameMemory {
             kept >= 0.5 * held.tokens as f64
         });
     }
+}
+
+/// Whether a frame of another camera stays the newest one though this one came later.
+fn outruns(newest: &FrameStamp, image: &CameraImage) -> bool {
+    let ahead_ns = newest.stamp_ns.saturating_sub(image.stamp_ns);
+    newest.camera != image.camera && (1..INTERLEAVED_NS).contains(&ahead_ns)
 }

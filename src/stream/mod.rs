@@ -2,6 +2,7 @@
 //!
 //! - `frame`: camera messages to pictures, with every check an untrusted message needs
 //! - `clock`: the order of the frames by their stamps, where the clock jumped, and clocks that are not one
+//! - `camera`: the cameras of a stream, and what holds for one of them only
 //! - `losses`: images that were lost on their way, as their stamps tell
 //! - `gate`: which frames are used: rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
@@ -9,6 +10,7 @@
 //! - `answer`: instructions and answers
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
+//! - `evidence`: the frames that an answer rests on
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `goals`: instructions that are followed as goals, with results that are kept for a while
@@ -21,9 +23,11 @@ pub mod answer;
 pub mod archive;
 #[cfg(feature = "tools")]
 pub mod bag;
+pub mod camera;
 pub mod clock;
 pub mod complaints;
 pub mod engine;
+pub mod evidence;
 pub mod frame;
 pub mod gate;
 pub mod goals;
@@ -39,12 +43,15 @@ pub mod script;
 pub mod session;
 pub mod stats;
 
+pub use crate::model::constraint::{GrammarKind, TextGrammar};
 pub use answer::{
-    Answer, AnswerDelta, Every, FinishReason, FrameStamp, Instruction, Recall, Recalled, Watching,
+    Answer, AnswerDelta, Chosen, ChosenBy, Every, FinishReason, FrameStamp, Instruction, Recall,
+    Recalled, Watching,
 };
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};
+pub use evidence::Evidence;
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;
 pub use session::{Session, SessionConfig, Taken};

@@ -18,7 +18,7 @@ use super::frame::{CameraImage, ImageData};
 use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;
-use output::{resident_bytes, AnswerLine, Output, RecalledUnit};
+use output::{resident_bytes, AnswerLine, EvidenceFrame, Output, RecalledUnit};
 
 pub use output::{Summary, Tally};
 
@@ -254,6 +254,8 @@ impl Run<'_> {
                 max_new_tokens: entry.max_new_tokens,
                 ephemeral: self.script.aside,
                 recall: self.recall(entry),
+                choices: entry.choices.clone(),
+                grammar: entry.grammar(),
                 ..Instruction::new(&entry.text)
             },
             &|| false,
@@ -303,14 +305,18 @@ impl Run<'_> {
             token_ids: &answer.token_ids,
             finish_reason: answer.finish.name(),
             error: &answer.error,
+            camera: &answer.camera,
             newest_frame_stamp_ns: answer.newest_frame.as_ref().map(|frame| frame.stamp_ns),
             oldest_frame_stamp_ns: answer.oldest_frame_ns,
             frames_seen: answer.frames_seen,
             prompt_tokens: answer.prompt_tokens,
             vision_tokens: answer.vision_tokens,
             output_tokens: answer.output_tokens,
+            choice: answer.chosen.as_ref().map(|chosen| chosen.index),
+            choice_probabilities: answer.chosen.as_ref().map(|chosen| &chosen.probabilities),
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
             recalled_tokens: answer.recalled_tokens,
+            evidence: answer.evidence.iter().map(EvidenceFrame::from).collect(),
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,

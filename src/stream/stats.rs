@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::engine::Watch;
+use super::gate::Skip;
 use super::session::PushError;
 use crate::cache::CacheUsage;
 
@@ -26,16 +27,8 @@ pub struct StreamStats {
     pub frames_skipped: SkippedFrames,
     /// Jumps of the images' stamps.
     pub time_jumps: u64,
-    /// Since when no image has come, on the steady clock; none before the first one.
-    pub silence: Option<Duration>,
-    /// Images that came without a stamp.
-    pub frames_undated: u64,
-    /// By how much the stamp of the newest image that has one is ahead of its arrival, nanoseconds.
-    pub ahead_ns: Option<i64>,
-    /// Share of the camera's last images that were lost on their way, 0 to 1, as the stamps tell.
-    pub lost: f32,
-    /// Bytes of the newest image.
-    pub image_bytes: usize,
+    /// The same of each camera, of which these counts of frames are the sums.
+    pub cameras: Vec<CameraStats>,
     /// Frames in the memory since its last reset.
     pub frames_seen: u64,
     /// Frames used per second over the last 5 s.
@@ -67,17 +60,88 @@ pub struct StreamStats {
 }
 
 impl StreamStats {
+    /// At the start, with the labels of the cameras.
+    pub fn of<'a>(labels: impl Iterator<Item = Option<&'a str>>) -> Self {
+        let camera = |label: Option<&str>| CameraStats {
+            label: label.unwrap_or_default().to_string(),
+            ..CameraStats::default()
+        };
+        Self {
+            cameras: labels.map(camera).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Counts an image that has come, of so many bytes.
+    pub fn received(&mut self, camera: usize, bytes: usize) {
+        self.frames_received += 1;
+        self.of_camera(camera, |camera| {
+            camera.received += 1;
+            camera.image_bytes = bytes;
+        });
+    }
+
+    /// Takes note of how far an image's stamp is ahead of its arrival, nanoseconds, and counts one without; true of the first of its camera.
+    pub fn dated(&mut self, camera: usize, ahead_ns: Option<i64>) -> bool {
+        let mut first = false;
+        self.of_camera(camera, |camera| {
+            first = ahead_ns.is_none() && camera.undated == 0;
+            camera.undated += u64::from(ahead_ns.is_none());
+            camera.ahead_ns = ahead_ns;
+        });
+        first
+    }
+
+    /// Counts a jump of a camera's stamps.
+    pub fn jumped(&mut self, camera: usize) {
+        self.time_jumps += 1;
+        self.of_camera(camera, |camera| camera.time_jumps += 1);
+    }
+
+    /// Counts a frame that came while the node was paused.
+    pub fn paused(&mut self, camera: usize) {
+        self.frames_skipped.paused += 1;
+        self.of_camera(camera, |camera| camera.skipped.paused += 1);
+    }
+
+    /// Counts a frame that gave way to another, or to a reset.
+    pub fn superseded(&mut self, camera: usize) {
+        self.frames_superseded += 1;
+        self.of_camera(camera, |camera| camera.superseded += 1);
+    }
+
+    /// Counts a frame that has entered the memory.
+    pub fn used(&mut self, camera: usize) {
+        self.frames_used += 1;
+        self.of_camera(camera, |camera| camera.used += 1);
+    }
+
+    /// Counts a frame that a gate has left out.
+    pub fn skipped(&mut self, camera: usize, skip: Skip) {
+        self.frames_skipped.add(skip);
+        self.of_camera(camera, |camera| camera.skipped.add(skip));
+    }
+
     /// Counts a rejected frame.
-    pub fn reject(&mut self, error: &PushError) {
+    pub fn reject(&mut self, camera: usize, error: &PushError) {
         self.frames_rejected += 1;
         self.rejected_last = error.to_string();
         *self.rejected_by_reason.entry(error.reason()).or_default() += 1;
+        self.of_camera(camera, |camera| {
+            camera.rejected_last = error.to_string();
+            *camera.rejected_by_reason.entry(error.reason()).or_default() += 1;
+        });
+    }
+
+    fn of_camera(&mut self, camera: usize, note: impl FnOnce(&mut CameraStats)) {
+        if let Some(camera) = self.cameras.get_mut(camera) {
+            note(camera);
+        }
     }
 
     /// Of the rejected frames, those that there was nothing wrong with: the model could not take them, or the memory was full.
     pub fn frames_not_taken(&self) -> u64 {
-        let count = |reason| self.rejected_by_reason.get(reason).copied().unwrap_or(0);
-        count("model") + count(PushError::FULL)
+        not_taken(&self.rejected_by_reason)
     }
 
     /// Images that were refused for what they are.
@@ -91,6 +155,60 @@ impl StreamStats {
         let skipped = skipped.rate + skipped.unchanged + skipped.paused;
         self.frames_used + self.frames_superseded + skipped + self.frames_not_taken()
     }
+}
+
+/// What became of the images of one camera.
+#[derive(Debug, Clone, Default)]
+pub struct CameraStats {
+    /// Empty where there is but one camera.
+    pub label: String,
+    pub received: u64,
+    pub used: u64,
+    pub superseded: u64,
+    pub skipped: SkippedFrames,
+    /// What was wrong with the last rejected one.
+    pub rejected_last: String,
+    pub rejected_by_reason: BTreeMap<&'static str, u64>,
+    /// Jumps of its stamps.
+    pub time_jumps: u64,
+    /// Since when no image has come, on the steady clock; none before the first one.
+    pub silence: Option<Duration>,
+    /// Images that came without a stamp.
+    pub undated: u64,
+    /// By how much the stamp of the newest image that has one is ahead of its arrival, nanoseconds.
+    pub ahead_ns: Option<i64>,
+    /// Share of the last images that were lost on their way, 0 to 1, as the stamps tell.
+    pub lost: f32,
+    /// Bytes of the newest image.
+    pub image_bytes: usize,
+    /// Frames used per second over the last 5 s.
+    pub frames_per_second: f32,
+    /// Slots of the cache that hold its frames, labels and markup included, mean over kept sets; 0 where there is but one camera.
+    pub slots: usize,
+}
+
+impl CameraStats {
+    pub fn rejected(&self) -> u64 {
+        self.rejected_by_reason.values().sum()
+    }
+
+    /// Images that were refused for what they are.
+    pub fn refused(&self) -> u64 {
+        self.rejected() - not_taken(&self.rejected_by_reason)
+    }
+
+    /// Good frames that were decided on.
+    pub fn decided(&self) -> u64 {
+        let skipped = &self.skipped;
+        let skipped = skipped.rate + skipped.unchanged + skipped.paused;
+        self.used + self.superseded + skipped + not_taken(&self.rejected_by_reason)
+    }
+}
+
+/// Of the rejected frames, those that there was nothing wrong with.
+fn not_taken(rejected: &BTreeMap<&'static str, u64>) -> u64 {
+    let count = |reason| rejected.get(reason).copied().unwrap_or(0);
+    count("model") + count(PushError::FULL)
 }
 
 /// How long the last steps took, on the steady clock.
@@ -156,6 +274,15 @@ pub struct SkippedFrames {
     pub rate: u64,
     pub unchanged: u64,
     pub paused: u64,
+}
+
+impl SkippedFrames {
+    fn add(&mut self, skip: Skip) {
+        match skip {
+            Skip::Rate => self.rate += 1,
+            Skip::Unchanged => self.unchanged += 1,
+        }
+    }
 }
 
 /// Ages of remembered frames, seconds before the newest one.

@@ -25,7 +25,7 @@ fn run_on(
     chunks: &[usize],
 ) -> (Tensor, Vec<Vec<u64>>) {
     let mut cache = BoundedCache::new(shape, config, 3, DType::F32, &Device::Cpu).unwrap();
-    cache.run_on(gpu);
+    cache.run_on(gpu).unwrap();
     let mut seed = 1u64;
     let mut random = |heads: usize, tokens: usize| {
         let values = (0..heads * tokens * shape.head_dim)

@@ -106,7 +106,7 @@ fn leaves_no_trace(
 ) -> Result<(), TestCaseError> {
     let [mut one, mut twin] = [0; 2].map(|_| {
         let mut fed = Fed::new(axes, config, system).unwrap();
-        fed.cache.run_on(gpu.clone());
+        fed.cache.run_on(gpu.clone()).unwrap();
         fed
     });
     for step in steps {

@@ -26,8 +26,8 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
     let tokenizer = &model.tokenizer;
     let mut grammar = Grammar::new(Chat::of(&model).unwrap());
     let mut stream = grammar.prefix("Be brief.", tokenizer);
-    stream.push_str(&grammar.frame(model.placeholder(), 0));
-    stream.push_str(&grammar.frame(model.placeholder(), 61_000_000_000));
+    stream.push_str(&grammar.frame(model.placeholder(), 0, None));
+    stream.push_str(&grammar.frame(model.placeholder(), 61_000_000_000, None));
     stream.push_str(&grammar.instruction("What is in view?", tokenizer));
     stream.push_str(" a box");
     grammar.answered();

@@ -305,7 +305,7 @@ fn who_asks_before_a_frame_hears_why_there_is_none() {
         answer.error.unwrap()
     };
     assert!(ask("nothing known").ends_with(": no image has come"));
-    engine.describe_camera("nobody publishes it".to_string());
+    engine.describe_camera(0, "nobody publishes it".to_string());
     assert!(ask("nobody").ends_with(": nobody publishes it"));
     for stamp in 0..3 {
         let mut bad = picture(stamp * 100, [0; 3]);

@@ -84,7 +84,7 @@ pub fn seen(session: &mut Session) -> impl PartialEq + std::fmt::Debug {
     let memory = session.memory();
     let stream = &state.stream;
     // The next frame finds the gate as it was, too.
-    let gate = [0, 10_000, 10_050].map(|ms| stream.gate.due(ms * 1_000_000));
+    let gate = [0, 10_000, 10_050].map(|ms| stream.cameras[0].gate.due(ms * 1_000_000));
     (
         Seen::of(&state.cache),
         (memory.seen(), memory.newest().cloned(), memory.oldest_ns()),

@@ -44,11 +44,11 @@ fn ask(
         match progress {
             Progress::Answered(answer) => {
                 assert_eq!(pieces.take(), answer.text);
-                return (answer, pauses);
+                return (*answer, pauses);
             }
             Progress::Paused(paused) => {
                 pauses += 1;
-                asking = paused;
+                asking = *paused;
                 between(session, pauses);
             }
         }

@@ -313,7 +313,7 @@ fn logits<const N: usize>(
 ) -> Vec<(Vec<f32>, [Vec<f32>; N])> {
     let mut stepped = Plain::new(stepped, budget);
     let mut others = others.map(|other| Plain::new(other, budget));
-    stepped.cache.run_on(Some(kernels()));
+    stepped.cache.run_on(Some(kernels())).unwrap();
     let chooser = Chooser::new(0.0, Vec::new());
     let rules = (&chooser, &[][..]);
     let stepper = Stepper::new(&stepped.decoder, &kernels(), &stepped.cache, rules);

@@ -50,8 +50,8 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
         for system in ["Be brief.", ""] {
             let mut grammar = Grammar::new(chat.clone());
             let mut stream = grammar.prefix(system, tokenizer);
-            stream.push_str(&grammar.frame(model.placeholder(), 0));
-            stream.push_str(&grammar.frame(model.placeholder(), 61_260_000_000));
+            stream.push_str(&grammar.frame(model.placeholder(), 0, None));
+            stream.push_str(&grammar.frame(model.placeholder(), 61_260_000_000, None));
             stream.push_str(&grammar.instruction("What is in view?", tokenizer));
             stream.push_str("a box");
             grammar.answered();

@@ -179,7 +179,7 @@ fn difference(
     let [mut draws, mut plain_draws] = [Draws::new(4), Draws::new(4)];
     let mut plain = Stream::new(model(), config);
     let mut stepped = Stream::new(model(), config);
-    stepped.cache.run_on(Some(kernels()));
+    stepped.cache.run_on(Some(kernels())).unwrap();
     for cache in [&mut plain.cache, &mut stepped.cache] {
         cache.listen(&[0, 1]);
     }

@@ -48,16 +48,16 @@ pub fn try_load(dir: &Path) -> Result<Mllm, ModelError> {
 
 /// The decoder of a directory without a tokenizer.
 pub fn decoder_alone(dir: &Path) -> (Decoder, CacheShape) {
+    decoder_alone_as(dir, DType::F32)
+}
+
+/// The same with weights of another type.
+pub fn decoder_alone_as(dir: &Path, dtype: DType) -> (Decoder, CacheShape) {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let kind = model_type(&checkpoint).unwrap();
     let config = Config::from_json(checkpoint.json("config.json").unwrap(), &kind).unwrap();
     let weights = checkpoint
-        .weights(
-            Names::default(),
-            Quantization::None,
-            DType::F32,
-            &Device::Cpu,
-        )
+        .weights(Names::default(), Quantization::None, dtype, &Device::Cpu)
         .unwrap();
     let (text, head) = match config {
         Config::Llama(_) => ("model", "lm_head"),

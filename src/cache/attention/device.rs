@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{bail, DType, Result, Tensor};
 
 use super::scored::{self, Asked};
-use super::Past;
+use super::{Past, Sums};
+use crate::cache::storage::Storage;
 use crate::gpu::{address, Element, Gpu, Launch};
 
 /// Threads of a block.
@@ -18,9 +19,8 @@ const MAX_HEAD_DIM: usize = 256;
 const MAX_SPLITS: usize = 8;
 
 /// Whether there are kernels for such heads and types.
-pub fn fits(past: &Past, q: &Tensor) -> bool {
-    let known = Element::of(q.dtype()).is_ok() && past.keys.storage().suffix().is_ok();
-    let head_dim = q.dims().last().copied().unwrap_or(0);
+pub fn fits(dtype: DType, storage: Storage, head_dim: usize) -> bool {
+    let known = Element::of(dtype).is_ok() && storage.suffix().is_ok();
     known && head_dim <= MAX_HEAD_DIM && head_dim.is_multiple_of(2)
 }
 
@@ -30,7 +30,7 @@ pub fn attend(
     gpu: &Arc<dyn Gpu>,
     q: &Tensor,
     positions: &[u32],
-    sums: Option<&mut [f32]>,
+    sums: Option<Sums>,
 ) -> Result<Tensor> {
     let (heads, tokens, head_dim) = q.dims3()?;
     let kernels = Kernels::of(past)?;
@@ -82,12 +82,16 @@ pub fn attend(
         .tensor(&out)?;
     // Safety: the arguments are those of `attend_chunk` in kernels/attend_chunk.cu.
     unsafe { gpu.launch(launch)? };
-    if let (Some(sums), Some(tops)) = (sums, tops) {
+    if let (Some(Sums { newest, sums }), Some(tops)) = (sums, tops) {
+        let from = tokens - newest;
+        let queries = q.narrow(1, from, newest)?.contiguous()?;
         let asked = Asked {
             past: past.clone(),
-            queries: q,
-            positions: positions.to_vec(),
+            queries: &queries,
+            positions: positions[from..].to_vec(),
         };
+        let tops = tops.narrow(1, from, newest)?.contiguous()?;
+        let tops = tops.reshape((1, heads, newest, 2))?;
         let found = scored::sums(&[asked], gpu, Some(tops))?;
         for (sum, new) in sums.iter_mut().zip(found.concat()) {
             *sum += new;
@@ -152,22 +156,23 @@ pub struct Turns {
 
 impl Turns {
     pub fn of(past: &Past) -> Result<Self> {
-        let tables = past.rotary.iter().map(|table| table.floats());
-        let tables = tables.collect::<Result<Vec<_>>>()?;
-        let [cos, sin] = [0, 1].map(|half| match tables.as_slice() {
-            [one] => Ok(one[half].clone()),
-            several => Tensor::cat(
-                &several.iter().map(|table| &table[half]).collect::<Vec<_>>(),
-                0,
-            ),
-        });
+        if let Some(turns) = past.turns {
+            let rows = turns.cos.dim(0)? - turns.first_row;
+            let of_layer = |table: &Tensor| table.narrow(0, turns.first_row, rows);
+            return Ok(Self {
+                cos: of_layer(turns.cos)?,
+                sin: of_layer(turns.sin)?,
+                stride: turns.stride,
+            });
+        }
+        let [table] = past.rotary.as_slice() else {
+            bail!("rotary tables of several kept sets lie in the memory of the host, expected that of the GPU");
+        };
+        let [cos, sin] = table.floats()?.clone();
         Ok(Self {
-            cos: cos?,
-            sin: sin?,
-            stride: match tables.as_slice() {
-                [_] => 0,
-                several => several[0][0].dim(0)?,
-            },
+            cos,
+            sin,
+            stride: 0,
         })
     }
 }

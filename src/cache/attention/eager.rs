@@ -2,20 +2,16 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{shares, weighted_sums, Past};
+use super::{shares, weighted_sums, Past, Sums};
 use crate::cache::rotary::rotate;
 
 /// As [`Past::attend`] says.
-pub fn attend(
-    past: &Past,
-    q: &Tensor,
-    positions: &[u32],
-    sums: Option<&mut [f32]>,
-) -> Result<Tensor> {
+pub fn attend(past: &Past, q: &Tensor, positions: &[u32], sums: Option<Sums>) -> Result<Tensor> {
     let (heads, tokens, head_dim) = q.dims3()?;
     let probabilities = probabilities(past, q, positions)?;
-    if let Some(sums) = sums {
-        for (sum, new) in sums.iter_mut().zip(slot_sums(&probabilities)?) {
+    if let Some(Sums { newest, sums }) = sums {
+        let counted = probabilities.narrow(2, tokens - newest, newest)?;
+        for (sum, new) in sums.iter_mut().zip(slot_sums(&counted)?) {
             *sum += new;
         }
     }

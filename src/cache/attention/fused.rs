@@ -5,16 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::backend::BackendStorage;
 use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
-use super::Past;
+use super::{Past, Sums};
 use crate::cache::kernel::{self, Element, Queries, Turns, View};
 
 /// As [`Past::attend`] says.
-pub fn attend(
-    past: &Past,
-    q: &Tensor,
-    positions: &[u32],
-    sums: Option<&mut [f32]>,
-) -> Result<Tensor> {
+pub fn attend(past: &Past, q: &Tensor, positions: &[u32], sums: Option<Sums>) -> Result<Tensor> {
     let op = Attend {
         past,
         positions,
@@ -28,7 +23,7 @@ pub fn attend(
 /// As [`Past::sums`] says.
 pub fn sums(past: &Past, q: &Tensor, positions: &[u32]) -> Result<Vec<f32>> {
     (q.to_dtype(DType::F32)?)
-        .apply_op2_no_bwd(past.keys.rows(), &Sums { past, positions })?
+        .apply_op2_no_bwd(past.keys.rows(), &SumsAlone { past, positions })?
         .to_vec1()
 }
 
@@ -37,7 +32,7 @@ struct Attend<'a, 'b> {
     past: &'a Past<'a>,
     positions: &'a [u32],
     /// A second output; the operation is run once and borrows itself unchanged.
-    sums: Mutex<Option<&'b mut [f32]>>,
+    sums: Mutex<Option<Sums<'b>>>,
 }
 
 impl CustomOp3 for Attend<'_, '_> {
@@ -57,7 +52,10 @@ impl CustomOp3 for Attend<'_, '_> {
         let q = whole(q.as_slice::<f32>()?, q_layout)?;
         let shape = self.past.keys.dims()?;
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let sums = sums.as_deref_mut();
+        let sums = sums.as_mut().map(|Sums { newest, sums }| Sums {
+            newest: *newest,
+            sums,
+        });
         macro_rules! run {
             ($keys:expr, $values:expr) => {{
                 let keys = whole($keys, keys_layout)?;
@@ -84,12 +82,12 @@ impl CustomOp3 for Attend<'_, '_> {
 }
 
 /// Inputs: queries `[heads, tokens, head_dim]`, f32, keys `[kv_heads, budget, row]`.
-struct Sums<'a> {
+struct SumsAlone<'a> {
     past: &'a Past<'a>,
     positions: &'a [u32],
 }
 
-impl CustomOp2 for Sums<'_> {
+impl CustomOp2 for SumsAlone<'_> {
     fn name(&self) -> &'static str {
         "bounded-attention-sums"
     }

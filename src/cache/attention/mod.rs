@@ -17,9 +17,11 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::rotary::RotaryTable;
-use super::storage::KvBuffer;
+use super::storage::{KvBuffer, Storage};
+use super::turns::LayerTurns;
 use crate::gpu::Gpu;
 
+pub use super::kernel::Sums;
 pub use scored::Asked;
 
 /// Softmax of `logits` (`[.., len]`) over the last dimension; on the CPU as f32.
@@ -55,6 +57,11 @@ pub enum Kernel {
     Eager,
 }
 
+/// Whether the kernels of a GPU attend with queries of `dtype` to keys that are stored as `storage`.
+pub fn in_kernels(kernel: Kernel, dtype: DType, storage: Storage, head_dim: usize) -> bool {
+    kernel == Kernel::Fused && device::fits(dtype, storage, head_dim)
+}
+
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone)]
 pub struct Past<'a> {
@@ -65,6 +72,8 @@ pub struct Past<'a> {
     pub positions: Vec<&'a [u32]>,
     /// What ranks turn by: the same for all kept sets, or a table for each.
     pub rotary: Vec<&'a RotaryTable>,
+    /// The same where the tables lie in the memory of a GPU.
+    pub turns: Option<LayerTurns<'a>>,
     pub kernel: Kernel,
     /// What runs the kernels of the device, if there are such.
     pub gpu: Option<&'a Arc<dyn Gpu>>,
@@ -83,21 +92,17 @@ impl Past<'_> {
 
     /// What runs a kernel of the device for these queries.
     fn gpu_for(&self, q: &Tensor) -> Option<&Arc<dyn Gpu>> {
+        let head_dim = q.dims().last().copied().unwrap_or(0);
         self.gpu
-            .filter(|_| self.kernel == Kernel::Fused && device::fits(self, q))
+            .filter(|_| in_kernels(self.kernel, q.dtype(), self.keys.storage(), head_dim))
     }
 
     /// Causal attention of the queries `q` (`[heads, tokens, head_dim]`, not rotated) at `positions` (`[tokens]`) over every slot.
     ///
-    /// A query sees the slots whose position is not above its own. Returns `[heads, tokens, head_dim]`. With `sums`
-    /// (`[kv_heads, len]`), the probability that each slot gets is added there: the sum over the queries of the mean over the
-    /// heads that share the KV head. Softmax and sums over the slots are in f32, whatever the queries are.
-    pub fn attend(
-        &self,
-        q: &Tensor,
-        positions: &[u32],
-        sums: Option<&mut [f32]>,
-    ) -> Result<Tensor> {
+    /// A query sees the slots whose position is not above its own. Returns `[heads, tokens, head_dim]`. With
+    /// `sums`, the probability that each slot gets is added there: the sum over the queries that count of the mean over the heads that
+    /// share the KV head. Softmax and sums over the slots are in f32, whatever the queries are.
+    pub fn attend(&self, q: &Tensor, positions: &[u32], sums: Option<Sums>) -> Result<Tensor> {
         match self.gpu_for(q) {
             Some(gpu) => device::attend(self, gpu, q, positions, sums),
             None if self.fuses(q) => fused::attend(self, q, positions, sums),

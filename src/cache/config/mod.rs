@@ -83,6 +83,11 @@ parameters! {
         /// Newest borders of turns that no policy evicts.
         protect_boundaries: usize = 0, range 0..=TOKENS, unit "tokens",
             read by [H2o, Tova, SnapKv, InfMllm, InfMllmPlus];
+        /// What the frames of each camera are sure of, of the slots that hold frames, as weights in the order of `cameras` (2 and 1: two
+        /// thirds and a third): as long as it sends, a compaction takes no more from it, beyond the newest `n_recent` tokens. Empty:
+        /// nothing.
+        camera_shares: Vec<f64> = Vec::new(), range 0.0..=1e6,
+            read by [H2o, Tova, SnapKv, InfMllm, InfMllmPlus];
         /// Decoder layer from which on image tokens are left out (visual-token withdrawal, arXiv 2405.05803); 0: none. Saves memory and
         /// time.
         withdraw_layer: usize = 0, range 0..=TOKENS;

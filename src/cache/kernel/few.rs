@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::many::mask;
 use super::simd::{exp, exp_row, largest, matmul, COLUMNS};
 use super::stage::{pad_rows, BLOCK};
-use super::{Element, Queries, View};
+use super::{Element, Queries, Sums, View};
 use crate::simd::{dot_products, MAX_ROWS};
 
 /// Slots of a part. Fixed, so that the number of threads changes no sum.
@@ -21,15 +21,27 @@ struct Part {
     most: Vec<f32>,
     /// Sum of the weights, `[rows]`.
     norm: Vec<f32>,
-    /// Weighted sum of the values, `[rows, width]`.
+    /// Weighted sum of the values, `[rows, width]`; empty if none are wanted.
     sums: Vec<f32>,
 }
 
 /// As [`super::attend`] says.
-pub fn attend<T: Element>(
+pub fn attend<T: Element>(view: &View<T>, queries: &Queries, sums: Option<Sums>) -> Vec<f32> {
+    in_parts(view, queries, true, sums)
+}
+
+/// As [`super::add_sums`] says; values are not read.
+pub fn add_sums<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
+    let newest = queries.positions.len();
+    in_parts(view, queries, false, Some(Sums { newest, sums }));
+}
+
+/// Both: what attention gives, zeros without `values`, and the probabilities of the slots.
+fn in_parts<T: Element>(
     view: &View<T>,
     queries: &Queries,
-    mut sums: Option<&mut [f32]>,
+    values: bool,
+    mut sums: Option<Sums>,
 ) -> Vec<f32> {
     let count = view.len.div_ceil(PART);
     let parts = (0..view.kv_heads * count)
@@ -39,6 +51,7 @@ pub fn attend<T: Element>(
             Arch::new().dispatch(OnePart {
                 view,
                 queries,
+                values,
                 head: i / count,
                 slots: from..(from + PART).min(view.len),
             })
@@ -64,7 +77,10 @@ pub fn attend<T: Element>(
                 for (out, sum) in out.iter_mut().zip(&part.sums[row * stride..]) {
                     *out += sum * scale;
                 }
-                if let Some(sums) = sums.as_deref_mut() {
+                let wanted = sums
+                    .as_mut()
+                    .filter(|wanted| queries.is_newest(row, wanted.newest));
+                if let Some(Sums { sums, .. }) = wanted {
                     let from = head * view.len + p * PART;
                     let to = (from + PART).min((head + 1) * view.len);
                     let scale = scale / queries.group as f32;
@@ -82,6 +98,7 @@ pub fn attend<T: Element>(
 struct OnePart<'a, T> {
     view: &'a View<'a, T>,
     queries: &'a Queries,
+    values: bool,
     head: usize,
     slots: std::ops::Range<usize>,
 }
@@ -94,6 +111,7 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
         let Self {
             view,
             queries,
+            values,
             head,
             slots,
         } = self;
@@ -133,6 +151,14 @@ impl<T: Element> WithSimd for OnePart<'_, T> {
             } else {
                 norm[r] = exp_row(weights, most[r]);
             }
+        }
+        if !values {
+            return Part {
+                weights,
+                most,
+                norm,
+                sums: Vec::new(),
+            };
         }
         let values = T::widen(
             view.head(view.values, head, slots.clone()),

@@ -19,7 +19,6 @@ mod stage;
 mod sums;
 
 pub use element::Element;
-pub use sums::add as add_sums;
 
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone, Copy)]
@@ -121,6 +120,25 @@ impl Queries {
         self.group * self.positions.len()
     }
 
+    /// The newest `count` of each head, whose rows are `width` long.
+    fn newest(&self, count: usize, width: usize) -> Self {
+        let from = self.positions.len() - count;
+        let heads = self.data.chunks_exact(self.positions.len() * width);
+        Self {
+            data: heads
+                .flat_map(|head| &head[from * width..])
+                .copied()
+                .collect(),
+            group: self.group,
+            positions: self.positions[from..].to_vec(),
+        }
+    }
+
+    /// Whether a row is of one of the newest `count` queries.
+    fn is_newest(&self, row: usize, count: usize) -> bool {
+        row % self.positions.len() + count >= self.positions.len()
+    }
+
     fn position(&self, row: usize) -> u32 {
         self.positions[row % self.positions.len()]
     }
@@ -132,19 +150,39 @@ impl Queries {
     }
 }
 
+/// Where to add what slots get of the attention of some queries.
+#[derive(Debug)]
+pub struct Sums<'a> {
+    /// Queries that count: so many of the newest, at least one.
+    pub newest: usize,
+    /// The probability of each slot, the sum over these queries of the mean over the heads that share the KV head, `[kv_heads, len]`.
+    pub sums: &'a mut [f32],
+}
+
 /// Up to so many rows of a KV head read the keys as they lie; for more it pays to turn them over first.
 const FEW_ROWS: usize = 16;
 
 /// Causal attention of `queries` over every slot in use: `[heads, tokens, head_dim]`.
 ///
-/// A query sees the slots whose position is not above its own. With `sums` (`[kv_heads, len]`), the probability that each slot
-/// gets is added there: the sum over the queries of the mean over the group's heads.
-pub fn attend<T: Element>(view: &View<T>, queries: &Queries, sums: Option<&mut [f32]>) -> Vec<f32> {
+/// A query sees the slots whose position is not above its own. With `sums` the probability that each slot gets is added there.
+pub fn attend<T: Element>(view: &View<T>, queries: &Queries, sums: Option<Sums>) -> Vec<f32> {
     if queries.rows() <= FEW_ROWS {
         return few::attend(view, queries, sums);
     }
-    if let Some(sums) = sums {
-        add_sums(view, queries, sums);
+    match sums {
+        Some(Sums { newest, sums }) if newest < queries.positions.len() => {
+            add_sums(view, &queries.newest(newest, view.head_dim), sums);
+        }
+        Some(Sums { sums, .. }) => sums::add(view, queries, sums),
+        None => {}
     }
     many::attend(view, queries)
+}
+
+/// Adds the probability that each slot gets to `sums` (`[kv_heads, len]`): the sum over the queries of the mean over the group's heads.
+pub fn add_sums<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
+    match queries.rows() <= FEW_ROWS {
+        true => few::add_sums(view, queries, sums),
+        false => sums::add(view, queries, sums),
+    }
 }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
 
 /// Most tokens that a parameter may ask for: far from overflow in any sum.
 pub const TOKENS: i64 = 1 << 24;
@@ -14,6 +17,8 @@ pub enum Value {
     Integer(i64),
     Number(f64),
     Text(String),
+    Numbers(Vec<f64>),
+    Texts(Vec<String>),
 }
 
 /// As YAML and messages write it: a number with its point, a text in quotes.
@@ -24,6 +29,8 @@ impl fmt::Display for Value {
             Self::Integer(value) => write!(f, "{value}"),
             Self::Number(value) => write!(f, "{value:?}"),
             Self::Text(value) => write!(f, "{value:?}"),
+            Self::Numbers(values) => write!(f, "{values:?}"),
+            Self::Texts(values) => write!(f, "{values:?}"),
         }
     }
 }
@@ -35,6 +42,8 @@ impl From<&Value> for serde_json::Value {
             Value::Integer(value) => (*value).into(),
             Value::Number(value) => (*value).into(),
             Value::Text(value) => value.as_str().into(),
+            Value::Numbers(values) => values.clone().into(),
+            Value::Texts(values) => values.clone().into(),
         }
     }
 }
@@ -48,6 +57,9 @@ pub enum Kind {
     Choice(Vec<&'static str>),
     Integer(RangeInclusive<i64>),
     Number(RangeInclusive<f64>),
+    /// A list of numbers, each in this range.
+    Numbers(RangeInclusive<f64>),
+    Texts,
 }
 
 impl Kind {
@@ -55,6 +67,11 @@ impl Kind {
     pub fn checked(&self, value: Value) -> Option<Value> {
         let value = match (self, value) {
             (Self::Number(_), Value::Integer(value)) => Value::Number(value as f64),
+            // The type of an empty list is not to be seen.
+            (Self::Numbers(_), Value::Texts(values)) if values.is_empty() => {
+                Value::Numbers(Vec::new())
+            }
+            (Self::Texts, Value::Numbers(values)) if values.is_empty() => Value::Texts(Vec::new()),
             (_, value) => value,
         };
         let fits = match (self, &value) {
@@ -62,20 +79,41 @@ impl Kind {
             (Self::Choice(names), Value::Text(value)) => names.contains(&value.as_str()),
             (Self::Integer(range), Value::Integer(value)) => range.contains(value),
             (Self::Number(range), Value::Number(value)) => range.contains(value),
+            (Self::Numbers(range), Value::Numbers(values)) => {
+                values.iter().all(|value| range.contains(value))
+            }
+            (Self::Texts, Value::Texts(_)) => true,
             _ => false,
         };
         fits.then_some(value)
     }
 
-    /// The value of this kind that a text stands for.
+    /// The value of this kind that a text stands for; that of a list is JSON, or has commas between the elements.
     pub fn parse(&self, text: &str) -> Option<Value> {
         let value = match self {
             Self::Flag => Value::Flag(text.parse().ok()?),
             Self::Text | Self::Choice(_) => Value::Text(text.to_string()),
             Self::Integer(_) => Value::Integer(text.parse().ok()?),
             Self::Number(_) => Value::Number(text.parse().ok()?),
+            Self::Numbers(_) => Value::Numbers(elements(text)?),
+            Self::Texts => Value::Texts(elements(text)?),
         };
         self.checked(value)
+    }
+}
+
+/// The elements of a list.
+fn elements<T: FromStr + DeserializeOwned>(text: &str) -> Option<Vec<T>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    match text.starts_with('[') {
+        true => serde_json::from_str(text).ok(),
+        false => text
+            .split(',')
+            .map(|part| part.trim().parse().ok())
+            .collect(),
     }
 }
 
@@ -88,6 +126,15 @@ impl fmt::Display for Kind {
             Self::Choice(names) => write!(f, "one of: {}", names.join(", ")),
             Self::Integer(range) => write!(f, "an integer, {} to {}", range.start(), range.end()),
             Self::Number(range) => write!(f, "a number, {:?} to {:?}", range.start(), range.end()),
+            Self::Numbers(range) => {
+                write!(
+                    f,
+                    "a list of numbers, {:?} to {:?}",
+                    range.start(),
+                    range.end()
+                )
+            }
+            Self::Texts => f.write_str("a list of strings"),
         }
     }
 }
@@ -133,6 +180,8 @@ held! {
     bool: Flag, (), () => Kind::Flag;
     f64: Number, RangeInclusive<f64>, range => Kind::Number(range);
     String: Text, (), () => Kind::Text;
+    Vec<f64>: Numbers, RangeInclusive<f64>, range => Kind::Numbers(range);
+    Vec<String>: Texts, (), () => Kind::Texts;
 }
 
 impl Setting for PathBuf {

@@ -71,7 +71,7 @@ impl Bench {
             Path::Kernels => gpu::of(&self.device),
             Path::Operations => None,
         };
-        cache.run_on(gpu.clone());
+        cache.run_on(gpu.clone())?;
         decoder.lay_out_for(gpu.as_ref())?;
         let stepper = Stepper::fitting(&decoder, gpu.as_ref(), &cache, (&chooser, &[]));
         let about = About {

@@ -12,6 +12,13 @@ pub fn value(given: &ParameterValue) -> Option<Value> {
         ParameterValue::Integer(value) => Some(Value::Integer(*value)),
         ParameterValue::Double(value) => Some(Value::Number(*value)),
         ParameterValue::String(value) => Some(Value::Text(value.clone())),
+        ParameterValue::DoubleArray(values) => Some(Value::Numbers(values.clone())),
+        // YAML writes 1.0 as 1 as well.
+        ParameterValue::IntegerArray(values) => {
+            let numbers = values.iter().map(|&value| value as f64);
+            Some(Value::Numbers(numbers.collect()))
+        }
+        ParameterValue::StringArray(values) => Some(Value::Texts(values.clone())),
         _ => None,
     }
 }
@@ -28,8 +35,11 @@ const BOOL: u8 = ros::ParameterType::PARAMETER_BOOL as u8;
 const INTEGER: u8 = ros::ParameterType::PARAMETER_INTEGER as u8;
 const DOUBLE: u8 = ros::ParameterType::PARAMETER_DOUBLE as u8;
 const STRING: u8 = ros::ParameterType::PARAMETER_STRING as u8;
+const INTEGERS: u8 = ros::ParameterType::PARAMETER_INTEGER_ARRAY as u8;
+const DOUBLES: u8 = ros::ParameterType::PARAMETER_DOUBLE_ARRAY as u8;
+const STRINGS: u8 = ros::ParameterType::PARAMETER_STRING_ARRAY as u8;
 
-/// The value of a message as ROS has it; of the lists only the kind.
+/// The value of a message as ROS has it; of the lists that no parameter of the node is only the kind.
 pub fn from_message(message: &ros::ParameterValue) -> ParameterValue {
     use ros::ParameterType as Type;
     match message.type_ {
@@ -37,17 +47,11 @@ pub fn from_message(message: &ros::ParameterValue) -> ParameterValue {
         INTEGER => ParameterValue::Integer(message.integer_value),
         DOUBLE => ParameterValue::Double(message.double_value),
         STRING => ParameterValue::String(message.string_value.clone()),
+        INTEGERS => ParameterValue::IntegerArray(message.integer_array_value.clone()),
+        DOUBLES => ParameterValue::DoubleArray(message.double_array_value.clone()),
+        STRINGS => ParameterValue::StringArray(message.string_array_value.clone()),
         list if list == Type::PARAMETER_BYTE_ARRAY as u8 => ParameterValue::ByteArray(Vec::new()),
         list if list == Type::PARAMETER_BOOL_ARRAY as u8 => ParameterValue::BoolArray(Vec::new()),
-        list if list == Type::PARAMETER_INTEGER_ARRAY as u8 => {
-            ParameterValue::IntegerArray(Vec::new())
-        }
-        list if list == Type::PARAMETER_DOUBLE_ARRAY as u8 => {
-            ParameterValue::DoubleArray(Vec::new())
-        }
-        list if list == Type::PARAMETER_STRING_ARRAY as u8 => {
-            ParameterValue::StringArray(Vec::new())
-        }
         _ => ParameterValue::NotSet,
     }
 }
@@ -77,6 +81,16 @@ pub fn to_message(value: Option<&Value>) -> ros::ParameterValue {
             string_value: value.clone(),
             ..empty
         },
+        Some(Value::Numbers(values)) => ros::ParameterValue {
+            type_: DOUBLES,
+            double_array_value: values.clone(),
+            ..empty
+        },
+        Some(Value::Texts(values)) => ros::ParameterValue {
+            type_: STRINGS,
+            string_array_value: values.clone(),
+            ..empty
+        },
     }
 }
 
@@ -87,6 +101,8 @@ pub fn type_of(kind: &Kind) -> u8 {
         Kind::Text | Kind::Choice(_) => STRING,
         Kind::Integer(_) => INTEGER,
         Kind::Number(_) => DOUBLE,
+        Kind::Numbers(_) => DOUBLES,
+        Kind::Texts => STRINGS,
     }
 }
 
@@ -105,7 +121,7 @@ pub fn descriptor(parameter: &Parameter) -> ros::ParameterDescriptor {
         ..Default::default()
     };
     match &parameter.kind {
-        Kind::Flag | Kind::Text => {}
+        Kind::Flag | Kind::Text | Kind::Texts => {}
         Kind::Choice(_) => {
             described.additional_constraints =
                 format!("{}; {}", parameter.kind, described.additional_constraints);
@@ -115,13 +131,15 @@ pub fn descriptor(parameter: &Parameter) -> ros::ParameterDescriptor {
             to_value: *range.end(),
             step: 1,
         }),
-        Kind::Number(range) => described
-            .floating_point_range
-            .push(ros::FloatingPointRange {
-                from_value: *range.start(),
-                to_value: *range.end(),
-                step: 0.0,
-            }),
+        Kind::Number(range) | Kind::Numbers(range) => {
+            described
+                .floating_point_range
+                .push(ros::FloatingPointRange {
+                    from_value: *range.start(),
+                    to_value: *range.end(),
+                    step: 0.0,
+                })
+        }
     }
     described
 }

@@ -17,7 +17,7 @@ pub use services::serve;
 
 use super::names::{Override, Overrides};
 use super::NodeError;
-use crate::cache::parameter::{Parameter, ParameterError, Parameters, Value};
+use crate::cache::parameter::{Kind, Parameter, ParameterError, Parameters, Value};
 use crate::parameters::{unread, NodeConfig};
 use crate::stream::SessionConfig;
 
@@ -51,7 +51,7 @@ pub fn configure(overrides: &Overrides) -> Result<NodeConfig, NodeError> {
             Err(error) => return Err(refusal(given, error)),
         }
     }
-    config.session.check()?;
+    config.check()?;
     let values = overrides.given.iter().filter_map(|given| {
         let value = config.get(&given.name)?;
         Some((given.name.as_str(), value))
@@ -72,7 +72,12 @@ fn take(config: &mut NodeConfig, given: &Override) -> Result<(), ParameterError>
 
 /// A value of ROS as the parameter stores it.
 fn checked(parameter: &Parameter, value: &ParameterValue) -> Result<Value, ParameterError> {
+    // rcl says of an empty list that it is not set.
+    let is_list = matches!(parameter.kind, Kind::Numbers(_) | Kind::Texts);
     match messages::value(value) {
+        None if is_list && *value == ParameterValue::NotSet => {
+            parameter.checked(Value::Texts(Vec::new()))
+        }
         Some(value) => parameter.checked(value),
         None => Err(parameter.refusal(messages::kind(value))),
     }

@@ -146,8 +146,8 @@ impl Served {
             (present.as_ref() != Some(&value)).then_some((parameter, value))
         });
         let changes = changes.collect::<Vec<_>>();
+        config.check().map_err(|error| error.to_string())?;
         let session = &config.session;
-        session.check().map_err(|error| error.to_string())?;
         // The last that can fail: all that follows only takes over what is right.
         if session.system_prompt != self.config.session.system_prompt {
             self.engine

@@ -7,13 +7,21 @@ use crate::cache::{host, FrameId};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::simd::dot;
 
+/// Where a frame stands in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Its number.
+    pub id: FrameId,
+    /// Index of its camera.
+    pub camera: usize,
+    /// Time since its epoch began, nanoseconds: what its label tells.
+    pub elapsed_ns: i64,
+}
+
 /// What the connector made of a picture, f16: values beyond its range are its largest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
-    /// Its number in the stream.
-    pub id: FrameId,
-    /// Time since its epoch began, nanoseconds: what its label tells.
-    pub elapsed_ns: i64,
+    pub at: Moment,
     pub layout: Layout,
     /// Tokens that it takes in the cache with its label and markup.
     pub tokens: usize,
@@ -26,7 +34,7 @@ pub struct Frame {
 
 impl Frame {
     pub fn new(
-        (id, elapsed_ns): (FrameId, i64),
+        at: Moment,
         layout: Layout,
         tokens: usize,
         features: &ImageFeatures,
@@ -37,8 +45,7 @@ impl Frame {
             values.extend(host::floats(rows)?.into_iter().map(bounded));
         }
         Ok(Self {
-            id,
-            elapsed_ns,
+            at,
             layout,
             tokens,
             values: values.into(),

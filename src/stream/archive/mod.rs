@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use config::{ArchiveConfig, RecallBy, RecallMode};
 pub use find::{Found, Wanted};
-pub use frame::Frame;
+pub use frame::{Frame, Moment};
 pub use text::{TextUnits, Turn};
 pub use unit::{Content, Entry, Kind, Unit};
 

@@ -100,6 +100,8 @@ impl Unit {
         match (&self.content, &other.content) {
             (Content::Turn(turn), Content::Turn(other)) if turn == other => 1.0,
             (Content::Turn(_), _) | (_, Content::Turn(_)) => -1.0,
+            // What two cameras see is not the same, however like it is.
+            (Content::Frame(a), Content::Frame(b)) if a.at.camera != b.at.camera => -1.0,
             _ => self.likeness(other),
         }
     }

@@ -73,6 +73,7 @@ pub fn decode(kind: Kind, bytes: &[u8], recorded_ns: i64) -> Result<CameraImage,
         }
     };
     Ok(CameraImage {
+        camera: 0,
         stamp_ns: i64::from(header.sec) * 1_000_000_000 + i64::from(header.nanosec),
         arrival_ns: recorded_ns,
         frame_id: header.frame_id,

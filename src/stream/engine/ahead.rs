@@ -1,6 +1,6 @@
 //! Frames through the tower while the engine's thread is at something else: an answer, or the frame before.
 //!
-//! Only the frame that waits is taken, and it stays where it is: which frames are used, and in which order, is decided as without
+//! Only the frame that is next is taken, and it stays where it is: which frames are used, and in which order, is decided as without
 //! this thread, which only spares the engine's the wait for the tower.
 
 use std::sync::{Arc, PoisonError};
@@ -48,7 +48,7 @@ pub fn run(encoder: &FrameEncoder, shared: &Shared) {
     while let Some(image) = next(shared, rest) {
         let started = Instant::now();
         let running = Running(shared);
-        let gate = lock(&shared.gate).clone();
+        let gate = lock(&shared.gates)[image.camera].clone();
         let seen = Seen::of(encoder, &image, &gate);
         let stage = Stage::Done(Box::new(seen));
         lock(&shared.inbox).ahead = Some(Ahead { image, stage });
@@ -65,11 +65,11 @@ fn next(shared: &Shared, rest: Instant) -> Option<Arc<CameraImage>> {
         if inbox.stop {
             return None;
         }
-        let waiting = inbox.frame.as_ref().filter(|_| inbox.busy);
+        let waiting = inbox.cameras.next().filter(|_| inbox.busy);
         let waiting = waiting.map(|(_, image)| image.clone()).filter(|image| {
             let known = inbox.ahead.as_ref().map(|ahead| &ahead.image);
             !known.is_some_and(|known| Arc::ptr_eq(known, image))
-                && lock(&shared.gate).due(image.stamp_ns)
+                && lock(&shared.gates)[image.camera].due(image.stamp_ns)
         });
         let left = match inbox.ahead {
             Some(_) => rest.saturating_duration_since(Instant::now()),

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
+use super::cameras::Cameras;
 use super::watches::{Watch, Watches};
 use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
-use crate::stream::clock::StreamClock;
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::FrameGate;
-use crate::stream::losses::Losses;
 use crate::stream::stats::StreamStats;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
@@ -25,20 +24,11 @@ pub const MAX_ID_BYTES: usize = 256;
 pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 pub struct Inbox {
-    /// The newest frame, and since when a frame has been waiting.
-    pub frame: Option<(Instant, Arc<CameraImage>)>,
+    pub cameras: Cameras,
     /// A frame that the tower sees, or has seen, ahead of its turn.
     pub ahead: Option<Ahead>,
     /// The engine's thread is at work.
     pub busy: bool,
-    /// Places frames in time as they arrive.
-    pub clock: StreamClock,
-    /// The stamp that the clock jumped from (last, of several jumps), if it has since a frame was taken: whichever is taken next
-    /// begins an epoch.
-    pub jumped: Option<i64>,
-    pub losses: Losses,
-    /// When the last image came.
-    pub heard_at: Option<Instant>,
     /// Those that wait: the highest priority first, of one priority the first that came.
     pub instructions: VecDeque<Instruction>,
     /// Refusals to be sent from the engine's thread, so that all answers come from one place.
@@ -59,8 +49,8 @@ pub struct Inbox {
     pub answered_last: bool,
     /// Numbers the instructions that came without an id.
     pub assigned: u64,
-    /// When the frames of the last [`RATE_WINDOW`] were used.
-    pub used_at: VecDeque<Instant>,
+    /// When the frames of the last [`RATE_WINDOW`] were used, and of which cameras they were.
+    pub used_at: VecDeque<(Instant, usize)>,
 }
 
 /// An instruction that gets no answer of the model, and why.
@@ -170,15 +160,11 @@ const WATCH_CANCELLED: &str = "the watch was cancelled";
 
 impl Inbox {
     /// An empty one, for so many watches at most.
-    pub fn new(clock: StreamClock, watches_limit: usize) -> Self {
+    pub fn new(cameras: Cameras, watches_limit: usize) -> Self {
         Self {
-            clock,
-            frame: None,
+            cameras,
             ahead: None,
             busy: false,
-            jumped: None,
-            losses: Losses::default(),
-            heard_at: None,
             instructions: VecDeque::new(),
             refused: VecDeque::new(),
             watches: Watches::new(watches_limit),
@@ -195,51 +181,22 @@ impl Inbox {
         }
     }
 
-    /// Places a good image in time, also while paused, and lets it wait for its turn in the place of the one that waits.
+    /// Places a good image in time, also while paused, and lets it wait for its turn in the place of the one of its camera that waits.
     /// `received_ns` is its receipt on the steady clock.
     pub fn offer(
         &mut self,
-        mut image: CameraImage,
+        image: CameraImage,
         received_ns: i64,
         stats: &mut StreamStats,
     ) -> Result<(), FrameError> {
-        if image.date(received_ns) {
-            if stats.frames_undated == 0 {
-                tracing::warn!("images come without a stamp: the time of their receipt is taken");
-            }
-            stats.frames_undated += 1;
-            stats.ahead_ns = None;
-        } else {
-            stats.ahead_ns = Some(image.stamp_ns.saturating_sub(image.arrival_ns));
-        }
-        let arrival = self.clock.arrive(image.stamp_ns, received_ns);
-        let jumped = arrival.check(image.stamp_ns)?;
-        stats.time_jumps += u64::from(jumped.is_some());
-        if jumped.is_some() {
-            self.losses = Losses::default();
-        }
-        self.jumped = jumped.or(self.jumped);
-        self.losses.arrive(image.stamp_ns);
-        if self.paused {
-            stats.frames_skipped.paused += 1;
-            return Ok(());
-        }
-        // A newer frame takes the waiting one's place in the line, not its turn behind every instruction since.
-        let since = match self.frame.take() {
-            Some((since, _)) => {
-                stats.frames_superseded += 1;
-                since
-            }
-            None => Instant::now(),
-        };
-        self.frame = Some((since, Arc::new(image)));
-        Ok(())
+        self.cameras.offer(image, received_ns, self.paused, stats)
     }
 
-    /// The stamps from before a reset have no part in what comes after it.
-    pub fn forget_stamps(&mut self) {
-        self.jumped = None;
-        self.clock.reset();
+    /// Frames used per second of late, in all and of one camera.
+    pub fn frames_per_second(&self, camera: Option<usize>) -> f32 {
+        let used = self.used_at.iter();
+        let used = used.filter(|(_, of)| camera.is_none_or(|camera| camera == *of));
+        used.count() as f32 / RATE_WINDOW.as_secs_f32()
     }
 
     /// Gives an instruction an id if it has none.
@@ -263,6 +220,12 @@ impl Inbox {
             return Some(format!(
                 "instruction text is {} bytes long, expected at most {MAX_INSTRUCTION_BYTES}",
                 text.len()
+            ));
+        }
+        let choices = instruction.choices.iter().map(String::len).sum::<usize>();
+        if choices > MAX_INSTRUCTION_BYTES {
+            return Some(format!(
+                "instruction choices are {choices} bytes long together, expected at most {MAX_INSTRUCTION_BYTES}"
             ));
         }
         if self.paused {
@@ -362,6 +325,9 @@ impl Inbox {
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
         // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
+        instruction.images.clear();
+        instruction.choices.clear();
+        instruction.grammar = None;
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }
@@ -370,23 +336,26 @@ impl Inbox {
     }
 
     pub fn forget_old_frames(&mut self) {
-        let old = |at: &Instant| at.elapsed() > RATE_WINDOW;
+        let old = |(at, _): &(Instant, usize)| at.elapsed() > RATE_WINDOW;
         while self.used_at.front().is_some_and(old) {
             self.used_at.pop_front();
         }
     }
 
-    /// Whether a frame waits that would be used.
-    pub fn frame_is_due(&self, gate: &FrameGate) -> bool {
-        let waiting = self.frame.as_ref();
-        waiting.is_some_and(|(_, image)| gate.due(image.stamp_ns))
+    /// Whether the frame that is next would be used; `gates` are those of the cameras.
+    pub fn frame_is_due(&self, gates: &[FrameGate]) -> bool {
+        let next = self.cameras.next();
+        next.is_some_and(|(_, image)| {
+            let gate = gates.get(image.camera);
+            gate.is_some_and(|gate| gate.due(image.stamp_ns))
+        })
     }
 
-    /// The frame that waits.
+    /// The frame that is next, if one waits.
     pub fn take_frame(&mut self) -> Option<Work> {
-        let (since, image) = self.frame.take()?;
+        let ((since, image), jumped) = self.cameras.take()?;
         self.answered_last = false;
-        Some(Work::Frame(since, image, self.jumped.take()))
+        Some(Work::Frame(since, image, jumped))
     }
 
     /// The next thing to do, if there is any.
@@ -398,7 +367,7 @@ impl Inbox {
             // What waited for the memory of before does not enter the new one.
             return Some(Work::Reset {
                 waiting: std::mem::take(&mut self.resets),
-                dropped: self.frame.take().is_some(),
+                dropped: self.cameras.drop_waiting(),
             });
         }
         if let Some(refusal) = self.take_refused() {
@@ -406,7 +375,7 @@ impl Inbox {
         }
         let now = Instant::now();
         let watch_due = !self.paused && self.watches.is_due(now, self.frames_taken);
-        let frame_first = match (&self.frame, self.instructions.front()) {
+        let frame_first = match (self.cameras.next(), self.instructions.front()) {
             (Some((since, _)), Some(instruction)) => {
                 self.answered_last || *since <= instruction.received
             }
@@ -443,10 +412,10 @@ impl Inbox {
 /// Something to do.
 pub enum Work {
     Stop,
-    /// For those who wait for it; whether a waiting frame was dropped.
+    /// For those who wait for it; of which cameras frames that waited were dropped.
     Reset {
         waiting: Vec<Sender<Result<(), String>>>,
-        dropped: bool,
+        dropped: Vec<usize>,
     },
     Refuse(Refusal),
     Ask(Instruction),

@@ -1,18 +1,20 @@
 //! The engine thread, which owns model and device, and the inbox in front of it.
 //!
-//! Frames wait in a slot of one: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
+//! Frames wait in a slot of one for each camera: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
 //! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other. An instruction of a
 //! higher priority comes before the others, and cuts off the answer to one of a lower priority. Refusals and cancellations are answered
 //! at once, between the tokens of whatever is being answered. Watches are asked when no instruction waits, and no two askings in a row while a
 //! frame does.
 //!
 //! - this file: what others see of the engine
+//! - `cameras`: of each camera the frame that waits, and its clock
 //! - `inbox`: what waits, and in which order it is taken
 //! - `watches`: instructions that stand, and when they are asked
 //! - `worker`: the thread
 //! - `ahead`: the thread beside it, on a GPU
 
 mod ahead;
+mod cameras;
 mod inbox;
 mod watches;
 mod worker;
@@ -22,11 +24,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use inbox::{Inbox, RATE_WINDOW};
+use cameras::Cameras;
+use inbox::Inbox;
 use worker::Worker;
 
 use super::answer::{Answer, AnswerDelta, Instruction};
-use super::clock::StreamClock;
 use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::gate::FrameGate;
@@ -77,22 +79,22 @@ struct Shared {
     /// Something has changed for the thread that takes frames ahead of their turn, or by it.
     frames: Condvar,
     ready: Condvar,
-    /// As the last frame left it.
-    gate: Mutex<FrameGate>,
+    /// Of every camera, as its last frame left it.
+    gates: Mutex<Vec<FrameGate>>,
     stats: Mutex<StreamStats>,
     complaints: Mutex<Complaints>,
-    /// What is known of the camera when no image comes.
-    camera: Mutex<String>,
+    /// What is known of each camera when no image comes of it.
+    silent: Mutex<Vec<String>>,
     /// The zero of the times of receipt.
     started: Instant,
 }
 
 impl Shared {
     /// Counts a refused frame and says so in the log, though not of each of many.
-    fn reject(&self, error: &PushError) {
+    fn reject(&self, camera: usize, error: &PushError) {
         {
             let mut stats = lock(&self.stats);
-            stats.reject(error);
+            stats.reject(camera, error);
             if error.reason() == PushError::FULL {
                 // What stays so until a reset is said once.
                 if !std::mem::replace(&mut stats.memory_full, true) {
@@ -133,16 +135,18 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let config = session.config();
         let queue_size = config.queue_size;
-        let clock = StreamClock::new(config.gate.time_jump_threshold);
+        let count = config.cameras.count();
+        let cameras = Cameras::new(count, config.gate.time_jump_threshold);
+        let labels = (0..count).map(|camera| config.cameras.label(camera));
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox::new(clock, config.watches_limit)),
+            inbox: Mutex::new(Inbox::new(cameras, config.watches_limit)),
             wake: Condvar::new(),
             frames: Condvar::new(),
             ready: Condvar::new(),
-            gate: Mutex::new(session.state().stream.gate.clone()),
-            stats: Mutex::new(StreamStats::default()),
+            gates: Mutex::default(),
+            stats: Mutex::new(StreamStats::of(labels)),
             complaints: Mutex::new(Complaints::default()),
-            camera: Mutex::new(String::new()),
+            silent: Mutex::new(vec![String::new(); count]),
             started: Instant::now(),
         });
         let pool = session.pool();
@@ -174,23 +178,27 @@ impl Engine {
         })
     }
 
-    /// Places a frame in time and puts it into the waiting slot. One that is refused, which is counted and logged, leaves the one
+    /// Places a frame in time and puts it into the waiting slot of its camera. One that is refused, which is counted and logged, leaves the one
     /// that waits alone.
     pub fn offer_frame(&self, image: CameraImage) -> Result<(), PushError> {
         let checked = image.check();
+        let camera = image.camera;
         let offered = {
             let mut inbox = lock(&self.shared.inbox);
             let mut stats = lock(&self.shared.stats);
-            inbox.heard_at = Some(Instant::now());
-            stats.frames_received += 1;
-            stats.image_bytes = image.bytes();
+            inbox
+                .cameras
+                .slot(camera)
+                .map_err(PushError::from)?
+                .heard_at = Some(Instant::now());
+            stats.received(camera, image.bytes());
             checked.and_then(|()| {
                 let received_ns = self.shared.started.elapsed().as_nanos();
                 inbox.offer(image, received_ns as i64, &mut stats)
             })
         };
         // What was known of a silent camera has passed.
-        lock(&self.shared.camera).clear();
+        self.describe_camera(camera, String::new());
         match offered {
             Ok(()) => {
                 self.shared.wake.notify_one();
@@ -199,15 +207,17 @@ impl Engine {
             }
             Err(error) => {
                 let error = error.into();
-                self.shared.reject(&error);
+                self.shared.reject(camera, &error);
                 Err(error)
             }
         }
     }
 
-    /// Says what is known of the camera while no image comes, for those who ask in vain.
-    pub fn describe_camera(&self, text: String) {
-        *lock(&self.shared.camera) = text;
+    /// Says what is known of a camera while no image comes of it, for those who ask in vain.
+    pub fn describe_camera(&self, camera: usize, text: String) {
+        if let Some(known) = lock(&self.shared.silent).get_mut(camera) {
+            *known = text;
+        }
     }
 
     /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`]; a watch has more of them, and a last one.
@@ -304,11 +314,15 @@ impl Engine {
         let mut stats = lock(&self.shared.stats).clone();
         inbox.forget_old_frames();
         stats.paused = inbox.paused;
-        stats.silence = inbox.heard_at.map(|at| at.elapsed());
-        stats.lost = inbox.losses.share();
+        let slots = inbox.cameras.slots().iter().enumerate();
+        for (camera, (index, slot)) in stats.cameras.iter_mut().zip(slots) {
+            camera.silence = slot.heard_at.map(|at| at.elapsed());
+            camera.lost = slot.losses.share();
+            camera.frames_per_second = inbox.frames_per_second(Some(index));
+        }
         stats.watches = inbox.watches.list().iter().map(WatchStats::of).collect();
         stats.instructions_waiting = inbox.instructions.len();
-        stats.frames_per_second = inbox.used_at.len() as f32 / RATE_WINDOW.as_secs_f32();
+        stats.frames_per_second = inbox.frames_per_second(None);
         stats
     }
 

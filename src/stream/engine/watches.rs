@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::inbox::Which;
-use crate::stream::answer::{Answer, Every, FinishReason, Instruction, WatchCount, Watching};
+use crate::stream::answer::{
+    Answer, ChosenBy, Every, FinishReason, Instruction, WatchCount, Watching,
+};
 
 /// A watch as others see it.
 #[derive(Debug, Clone)]
@@ -247,12 +249,22 @@ impl Standing {
             return false;
         }
         let last = self.watch.last.as_ref();
-        !self.watching.on_change || last.is_none_or(|last| is_another(last, answer))
+        let hysteresis = self.watching.hysteresis;
+        !self.watching.on_change || last.is_none_or(|last| is_another(last, answer, hysteresis))
     }
 }
 
-/// Whether an answer says something else than the last one that was published.
-fn is_another(last: &Answer, answer: &Answer) -> bool {
+/// Whether an answer says something else than the last one that was published: of choices another one, which is likelier than that by more
+/// than `hysteresis`.
+fn is_another(last: &Answer, answer: &Answer, hysteresis: f32) -> bool {
+    if let (Some(before), Some(now)) = (&last.chosen, &answer.chosen) {
+        let probabilities = match now.by {
+            ChosenBy::Sum => &now.probabilities,
+            ChosenBy::Mean => &now.mean_probabilities,
+        };
+        let of = |index: usize| probabilities.get(index).copied().unwrap_or(0.0);
+        return now.index != before.index && of(now.index) - of(before.index) > hysteresis;
+    }
     last.error != answer.error || last.text.trim() != answer.text.trim()
 }
 

@@ -10,7 +10,6 @@ use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
-use crate::stream::gate::Skip;
 use crate::stream::session::{AskError, Asking, Meanwhile, Progress, Session, Taken};
 
 /// What the thread owns.
@@ -44,7 +43,9 @@ impl Worker {
                     return;
                 }
                 Work::Reset { waiting, dropped } => {
-                    lock(&self.shared.stats).frames_superseded += u64::from(dropped);
+                    for camera in dropped {
+                        lock(&self.shared.stats).superseded(camera);
+                    }
                     let ended = lock(&self.shared.inbox).watches.reset();
                     self.cancel_waiting("the memory was reset", ended);
                     let outcome = self.reset();
@@ -136,7 +137,7 @@ impl Worker {
             }
             error.to_string()
         })?;
-        lock(&self.shared.inbox).forget_stamps();
+        lock(&self.shared.inbox).cameras.forget_stamps();
         let mut stats = lock(&self.shared.stats);
         stats.memory_full = false;
         self.before = (stats.frames_received, stats.frames_rejected);
@@ -150,27 +151,24 @@ impl Worker {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.frames_taken += 1;
-                inbox.used_at.push_back(Instant::now());
+                inbox.used_at.push_back((Instant::now(), image.camera));
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
-                stats.frames_used += 1;
+                stats.used(image.camera);
                 stats.memory_full = false;
                 stats.frame_wait = waited;
                 stats.transport_ns = image.arrival_ns.saturating_sub(image.stamp_ns);
             }
             Ok(Taken::Skipped(skip)) => {
-                let mut stats = lock(&self.shared.stats);
-                match skip {
-                    Skip::Rate => stats.frames_skipped.rate += 1,
-                    Skip::Unchanged => stats.frames_skipped.unchanged += 1,
-                }
+                lock(&self.shared.stats).skipped(image.camera, skip);
             }
-            Err(error) => self.shared.reject(&error),
+            Err(error) => self.shared.reject(image.camera, &error),
         }
     }
 
     fn ask(&mut self, instruction: Instruction) {
-        if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
+        let shown = self.session.memory().seen() > 0 || !instruction.images.is_empty();
+        if !shown && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
             let finish = FinishReason::Error;
             return self.refuse(Refusal::new(instruction, finish, reason));
@@ -221,8 +219,8 @@ impl Worker {
         let mut asking = self.session.begin_answer(instruction);
         loop {
             match self.go_on_answering(instruction, asking, aloud) {
-                Progress::Answered(answer) => return answer,
-                Progress::Paused(paused) => asking = paused,
+                Progress::Answered(answer) => return *answer,
+                Progress::Paused(paused) => asking = *paused,
             }
             let frame = lock(&self.shared.inbox).take_frame();
             if let Some(Work::Frame(since, image, jumped)) = frame {
@@ -254,7 +252,7 @@ impl Worker {
                 match inbox.take_refused() {
                     Some(refusal) => refusal,
                     None if inbox.is_cut_off() => return Meanwhile::CutOff,
-                    None if inbox.frame_is_due(&lock(&shared.gate)) => {
+                    None if inbox.frame_is_due(&lock(&shared.gates)) => {
                         return Meanwhile::FrameWaits
                     }
                     None => return Meanwhile::Nothing,
@@ -275,11 +273,14 @@ impl Worker {
         let received = stats.frames_received - self.before.0;
         let rejected = stats.frames_rejected - self.before.1;
         if received == 0 {
-            let camera = lock(&self.shared.camera);
-            return match camera.is_empty() {
-                true if self.before.0 > 0 => "no image has come since the reset".to_string(),
-                true => "no image has come".to_string(),
-                false => camera.clone(),
+            let mut known = lock(&self.shared.silent).clone();
+            known.retain(|known| !known.is_empty());
+            return match known.join("; ") {
+                none if none.is_empty() && self.before.0 > 0 => {
+                    "no image has come since the reset".to_string()
+                }
+                none if none.is_empty() => "no image has come".to_string(),
+                known => known,
             };
         }
         let last = &stats.rejected_last;
@@ -319,8 +320,9 @@ impl Worker {
 
     /// Makes the session's state visible.
     pub fn publish_session(&mut self) {
-        let gate = &self.session.state().stream.gate;
-        lock(&self.shared.gate).clone_from(gate);
+        let cameras = self.session.state().stream.cameras.iter();
+        let gates = cameras.map(|camera| camera.gate.clone());
+        *lock(&self.shared.gates) = gates.collect();
         let mut stats = lock(&self.shared.stats);
         stats.policy = self.session.config().cache.policy.name();
         stats.cache = self.session.usage();
@@ -330,6 +332,10 @@ impl Worker {
         stats.oldest_frame_ns = memory.oldest_ns();
         stats.ages = memory.ages();
         stats.archive = self.session.archive_stats();
+        let slots = self.session.camera_slots();
+        for (camera, slots) in stats.cameras.iter_mut().zip(slots) {
+            camera.slots = slots;
+        }
         if let Some(newest) = memory.newest() {
             stats.frame_id.clone_from(&newest.frame_id);
         }

@@ -24,6 +24,8 @@ pub const MAX_PIXELS: u64 = 36_000_000;
 /// A camera message, free of ROS types.
 #[derive(Debug, Clone)]
 pub struct CameraImage {
+    /// Index of its camera in the parameter `cameras`; 0 where there is but one.
+    pub camera: usize,
     /// The header's stamp, nanoseconds.
     pub stamp_ns: i64,
     /// When it arrived, nanoseconds on the node's clock (ROS time, which stamps should be of as well); a recorded one: when it was
@@ -76,6 +78,10 @@ pub enum FrameError {
         rows: u64,
         step: u32,
     },
+    #[error(
+        "image is of camera number {camera}, expected less than {count}, the number of cameras"
+    )]
+    Camera { camera: usize, count: usize },
     #[error("image size is {width} x {height}, expected even numbers: {encoding} shares colour between neighbours")]
     Odd {
         width: u32,
@@ -118,6 +124,7 @@ impl FrameError {
             Self::OtherClock { .. } => "other_clock",
             Self::Format(_) => "format",
             Self::Corrupt(_) => "corrupt",
+            Self::Camera { .. } => "camera",
         }
     }
 }
@@ -162,6 +169,7 @@ impl CameraImage {
     /// An image that arrives at the time of its stamp.
     pub fn recorded(stamp_ns: i64, frame_id: &str, data: ImageData) -> Self {
         Self {
+            camera: 0,
             stamp_ns,
             arrival_ns: stamp_ns,
             frame_id: frame_id.to_string(),

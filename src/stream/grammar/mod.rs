@@ -59,6 +59,21 @@ impl Grammar {
         Thought::new(self.chat.thinks())
     }
 
+    /// What ends the thought that the last instruction opened, before anything is thought; empty: it opened none.
+    pub fn no_thought(&self) -> &'static str {
+        match self.chat.thinks() {
+            true => Thought::CLOSED,
+            false => "",
+        }
+    }
+
+    /// What an answer begins with in front of its first word.
+    pub fn lead(&self) -> &'static str {
+        let format = self.format();
+        let lead = format.template_answer.strip_prefix(format.answer);
+        lead.unwrap_or_default()
+    }
+
     /// The protected beginning of the stream: the system prompt or, if that is empty, what the checkpoint's template puts there.
     pub fn prefix(&mut self, system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
         let ChatFormat {
@@ -74,15 +89,30 @@ impl Grammar {
         prefix
     }
 
-    /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began.
-    pub fn frame(&mut self, image_text: &str, elapsed_ns: i64) -> String {
+    /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began, `camera` the label of its camera where
+    /// there are several.
+    pub fn frame(&mut self, image_text: &str, elapsed_ns: i64, camera: Option<&str>) -> String {
+        let label = frame_label(self.format().time, elapsed_ns, camera);
+        self.picture(image_text, &label)
+    }
+
+    /// A picture that is no frame of a camera.
+    pub fn sent_picture(&mut self, image_text: &str) -> String {
+        let label = match self.format().time {
+            TimeLabel::MinutesSeconds(_) => "\nA picture that was sent:",
+            TimeLabel::Seconds(_) | TimeLabel::None => "A picture that was sent: ",
+        };
+        self.picture(image_text, label)
+    }
+
+    fn picture(&mut self, image_text: &str, label: &str) -> String {
         let mut text = std::mem::take(&mut self.owed);
         let format = self.format();
         if self.turn != Turn::Frames {
             text.push_str(format.user);
         }
         self.turn = Turn::Frames;
-        text.push_str(&time_label(format.time, elapsed_ns));
+        text.push_str(label);
         text.push_str(format.before_frame);
         text.push_str(image_text);
         match format.after_frame.trim().is_empty() {
@@ -115,13 +145,18 @@ impl Grammar {
     }
 }
 
-fn time_label(label: TimeLabel, elapsed_ns: i64) -> String {
+/// When a frame was taken, as far as the format says it, and by which of several cameras.
+fn frame_label(label: TimeLabel, elapsed_ns: i64, camera: Option<&str>) -> String {
+    let beside = camera.map_or_else(String::new, |camera| format!("{camera} camera: "));
     match label {
-        TimeLabel::None => String::new(),
-        TimeLabel::MinutesSeconds(text) => text.replace("{}", &minutes_seconds(elapsed_ns)),
+        TimeLabel::None => beside,
+        TimeLabel::MinutesSeconds(text) => {
+            let within = camera.map_or_else(String::new, |camera| format!(", {camera} camera"));
+            text.replace("{}", &(minutes_seconds(elapsed_ns) + &within))
+        }
         TimeLabel::Seconds(text) => {
             let seconds = elapsed_ns.max(0) as f64 * 1e-9;
-            text.replace("{}", &format!("{seconds:.1}"))
+            text.replace("{}", &format!("{seconds:.1}")) + &beside
         }
     }
 }
@@ -134,7 +169,7 @@ fn minutes_seconds(elapsed_ns: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::minutes_seconds;
+    use super::*;
 
     #[test]
     fn the_time_label_counts_whole_seconds_and_wraps_after_an_hour() {
@@ -144,5 +179,21 @@ mod tests {
         assert_eq!(at(3599.0), "59:59");
         assert_eq!(at(3600.0), "00:00");
         assert_eq!(at(-5.0), "00:00");
+    }
+
+    #[test]
+    fn the_camera_s_label_stands_beside_the_time_and_nowhere_where_there_is_one_camera() {
+        let label = |time, camera| frame_label(time, 61_500_000_000, camera);
+        let smolvlm = TimeLabel::MinutesSeconds("\nFrame from {}:");
+        assert_eq!(label(smolvlm, None), "\nFrame from 01:01:");
+        assert_eq!(
+            label(smolvlm, Some("rear")),
+            "\nFrame from 01:01, rear camera:"
+        );
+        let qwen = TimeLabel::Seconds("<{} seconds>");
+        assert_eq!(label(qwen, None), "<61.5 seconds>");
+        assert_eq!(label(qwen, Some("rear")), "<61.5 seconds>rear camera: ");
+        assert_eq!(label(TimeLabel::None, None), "");
+        assert_eq!(label(TimeLabel::None, Some("rear")), "rear camera: ");
     }
 }

@@ -23,6 +23,9 @@ enum State {
 }
 
 impl Thought {
+    /// Closes a thought of no words.
+    pub const CLOSED: &str = "\n</think>\n\n";
+
     /// In front of an answer; `open`: the question ended with the mark that opens a thought.
     pub fn new(open: bool) -> Self {
         Self {

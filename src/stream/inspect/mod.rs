@@ -245,8 +245,8 @@ impl Report {
             let layout = model.vision.layout((width, height), View::Frame);
             let markup = model.vision.markup(&layout);
             let mut grammar = Grammar::new(chat.clone());
-            let first = model.tokenizer.encode(&grammar.frame(&markup, 0))?;
-            let text = grammar.frame(&markup, A_SECOND_NS);
+            let first = model.tokenizer.encode(&grammar.frame(&markup, 0, None))?;
+            let text = grammar.frame(&markup, A_SECOND_NS, None);
             let next = model.tokenizer.encode_after(first.last().copied(), &text)?;
             self.frames.push(Frame {
                 width,

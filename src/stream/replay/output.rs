@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::ReplayError;
 use crate::stream::answer::Recalled;
 use crate::stream::archive::Kind;
+use crate::stream::evidence::Evidence;
 
 /// Right answers among those whose truth is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -60,16 +61,25 @@ pub(super) struct AnswerLine<'a> {
     pub token_ids: &'a [u32],
     pub finish_reason: &'static str,
     pub error: &'a Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub camera: &'a str,
     pub newest_frame_stamp_ns: Option<i64>,
     pub oldest_frame_stamp_ns: Option<i64>,
     pub frames_seen: u64,
     pub prompt_tokens: usize,
     pub vision_tokens: usize,
     pub output_tokens: usize,
+    /// Which of the choices it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice_probabilities: Option<&'a Vec<f32>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recalled: Vec<RecalledUnit>,
     #[serde(skip_serializing_if = "is_zero")]
     pub recalled_tokens: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<EvidenceFrame>,
     pub truth: &'a Option<String>,
     #[serde(rename = "type")]
     pub kind: &'a Option<String>,
@@ -101,6 +111,22 @@ impl From<&Recalled> for RecalledUnit {
             stamp_ns: unit.stamp_ns,
             seen_ns: unit.seen_ns,
             score: unit.score,
+        }
+    }
+}
+
+/// A frame that an answer rests on.
+#[derive(Serialize)]
+pub(super) struct EvidenceFrame {
+    stamp_ns: i64,
+    weight: f32,
+}
+
+impl From<&Evidence> for EvidenceFrame {
+    fn from(frame: &Evidence) -> Self {
+        Self {
+            stamp_ns: frame.stamp_ns,
+            weight: frame.weight,
         }
     }
 }

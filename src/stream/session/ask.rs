@@ -2,14 +2,17 @@
 
 use std::time::Instant;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
-use super::{Chunk, RecallError, Session};
+use super::formed::{cut_off, no_text};
+use super::pauses::{Asking, Meanwhile, Prepared, Progress};
+use super::{ChoicesError, Chunk, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
-use crate::model::chooser::{Choice, Draws};
+use crate::model::chooser::Choice;
+use crate::model::constraint::{Allowed, Constraint, ConstraintError};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
-use crate::stream::archive::Found;
+use crate::stream::frame::FrameError;
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].
@@ -28,18 +31,9 @@ impl Session {
         let mut asking = self.begin_answer(instruction);
         loop {
             match self.go_on_answering(instruction, asking, &meanwhile, on_delta) {
-                Progress::Answered(answer) => return answer,
-                Progress::Paused(paused) => asking = paused,
+                Progress::Answered(answer) => return *answer,
+                Progress::Paused(paused) => asking = *paused,
             }
-        }
-    }
-
-    /// An answer of which nothing has been generated.
-    pub fn begin_answer(&self, instruction: &Instruction) -> Asking {
-        Asking {
-            run: self.answer_to(instruction),
-            found: None,
-            draws: None,
         }
     }
 
@@ -59,10 +53,10 @@ impl Session {
         self.follow_cache();
         let (finish, error) = match outcome {
             Ok(Some(finish)) => (finish, None),
-            Ok(None) => return Progress::Paused(asking),
+            Ok(None) => return Progress::Paused(Box::new(asking)),
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
-        Progress::Answered(asking.run.finish(finish, error, on_delta))
+        Progress::Answered(Box::new(asking.run.finish(finish, error, on_delta)))
     }
 
     /// What an answer that is given now rests on.
@@ -71,17 +65,24 @@ impl Session {
         Basis {
             vision_tokens: self.state.cache.image_tokens(),
             newest_frame: memory.newest().cloned(),
+            camera: self.newest_camera().unwrap_or_default().to_string(),
             oldest_frame_ns: memory.oldest_ns(),
             frames_seen: memory.seen(),
         }
     }
 
     /// What is known of an answer before any of it is generated.
-    fn answer_to(&self, instruction: &Instruction) -> Generation {
+    pub(super) fn answer_to(&self, instruction: &Instruction) -> Generation {
         let mut answer = Answer::new(instruction);
         answer.rest_on(&self.basis());
         let thought = self.state.stream.grammar.thought();
         Generation::new(answer, instruction, self.model.tokenizer.clone(), thought)
+    }
+
+    /// Label of the camera of the newest frame, where there are several.
+    fn newest_camera(&self) -> Option<&str> {
+        let newest = self.memory().newest()?;
+        self.config.cameras.label(newest.camera)
     }
 
     fn checked_ask(
@@ -91,32 +92,43 @@ impl Session {
         asking: &mut Asking,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<Option<FinishReason>, AskError> {
-        let found = match asking.found.take() {
-            Some(found) => {
+        let mut prepared = match asking.prepared.take() {
+            Some(prepared) => {
                 asking.run.answer.rest_on(&self.basis());
-                found
+                prepared
             }
-            None => {
-                self.check_asked(instruction)?;
-                let started = Instant::now();
-                let found = self.find(instruction)?;
-                asking.run.answer.recall_time = started.elapsed();
-                found
-            }
+            None => self.prepare(instruction, &mut asking.run.answer)?,
         };
         let said = asking.run.answer.output_tokens;
+        let Prepared {
+            found,
+            pictures,
+            form,
+        } = &mut prepared;
+        let sent = pictures.tokens;
+        let alone = found.is_empty() && sent == 0;
         let mut generate = |session: &mut Self| {
-            if !found.is_empty() {
+            if !alone {
                 session.attempt(|session| {
-                    let question = session.question(&instruction.text)?.len();
-                    session.feed_again(&found, question + said, &mut asking.run.answer)
+                    let behind = session.question(&instruction.text)?.len() + said;
+                    if !found.is_empty() {
+                        session.feed_again(found, sent + behind, &mut asking.run.answer)?;
+                    }
+                    session.feed_pictures(pictures, behind)
                 })?;
             }
-            session.generate(instruction, meanwhile, asking, on_delta)
+            if instruction.choices.is_empty() {
+                return session.generate(instruction, (form, sent), meanwhile, asking, on_delta);
+            }
+            let cut_off = || meanwhile() == Meanwhile::CutOff;
+            let run = &mut asking.run;
+            let outcome = session.choose_from(instruction, &cut_off, run, on_delta);
+            run.answer.prompt_tokens += sent;
+            outcome.map(Some)
         };
         let (turn, outcome) = if instruction.ephemeral {
             (None, self.passing(generate))
-        } else if found.is_empty() {
+        } else if alone {
             let turn = self.open_turn(&instruction.text)?;
             (turn, self.unless_paused(instruction, generate))
         } else {
@@ -126,7 +138,7 @@ impl Session {
             })?;
             let mut turn = None;
             if !matches!(outcome, Ok(None)) {
-                // What was recalled leaves again, the turn stays.
+                // What was recalled and sent leaves again, the turn stays.
                 let said = &asking.run.answer.token_ids;
                 turn = self.open_turn(&instruction.text)?;
                 self.attempt(|session| session.append_turn(&instruction.text, said))?;
@@ -135,7 +147,7 @@ impl Session {
             (turn, outcome)
         };
         match outcome {
-            Ok(None) => asking.found = Some(found),
+            Ok(None) => asking.prepared = Some(prepared),
             Ok(Some(FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit)) => {
                 let said = &asking.run.answer.token_ids;
                 let archived = self.archive_turn(turn, &instruction.text, said);
@@ -151,6 +163,25 @@ impl Session {
         outcome
     }
 
+    /// Sees to everything that an answer needs to know before it begins.
+    fn prepare(
+        &mut self,
+        instruction: &Instruction,
+        answer: &mut Answer,
+    ) -> Result<Prepared, AskError> {
+        self.check_asked(instruction)?;
+        let form = self.constraint(instruction)?;
+        let pictures = self.look_at(instruction)?;
+        let started = Instant::now();
+        let found = self.find(instruction, pictures.tokens)?;
+        answer.recall_time = started.elapsed();
+        Ok(Prepared {
+            found,
+            pictures,
+            form,
+        })
+    }
+
     /// Why an instruction cannot be put, if it cannot.
     fn check_asked(&self, instruction: &Instruction) -> Result<(), AskError> {
         let (asked, limit) = (instruction.max_new_tokens, self.config.max_new_tokens_limit);
@@ -161,10 +192,11 @@ impl Session {
         if asked > limit {
             return Err(AskError::TooMuchAsked { asked, limit });
         }
-        if self.memory().seen() == 0 {
+        if self.memory().seen() == 0 && instruction.images.is_empty() {
             return Err(AskError::NoFrame);
         }
-        self.check_age(instruction)
+        self.check_age(instruction)?;
+        Ok(self.check_choices(instruction)?)
     }
 
     /// Refuses to answer from a picture that was too old when the instruction came.
@@ -183,11 +215,13 @@ impl Session {
     fn generate(
         &mut self,
         instruction: &Instruction,
+        (form, sent): (&mut Option<Constraint>, usize),
         meanwhile: &dyn Fn() -> Meanwhile,
         asking: &mut Asking,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<Option<FinishReason>, AskError> {
         let longest = self.longest(instruction);
+        let mut allowed = form.as_mut().map(Constraint::allowed).transpose()?;
         let run = &mut asking.run;
         let before = run.answer.output_tokens;
         if let Some(draws) = asking.draws.take() {
@@ -196,8 +230,14 @@ impl Session {
         // The random state before the token that is chosen and not yet used.
         let mut before_choice = self.state.stream.draws;
         let started = Instant::now();
-        let mut choice =
-            self.attempt(|session| session.put(&instruction.text, longest, &mut run.answer))?;
+        let mut choice = self.attempt(|session| {
+            let mut logits = session.put(&instruction.text, longest, &mut run.answer)?;
+            if form.is_some() && run.answer.token_ids.is_empty() {
+                logits = session.close_thought(logits, run)?;
+            }
+            Ok::<_, AskError>(session.choose(&mut logits, allowed.as_ref())?)
+        })?;
+        run.answer.prompt_tokens += sent;
         self.times.prefill = started.elapsed();
 
         let started = Instant::now();
@@ -221,16 +261,31 @@ impl Session {
             if let Err(error) = run.emit(token, on_delta) {
                 break Err(error.into());
             }
+            if let Some(form) = form {
+                match form.take(token).and_then(|()| form.allowed()) {
+                    Ok(next) => allowed = Some(next),
+                    Err(error) => break Err(error.into()),
+                }
+            }
             before_choice = self.state.stream.draws;
-            let last = run.answer.output_tokens == longest;
-            match self.follow(token, last) {
+            let last = run.answer.output_tokens >= longest;
+            match self.follow(token, last, allowed.as_ref()) {
                 Ok(Some(next)) => choice = next,
                 Ok(None) => break Ok(Some(FinishReason::Length)),
                 Err(error) => break Err(error.into()),
             }
         };
+        if let (Ok(Some(FinishReason::Length)), Some(form)) = (&finish, form) {
+            if !form.is_complete()? {
+                run.answer.error = cut_off(instruction, longest);
+            }
+        }
         if let Some(stepper) = &mut self.stepper {
             stepper.settle(&mut self.state.cache)?;
+        }
+        if !matches!(finish, Ok(None)) {
+            let finish = finish.as_ref().ok().copied().flatten();
+            self.note_evidence(&mut run.answer, finish);
         }
         self.state.stream.grammar.answered();
         let tokens = (run.answer.output_tokens - before).max(1) as u32;
@@ -239,50 +294,20 @@ impl Session {
     }
 
     /// The longest answer to an instruction, tokens.
-    fn longest(&self, instruction: &Instruction) -> usize {
+    pub(super) fn longest(&self, instruction: &Instruction) -> usize {
         match instruction.max_new_tokens {
             0 => self.config.max_new_tokens,
             given => given,
         }
     }
 
-    /// Whether an answer that had `before` tokens when it was gone on with may be paused: it has grown enough, and the whole turn can be
-    /// put again.
-    fn may_pause(&self, answer: &Answer, before: usize) -> bool {
-        let every = self.config.frames_during_answers;
-        let turn = answer.recalled_tokens + answer.prompt_tokens + answer.output_tokens;
-        every > 0
-            && answer.output_tokens >= before + every
-            && turn <= self.state.cache.longest_turn()
-    }
-
-    /// Does something to the state that is undone if it is paused.
-    fn unless_paused(
-        &mut self,
-        instruction: &Instruction,
-        work: impl FnOnce(&mut Self) -> Result<Option<FinishReason>, AskError>,
-    ) -> Result<Option<FinishReason>, AskError> {
-        let every = self.config.frames_during_answers;
-        if every == 0 || self.longest(instruction) <= every {
-            return work(self);
-        }
-        self.state.mark();
-        let outcome = work(self);
-        if let Ok(None) = outcome {
-            self.put_back();
-        }
-        self.state.let_go();
-        outcome
-    }
-
-    /// Puts a question to the model, and what of its answer there is, with room for an answer of `longest` tokens, of which the next is
-    /// chosen.
-    fn put(
+    /// Puts a question to the model, and what of its answer there is, with room for an answer of `longest` tokens: the logits of the next.
+    pub(super) fn put(
         &mut self,
         question: &str,
         longest: usize,
         answer: &mut Answer,
-    ) -> Result<Choice, AskError> {
+    ) -> Result<Vec<f32>, AskError> {
         if self.config.cache.policy == PolicyKind::LastFrames {
             self.feed_last_frames()?;
         }
@@ -296,11 +321,16 @@ impl Session {
         }
         let said = &answer.token_ids;
         self.reserve_instruction(tokens + said.len())?;
-        if said.is_empty() {
-            return Ok(self.go_on(&ids, Chunk::Instruction, longest)?);
-        }
-        self.append(&ids, Chunk::Instruction, said.len())?;
-        Ok(self.go_on(said, Chunk::Answer, longest - said.len())?)
+        self.follow_answer();
+        let hidden = match said.as_slice() {
+            [] => self.pass(&ids, &[], Chunk::Instruction, longest)?,
+            said => {
+                self.append(&ids, Chunk::Instruction, said.len())?;
+                self.pass(said, &[], Chunk::Answer, longest.saturating_sub(said.len()))?
+            }
+        };
+        let mut rows = self.logits(&hidden.ok_or_else(no_text)?)?;
+        Ok(rows.pop().ok_or_else(no_text)?)
     }
 
     /// Sees to it that no compaction falls into the middle of an instruction of so many tokens, where it could evict its beginning.
@@ -312,27 +342,41 @@ impl Session {
         }
     }
 
-    /// Feeds a token of an answer and chooses what follows it, unless it is the last.
-    fn follow(&mut self, token: u32, last: bool) -> Result<Option<Choice>, ModelError> {
-        if let Some(choice) = self.step(token)? {
+    /// Feeds a token of an answer and chooses what follows it among the allowed, if not all are, unless it is the last.
+    pub(super) fn follow(
+        &mut self,
+        token: u32,
+        last: bool,
+        allowed: Option<&Allowed>,
+    ) -> Result<Option<Choice>, ModelError> {
+        if let Some(choice) = self.step(token, allowed)? {
             return Ok((!last).then_some(choice));
         }
-        self.attempt(|session| match last {
-            true => session.append(&[token], Chunk::Answer, 1).map(|()| None),
-            false => session.go_on(&[token], Chunk::Answer, 1).map(Some),
+        self.attempt(|session| {
+            if last {
+                return session.append(&[token], Chunk::Answer, 1).map(|()| None);
+            }
+            let hidden = session.pass(&[token], &[], Chunk::Answer, 1)?;
+            let mut rows = session.logits(&hidden.ok_or_else(no_text)?)?;
+            let mut logits = rows.pop().ok_or_else(no_text)?;
+            session.choose(&mut logits, allowed).map(Some)
         })
     }
 
-    /// Feeds text and chooses what follows it.
-    fn go_on(&mut self, ids: &[u32], chunk: Chunk<'_>, next: usize) -> Result<Choice, ModelError> {
-        let hidden = self.pass(ids, &[], chunk, next)?;
-        let hidden = hidden.ok_or_else(|| {
-            ModelError::Inputs("no text to go on from, expected at least one token".to_string())
-        })?;
-        let logits = self.model.decoder.logits(&hidden)?.squeeze(0)?;
-        let mut logits = logits.to_dtype(DType::F32)?.to_vec1()?;
+    /// What follows text with these logits behind it, among the allowed, if not all are.
+    fn choose(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&Allowed>,
+    ) -> Result<Choice, ModelError> {
         let draws = &mut self.state.stream.draws;
-        Ok(self.chooser.choose(&mut logits, draws)?)
+        Ok(self.chooser.choose_among(logits, allowed, draws)?)
+    }
+
+    /// Logits over the vocabulary behind each of `hidden`, `[tokens, hidden]`.
+    pub(super) fn logits(&self, hidden: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+        let logits = self.model.decoder.logits(hidden)?;
+        Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     }
 
     /// Why an instruction of this many tokens does not fit: it is too long, or what is kept for good leaves too little.
@@ -354,32 +398,6 @@ impl Session {
     }
 }
 
-/// An answer that is being given.
-pub struct Asking {
-    run: Generation,
-    /// What was recalled for it, once that is known.
-    found: Option<Vec<Found>>,
-    /// The random state at a pause.
-    draws: Option<Draws>,
-}
-
-/// How far an answer has come.
-pub enum Progress {
-    Answered(Answer),
-    /// A frame waits, for which there is room now.
-    Paused(Asking),
-}
-
-/// What has happened while the last token was generated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meanwhile {
-    Nothing,
-    /// The answer is to end here.
-    CutOff,
-    /// A frame waits that could be taken in.
-    FrameWaits,
-}
-
 /// Why an instruction was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -391,8 +409,28 @@ pub enum AskError {
     Old { age: f64, limit: f64 },
     #[error("instruction is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn)")]
     TooLong { tokens: usize, room: usize },
+    #[error(
+        "instruction has {count} pictures, expected at most {limit} (instruction_images_limit)"
+    )]
+    TooManyPictures { count: usize, limit: usize },
+    #[error("picture {number} of {count} of the instruction cannot be shown: {error}")]
+    Picture {
+        number: usize,
+        count: usize,
+        error: FrameError,
+    },
+    #[error("the instruction's pictures are {pictures} tokens long and its text {question}, expected at most {room} together (what the cache can hold of one turn)")]
+    PicturesTooLarge {
+        pictures: usize,
+        question: usize,
+        room: usize,
+    },
     #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
     TooMuchAsked { asked: usize, limit: usize },
+    #[error(transparent)]
+    Choices(#[from] ChoicesError),
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     #[error(transparent)]
     Recall(#[from] RecallError),
     #[error(transparent)]

@@ -49,7 +49,10 @@ impl PromptCheck {
     pub fn new(model: &Mllm, chat: Chat, config: &SessionConfig) -> Result<Self, ModelError> {
         let layout = model.vision.layout(USUAL_PICTURE, View::Frame);
         let mut grammar = Grammar::new(chat.clone());
-        let frame = grammar.frame(&model.vision.markup(&layout), 0);
+        let cameras = 0..config.cameras.count();
+        let labels = cameras.filter_map(|camera| config.cameras.label(camera));
+        let longest = labels.max_by_key(|label| label.len());
+        let frame = grammar.frame(&model.vision.markup(&layout), 0, longest);
         let question = grammar.instruction(USUAL_QUESTION, &model.tokenizer);
         Ok(Self {
             frame: model.tokenizer.encode(&frame)?.len(),

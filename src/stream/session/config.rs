@@ -8,11 +8,17 @@ use crate::cache::{CacheConfig, PolicyKind};
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
+use crate::stream::answer::ChosenBy;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
+use crate::stream::camera::{of_each, CamerasConfig};
+use crate::stream::evidence::EvidenceConfig;
 use crate::stream::gate::GateConfig;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
 const LONGEST_ANSWER: i64 = 65_536;
+
+/// No instruction comes with more pictures, whatever the parameter.
+pub const MOST_PICTURES: usize = 64;
 
 /// No system prompt is longer, bytes: as long as an instruction may be.
 const LONGEST_PROMPT: usize = 64 << 10;
@@ -45,6 +51,13 @@ parameters! {
         max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// Pictures that may come with an instruction; one with more is refused.
+        instruction_images_limit: usize = 4, range 0..=MOST_PICTURES as i64, unit "pictures", set Running;
+        /// The most choices that an instruction may have; one that has more is refused.
+        choices_limit: usize = 64, range 1..=256, unit "choices", set Running;
+        /// What decides among an instruction's choices: sum, the likelihood of a choice's tokens and its end, or mean, their geometric mean,
+        /// which does not favour short choices. Both are in the answer.
+        choices_by: ChosenBy = ChosenBy::Sum, set Running;
         /// The frame that waits is taken in after so many tokens of an answer, again and again: behind what the model has seen before and in
         /// front of the instruction, which is put again with what has been answered so far; 0: only behind the answer.
         frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
@@ -61,7 +74,9 @@ parameters! {
         cache: CacheConfig;
         /// Which frames are used.
         gate: GateConfig;
+        cameras: CamerasConfig;
         archive: ArchiveConfig;
+        evidence: EvidenceConfig;
     }
     others {}
 }
@@ -85,6 +100,8 @@ impl SessionConfig {
                 expected: format!("at most {LONGEST_PROMPT}"),
             });
         }
+        self.cameras.check()?;
+        self.check_shares()?;
         match no_archive(self) {
             Some(why) if self.archive.recall == RecallMode::Always => Err(ParameterError::Value {
                 name: "recall",
@@ -92,6 +109,22 @@ impl SessionConfig {
                 expected: format!("auto or never, for {why}"),
             }),
             _ => Ok(()),
+        }
+    }
+
+    fn check_shares(&self) -> Result<(), ParameterError> {
+        let shares = &self.cache.camera_shares;
+        if shares.is_empty() {
+            return Ok(());
+        }
+        of_each("camera_shares", shares, self.cameras.labels.len(), true)?;
+        match shares.iter().sum::<f64>() > 0.0 {
+            true => Ok(()),
+            false => Err(ParameterError::Value {
+                name: "camera_shares",
+                value: format!("{shares:?}"),
+                expected: "at least one number above 0".to_string(),
+            }),
         }
     }
 }

@@ -77,10 +77,11 @@ impl Session {
     pub fn push_encoded(&mut self, frame: &EncodedFrame) -> Result<(), PushError> {
         let image = &frame.image;
         let jumped = self.arrive(image)?;
-        self.follow_jump(jumped, image.stamp_ns)?;
+        self.follow_jump(jumped, image)?;
         let unit =
             self.attempt(|session| session.enter(image, frame.layout, frame.features.clone()))?;
         self.archive_unit(unit);
+        self.note_frame(image);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::last_frames::Frame;
+use super::last_frames::{Frame, Shown};
 use super::Session;
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::finite::check_finite;
@@ -101,9 +101,19 @@ impl Session {
 
     /// Places a frame that comes in lock-step by its stamp; the stamp that the clock jumped from where it did.
     pub(super) fn arrive(&mut self, image: &CameraImage) -> Result<Option<i64>, FrameError> {
-        let clock = &mut self.state.stream.clock;
+        let camera = self.camera(image)?;
+        let clock = &mut self.state.stream.cameras[camera].clock;
         let arrival = clock.arrive(image.stamp_ns, image.arrival_ns);
         arrival.check(image.stamp_ns)
+    }
+
+    /// The index of the camera that an image is of, which there is.
+    fn camera(&self, image: &CameraImage) -> Result<usize, FrameError> {
+        let (camera, count) = (image.camera, self.state.stream.cameras.len());
+        match camera < count {
+            true => Ok(camera),
+            false => Err(FrameError::Camera { camera, count }),
+        }
     }
 
     /// Takes a frame whose time is in order into the memory: vision tower, connector, one chunk through the decoder. `jumped`: an
@@ -125,8 +135,9 @@ impl Session {
         jumped: Option<i64>,
         seen: Option<Result<Seen, PushError>>,
     ) -> Result<Taken, PushError> {
-        self.follow_jump(jumped, image.stamp_ns)?;
-        let gate = &self.state.stream.gate;
+        let camera = self.camera(image)?;
+        self.follow_jump(jumped, image)?;
+        let gate = &self.state.stream.cameras[camera].gate;
         if !gate.due(image.stamp_ns) {
             return Ok(Taken::Skipped(Skip::Rate));
         }
@@ -136,6 +147,9 @@ impl Session {
         };
         let (taken, unit) = self.attempt(|session| session.feed(image, seen))?;
         self.archive_unit(unit);
+        if taken == Taken::Used {
+            self.note_frame(image);
+        }
         Ok(taken)
     }
 
@@ -164,8 +178,9 @@ impl Session {
         seen: Seen,
     ) -> Result<(Taken, Option<Archived>), ModelError> {
         let stream = &mut self.state.stream;
-        stream.gate.spend(image.stamp_ns);
-        if stream.gate.unchanged(&seen.look.prepared) {
+        let gate = &mut stream.cameras[image.camera].gate;
+        gate.spend(image.stamp_ns);
+        if gate.unchanged(&seen.look.prepared) {
             stream.memory.confirm(image);
             return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
@@ -176,7 +191,8 @@ impl Session {
         };
         self.times.vision = took;
         let unit = self.enter(image, seen.look.prepared.layout, features)?;
-        self.state.stream.gate.took(seen.look.prepared);
+        let gate = &mut self.state.stream.cameras[image.camera].gate;
+        gate.took(seen.look.prepared);
         Ok((Taken::Used, unit))
     }
 
@@ -197,14 +213,18 @@ impl Session {
             check_finite(&features.named())?;
             let frame = Frame {
                 id,
-                elapsed_ns,
+                shown: Shown::Frame {
+                    camera: image.camera,
+                    elapsed_ns,
+                },
                 layout,
                 features,
             };
             stream.last.push(frame, self.config.cache.last_frames);
         } else {
             let markup = self.model.vision.markup(&layout);
-            let text = stream.grammar.frame(&markup, elapsed_ns);
+            let label = self.config.cameras.label(image.camera);
+            let text = stream.grammar.frame(&markup, elapsed_ns, label);
             unit = self.append_new_frame(&text, (id, elapsed_ns), image, layout, features)?;
         }
         self.times.prefill = started.elapsed();
@@ -214,41 +234,58 @@ impl Session {
         Ok(unit)
     }
 
-    /// Begins the epoch that is due, if one is: after a jump of the stamps from there to `to_ns`, now or with a frame that failed.
+    /// Begins the epoch that is due, if one is: after a jump of the stamps of this image's camera from there, now or with a frame that
+    /// failed. Where the camera has jumped to where the others are, it is theirs.
     pub(super) fn follow_jump(
         &mut self,
         jumped: Option<i64>,
-        to_ns: i64,
+        image: &CameraImage,
     ) -> Result<(), ModelError> {
         let stream = &mut self.state.stream;
-        stream.jumped = jumped.or(stream.jumped);
-        match stream.jumped {
-            Some(from_ns) => self.attempt(|session| session.begin_epoch(from_ns, to_ns)),
-            None => Ok(()),
+        let camera = &mut stream.cameras[image.camera];
+        camera.jumped = jumped.or(camera.jumped);
+        let Some(from_ns) = camera.jumped else {
+            return Ok(());
+        };
+        let threshold_ns = (self.config.gate.time_jump_threshold * 1e9) as i64;
+        let joins = stream.memory.newest().is_some_and(|newest| {
+            let apart_ns = newest.stamp_ns.saturating_sub(image.stamp_ns);
+            newest.camera != image.camera && apart_ns.saturating_abs() <= threshold_ns
+        });
+        if joins {
+            camera.jumped = None;
+            camera.gate.begin_epoch();
+            stream.memory.interrupt(image.camera);
+            return Ok(());
         }
+        self.attempt(|session| session.begin_epoch(from_ns, image))
     }
 
     /// The stamps have jumped; what is remembered stays as it is, or is forgotten.
-    fn begin_epoch(&mut self, from_ns: i64, to_ns: i64) -> Result<(), ModelError> {
+    fn begin_epoch(&mut self, from_ns: i64, image: &CameraImage) -> Result<(), ModelError> {
         let reset = self.config.gate.reset_on_time_jump;
         if let Some(more) = self.complaints.due("time_jump", Instant::now()) {
             tracing::warn!(
                 from_s = from_ns as f64 * 1e-9,
-                to_s = to_ns as f64 * 1e-9,
+                to_s = image.stamp_ns as f64 * 1e-9,
                 memory = if reset { "reset" } else { "kept" },
                 "time of the images jumped{more}"
             );
         }
         if reset {
-            // The stream begins anew, its clock does not.
-            let clock = self.state.stream.clock.clone();
+            // The stream begins anew, its clocks do not.
+            let before = self.state.stream.cameras.clone();
             self.reset()?;
-            self.state.stream.clock = clock;
+            for (camera, before) in self.state.stream.cameras.iter_mut().zip(before) {
+                camera.clock = before.clock;
+                camera.jumped = before.jumped;
+            }
         }
         let stream = &mut self.state.stream;
-        stream.jumped = None;
-        stream.gate.begin_epoch();
-        stream.memory.end_epoch();
+        let camera = &mut stream.cameras[image.camera];
+        camera.jumped = None;
+        camera.gate.begin_epoch();
+        stream.memory.end_epoch(image.camera);
         Ok(())
     }
 }

@@ -7,6 +7,11 @@
 //! - `frames`: frames
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `choices`: instructions whose answer is one of several texts
+//! - `formed`: instructions whose answer is text of a grammar
+//! - `evidence`: which frames an answer rests on
+//! - `pauses`: long answers, and the frames that come in between
+//! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -14,11 +19,16 @@
 
 mod ask;
 mod beginning;
+mod choices;
 mod chunks;
 mod config;
 mod encoded;
+mod evidence;
+mod formed;
 mod frames;
 mod last_frames;
+mod pauses;
+mod pictures;
 mod recall;
 mod state;
 mod turns;
@@ -43,14 +53,16 @@ use crate::model::threads::thread_pool;
 use crate::model::vision::frames::FrameEncoder;
 use crate::model::{device_name, ModelError};
 
-pub use ask::{AskError, Asking, Meanwhile, Progress};
+pub use ask::AskError;
 pub use beginning::PromptCheck;
+pub use choices::ChoicesError;
 use chunks::Chunk;
-pub use config::SessionConfig;
+pub use config::{SessionConfig, MOST_PICTURES};
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
+pub use pauses::{Asking, Meanwhile, Progress};
 pub use recall::RecallError;
-pub use state::{SessionState, StreamState};
+pub use state::{CameraState, SessionState, StreamState};
 
 /// The model at work on one stream.
 pub struct Session {
@@ -112,6 +124,7 @@ impl Session {
         gpu: Option<Arc<dyn Gpu>>,
     ) -> Result<Self, ModelError> {
         config.check()?;
+        config.cameras.check_tokens(&model.tokenizer)?;
         model.decoder.lay_out_for(gpu.as_ref())?;
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
@@ -123,7 +136,7 @@ impl Session {
             model.dtype(),
             model.device(),
         )?;
-        cache.run_on(gpu.clone());
+        cache.run_on(gpu.clone())?;
         let finding = recall::Finding::of(&config, model.shape.layers)?;
         let borders = chat.format.borders.iter();
         let borders = borders
@@ -211,6 +224,18 @@ impl Session {
         self.state.cache.usage()
     }
 
+    /// Slots that hold the frames of each of several cameras, mean over kept sets; none of one.
+    pub fn camera_slots(&self) -> Vec<usize> {
+        let cameras = self.state.stream.cameras.len();
+        if cameras < 2 {
+            return Vec::new();
+        }
+        let sets = self.state.cache.camera_slots(cameras);
+        let sum = |camera: usize| sets.iter().map(|set| set[camera]).sum::<usize>();
+        let mean = |camera| sum(camera) / sets.len().max(1);
+        (0..cameras).map(mean).collect()
+    }
+
     pub fn times(&self) -> StepTimes {
         self.times
     }
@@ -258,7 +283,12 @@ impl Session {
     pub fn set_parameter(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
         self.config.set(name, value)?;
         self.chooser.temperature = self.config.temperature;
-        self.state.stream.gate.configure(self.config.gate);
+        let config = &self.config;
+        for (index, camera) in self.state.stream.cameras.iter_mut().enumerate() {
+            camera
+                .gate
+                .configure(config.cameras.gate(index, config.gate));
+        }
         Ok(())
     }
 

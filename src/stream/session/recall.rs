@@ -11,7 +11,9 @@ use crate::cache::{CacheError, FrameId, Heard, PolicyKind, Probe, Retained, Summ
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Instruction, Recalled};
-use crate::stream::archive::{Content, Found, Frame, Kind, RecallMode, TooLarge, Unit, Wanted};
+use crate::stream::archive::{
+    Content, Found, Frame, Kind, Moment, RecallMode, TooLarge, Unit, Wanted,
+};
 use crate::stream::frame::CameraImage;
 
 /// Frames that are recalled for their score alone. A question means the newest sighting of a thing more often than the one that shows it best.
@@ -41,7 +43,7 @@ pub enum RecallError {
     #[error("nothing is archived: archive_bytes is {bytes}, expected at least {needed}, which a frame takes")]
     TooSmall { bytes: usize, needed: usize },
     #[error(
-        "nothing can be recalled: the instruction, the newest frame once more and the shortest of what is archived take {needed} tokens, expected at most {room}, the longest turn of the policy at this budget"
+        "nothing can be recalled: the instruction with its pictures, the newest frame once more and the shortest of what is archived take {needed} tokens, expected at most {room}, the longest turn of the policy at this budget"
     )]
     NoRoom { needed: usize, room: usize },
     #[error("nothing is archived yet, expected a frame before an instruction that recalls")]
@@ -127,7 +129,9 @@ impl Session {
     ) -> Result<Option<(Unit, Range<u64>)>, ModelError> {
         let from = self.state.cache.usage().tokens_seen;
         self.state.cache.listen(&self.finding.frames);
-        let ids = self.append_frames(text, &[id], std::slice::from_ref(&features), None)?;
+        let camera = self.shared_by(image.camera);
+        let ids =
+            self.append_frames(text, (&[id], camera), std::slice::from_ref(&features), None)?;
         let heard = self.state.cache.heard()?;
         if self.finding.frames.is_empty() {
             return Ok(None);
@@ -138,16 +142,30 @@ impl Session {
             .iter()
             .rposition(is_image)
             .map_or(first, |last| last + 1);
-        let frame = Frame::new((id, elapsed_ns), layout, ids.len(), &features)?;
-        let frame = Arc::new(frame);
-        self.state.stream.newest = Some(frame.clone());
+        let at = Moment {
+            id,
+            camera: image.camera,
+            elapsed_ns,
+        };
+        let frame = Arc::new(Frame::new(at, layout, ids.len(), &features)?);
+        self.state.stream.cameras[image.camera].newest = Some(frame.clone());
         let summary = Summary::of(&heard, first..behind)?;
         let unit = Unit::new(image.stamp_ns, Content::Frame(frame), summary);
         Ok(Some((unit, from..from + ids.len() as u64)))
     }
 
-    /// What is to be fed again for an instruction, in the order of time.
-    pub(super) fn find(&mut self, instruction: &Instruction) -> Result<Vec<Found>, AskError> {
+    /// The camera as the cache is told it, where there are several.
+    fn shared_by(&self, camera: usize) -> Option<u8> {
+        let several = self.config.cameras.label(camera).is_some();
+        u8::try_from(camera).ok().filter(|_| several)
+    }
+
+    /// What is to be fed again for an instruction, beside pictures of so many tokens, in the order of time.
+    pub(super) fn find(
+        &mut self,
+        instruction: &Instruction,
+        pictures: usize,
+    ) -> Result<Vec<Found>, AskError> {
         let recall = &instruction.recall;
         let given = recall.span_ns.is_some() || !recall.stamps_ns.is_empty();
         let config = &self.config.archive;
@@ -175,19 +193,27 @@ impl Session {
         if !recall.stamps_ns.is_empty() {
             return Ok(self.state.stream.archive.nearest(&recall.stamps_ns));
         }
+        if self.memory().seen() == 0 {
+            // An instruction with pictures before the first frame.
+            return Ok(Vec::new());
+        }
         let ids = self.question(&instruction.text)?;
-        let newest = self.newest_again().map_or(0, |frame| frame.tokens);
+        let newest = self
+            .newest_again()
+            .iter()
+            .map(|frame| frame.tokens)
+            .sum::<usize>();
         let room = self.state.cache.longest_turn();
         let entries = self.archive().entries().iter();
         let least = entries.map(|entry| entry.unit.content.tokens()).min();
-        let needed = ids.len() + newest + least.unwrap_or(0);
+        let needed = ids.len() + pictures + newest + least.unwrap_or(0);
         if needed > room {
             return match asked {
                 true => Err(RecallError::NoRoom { needed, room }.into()),
                 false => Ok(Vec::new()),
             };
         }
-        let tokens = room - ids.len() - newest;
+        let tokens = room - ids.len() - pictures - newest;
         let wanted = Wanted {
             kind: Kind::Frame,
             units: config.recall_units,
@@ -296,10 +322,17 @@ impl Session {
         }
     }
 
-    /// The frame that is fed once more behind what is recalled.
-    fn newest_again(&self) -> Option<Arc<Frame>> {
-        let newest = &self.state.stream.newest;
-        newest.clone().filter(|_| self.config.archive.recall_newest)
+    /// The newest frame of every camera, which is fed once more behind what is recalled, in the order in which they came.
+    fn newest_again(&self) -> Vec<Arc<Frame>> {
+        if !self.config.archive.recall_newest {
+            return Vec::new();
+        }
+        let cameras = self.state.stream.cameras.iter();
+        let mut newest = cameras
+            .filter_map(|camera| camera.newest.clone())
+            .collect::<Vec<_>>();
+        newest.sort_by_key(|frame| frame.at.id);
+        newest
     }
 
     /// Feeds again what was found, as frames and turns of the stream, behind everything else, and then the newest frame. `question` is what
@@ -313,7 +346,7 @@ impl Session {
         let started = Instant::now();
         let newest = self.newest_again();
         let tokens = found.iter().map(|found| found.unit.content.tokens());
-        let tokens = tokens.sum::<usize>() + newest.as_ref().map_or(0, |frame| frame.tokens);
+        let tokens = tokens.sum::<usize>() + newest.iter().map(|frame| frame.tokens).sum::<usize>();
         // One compaction for all of it and for the turn that follows, where feeding would take one after the other; one in the middle of it
         // could evict its beginning.
         let cache = &mut self.state.cache;
@@ -325,7 +358,7 @@ impl Session {
                 // The label is of the last time that it was so.
                 Content::Frame(frame) => {
                     let since_ns = found.seen_ns.saturating_sub(found.unit.stamp_ns);
-                    frames.push((frame.as_ref(), frame.elapsed_ns.saturating_add(since_ns)));
+                    frames.push((frame.as_ref(), frame.at.elapsed_ns.saturating_add(since_ns)));
                 }
                 Content::Turn(turn) => {
                     self.feed_frames_again(&std::mem::take(&mut frames))?;
@@ -334,7 +367,11 @@ impl Session {
                 Content::Text(_) => {}
             }
         }
-        frames.extend(newest.as_deref().map(|frame| (frame, frame.elapsed_ns)));
+        frames.extend(
+            newest
+                .iter()
+                .map(|frame| (frame.as_ref(), frame.at.elapsed_ns)),
+        );
         self.feed_frames_again(&frames)?;
         answer.recalled_tokens = (self.usage().tokens_seen - from) as usize;
         answer.recalled = found
@@ -360,11 +397,13 @@ impl Session {
         let (mut numbers, mut features) = (Vec::new(), Vec::new());
         for (frame, elapsed_ns) in frames {
             let markup = self.model.vision.markup(&frame.layout);
-            text.push_str(&self.state.stream.grammar.frame(&markup, *elapsed_ns));
-            numbers.push(frame.id);
+            let label = self.config.cameras.label(frame.at.camera);
+            let grammar = &mut self.state.stream.grammar;
+            text.push_str(&grammar.frame(&markup, *elapsed_ns, label));
+            numbers.push(frame.at.id);
             features.push(frame.features(dtype, device)?);
         }
-        self.append_frames(&text, &numbers, &features, Some(1))?;
+        self.append_frames(&text, (&numbers, None), &features, Some(1))?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use crate::cache::{BoundedCache, CacheError};
 use crate::model::chooser::Draws;
 use crate::stream::archive::{Archive, Frame};
 use crate::stream::clock::StreamClock;
+use crate::stream::evidence::Glimpses;
 use crate::stream::gate::FrameGate;
 use crate::stream::grammar::Grammar;
 use crate::stream::memory::FrameMemory;
@@ -32,11 +33,8 @@ pub struct StreamState {
     pub beginning: Arc<Beginning>,
     pub grammar: Grammar,
     pub memory: FrameMemory,
-    /// Of the frames that come in lock-step.
-    pub clock: StreamClock,
-    /// The stamp that the clock jumped from last, if the epoch of that jump has not begun yet.
-    pub jumped: Option<i64>,
-    pub gate: FrameGate,
+    /// By their indices.
+    pub cameras: Vec<CameraState>,
     /// The random state of the answers.
     pub draws: Draws,
     /// The last id, if any text has come.
@@ -45,8 +43,31 @@ pub struct StreamState {
     pub last: LastFrames,
     /// What has been seen, beyond what the cache keeps of it.
     pub archive: Archive,
+    /// What is known of the frames that can be evidence of an answer.
+    pub glimpses: Glimpses,
+}
+
+/// What is each camera's own.
+#[derive(Debug, Clone)]
+pub struct CameraState {
+    /// Of the frames that come in lock-step.
+    pub clock: StreamClock,
+    /// The stamp that the clock jumped from last, if the epoch of that jump has not begun yet.
+    pub jumped: Option<i64>,
+    pub gate: FrameGate,
     /// The newest frame, where there is an archive.
     pub newest: Option<Arc<Frame>>,
+}
+
+impl CameraState {
+    fn new(camera: usize, config: &SessionConfig) -> Self {
+        Self {
+            clock: StreamClock::new(config.gate.time_jump_threshold),
+            jumped: None,
+            gate: FrameGate::new(config.cameras.gate(camera, config.gate)),
+            newest: None,
+        }
+    }
 }
 
 impl StreamState {
@@ -56,14 +77,14 @@ impl StreamState {
             grammar: beginning.grammar.clone(),
             beginning,
             memory: FrameMemory::default(),
-            clock: StreamClock::new(config.gate.time_jump_threshold),
-            jumped: None,
-            gate: FrameGate::new(config.gate),
+            cameras: (0..config.cameras.count())
+                .map(|camera| CameraState::new(camera, config))
+                .collect(),
             draws: Draws::new(config.seed),
             last_id: None,
             last: LastFrames::default(),
             archive: Archive::new(config.archive.clone()),
-            newest: None,
+            glimpses: Glimpses::default(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn check_prompt(dir: &Path) {
         let prefix = grammar.prefix(system, tokenizer);
         let mut pieces = vec![prefix.clone()];
         for stamp in [0, 1_000_000_000] {
-            pieces.push(grammar.frame(model.placeholder(), stamp));
+            pieces.push(grammar.frame(model.placeholder(), stamp, None));
         }
         pieces.push(grammar.instruction(QUESTION, tokenizer));
         let whole = published(&model, system);

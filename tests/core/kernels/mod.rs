@@ -9,6 +9,7 @@
 //! - `planes`: the same with matrices of small integers
 //! - `output`: embedding, logits, choice, the state of a step
 //! - `pack`: quantised rows, as the CPU has them
+//! - `turns`: rows of rotary tables
 
 mod attend;
 mod chunk;
@@ -21,6 +22,7 @@ mod products;
 #[path = "../../../src/cache/quantised.rs"]
 mod quantised;
 mod reference;
+mod turns;
 
 use std::ffi::c_void;
 

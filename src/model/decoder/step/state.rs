@@ -1,7 +1,7 @@
 //! What of a step changes from token to token, in the memory of the device: the counterpart of `Step` and `LayerState` in
 //! `kernels/gpu.cuh`.
 
-use candle_core::{DType, Result, Tensor, WithDType};
+use candle_core::{bail, DType, Result, Tensor, WithDType};
 
 use super::launches::{choice, status};
 use crate::cache::{BoundedCache, Plan};
@@ -19,7 +19,7 @@ pub struct DeviceState {
     pub ranks: Tensor,
     /// From one KV head's ranks to the next.
     pub rank_stride: usize,
-    /// `[rows, head_dim / 2]`, f32: of [`BoundedCache::step_turns`].
+    /// `[rows, head_dim / 2]`, f32: of [`BoundedCache::step_turns`]; those of [`BoundedCache::turn_tables`], if there are such.
     pub cos: Tensor,
     pub sin: Tensor,
     /// From one KV head's rows to the next.
@@ -60,9 +60,14 @@ impl DeviceState {
         let device = layers[0].keys.device();
         let ring = layers[0].queries.dtype();
         let words = |dims: &[usize]| Tensor::zeros(dims, DType::U32, device);
-        let turns = || {
-            let dims = (cache.step_turns().rows, shape.head_dim / 2);
-            Tensor::zeros(dims, DType::F32, device)
+        let turns = cache.step_turns();
+        let room = || Tensor::zeros((turns.rows, shape.head_dim / 2), DType::F32, device);
+        let [cos, sin] = match cache.turn_tables() {
+            Some(tables) => tables.map(Tensor::clone),
+            None if turns.change => {
+                bail!("positions have three axes, and the cache does not attend in kernels")
+            }
+            None => [room()?, room()?],
         };
         let history = (layers.len(), 2, shape.kv_heads, budget);
         let history = || Tensor::zeros(history, DType::F32, device);
@@ -72,9 +77,9 @@ impl DeviceState {
             layers: words(&[layers.len(), 4])?,
             ranks: words(&[layers.len(), sets, budget])?,
             rank_stride: if sets > 1 { budget } else { 0 },
-            cos: turns()?,
-            sin: turns()?,
-            turn_stride: cache.step_turns().stride,
+            cos,
+            sin,
+            turn_stride: turns.stride,
             undo: Tensor::zeros((layers.len(), shape.heads, shape.head_dim), ring, device)?,
             token: None,
             chosen: 0,

@@ -19,6 +19,10 @@ fn image(stamp_ms: i64) -> CameraImage {
     CameraImage::recorded(stamp_ms * MS, "camera", data)
 }
 
+fn inbox(cameras: usize) -> Inbox {
+    Inbox::new(Cameras::new(cameras, 10.0), 0)
+}
+
 /// What happens at a camera's next image.
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -68,7 +72,7 @@ impl Model {
         };
         if jumped.is_some() {
             self.gate.begin_epoch();
-            self.memory.end_epoch();
+            self.memory.end_epoch(0);
             self.epochs += 1;
             self.epoch_ns = None;
         }
@@ -94,7 +98,7 @@ proptest! {
         steps in steps(),
         frame_rate in prop_oneof![Just(0.0), 0.5..20.0f64],
     ) {
-        let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
+        let mut inbox = self::inbox(1);
         let config = GateConfig { frame_rate, ..GateConfig::default() };
         let mut model = Model {
             gate: FrameGate::new(config),
@@ -146,7 +150,8 @@ proptest! {
         stats.frames_received += 1;
         inbox.offer(image(offset + now), now * MS, &mut stats).unwrap();
         model.work(&mut inbox, now, &mut stats);
-        prop_assert!(inbox.frame.is_none() && inbox.jumped.is_none());
+        let slot = &inbox.cameras.slots()[0];
+        prop_assert!(slot.frame.is_none() && slot.jumped.is_none());
         prop_assert_eq!(stats.frames_received, stats.frames_decided() + stats.images_refused());
         // Jumps between two frames taken are one epoch.
         prop_assert!((model.epochs > 0) == (made > 0));
@@ -156,7 +161,7 @@ proptest! {
 
 /// An inbox that these images (stamp, receipt; milliseconds) were offered to, and how many of them were refused.
 fn offered(images: &[(i64, i64)]) -> (Inbox, StreamStats, usize) {
-    let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
+    let mut inbox = self::inbox(1);
     let mut stats = StreamStats::default();
     let offer = |&(stamp_ms, received_ms): &(i64, i64)| {
         inbox.offer(image(stamp_ms), received_ms * MS, &mut stats)
@@ -209,17 +214,96 @@ fn of_two_jumps_between_two_frames_the_last_one_is_told() {
 
 #[test]
 fn images_without_a_stamp_get_the_time_of_their_receipt() {
-    let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
-    let mut stats = StreamStats::default();
+    let stats_of_one = || StreamStats::of([None].into_iter());
+    let (mut inbox, mut stats) = (inbox(1), stats_of_one());
     let mut undated = image(0);
     undated.arrival_ns = 77 * MS;
     inbox.offer(undated.clone(), 5 * MS, &mut stats).unwrap();
-    let stamp_ns = |inbox: &Inbox| inbox.frame.as_ref().unwrap().1.stamp_ns;
+    let stamp_ns = |inbox: &Inbox| inbox.cameras.next().unwrap().1.stamp_ns;
     assert_eq!(stamp_ns(&inbox), 77 * MS);
     // Simulated time that has not begun tells nothing.
-    let mut inbox = Inbox::new(StreamClock::new(10.0), 0);
+    let mut inbox = self::inbox(1);
     undated.arrival_ns = 0;
     inbox.offer(undated, 5 * MS, &mut stats).unwrap();
     assert_eq!(stamp_ns(&inbox), 5 * MS);
-    assert_eq!((stats.frames_undated, stats.ahead_ns), (2, None));
+    let camera = &stats.cameras[0];
+    assert_eq!((camera.undated, camera.ahead_ns), (2, None));
+}
+
+/// An image of the camera of that index.
+fn of(camera: usize, stamp_ms: i64) -> CameraImage {
+    CameraImage {
+        camera,
+        ..image(stamp_ms)
+    }
+}
+
+/// Camera and stamp of the frame that is taken, milliseconds.
+fn next(inbox: &mut Inbox) -> Option<(usize, i64)> {
+    match inbox.take_work() {
+        Some(Work::Frame(_, image, _)) => Some((image.camera, image.stamp_ns / MS)),
+        _ => None,
+    }
+}
+
+#[test]
+fn cameras_take_turns_however_fast_one_of_them_is_and_none_takes_another_one_s_place() {
+    let mut inbox = inbox(3);
+    let mut stats = StreamStats::of([Some("a"), Some("b"), Some("c")].into_iter());
+    let mut order = Vec::new();
+    for round in 0..30 {
+        let now = 100 + round * 10;
+        // Ten images of the first camera for each of the second; the third one sends nothing.
+        for i in 0..10 {
+            inbox
+                .offer(of(0, now + i), (now + i) * MS, &mut stats)
+                .unwrap();
+        }
+        inbox
+            .offer(of(1, now), (now + 10) * MS, &mut stats)
+            .unwrap();
+        order.extend(next(&mut inbox).map(|(camera, _)| camera));
+    }
+    assert!(order.windows(2).all(|pair| pair[0] != pair[1]), "{order:?}");
+    let [fast, slow, silent] = [0, 1, 2].map(|camera| &stats.cameras[camera]);
+    assert_eq!((fast.used + slow.used, silent.superseded), (0, 0));
+    // What was not taken has given way to a newer image of the same camera, and one of each waits or was taken.
+    assert_eq!((fast.superseded, slow.superseded), (300 - 15 - 1, 30 - 15));
+}
+
+#[test]
+fn the_stamps_of_one_camera_say_nothing_of_another_one() {
+    let mut inbox = inbox(2);
+    let mut stats = StreamStats::of([Some("a"), Some("b")].into_iter());
+    // The second camera is a little behind, and then its clock is another one altogether.
+    for (camera, stamp_ms) in [(0, 1000), (1, 980), (0, 1066), (1, 1046), (1, 900_000)] {
+        let offered = inbox.offer(of(camera, stamp_ms), 1100 * MS, &mut stats);
+        assert_eq!(
+            offered.is_ok(),
+            stamp_ms < 900_000,
+            "{camera} at {stamp_ms}"
+        );
+    }
+    assert_eq!(stats.time_jumps, 0);
+    inbox.offer(of(1, 900_066), 1166 * MS, &mut stats).unwrap();
+    assert_eq!(
+        (stats.cameras[0].time_jumps, stats.cameras[1].time_jumps),
+        (0, 1)
+    );
+    // Only the camera that jumped begins an epoch.
+    let jumps = [(); 2].map(|()| match inbox.take_work() {
+        Some(Work::Frame(_, image, jumped)) => (image.camera, jumped.map(|from_ns| from_ns / MS)),
+        _ => panic!("a frame waits"),
+    });
+    assert_eq!(jumps, [(0, None), (1, Some(1046))]);
+}
+
+#[test]
+fn an_image_of_a_camera_that_is_not_there_is_refused() {
+    let mut inbox = inbox(2);
+    let error = inbox
+        .offer(of(2, 100), 0, &mut StreamStats::default())
+        .unwrap_err();
+    let told = "image is of camera number 2, expected less than 2, the number of cameras";
+    assert_eq!(error.to_string(), told);
 }

@@ -1,6 +1,7 @@
 //! Watches under a clock of their own, without a model.
 
 use super::*;
+use crate::stream::answer::Chosen;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -160,6 +161,34 @@ fn on_change_only_other_answers_are_published_and_no_more_often_than_wanted() {
         ended: false,
     };
     assert_eq!(last.watch, Some(count));
+}
+
+#[test]
+fn of_choices_another_is_told_only_if_it_is_likelier_by_the_hysteresis() {
+    let careful = Watching {
+        on_change: true,
+        hysteresis: 0.2,
+        ..watching(Every::Frames(1))
+    };
+    let mut stand = Stand::of(1, &[("a", "?", careful)]);
+    let mut told = Vec::new();
+    for (frame, probability) in [0.6, 0.45, 0.39, 0.41, 0.55, 0.61].into_iter().enumerate() {
+        let ids = stand.ask(0.0, frame as u64);
+        let mut answer = Answer::new(&Instruction::new("asked"));
+        answer.finish = FinishReason::Stop;
+        let probabilities = vec![probability, 1.0 - probability];
+        answer.chosen = Some(Chosen {
+            index: usize::from(probability < 0.5),
+            by: ChosenBy::Sum,
+            mean_probabilities: vec![0.5, 0.5],
+            probabilities,
+        });
+        let now = stand.at(frame as f64);
+        let published = stand.watches.answered(&ids, &answer, now);
+        told.extend(published.iter().map(|_| frame));
+    }
+    // 0.55 against 0.45 is likelier by 0.1 only, 0.61 against 0.39 by 0.22.
+    assert_eq!(told, [0, 2, 5]);
 }
 
 #[test]

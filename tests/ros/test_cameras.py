@@ -1,0 +1,189 @@
+"""Several cameras in one memory: nothing lost, labels with the frames, one that stops, and what is refused at the start."""
+
+import time
+from collections import Counter
+
+import pictures
+import pytest
+from client import TIMEOUT, Client
+from conftest import Advertise, Start
+from diagnostic_msgs.msg import DiagnosticStatus
+from inf_mllm.msg import Reasoning
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters
+from rclpy.publisher import Publisher
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from test_diagnostics import OK, WARN, values
+from test_start import refusal
+
+RATE = 15.0
+"""Images per second of each camera."""
+
+TWO = {"cameras": ["front", "rear"]}
+FRONT, REAR = "/front/image", "/rear/image"
+
+
+def connected(client: Client, publisher: Publisher) -> Publisher:
+    client.wait(lambda: publisher.get_subscription_count() > 0, "the node to hear the camera")
+    return publisher
+
+
+def rear_camera(client: Client, advertise: Advertise) -> Publisher:
+    return connected(client, advertise(Image, REAR, qos_profile_sensor_data))
+
+
+def film(client: Client, cameras: list[Publisher], images: int) -> Counter:
+    """Publishes so many images by each camera at [`RATE`], the last camera 20 ms behind the stamps of the first; how many each sent."""
+    sent: Counter = Counter()
+    begin = time.monotonic()
+    for number in range(images):
+        for index, camera in enumerate(cameras):
+            image = pictures.now(seed=number * 2 + index, ahead=-0.02 * index)
+            camera.publish(image)
+            sent[camera.topic_name] += 1
+        client.spin(max(0.0, begin + (number + 1) / RATE - time.monotonic()))
+    return sent
+
+
+def status_of(client: Client, label: str) -> DiagnosticStatus | None:
+    """The last report on a camera."""
+    name = f"{client.name}: camera {label}"
+    found = [status for array in client.diagnostics for status in array.status if status.name == name]
+    return found[-1] if found else None
+
+
+def film_until(client: Client, cameras: list[Publisher], levels: dict[str, bytes]) -> Counter:
+    """Films until the cameras are reported at these levels; how many images each sent."""
+    client.diagnostics.clear()
+    sent: Counter = Counter()
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        sent += film(client, cameras, images=5)
+        reported = {label: status_of(client, label) for label in levels}
+        if all(status and status.level == levels[label] for label, status in reported.items()):
+            return sent
+    raise AssertionError(f"not at {levels}: {reported}")
+
+
+def of_camera(client: Client, label: str, received: int) -> dict[str, int]:
+    """The counters of a camera once so many images have been decided on."""
+    counts: dict[str, int] = {}
+
+    def settled() -> bool:
+        for array in client.diagnostics:
+            for status in array.status:
+                if status.name == f"{client.name}: camera {label}":
+                    found = values(status)
+                    keys = [key for key in found if key.startswith("frames_") and key != "frames_per_second"]
+                    counts.update({key: int(found[key]) for key in keys})
+        client.diagnostics.clear()
+        done = ("used", "superseded", "rejected", "skipped_rate", "skipped_unchanged", "skipped_paused")
+        return counts.get("frames_received") == received == sum(counts[f"frames_{key}"] for key in done)
+
+    client.wait(settled, f"{received} images of {label} to be decided on, last {counts}")
+    return counts
+
+
+def test_two_cameras_at_15_hz_lose_nothing_and_answers_say_which_is_the_newest(
+    start: Start, advertise: Advertise
+) -> None:
+    _, client = start(TWO, image=FRONT)
+    rear = rear_camera(client, advertise)
+    front = client._image
+    sent = film(client, [front, rear], images=45)
+    counts = {label: of_camera(client, label, sent[topic]) for label, topic in (("front", FRONT), ("rear", REAR))}
+    for label, count in counts.items():
+        assert count["frames_received"] == 45, counts
+        # What was not used gave way to a newer one of the same camera.
+        assert count["frames_used"] + count["frames_superseded"] == 45, counts
+        assert count["frames_used"] >= 30, f"{label} was starved: {counts}"
+    stats = client.fresh_stats()
+    assert stats.frames_received == 90
+    assert stats.frames_used == sum(count["frames_used"] for count in counts.values())
+    # Two cameras whose stamps interleave are no clock that jumps.
+    assert (stats.time_jumps, stats.frames_rejected) == (0, 0)
+    for camera, label in ((front, "front"), (rear, "rear"), (front, "front")):
+        before = client.fresh_stats().frames_used
+        camera.publish(pictures.now())
+        client.wait(lambda before=before: client.stats[-1].frames_used == before + 1, "the frame to be used")
+        answer = client.ask("What is in view?")
+        assert (answer.finish_reason, answer.camera) == (Reasoning.FINISH_STOP, label), answer.error
+
+
+def test_a_camera_that_stops_is_reported_and_blocks_nothing(start: Start, advertise: Advertise) -> None:
+    _, client = start({**TWO, "image_timeout": 1.0}, image=FRONT)
+    rear = rear_camera(client, advertise)
+    front = client._image
+    both = film_until(client, [front, rear], {"front": OK, "rear": OK})
+    alone = film_until(client, [front], {"front": OK, "rear": WARN})
+    message = status_of(client, "rear").message
+    assert message.startswith("no image for ") and f" s on {REAR}: " in message, message
+    # The camera that is left is heard as before.
+    count = of_camera(client, "front", both[FRONT] + alone[FRONT])
+    assert count["frames_used"] > 0.6 * count["frames_received"], count
+    assert of_camera(client, "rear", both[REAR])["frames_received"] == both[REAR]
+    answer = client.ask("What is in view?")
+    assert (answer.finish_reason, answer.camera) == (Reasoning.FINISH_STOP, "front"), answer.error
+    film_until(client, [front, rear], {"front": OK, "rear": OK})
+
+
+def test_raw_and_compressed_cameras_go_together_and_topics_can_be_given_and_remapped(
+    start: Start, advertise: Advertise
+) -> None:
+    parameters = {
+        "cameras": ["front", "left wrist"],
+        "camera_topics": ["", "wrist"],
+        "camera_transports": ["raw", "compressed"],
+        "camera_rates": [0.0, 1000],
+    }
+    _, client = start(parameters, arguments=("-r", "wrist:=/arm/camera"), image=FRONT)
+    wrist = connected(client, advertise(CompressedImage, "/arm/camera/compressed", qos_profile_sensor_data))
+    client.publish(pictures.now())
+    wrist.publish(pictures.jpeg(sec=int(time.time()) + 1))
+    assert of_camera(client, "front", 1)["frames_used"] == 1
+    assert of_camera(client, "left wrist", 1)["frames_used"] == 1
+    assert client.ask("What is in view?").camera == "left wrist"
+    names = ["cameras", "camera_transports", "camera_rates", "camera_shares"]
+    request = GetParameters.Request(names=names)
+    given = client.call(GetParameters, f"{client.name}/get_parameters", request).values
+    assert given[0].string_array_value == ["front", "left wrist"]
+    assert given[1].string_array_value == ["raw", "compressed"]
+    assert list(given[2].double_array_value) == [0.0, 1000.0]
+    assert (given[3].type, list(given[3].double_array_value)) == (ParameterType.PARAMETER_DOUBLE_ARRAY, [])
+
+
+def test_who_asks_before_an_image_hears_of_both_cameras(start: Start) -> None:
+    _, client = start(TWO, image=FRONT)
+    client.stop_camera()
+
+    def told() -> bool:
+        error = client.ask("What is in view?").error
+        return all(f"no image has come on {topic}: nobody publishes it" in error for topic in (FRONT, REAR))
+
+    client.wait(told, "the reasons")
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"cameras": ["front", "front"]}, 'cameras is a list with "front", expected labels that differ'),
+        ({"cameras": ["front", ""]}, 'cameras is a list with "", expected a label that is not empty'),
+        (
+            {"cameras": ["front", "<end_of_utterance>"]},
+            'cameras is a list with "<end_of_utterance>", expected labels without control tokens of the model',
+        ),
+        ({"cameras": ["front", "x" * 65]}, "expected labels of at most 64 bytes"),
+        ({"cameras": "front"}, 'parameter cameras is "front", expected a list of strings'),
+        ({**TWO, "camera_shares": [1.0, -1.0]}, "camera_shares is [1.0, -1.0], expected a list of numbers, 0.0 to"),
+        ({**TWO, "camera_shares": [0.0, 0.0]}, "camera_shares is [0.0, 0.0], expected at least one number above 0"),
+        ({**TWO, "camera_shares": [1.0]}, "camera_shares is [1.0], expected one for each of cameras, which has 2"),
+        ({"camera_rates": [1.0]}, "camera_rates is [1.0], expected at most one for each of cameras, which has 0"),
+        ({**TWO, "camera_topics": ["/a", "/a"]}, "camera_topics is twice /a, after remapping, expected a topic of its"),
+        ({**TWO, "camera_transports": ["webp"]}, 'camera_transports is a list with "webp", expected raw or compressed'),
+        ({"cameras": ["front", "left wrist"]}, 'expected a topic for the camera "left wrist", whose label is no name'),
+    ],
+)
+def test_what_is_wrong_with_cameras_ends_the_node_with_the_reason(parameters: dict[str, object], expected: str) -> None:
+    assert expected in refusal(parameters)
