@@ -276,7 +276,6 @@ fn other_value(parameter: &Parameter) -> Value {
 const NOT_THE_POLICYS: [&str; 6] = [
     "policy",
     "budget",
-    "camera_shares",
     "withdraw_layer",
     "last_frames",
     "kv_storage",
