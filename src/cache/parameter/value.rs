@@ -3,9 +3,6 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
-
-use serde::de::DeserializeOwned;
 
 /// Most tokens that a parameter may ask for: far from overflow in any sum.
 pub const TOKENS: i64 = 1 << 24;
@@ -95,25 +92,36 @@ impl Kind {
             Self::Text | Self::Choice(_) => Value::Text(text.to_string()),
             Self::Integer(_) => Value::Integer(text.parse().ok()?),
             Self::Number(_) => Value::Number(text.parse().ok()?),
-            Self::Numbers(_) => Value::Numbers(elements(text)?),
-            Self::Texts => Value::Texts(elements(text)?),
+            Self::Numbers(_) => Value::Numbers(numbers(text)?),
+            Self::Texts => Value::Texts(texts(text)?),
         };
         self.checked(value)
     }
 }
 
-/// The elements of a list.
-fn elements<T: FromStr + DeserializeOwned>(text: &str) -> Option<Vec<T>> {
+/// The elements of a list of numbers. (JSON's own would be off by a last bit now and then.)
+fn numbers(text: &str) -> Option<Vec<f64>> {
+    let text = text.trim();
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let inner = inner.unwrap_or(text).trim();
+    if inner.is_empty() {
+        return Some(Vec::new());
+    }
+    let parts = inner.split(',').map(|part| part.trim().parse().ok());
+    parts.collect()
+}
+
+/// The elements of a list of strings.
+fn texts(text: &str) -> Option<Vec<String>> {
     let text = text.trim();
     if text.is_empty() {
         return Some(Vec::new());
     }
     match text.starts_with('[') {
         true => serde_json::from_str(text).ok(),
-        false => text
-            .split(',')
-            .map(|part| part.trim().parse().ok())
-            .collect(),
+        false => Some(text.split(',').map(|part| part.trim().into()).collect()),
     }
 }
 
