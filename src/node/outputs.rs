@@ -9,6 +9,7 @@ use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::ask::Ask;
+use super::evidence_image::EvidenceImage;
 use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
 use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
@@ -62,6 +63,7 @@ pub struct Answers {
     text: Publisher<StringMsg>,
     /// Those who asked by an action hear of it there as well.
     ask: Ask,
+    evidence: EvidenceImage,
     clock: RosTime,
     complaints: Complaints,
 }
@@ -78,6 +80,7 @@ impl Answers {
             delta: advertise(node, "~/reasoning_delta", qos)?,
             text: advertise(node, "~/reasoning_text", latched)?,
             ask,
+            evidence: EvidenceImage::advertise(node)?,
             clock,
             complaints: Complaints::default(),
         })
@@ -118,6 +121,7 @@ impl Answers {
             self.text.publish(&messages::reasoning_text(answer)),
         );
         self.ask.answer(answer.ticket, answer.finish, &message);
+        self.evidence.publish(answer);
     }
 }
 

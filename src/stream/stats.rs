@@ -236,6 +236,8 @@ pub struct ArchiveStats {
     pub nothing_new: u64,
     /// Units that have left for others.
     pub left: u64,
+    /// Memory of the thumbnails and stamps of frames that can be evidence, bytes.
+    pub thumbnail_bytes: usize,
 }
 
 /// Good frames that were not used, by reason.

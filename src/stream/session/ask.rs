@@ -22,13 +22,16 @@ impl Session {
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Answer {
         let mut run = self.answer_to(instruction);
+        let picture = self.state.stream.picture;
         let outcome = self.checked_ask(instruction, cancelled, &mut run, on_delta);
         let (finish, error) = match outcome {
             Ok(finish) => (finish, None),
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
         self.follow_cache();
-        run.finish(finish, error, on_delta)
+        let mut answer = run.finish(finish, error, on_delta);
+        answer.detections = self.detections(&answer, picture);
+        answer
     }
 
     /// What an answer that is given now rests on.

@@ -7,7 +7,7 @@
 //! - `frames`: frames
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
-//! - `evidence`: which frames an answer rests on
+//! - `evidence`: which frames an answer rests on, and the boxes in its text
 //! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
@@ -36,6 +36,7 @@ use super::complaints::Complaints;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
 use super::stats::{ArchiveStats, StepTimes};
+use super::thumbnail::Thumbnails;
 use crate::cache::parameter::{ParameterError, Parameters, Value};
 use crate::cache::{BoundedCache, CacheUsage, PolicyKind, TensorError};
 use crate::gpu::{self, Gpu};
@@ -71,6 +72,7 @@ pub struct Session {
     stepper: Option<Stepper>,
     gpu: Option<Arc<dyn Gpu>>,
     encoder: FrameEncoder,
+    thumbnails: Arc<Thumbnails>,
     /// Why the memory is not what it says, if it could not be put back behind something that failed.
     damage: Option<String>,
     /// What has been measured and counted, which no failure and no reset undoes.
@@ -140,6 +142,7 @@ impl Session {
             check,
             chooser: Chooser::new(config.temperature, model.placeholders.clone()),
             encoder: encoder(&model, gpu.clone()),
+            thumbnails: Arc::new(Thumbnails::new(config.evidence.thumbnails())),
             model,
             config,
             pool: Arc::new(pool),
@@ -258,6 +261,7 @@ impl Session {
             oldest_age: age_ns as f32 * 1e-9,
             nothing_new: archive.nothing_new(),
             left: archive.left(),
+            thumbnail_bytes: self.state.stream.glimpses.bytes(),
         }
     }
 
