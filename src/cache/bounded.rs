@@ -9,6 +9,7 @@ use super::chunk::LayerSlots;
 use super::compaction::{compact, compact_together, Workspace};
 use super::config::{CacheConfig, CacheError, Scope};
 use super::device_memory::check_cache;
+use super::followed::Followed;
 use super::layer::LayerCache;
 use super::plan::Plan;
 use super::recall::{Heard, Listening};
@@ -64,6 +65,10 @@ struct CacheMark {
 /// Directions of a standing instruction's keys before rotation, of each layer `[kv_heads, tokens, head_dim]`, f32.
 #[derive(Debug, Clone)]
 pub struct Standing(Vec<Option<Tensor>>);
+
+/// What has come by at each layer where somebody listens, and what has been followed there, who do not for a while.
+#[derive(Debug)]
+pub struct Paused(Vec<(Option<Listening>, Option<Followed>)>);
 
 impl BoundedCache {
     /// Allocates the cache; `system_tokens` is the length of the system prompt's turn, which is never evicted.
@@ -360,6 +365,21 @@ impl BoundedCache {
             heard.extend(layer.end_listening(i)?);
         }
         Ok(heard)
+    }
+
+    /// Stops listening and following until [`Self::listen_on`] is given what has come by so far. In between marks may be put back.
+    pub fn pause_listening(&mut self) -> Paused {
+        let layers = self.layers.iter_mut();
+        let paused = layers.map(|layer| (layer.heard.take(), layer.followed.take()));
+        Paused(paused.collect())
+    }
+
+    /// Goes on listening and following. The newest tokens are those of when it was paused.
+    pub fn listen_on(&mut self, paused: Paused) {
+        for (layer, (heard, followed)) in self.layers.iter_mut().zip(paused.0) {
+            layer.heard = heard;
+            layer.followed = followed;
+        }
     }
 
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].

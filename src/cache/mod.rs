@@ -98,7 +98,7 @@ mod turns;
 
 pub use attended::Attended;
 pub use attention::{shares, weighted_sums, Kernel};
-pub use bounded::{BoundedCache, Revision, Standing};
+pub use bounded::{BoundedCache, Paused, Revision, Standing};
 pub use chunk::LayerSlots;
 pub use config::{CacheConfig, CacheError, KvStorage, PolicyKind, QuerySource, Scope};
 pub use device_memory::{out_of_memory, told_bytes, DeviceMemory};

@@ -3,6 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::constraint::Allowed;
+
 /// Why no token could be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum ChoiceError {
@@ -45,8 +47,23 @@ impl Draws {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
     pub token: u32,
-    /// Natural logarithm of its probability at temperature 1, among the tokens that are not banned.
+    /// Natural logarithm of its probability at temperature 1, among the tokens that are not banned, whether they were allowed or not.
     pub logprob: f32,
+}
+
+/// What logits over the vocabulary stand for, at temperature 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    max: f32,
+    /// Of the exponentials of what the logits are below `max`.
+    log_total: f64,
+}
+
+impl Spread {
+    /// Natural logarithm of the probability of a token with this logit.
+    pub fn logprob(&self, logit: f32) -> f64 {
+        f64::from(logit - self.max) - self.log_total
+    }
 }
 
 impl Chooser {
@@ -66,6 +83,37 @@ impl Chooser {
     /// Chooses from logits over the vocabulary, which are changed: those of banned tokens become minus infinity, so that the
     /// probabilities of the others sum up to 1.
     pub fn choose(&self, logits: &mut [f32], draws: &mut Draws) -> Result<Choice, ChoiceError> {
+        self.choose_among(logits, None, draws)
+    }
+
+    /// The same among the tokens that are allowed, if not all are.
+    pub fn choose_among(
+        &self,
+        logits: &mut [f32],
+        allowed: Option<&Allowed>,
+        draws: &mut Draws,
+    ) -> Result<Choice, ChoiceError> {
+        let spread = self.spread(logits)?;
+        if let Some(allowed) = allowed {
+            allowed.keep(logits);
+        }
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if !max.is_finite() {
+            let logits = logits.len();
+            return Err(ChoiceError::Nothing { logits });
+        }
+        let token = match self.temperature > 0.0 {
+            true => self.draw(logits, max, draws),
+            false => logits.iter().position(|&l| l == max).unwrap_or(0),
+        };
+        Ok(Choice {
+            token: token as u32,
+            logprob: spread.logprob(logits[token]) as f32,
+        })
+    }
+
+    /// Bans from logits over the vocabulary what is banned, and says what probabilities they stand for.
+    pub fn spread(&self, logits: &mut [f32]) -> Result<Spread, ChoiceError> {
         if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
             let value = logits[token];
             return Err(ChoiceError::NotFinite { token, value });
@@ -81,14 +129,9 @@ impl Chooser {
             return Err(ChoiceError::Nothing { logits });
         }
         let total: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
-        let token = match self.temperature > 0.0 {
-            true => self.draw(logits, max, draws),
-            false => logits.iter().position(|&l| l == max).unwrap_or(0),
-        };
-        let logprob = f64::from(logits[token] - max) - total.ln();
-        Ok(Choice {
-            token: token as u32,
-            logprob: logprob as f32,
+        Ok(Spread {
+            max,
+            log_total: total.ln(),
         })
     }
 

@@ -1,10 +1,11 @@
 //! A loaded multimodal checkpoint: everything from pictures and text to logits.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::Checkpoint;
+use super::constraint::{ConstraintError, Constraints};
 use super::decoder::{self, Decoder, Embedded};
 use super::device::beside;
 use super::ends::Ends;
@@ -39,6 +40,8 @@ pub struct Mllm {
     placeholder: String,
     device: Device,
     tower_device: Device,
+    /// Made when they are asked for first, which takes a while.
+    constraints: OnceLock<Result<Constraints, ConstraintError>>,
 }
 
 /// A chunk of text and images as the decoder takes it.
@@ -133,7 +136,17 @@ impl Mllm {
             image_token,
             video_token: family_config.video_token(),
             device: device.clone(),
+            constraints: OnceLock::new(),
         })
+    }
+
+    /// What grammars of answers are compiled with.
+    pub fn constraints(&self) -> Result<&Constraints, ConstraintError> {
+        let made = self.constraints.get_or_init(|| {
+            let vocabulary = self.config.vocab_size();
+            Constraints::new(&self.tokenizer, &self.ends, vocabulary)
+        });
+        made.as_ref().map_err(ConstraintError::clone)
     }
 
     /// Where the decoder runs, and what is made of pictures comes to.

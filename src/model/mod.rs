@@ -28,11 +28,13 @@
 //! - `device`: where the model runs
 //! - `finite`: numbers that are none in what a model has computed
 //! - `chooser`: the next token from logits
+//! - `constraint`: which tokens may come next in text of a grammar
 //! - `text_stream`: text from ids as they come
 
 pub mod activation;
 pub mod checkpoint;
 pub mod chooser;
+pub mod constraint;
 pub mod decoder;
 mod device;
 pub mod ends;

@@ -8,12 +8,13 @@ use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use r2r::std_msgs::msg::{Header, String as StringMsg};
 use r2r::{NativeMsg, WrappedTypesupport};
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
+use r2r_rcl::rosidl_runtime_c__String__Sequence as NativeStrings;
 
 use crate::stream::archive::Kind;
 use crate::stream::session::MOST_PICTURES;
 use crate::stream::{
-    Answer, AnswerDelta, CameraImage, FinishReason, ImageData, Instruction, Recall, RecallMode,
-    StreamStats,
+    Answer, AnswerDelta, CameraImage, Chosen, ChosenBy, FinishReason, GrammarKind, ImageData,
+    Instruction, Recall, RecallMode, StreamStats, TextGrammar,
 };
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -60,6 +61,7 @@ pub fn instruction(
 ) -> (Instruction, Option<String>) {
     let recall = recall_mode(message.recall);
     let images = sent_images(message, arrival_ns);
+    let grammar = text_grammar(message.grammar_kind, text(&message.grammar));
     let mut instruction = Instruction {
         id: text(&message.id),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
@@ -74,6 +76,8 @@ pub fn instruction(
             ),
             stamps_ns: Vec::new(),
         },
+        choices: strings(&message.choices).iter().map(text).collect(),
+        grammar: grammar.clone().unwrap_or_default(),
         priority: message.priority,
         images: images.clone().unwrap_or_default(),
         ..Instruction::new(text(&message.text))
@@ -84,10 +88,18 @@ pub fn instruction(
         message.time_limit.nanosec,
     );
     instruction.time_limit = limit.clone().ok().filter(|limit| !limit.is_zero());
+    let choices = strings(&message.choices).iter();
     let problem = not_utf8("text", &message.text)
         .or_else(|| not_utf8("id", &message.id))
+        .or_else(|| not_utf8("grammar", &message.grammar))
+        .or_else(|| {
+            choices
+                .zip(0..)
+                .find_map(|(choice, i)| not_utf8(&format!("choice {i}"), choice))
+        })
         .or(recall.err())
         .or(limit.err())
+        .or(grammar.err())
         .or(images.err());
     (instruction, problem)
 }
@@ -129,6 +141,32 @@ fn recall_mode(recall: u8) -> Result<Option<RecallMode>, String> {
             "instruction recall is {other}, expected {DEFAULT} (default), {AUTO} (auto), {ALWAYS} (always) or {NEVER} (never)"
         )),
     }
+}
+
+/// The grammar of the answer, if it has one.
+fn text_grammar(kind: u8, text: String) -> Result<Option<TextGrammar>, String> {
+    const NONE: u8 = InstructionMsg::GRAMMAR_NONE as u8;
+    const JSON_SCHEMA: u8 = InstructionMsg::GRAMMAR_JSON_SCHEMA as u8;
+    const REGEX: u8 = InstructionMsg::GRAMMAR_REGEX as u8;
+    const LARK: u8 = InstructionMsg::GRAMMAR_LARK as u8;
+    let kind = match kind {
+        NONE if text.is_empty() => return Ok(None),
+        NONE => {
+            return Err(format!(
+                "instruction grammar is {} bytes long and grammar_kind is {NONE} (none), expected {JSON_SCHEMA} (json_schema), {REGEX} (regex) or {LARK} (lark)",
+                text.len()
+            ))
+        }
+        JSON_SCHEMA => GrammarKind::JsonSchema,
+        REGEX => GrammarKind::Regex,
+        LARK => GrammarKind::Lark,
+        other => {
+            return Err(format!(
+                "instruction grammar_kind is {other}, expected {NONE} (none), {JSON_SCHEMA} (json_schema), {REGEX} (regex) or {LARK} (lark)"
+            ))
+        }
+    };
+    Ok(Some(TextGrammar { kind, text }))
 }
 
 /// A span of time, or what is wrong with it.
@@ -176,6 +214,9 @@ fn not_utf8(field: &str, native: &NativeString) -> Option<String> {
 pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
     let newest = answer.newest_frame.as_ref();
     let recalled = || answer.recalled.iter();
+    let chosen = answer.chosen.as_ref();
+    let probabilities =
+        |of: fn(&Chosen) -> &Vec<f32>| chosen.map_or_else(Vec::new, |chosen| of(chosen).clone());
     let evidence = || answer.evidence.iter();
     Reasoning {
         header: Header {
@@ -215,7 +256,13 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         evidence_weights: evidence().map(|frame| frame.weight).collect(),
         evidence_cameras: evidence().map(|frame| publishable(&frame.camera)).collect(),
         mean_logprob: answer.mean_logprob,
-        choice: -1,
+        choice: chosen.map_or(-1, |chosen| i32::try_from(chosen.index).unwrap_or(i32::MAX)),
+        chosen_by: match chosen.map(|chosen| chosen.by) {
+            Some(ChosenBy::Mean) => Reasoning::CHOSEN_BY_MEAN as u8,
+            Some(ChosenBy::Sum) | None => Reasoning::CHOSEN_BY_SUM as u8,
+        },
+        choice_probabilities: probabilities(|chosen| &chosen.probabilities),
+        choice_probabilities_mean: probabilities(|chosen| &chosen.mean_probabilities),
         ..Reasoning::default()
     }
 }
@@ -349,6 +396,15 @@ fn bytes(native: &NativeString) -> &[u8] {
     }
     // SAFETY: the middleware gives `size` bytes at `data`, which live as long as the message.
     unsafe { std::slice::from_raw_parts(native.data.cast::<u8>(), native.size) }
+}
+
+/// The strings of a received list.
+fn strings(native: &NativeStrings) -> &[NativeString] {
+    if native.data.is_null() {
+        return &[];
+    }
+    // SAFETY: the middleware gives `size` strings at `data`, which live as long as the message.
+    unsafe { std::slice::from_raw_parts(native.data, native.size) }
 }
 
 /// ROS strings end at a NUL, so none may stand inside.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cache::parameter::choice;
 use crate::model::chooser::Choice;
+use crate::model::constraint::TextGrammar;
 use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
@@ -30,6 +32,10 @@ pub struct Instruction {
     /// When it arrived, for latencies.
     pub received: Instant,
     pub recall: Recall,
+    /// The answer is one of these; empty: any text.
+    pub choices: Vec<String>,
+    /// The answer is text of this grammar; not beside choices.
+    pub grammar: Option<TextGrammar>,
     /// Of those that wait the highest is taken first.
     pub priority: i32,
     /// From its arrival to the end of the answer, if that is limited.
@@ -52,6 +58,8 @@ impl Instruction {
             arrival_ns: None,
             received: Instant::now(),
             recall: Recall::default(),
+            choices: Vec::new(),
+            grammar: None,
             priority: 0,
             time_limit: None,
             ticket: 0,
@@ -165,6 +173,43 @@ pub struct Answer {
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
     pub token_ids: Vec<u32>,
+    /// Which of the instruction's choices it is; none if there were none, or none was chosen.
+    pub chosen: Option<Chosen>,
+}
+
+/// What decides among choices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The likelihoods of a choice's tokens and of its end, multiplied.
+    Sum,
+    /// Their geometric mean.
+    Mean,
+}
+
+impl ChosenBy {
+    pub const ALL: [Self; 2] = [Self::Sum, Self::Mean];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+choice!(ChosenBy);
+
+/// One of an instruction's choices, with how likely all of them were.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// Among the instruction's choices.
+    pub index: usize,
+    pub by: ChosenBy,
+    /// Of each choice, given the memory and that the answer is one of them, by the likelihood of its tokens and its end; they sum up to 1.
+    pub probabilities: Vec<f32>,
+    /// The same by the mean of them over a choice's tokens and its end.
+    pub mean_probabilities: Vec<f32>,
 }
 
 impl Answer {
@@ -193,6 +238,7 @@ impl Answer {
             detections: Detections::default(),
             mean_logprob: 0.0,
             token_ids: Vec::new(),
+            chosen: None,
         }
     }
 
@@ -255,6 +301,8 @@ pub(super) struct Generation {
     pub answer: Answer,
     received: Instant,
     logprobs: f64,
+    /// Tokens that were chosen, of the answer's tokens.
+    chosen: usize,
     pieces: u32,
     tokenizer: Arc<ChatTokenizer>,
     text: TextStream,
@@ -277,17 +325,24 @@ impl Generation {
             text: TextStream::default(),
             received: instruction.received,
             logprobs: 0.0,
+            chosen: 0,
             pieces: 0,
         }
     }
 
     pub fn chose(&mut self, choice: Choice) {
+        self.given(choice.token);
+        self.chosen += 1;
+        self.logprobs += f64::from(choice.logprob);
+    }
+
+    /// Takes a token of the answer that the model had no part in.
+    pub fn given(&mut self, token: u32) {
         self.answer
             .time_to_first_token
             .get_or_insert_with(|| self.received.elapsed());
-        self.answer.token_ids.push(choice.token);
+        self.answer.token_ids.push(token);
         self.answer.output_tokens += 1;
-        self.logprobs += f64::from(choice.logprob);
     }
 
     /// Hands out what the text grows by with the token that was chosen last, without a thought and blanks at its start.
@@ -338,9 +393,9 @@ impl Generation {
         let rest = self.append(&rest);
         self.send(rest, true, on_delta);
         self.answer.finish = finish;
-        self.answer.error = error;
+        self.answer.error = error.or(self.answer.error);
         self.answer.latency = self.received.elapsed();
-        self.answer.mean_logprob = (self.logprobs / self.answer.output_tokens.max(1) as f64) as f32;
+        self.answer.mean_logprob = (self.logprobs / self.chosen.max(1) as f64) as f32;
         self.answer
     }
 }

@@ -46,7 +46,10 @@ pub mod session;
 pub mod stats;
 pub mod thumbnail;
 
-pub use answer::{Answer, AnswerDelta, FinishReason, FrameStamp, Instruction, Recall, Recalled};
+pub use crate::model::constraint::{GrammarKind, TextGrammar};
+pub use answer::{
+    Answer, AnswerDelta, Chosen, ChosenBy, FinishReason, FrameStamp, Instruction, Recall, Recalled,
+};
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
 pub use engine::{Engine, EngineError, EngineEvents};

@@ -254,6 +254,8 @@ impl Run<'_> {
                 max_new_tokens: entry.max_new_tokens,
                 ephemeral: self.script.aside,
                 recall: self.recall(entry),
+                choices: entry.choices.clone(),
+                grammar: entry.grammar(),
                 ..Instruction::new(&entry.text)
             },
             &|| false,
@@ -310,6 +312,8 @@ impl Run<'_> {
             prompt_tokens: answer.prompt_tokens,
             vision_tokens: answer.vision_tokens,
             output_tokens: answer.output_tokens,
+            choice: answer.chosen.as_ref().map(|chosen| chosen.index),
+            choice_probabilities: answer.chosen.as_ref().map(|chosen| &chosen.probabilities),
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
             recalled_tokens: answer.recalled_tokens,
             evidence: answer.evidence.iter().map(EvidenceFrame::from).collect(),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::model::constraint::{GrammarKind, TextGrammar};
+
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {what}")]
 pub struct ScriptError {
@@ -46,6 +48,14 @@ pub struct Entry {
     pub memory: Option<String>,
     #[serde(default)]
     pub max_new_tokens: usize,
+    /// The answer is one of these; none: any text.
+    #[serde(default)]
+    pub choices: Vec<String>,
+    /// What grammar the answer is of, under the name of the grammar's kind: a JSON schema in YAML or as text, a regular expression, a Lark
+    /// grammar. At most one of them.
+    pub json_schema: Option<serde_json::Value>,
+    pub regex: Option<String>,
+    pub lark: Option<String>,
     /// Other answers that are right too.
     #[serde(default)]
     pub accept: Vec<String>,
@@ -59,6 +69,30 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The grammar of the answer, if it has one: the first of several, which [`Script::load`] refuses.
+    pub fn grammar(&self) -> Option<TextGrammar> {
+        let schema = self.json_schema.as_ref().map(|schema| match schema {
+            serde_json::Value::String(text) => text.clone(),
+            schema => schema.to_string(),
+        });
+        let kinds = [
+            (GrammarKind::JsonSchema, schema),
+            (GrammarKind::Regex, self.regex.clone()),
+            (GrammarKind::Lark, self.lark.clone()),
+        ];
+        let mut given = kinds.into_iter().filter_map(|(kind, text)| {
+            let text = text?;
+            Some(TextGrammar { kind, text })
+        });
+        given.next()
+    }
+
+    fn grammars(&self) -> usize {
+        usize::from(self.json_schema.is_some())
+            + usize::from(self.regex.is_some())
+            + usize::from(self.lark.is_some())
+    }
+
     /// Whether an answer is right: the text of the true one or of another that is accepted, but for case and outer spaces. None: the
     /// true one is not known.
     pub fn is_right(&self, answer: &str) -> Option<bool> {
@@ -92,6 +126,13 @@ impl Script {
                 return Err(fail(format!(
                     "instruction {}: its answer was in view {wrong} s ago or at that time, expected seconds, 0 or more",
                     entry.id
+                )));
+            }
+            if entry.grammars() > 1 {
+                return Err(fail(format!(
+                    "instruction {} has {} of json_schema, regex and lark, expected at most one",
+                    entry.id,
+                    entry.grammars()
                 )));
             }
             if !ids.insert(entry.id.as_str()) {

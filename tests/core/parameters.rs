@@ -88,14 +88,6 @@ fn wrong_values(kind: &Kind) -> Vec<Value> {
             wrong.extend(range.end().checked_add(1).map(Value::Integer));
             wrong
         }
-        Kind::Numbers(range) => vec![
-            Value::Flag(true),
-            text,
-            Value::Texts(vec!["front".to_string()]),
-            Value::Numbers(vec![*range.start(), range.end() * 1.001]),
-            Value::Numbers(vec![f64::NAN]),
-        ],
-        Kind::Texts => vec![Value::Flag(true), text, Value::Numbers(vec![1.5])],
         Kind::Number(range) => vec![
             Value::Flag(true),
             text,
@@ -204,11 +196,6 @@ proptest! {
         // And as the command line writes it.
         let text = match &value {
             Value::Text(text) => text.clone(),
-            Value::Texts(texts) => texts.join(", "),
-            Value::Numbers(numbers) => {
-                let numbers = numbers.iter().map(f64::to_string);
-                numbers.collect::<Vec<_>>().join(",")
-            }
             other => other.to_string(),
         };
         prop_assert_eq!(parameter.parse(&text), Ok(value));
@@ -289,7 +276,6 @@ fn other_value(parameter: &Parameter) -> Value {
 const NOT_THE_POLICYS: [&str; 6] = [
     "policy",
     "budget",
-    "camera_shares",
     "withdraw_layer",
     "last_frames",
     "kv_storage",

@@ -2,8 +2,10 @@
 //!
 //! - this file: a checkpoint's tokenizer
 //! - `bounds`: what it may cost
+//! - `token_bytes`: the bytes of single tokens
 
 mod bounds;
+mod token_bytes;
 
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -19,6 +21,7 @@ use super::decoder::Unsupported;
 use super::json;
 use super::ModelError;
 use bounds::Growth;
+use token_bytes::Spelling;
 
 /// A Unicode noncharacter, put inside a control token that a user typed and taken out again before tokenising.
 const GUARD: char = '\u{FDD0}';
@@ -325,6 +328,22 @@ impl ChatTokenizer {
         let token = self.full.id_to_token(id)?;
         let control = self.full.get_added_vocabulary().is_special_token(&token);
         (!control).then_some(token)
+    }
+
+    /// The bytes of every id up to `vocabulary`, which may be parts of characters; none of control tokens and of ids without a token.
+    pub fn token_bytes(&self, vocabulary: usize) -> Result<Vec<Vec<u8>>, ModelError> {
+        let spelling = Spelling::of(&self.full).map_err(|what| ModelError::File {
+            file: self.file.clone(),
+            what,
+        })?;
+        let added = self.full.get_added_tokens_decoder();
+        let bytes = |id: u32| match added.get(&id) {
+            Some(_) if self.is_control(id) => None,
+            Some(added) => Some(added.content.clone().into_bytes()),
+            None => spelling.bytes(&self.full.id_to_token(id)?),
+        };
+        let all = (0..vocabulary as u32).map(|id| bytes(id).unwrap_or_default());
+        Ok(all.collect())
     }
 
     /// Control tokens and their ids.

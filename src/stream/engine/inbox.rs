@@ -11,6 +11,7 @@ use super::cameras::Cameras;
 use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::frame::{CameraImage, FrameError};
+use crate::stream::gate::FrameGate;
 use crate::stream::stats::StreamStats;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
@@ -178,6 +179,12 @@ impl Inbox {
                 text.len()
             ));
         }
+        let choices = instruction.choices.iter().map(String::len).sum::<usize>();
+        if choices > MAX_INSTRUCTION_BYTES {
+            return Some(format!(
+                "instruction choices are {choices} bytes long together, expected at most {MAX_INSTRUCTION_BYTES}"
+            ));
+        }
         if self.paused {
             return Some("the node is paused, expected an instruction while it runs".to_string());
         }
@@ -267,6 +274,8 @@ impl Inbox {
         // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
         instruction.images.clear();
+        instruction.choices.clear();
+        instruction.grammar = None;
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }
@@ -283,6 +292,22 @@ impl Inbox {
         while self.used_at.front().is_some_and(old) {
             self.used_at.pop_front();
         }
+    }
+
+    /// Whether the frame that is next would be used; `gates` are those of the cameras.
+    pub fn frame_is_due(&self, gates: &[FrameGate]) -> bool {
+        let next = self.cameras.next();
+        next.is_some_and(|(_, image)| {
+            let gate = gates.get(image.camera);
+            gate.is_some_and(|gate| gate.due(image.stamp_ns))
+        })
+    }
+
+    /// The frame that is next, if one waits.
+    pub fn take_frame(&mut self) -> Option<Work> {
+        let ((since, image), jumped) = self.cameras.take()?;
+        self.answered_last = false;
+        Some(Work::Frame(since, image, jumped))
     }
 
     /// The next thing to do, if there is any.
@@ -306,10 +331,8 @@ impl Inbox {
             }
             (frame, _) => frame.is_some(),
         };
-        let taken = frame_first.then(|| self.cameras.take()).flatten();
-        if let Some(((since, image), jumped)) = taken {
-            self.answered_last = false;
-            return Some(Work::Frame(since, image, jumped));
+        if frame_first {
+            return self.take_frame();
         }
         let instruction = self.instructions.pop_front()?;
         self.answered_last = true;

@@ -9,7 +9,7 @@ use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
-use crate::stream::session::{AskError, Session, Taken};
+use crate::stream::session::{AskError, Asking, Meanwhile, Progress, Session, Taken};
 
 /// What the thread owns.
 pub struct Worker {
@@ -162,29 +162,18 @@ impl Worker {
                 reason,
             });
         }
-        let basis = self.session.basis();
-        let Self {
-            session,
-            events,
-            shared,
-            ..
-        } = self;
-        let events = RefCell::new(&mut **events);
-        let mut answer = session.ask(
-            &instruction,
-            // Between two tokens, those that need no answer of the model do not wait for the end of this one.
-            &|| loop {
-                let refusal = {
-                    let mut inbox = lock(&shared.inbox);
-                    match inbox.take_refused() {
-                        None => return inbox.is_cut_off(),
-                        Some(refusal) => refusal,
-                    }
-                };
-                shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
-            },
-            &mut |delta| events.borrow_mut().delta(delta),
-        );
+        let mut asking = self.session.begin_answer(&instruction);
+        let mut answer = loop {
+            match self.go_on_answering(&instruction, asking) {
+                Progress::Answered(answer) => break *answer,
+                Progress::Paused(paused) => asking = *paused,
+            }
+            let frame = lock(&self.shared.inbox).take_frame();
+            if let Some(Work::Frame(since, image, jumped)) = frame {
+                self.take(since, &image, jumped);
+                self.publish_session();
+            }
+        };
         let answering = lock(&self.shared.inbox).answering.take();
         let cut = answering.and_then(|answering| answering.cut);
         if answer.finish == FinishReason::Cancelled {
@@ -197,6 +186,36 @@ impl Worker {
             }
         }
         self.shared.deliver(answer, &mut *self.events);
+    }
+
+    /// Answers until a frame can be taken in or the answer ends.
+    fn go_on_answering(&mut self, instruction: &Instruction, asking: Asking) -> Progress {
+        let basis = self.session.basis();
+        let Self {
+            session,
+            events,
+            shared,
+            ..
+        } = self;
+        let events = RefCell::new(&mut **events);
+        // Between two tokens, those that need no answer of the model do not wait for the end of this one.
+        let meanwhile = || loop {
+            let refusal = {
+                let mut inbox = lock(&shared.inbox);
+                match inbox.take_refused() {
+                    Some(refusal) => refusal,
+                    None if inbox.is_cut_off() => return Meanwhile::CutOff,
+                    None if inbox.frame_is_due(&lock(&shared.gates)) => {
+                        return Meanwhile::FrameWaits
+                    }
+                    None => return Meanwhile::Nothing,
+                }
+            };
+            shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
+        };
+        session.go_on_answering(instruction, asking, &meanwhile, &mut |delta| {
+            events.borrow_mut().delta(delta);
+        })
     }
 
     /// What has become of the images since the memory began.

@@ -59,6 +59,21 @@ impl Grammar {
         Thought::new(self.chat.thinks())
     }
 
+    /// What ends the thought that the last instruction opened, before anything is thought; empty: it opened none.
+    pub fn no_thought(&self) -> &'static str {
+        match self.chat.thinks() {
+            true => Thought::CLOSED,
+            false => "",
+        }
+    }
+
+    /// What an answer begins with in front of its first word.
+    pub fn lead(&self) -> &'static str {
+        let format = self.format();
+        let lead = format.template_answer.strip_prefix(format.answer);
+        lead.unwrap_or_default()
+    }
+
     /// The protected beginning of the stream: the system prompt or, if that is empty, what the checkpoint's template puts there.
     pub fn prefix(&mut self, system_prompt: &str, tokenizer: &ChatTokenizer) -> String {
         let ChatFormat {

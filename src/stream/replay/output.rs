@@ -70,6 +70,11 @@ pub(super) struct AnswerLine<'a> {
     pub prompt_tokens: usize,
     pub vision_tokens: usize,
     pub output_tokens: usize,
+    /// Which of the choices it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice_probabilities: Option<&'a Vec<f32>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recalled: Vec<RecalledUnit>,
     #[serde(skip_serializing_if = "is_zero")]

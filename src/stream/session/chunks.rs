@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::{Session, SessionState};
 use crate::cache::{FrameId, Heard, Mark};
 use crate::model::chooser::Choice;
+use crate::model::constraint::Allowed;
 use crate::model::finite::check_finite;
 use crate::model::vision::ImageFeatures;
 use crate::model::{mllm, ModelError};
@@ -49,7 +50,7 @@ impl Session {
         outcome
     }
 
-    fn put_back(&mut self) {
+    pub(super) fn put_back(&mut self) {
         if let Err(error) = self.state.put_back() {
             self.damage = Some(format!("the memory could not be put back: {error}"));
         }
@@ -127,6 +128,19 @@ impl Session {
         chunk: Chunk<'_>,
         next: usize,
     ) -> Result<Option<Tensor>, ModelError> {
+        let hidden = self.pass_whole(ids, images, chunk, next)?;
+        let last = hidden.dim(0)?.checked_sub(1);
+        Ok(last.map(|last| hidden.narrow(0, last, 1)).transpose()?)
+    }
+
+    /// The same; returns the hidden states of all tokens that reach the top, `[tokens, hidden]`.
+    pub(super) fn pass_whole(
+        &mut self,
+        ids: &[u32],
+        images: &[ImageFeatures],
+        chunk: Chunk<'_>,
+        next: usize,
+    ) -> Result<Tensor, ModelError> {
         let embedded = self.model.embed(ids, images)?;
         let marks = self.marks(ids, &embedded, chunk);
         let cache = &mut self.state.cache;
@@ -134,13 +148,16 @@ impl Session {
         let hidden = decoder.append_embedded(&embedded.embedded, &marks, cache)?;
         cache.reserve(next)?;
         self.state.stream.last_id = ids.last().copied();
-        let last = hidden.dim(0)?.checked_sub(1);
-        Ok(last.map(|last| hidden.narrow(0, last, 1)).transpose()?)
+        Ok(hidden)
     }
 
-    /// Feeds a token of an answer in the device's own kernels, if there are such, and chooses what follows it. If that fails, the state is
-    /// what it was.
-    pub(super) fn step(&mut self, token: u32) -> Result<Option<Choice>, ModelError> {
+    /// Feeds a token of an answer in the device's own kernels, if there are such, and chooses what follows it among the allowed, if not all
+    /// are. If that fails, the state is what it was.
+    pub(super) fn step(
+        &mut self,
+        token: u32,
+        allowed: Option<&Allowed>,
+    ) -> Result<Option<Choice>, ModelError> {
         let Some(stepper) = &mut self.stepper else {
             return Ok(None);
         };
@@ -149,7 +166,8 @@ impl Session {
             ..Mark::default()
         };
         let SessionState { cache, stream, .. } = &mut self.state;
-        let choice = stepper.step(token, mark, cache, (&self.chooser, &mut stream.draws))?;
+        let rules = (&self.chooser, &mut stream.draws);
+        let choice = stepper.step_among(token, mark, cache, rules, allowed)?;
         stream.last_id = Some(token);
         self.attempt(|session| Ok::<_, ModelError>(session.state.cache.reserve(1)?))?;
         Ok(Some(choice))

@@ -8,6 +8,7 @@ use crate::cache::{CacheConfig, PolicyKind};
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
+use crate::stream::answer::ChosenBy;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
 use crate::stream::camera::{of_each, CamerasConfig};
 use crate::stream::evidence::EvidenceConfig;
@@ -52,6 +53,14 @@ parameters! {
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Pictures that may come with an instruction; one with more is refused.
         instruction_images_limit: usize = 4, range 0..=MOST_PICTURES as i64, unit "pictures", set Running;
+        /// The most choices that an instruction may have; one that has more is refused.
+        choices_limit: usize = 64, range 1..=256, unit "choices", set Running;
+        /// What decides among an instruction's choices: sum, the likelihood of a choice's tokens and its end, or mean, their geometric mean,
+        /// which does not favour short choices. Both are in the answer.
+        choices_by: ChosenBy = ChosenBy::Sum, set Running;
+        /// The frame that waits is taken in after so many tokens of an answer, again and again: behind what the model has seen before and in
+        /// front of the instruction, which is put again with what has been answered so far; 0: only behind the answer.
+        frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.

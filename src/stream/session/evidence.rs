@@ -76,14 +76,10 @@ impl Session {
         });
     }
 
-    /// Boxes and points in an answer's text, of a picture of that size (width, height).
-    pub(super) fn detections(
-        &self,
-        answer: &Answer,
-        picture: Option<(usize, usize)>,
-    ) -> Detections {
+    /// Boxes and points in the text of an answer, which rests on the newest frame.
+    pub(super) fn detections(&self, answer: &Answer) -> Detections {
         let format = Format::of_family(self.model.family.name);
-        let (Some(format), Some(camera)) = (format, picture) else {
+        let (Some(format), Some(camera)) = (format, self.state.stream.picture) else {
             return Detections::default();
         };
         let recipe = self.model.vision.frame(camera);

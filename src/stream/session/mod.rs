@@ -7,7 +7,10 @@
 //! - `frames`: frames
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `choices`: instructions whose answer is one of several texts
+//! - `formed`: instructions whose answer is text of a grammar
 //! - `evidence`: which frames an answer rests on, and the boxes in its text
+//! - `pauses`: long answers, and the frames that come in between
 //! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
@@ -16,12 +19,15 @@
 
 mod ask;
 mod beginning;
+mod choices;
 mod chunks;
 mod config;
 mod encoded;
 mod evidence;
+mod formed;
 mod frames;
 mod last_frames;
+mod pauses;
 mod pictures;
 mod recall;
 mod state;
@@ -50,10 +56,12 @@ use crate::model::{device_name, ModelError};
 
 pub use ask::AskError;
 pub use beginning::PromptCheck;
+pub use choices::ChoicesError;
 use chunks::Chunk;
 pub use config::{SessionConfig, MOST_PICTURES};
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
+pub use pauses::{Asking, Meanwhile, Progress};
 pub use recall::RecallError;
 pub use state::{CameraState, SessionState, StreamState};
 

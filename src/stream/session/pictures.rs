@@ -91,7 +91,7 @@ impl Session {
     /// [`Self::passing`]: they are no frames of the stream.
     pub(super) fn feed_pictures(
         &mut self,
-        pictures: Pictures,
+        pictures: &Pictures,
         question: usize,
     ) -> Result<(), ModelError> {
         if pictures.is_empty() {
@@ -102,12 +102,12 @@ impl Session {
         let numbers = numbers.collect::<Vec<FrameId>>();
         if self.config.cache.policy == PolicyKind::LastFrames {
             // They come behind the last frames, which are fed with the question.
-            for (id, (layout, features)) in numbers.into_iter().zip(pictures.shown) {
+            for (id, (layout, features)) in numbers.into_iter().zip(&pictures.shown) {
                 let frame = Frame {
                     id,
                     shown: Shown::Sent,
-                    layout,
-                    features,
+                    layout: *layout,
+                    features: features.clone(),
                 };
                 self.state.stream.last.push(frame, usize::MAX);
             }
@@ -117,10 +117,10 @@ impl Session {
         cache.make_room(pictures.tokens + question.max(cache.plan().slack))?;
         let mut text = String::new();
         let mut features = Vec::new();
-        for (layout, shown) in pictures.shown {
-            let markup = self.model.vision.markup(&layout);
+        for (layout, shown) in &pictures.shown {
+            let markup = self.model.vision.markup(layout);
             text.push_str(&self.state.stream.grammar.sent_picture(&markup));
-            features.push(shown);
+            features.push(shown.clone());
         }
         self.append_frames(&text, (&numbers, None), &features, Some(question))?;
         Ok(())

@@ -22,6 +22,7 @@ use super::Decoder;
 use crate::cache::{BoundedCache, CacheError, Mark, Revision};
 use crate::gpu::{Gpu, Mapped, Recording};
 use crate::model::chooser::{Choice, ChoiceError, Chooser, Draws};
+use crate::model::constraint::Allowed;
 use crate::model::weights::block_name;
 use crate::model::ModelError;
 use launches::Buffers;
@@ -118,7 +119,19 @@ impl Stepper {
         token: u32,
         mark: Mark,
         cache: &mut BoundedCache,
+        rules: (&Chooser, &mut Draws),
+    ) -> Result<Choice, ModelError> {
+        self.step_among(token, mark, cache, rules, None)
+    }
+
+    /// The same, and chooses among the tokens that are allowed, if not all are: on the host, as it draws.
+    pub fn step_among(
+        &mut self,
+        token: u32,
+        mark: Mark,
+        cache: &mut BoundedCache,
         (chooser, draws): (&Chooser, &mut Draws),
+        allowed: Option<&Allowed>,
     ) -> Result<Choice, ModelError> {
         let budget = cache.plan().budget;
         let used = cache.step_layers().map(|layer| layer.len).max();
@@ -139,12 +152,13 @@ impl Stepper {
         }
         self.revision = None;
         // The next one needs a slot that no compaction has to make.
-        self.ahead = self.runs_ahead && chooser.temperature == 0.0 && free > 1;
+        let on_host = chooser.temperature > 0.0 || allowed.is_some();
+        self.ahead = self.runs_ahead && !on_host && free > 1;
         if self.ahead {
             self.recording.launch()?;
         }
         self.recording.wait(usize::from(self.ahead))?;
-        let choice = match self.choice(cache, (chooser, draws)) {
+        let choice = match self.choice(cache, (chooser, draws), allowed) {
             Ok(choice) => choice,
             Err(error) => {
                 // A step behind one that failed does nothing.
@@ -194,6 +208,7 @@ impl Stepper {
         &mut self,
         cache: &BoundedCache,
         (chooser, draws): (&Chooser, &mut Draws),
+        allowed: Option<&Allowed>,
     ) -> Result<Choice, ModelError> {
         match self.state.fault(self.chosen.as_ref()) {
             None => {}
@@ -209,10 +224,10 @@ impl Stepper {
             }
         }
         let choice = self.state.note_choice(self.chosen.as_ref());
-        if chooser.temperature > 0.0 {
+        if chooser.temperature > 0.0 || allowed.is_some() {
             self.state.forget_token();
             let mut logits = self.logits.to_vec1()?;
-            return Ok(chooser.choose(&mut logits, draws)?);
+            return Ok(chooser.choose_among(&mut logits, allowed, draws)?);
         }
         Ok(choice)
     }

@@ -1,0 +1,53 @@
+//! Answers of a fixed form: what they begin with, and those that are text of a grammar.
+
+use super::{Chunk, Session};
+use crate::model::constraint::{Constraint, ConstraintError};
+use crate::model::ModelError;
+use crate::stream::answer::{Generation, Instruction};
+
+impl Session {
+    /// The grammar that an answer has to follow, if any.
+    pub(super) fn constraint(
+        &self,
+        instruction: &Instruction,
+    ) -> Result<Option<Constraint>, ConstraintError> {
+        let Some(grammar) = &instruction.grammar else {
+            return Ok(None);
+        };
+        let lead = self.state.stream.grammar.lead();
+        let constraint = self.model.constraints()?.compile(grammar, lead)?;
+        Ok(Some(constraint))
+    }
+
+    /// Closes the thought that the question opened, if it opened one: an answer of a fixed form has no room for it. Returns the logits of
+    /// what follows, which `logits` are if there is nothing to close.
+    pub(super) fn close_thought(
+        &mut self,
+        logits: Vec<f32>,
+        run: &mut Generation,
+    ) -> Result<Vec<f32>, ModelError> {
+        let ids = self.encode(self.state.stream.grammar.no_thought())?;
+        if ids.is_empty() {
+            return Ok(logits);
+        }
+        let hidden = self.pass_whole(&ids, &[], Chunk::Answer, 0)?;
+        let mut rows = self.logits(&hidden)?;
+        for &id in &ids {
+            run.given(id);
+            run.emit(id, &mut |_| ())?;
+        }
+        rows.pop().ok_or_else(no_text)
+    }
+}
+
+pub(super) fn no_text() -> ModelError {
+    ModelError::Inputs("no text to go on from, expected at least one token".to_string())
+}
+
+/// Why an answer that was cut off is not of its grammar.
+pub(super) fn cut_off(instruction: &Instruction, longest: usize) -> Option<String> {
+    let kind = instruction.grammar.as_ref()?.kind;
+    Some(format!(
+        "cut off at {longest} tokens (max_new_tokens), where its grammar ({kind}) is not complete"
+    ))
+}

@@ -1,0 +1,170 @@
+"""Instructions whose answer is one of several texts, or text of a grammar."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pictures
+import pytest
+from client import Client
+from conftest import ROOT, Start
+from inf_mllm.msg import Instruction, Reasoning
+
+PLANNER = ROOT / "examples" / "planner.py"
+BALL, NO_BALL = range(500, 511), range(142, 153)
+"""Frames of the demo bag: with a red ball before the camera at the end, and with none."""
+SIDES = ["left", "center", "right", "nowhere to be seen"]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "object": {"type": "string", "maxLength": 12},
+        "side": {"enum": ["left", "center", "right"]},
+        "metres": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["object", "side", "metres"],
+    "additionalProperties": False,
+}
+
+
+def used(client: Client) -> tuple[int, int]:
+    stats = client.fresh_stats()
+    return stats.used, stats.tokens_seen
+
+
+def test_a_choice_is_answered_with_the_probabilities_of_all(start: Start) -> None:
+    _, client = start({"temperature": 5.0})
+    client.show(pictures.now())
+    before = used(client)
+    answer = client.ask("Where is the red box?", choices=SIDES, ephemeral=True)
+    assert answer.finish_reason == Reasoning.FINISH_STOP, answer.error
+    assert answer.text == SIDES[answer.choice]
+    assert answer.chosen_by == Reasoning.CHOSEN_BY_SUM
+    for probabilities in (answer.choice_probabilities, answer.choice_probabilities_mean):
+        assert len(probabilities) == len(SIDES)
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert all(0.0 <= probability <= 1.0 for probability in probabilities)
+    assert answer.choice_probabilities[answer.choice] == max(answer.choice_probabilities)
+    assert used(client) == before, "an ephemeral choice leaves no trace"
+    # However hot the model is, the likeliest is taken, and a choice that stays is in the memory.
+    again = client.ask("Where is the red box?", choices=SIDES)
+    assert (again.choice, again.text) == (answer.choice, answer.text)
+    assert used(client)[1] > before[1]
+    pieces = [delta.text for delta in client.deltas if delta.instruction_id == again.instruction_id]
+    assert "".join(pieces) == again.text
+    plain = client.ask("Where is the red box?")
+    assert plain.choice == -1
+    assert len(plain.choice_probabilities) == 0
+
+
+def test_what_decides_can_be_set(start: Start) -> None:
+    _, client = start({"choices_by": "mean", "choices_limit": 3})
+    client.show(pictures.now())
+    answer = client.ask("Where is the red box?", choices=SIDES[:3])
+    assert answer.chosen_by == Reasoning.CHOSEN_BY_MEAN
+    assert answer.choice_probabilities_mean[answer.choice] == max(answer.choice_probabilities_mean)
+    refused = client.ask("Where is the red box?", choices=SIDES)
+    assert "choices are 4, expected at most 3 (choices_limit)" in refused.error
+
+
+def test_answers_of_a_schema_always_parse(start: Start) -> None:
+    _, client = start({"temperature": 100.0})
+    client.show(pictures.now())
+    texts = set()
+    for _ in range(20):
+        answer = client.ask(
+            "What is in view?",
+            grammar_kind=Instruction.GRAMMAR_JSON_SCHEMA,
+            grammar=json.dumps(SCHEMA),
+            max_new_tokens=200,
+        )
+        assert answer.finish_reason == Reasoning.FINISH_STOP, answer.error
+        value = json.loads(answer.text)
+        assert set(value) == {"object", "side", "metres"}
+        assert value["side"] in ("left", "center", "right")
+        assert 0 <= value["metres"] <= 99
+        texts.add(answer.text)
+    assert len(texts) > 10
+
+
+def test_regular_expressions_and_lark_grammars_are_followed(start: Start) -> None:
+    _, client = start({"temperature": 20.0})
+    client.show(pictures.now())
+    regex = "(left|right) [0-9]{1,3}"
+    lark = 'start: ("turn " | "drive ") NUMBER\nNUMBER: /[0-9]{1,3}/'
+    for kind, grammar, pattern in (
+        (Instruction.GRAMMAR_REGEX, regex, regex),
+        (Instruction.GRAMMAR_LARK, lark, "(turn|drive) [0-9]{1,3}"),
+    ):
+        for _ in range(10):
+            answer = client.ask("What next?", grammar_kind=kind, grammar=grammar)
+            assert answer.finish_reason == Reasoning.FINISH_STOP, answer.error
+            assert re.fullmatch(pattern, answer.text), answer.text
+
+
+def test_a_grammar_without_an_end_is_cut_off_and_says_so(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.now())
+    endless = {
+        "$ref": "#/$defs/list",
+        "$defs": {"list": {"type": "array", "items": {"$ref": "#/$defs/list"}, "minItems": 1}},
+    }
+    answer = client.ask(
+        "What is in view?",
+        grammar_kind=Instruction.GRAMMAR_JSON_SCHEMA,
+        grammar=json.dumps(endless),
+        max_new_tokens=20,
+    )
+    assert answer.finish_reason == Reasoning.FINISH_LENGTH
+    assert "cut off at 20 tokens (max_new_tokens)" in answer.error
+
+
+def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start: Start) -> None:
+    _, client = start()
+    client.show(pictures.now())
+    before = used(client)
+    wrong_schema = json.dumps({"properties": {"far": {"type": "metres"}}})
+    json_schema, regex, lark = 1, 2, 3
+    for fields, reason in (
+        ({"choices": ["red", ""]}, "choice 1 is empty"),
+        ({"choices": ["red", "blue", " red"]}, "choices 0 and 2 are the same text"),
+        ({"choices": [f"box {i}" for i in range(1000)]}, "choices are 1000, expected at most 64"),
+        ({"choices": ["red", "box " * 10_000]}, "choice 1 is "),
+        ({"choices": ["red" * 30_000]}, "bytes long together, expected at most 65536"),
+        ({"choices": ["red"], "grammar_kind": regex, "grammar": "red"}, "beside a grammar"),
+        ({"grammar": "red"}, "grammar_kind is 0 (none), expected"),
+        ({"grammar_kind": 9, "grammar": "red"}, "grammar_kind is 9, expected"),
+        ({"grammar_kind": regex}, "is empty"),
+        ({"grammar_kind": regex, "grammar": "(left|right"}, "grammar (regex) cannot be compiled"),
+        ({"grammar_kind": lark, "grammar": "start: nothing"}, "grammar (lark) cannot be compiled"),
+        ({"grammar_kind": lark, "grammar": "(" * 40_000}, "brackets within brackets"),
+        ({"grammar_kind": json_schema, "grammar": "{,"}, "line 1"),
+        ({"grammar_kind": json_schema, "grammar": wrong_schema}, "#/properties/far"),
+        ({"grammar_kind": regex, "grammar": "a" * 70_000}, "bytes long, expected at most 65536"),
+    ):
+        answer = client.ask("Which one?", **fields)
+        assert answer.finish_reason == Reasoning.FINISH_ERROR, reason
+        assert reason in answer.error, answer.error
+        assert (answer.text, answer.choice) == ("", -1)
+    assert used(client) == before, "what is refused leaves no trace"
+    assert client.ask("Which one?", choices=["red", "blue"]).choice in (0, 1)
+
+
+def test_the_example_turns_where_the_choices_say(start: Start) -> None:
+    _, client = start(compressed=True)
+    turns = []
+    for second, frames in ((10, NO_BALL), (20, BALL)):
+        for i, frame in enumerate(frames):
+            message = pictures.jpeg(sec=second, index=frame)
+            message.header.stamp.nanosec = i * 90_000_000
+            client.show(message)
+        command = [sys.executable, str(PLANNER), "red ball", "--steps", "1"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        client.wait(lambda process=process: process.poll() is not None, "the planner to end", timeout=30)
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        turns.append(re.fullmatch(r"forward (\S+) m/s, turn (\S+) rad/s\n", out).groups())
+    (_, searching), (forward, towards) = turns
+    assert searching == "+0.30", "it looks around while nothing is to be seen"
+    assert abs(float(towards)) < 0.3
+    assert float(forward) >= 0.0
