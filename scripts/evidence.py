@@ -65,7 +65,9 @@ def cases(bag: Path, answers: Path) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bag", type=Path, nargs="+", help="folders of bags with instructions.yaml and truth.npz")
-    parser.add_argument("--answers", type=Path, nargs="+", required=True, help="of each the answers, JSON lines of replay")
+    parser.add_argument(
+        "--answers", type=Path, nargs="+", required=True, help="of each the answers, JSON lines of replay"
+    )
     args = parser.parse_args()
     if len(args.bag) != len(args.answers):
         parser.error(f"{len(args.bag)} bags and {len(args.answers)} files of answers, expected as many")

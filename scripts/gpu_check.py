@@ -70,7 +70,9 @@ class Check:
         with self.lock:
             # Where one is not a number, it stays.
             self.largest[dtype] = float(np.maximum(self.largest.get(dtype, 0.0), off))
-        self.say(off <= TOLERANCE[dtype], f"{family.name:16} {scene:7} {dtype:5} logits off by {off:.1e} of their length")
+        self.say(
+            off <= TOLERANCE[dtype], f"{family.name:16} {scene:7} {dtype:5} logits off by {off:.1e} of their length"
+        )
 
     def turn(self, family: Path) -> None:
         """Greedy tokens of one turn whose budget makes the cache evict, on both devices."""

@@ -181,6 +181,7 @@ impl Diagnostics {
             .with("archive_oldest_s", stats.archive.oldest_age)
             .with("archive_nothing_new", stats.archive.nothing_new)
             .with("archive_left", stats.archive.left)
+            .with("thumbnail_bytes", stats.archive.thumbnail_bytes)
             .with("vision_ms", stats.times.vision.as_secs_f32() * 1e3)
             .with("prefill_ms", stats.times.prefill.as_secs_f32() * 1e3)
     }

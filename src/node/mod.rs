@@ -15,6 +15,7 @@
 //! - `sight`: whether the robot sees, and if not, why
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
+//! - `evidence_image`: the frames that an answer rests on, as a picture
 //! - `logging`: the log, through rcl: console, file, /rosout
 //! - `app`: start, the loop, and a clean end
 
@@ -22,6 +23,7 @@ mod about;
 mod app;
 mod ask;
 mod diagnostics;
+mod evidence_image;
 mod graph;
 mod inputs;
 mod logging;

@@ -9,6 +9,7 @@ use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::ask::Ask;
+use super::evidence_image::EvidenceImage;
 use super::watches::Watches;
 use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
@@ -70,6 +71,7 @@ pub struct Answers {
     /// Those who asked by an action hear of it there as well.
     ask: Ask,
     watches: Watches,
+    evidence: EvidenceImage,
     clock: RosTime,
     complaints: Complaints,
 }
@@ -91,6 +93,7 @@ impl Answers {
             text: advertise(node, "~/reasoning_text", latched)?,
             ask,
             watches: Watches::advertise(node, watches_limit)?,
+            evidence: EvidenceImage::advertise(node)?,
             clock,
             complaints: Complaints::default(),
         })
@@ -132,6 +135,7 @@ impl Answers {
             self.text.publish(&messages::reasoning_text(answer)),
         );
         self.ask.answer(answer.ticket, answer.finish, &message);
+        self.evidence.publish(answer);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
+use crate::stream::detections::Detections;
 use crate::stream::evidence::Evidence;
 use crate::stream::frame::CameraImage;
 use crate::stream::grammar::Thought;
@@ -234,6 +235,8 @@ pub struct Answer {
     pub recall_time: Duration,
     /// The frames that its tokens attended to most, the most attended first.
     pub evidence: Vec<Evidence>,
+    /// Boxes and points in its text, in the picture of the newest frame; none where the checkpoint's family writes none.
+    pub detections: Detections,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,
     /// The generated ids, those of a thought and the end token included.
@@ -304,6 +307,7 @@ impl Answer {
             recalled_tokens: 0,
             recall_time: Duration::ZERO,
             evidence: Vec::new(),
+            detections: Detections::default(),
             mean_logprob: 0.0,
             token_ids: Vec::new(),
             chosen: None,

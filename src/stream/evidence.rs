@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::thumbnail::Thumbnail;
 use crate::cache::parameter::parameters;
 use crate::cache::{Attended, FrameId};
 
 /// More frames than that are no evidence of an answer.
 const MOST_FRAMES: i64 = 64;
+
+/// No thumbnail is larger, pixels.
+const LARGEST_SIDE: i64 = 1024;
 
 parameters! {
     section "Evidence";
@@ -17,9 +21,22 @@ parameters! {
         /// Frames that are named with an answer, at most: those that its tokens attended to most, in the cache or recalled; 0: none, and
         /// nothing is computed for it.
         evidence_frames: usize = 4, range 0..=MOST_FRAMES, unit "frames", set Running;
+        /// Longer side of the small pictures that are kept of the frames that can be evidence, for `~/evidence_image`; 0, or
+        /// `evidence_frames` 0 at the start: none are kept, and no image is published.
+        thumbnail_side: usize = 128, range 0..=LARGEST_SIDE, unit "pixels";
     }
     parts {}
     others {}
+}
+
+impl EvidenceConfig {
+    /// Longer side of the thumbnails, pixels; 0 where there is no evidence to show.
+    pub fn thumbnails(&self) -> usize {
+        match self.evidence_frames {
+            0 => 0,
+            _ => self.thumbnail_side,
+        }
+    }
 }
 
 /// A frame that an answer's tokens attended to.
@@ -31,6 +48,8 @@ pub struct Evidence {
     pub camera: String,
     /// Its share in all attention of the answer's tokens to frames, 0 to 1.
     pub weight: f32,
+    /// The frame, small, where thumbnails are kept.
+    pub thumbnail: Option<Arc<Thumbnail>>,
 }
 
 /// What is known of a frame beyond its tokens.
@@ -39,6 +58,15 @@ pub struct Glimpse {
     pub stamp_ns: i64,
     /// Label of its camera; empty where there is but one.
     pub camera: String,
+    pub thumbnail: Option<Arc<Thumbnail>>,
+}
+
+impl Glimpse {
+    /// Memory of it with its place, about, bytes.
+    fn bytes(&self) -> usize {
+        let thumbnail = self.thumbnail.as_ref();
+        size_of::<(FrameId, Self)>() + thumbnail.map_or(0, |thumbnail| thumbnail.bytes())
+    }
 }
 
 /// Frames beyond those that can be evidence that may be held before they are let go.
@@ -51,6 +79,7 @@ const SPARE: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub struct Glimpses {
     frames: Arc<BTreeMap<FrameId, Glimpse>>,
+    bytes: usize,
     /// So many are held before it is looked which are still needed.
     limit: usize,
 }
@@ -64,6 +93,11 @@ impl Glimpses {
         self.frames.is_empty()
     }
 
+    /// Memory of what is known, bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes what is known of a new frame. Where there are many by now, those are let go that are not `needed`.
     pub fn take(
         &mut self,
@@ -72,12 +106,16 @@ impl Glimpses {
         needed: impl FnOnce() -> BTreeSet<FrameId>,
     ) {
         let frames = Arc::make_mut(&mut self.frames);
-        frames.insert(id, glimpse);
+        self.bytes += glimpse.bytes();
+        if let Some(before) = frames.insert(id, glimpse) {
+            self.bytes -= before.bytes();
+        }
         if frames.len() <= self.limit.max(SPARE) {
             return;
         }
         let needed = needed();
         frames.retain(|known, _| *known == id || needed.contains(known));
+        self.bytes = frames.values().map(Glimpse::bytes).sum();
         self.limit = 2 * frames.len() + SPARE;
     }
 
@@ -95,6 +133,7 @@ impl Glimpses {
                 stamp_ns: glimpse.stamp_ns,
                 camera: glimpse.camera.clone(),
                 weight: share / all,
+                thumbnail: glimpse.thumbnail.clone(),
             })
         });
         known.take(count).collect()

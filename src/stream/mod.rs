@@ -11,6 +11,8 @@
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `evidence`: the frames that an answer rests on
+//! - `thumbnail`, `montage`: small pictures of these, and all of them in one
+//! - `detections`: boxes and points in an answer's text
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `goals`: instructions that are followed as goals, with results that are kept for a while
@@ -26,6 +28,7 @@ pub mod bag;
 pub mod camera;
 pub mod clock;
 pub mod complaints;
+pub mod detections;
 pub mod engine;
 pub mod evidence;
 pub mod frame;
@@ -36,12 +39,14 @@ pub mod inspect;
 pub mod latest;
 pub mod losses;
 pub mod memory;
+pub mod montage;
 #[cfg(feature = "tools")]
 pub mod replay;
 #[cfg(feature = "tools")]
 pub mod script;
 pub mod session;
 pub mod stats;
+pub mod thumbnail;
 
 pub use crate::model::constraint::{GrammarKind, TextGrammar};
 pub use answer::{

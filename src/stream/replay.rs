@@ -317,6 +317,7 @@ impl Run<'_> {
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),
             recalled_tokens: answer.recalled_tokens,
             evidence: answer.evidence.iter().map(EvidenceFrame::from).collect(),
+            detections: &answer.detections.found,
             truth: &entry.answer,
             kind: &entry.kind,
             memory: &entry.memory,

@@ -239,6 +239,8 @@ pub struct ArchiveStats {
     pub nothing_new: u64,
     /// Units that have left for others.
     pub left: u64,
+    /// Memory of the thumbnails and stamps of frames that can be evidence, bytes.
+    pub thumbnail_bytes: usize,
 }
 
 /// What has become of a watch; see [`Watch`].

@@ -10,8 +10,10 @@ use inf_mllm::cache::{
 use inf_mllm::gpu::Gpu;
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::threads::thread_pool;
+use inf_mllm::stream::montage::montage;
 use inf_mllm::stream::{
-    Answer, Evidence, FinishReason, Recall, RecallMode, Session, SessionConfig,
+    Answer, CameraImage, Evidence, FinishReason, ImageData, Recall, RecallMode, Session,
+    SessionConfig,
 };
 use proptest::prelude::*;
 
@@ -234,8 +236,15 @@ fn what_is_known_of_frames_is_let_go_with_them() {
         &ask(&mut session, within(0.0, 150.0), true),
         1500,
     );
+    // A thumbnail of these pictures takes less than that.
+    let bytes = session.archive_stats().thumbnail_bytes;
+    assert!(
+        (1..2048 * known).contains(&bytes),
+        "{bytes} bytes of {known}"
+    );
     session.reset().unwrap();
     assert!(session.state().stream.glimpses.is_empty());
+    assert_eq!(session.archive_stats().thumbnail_bytes, 0);
 }
 
 #[test]
@@ -309,4 +318,64 @@ fn assert_near(name: &str, one: &Answer, other: &Answer) {
         let off = (frame.weight - other).abs();
         assert!(off < 1e-4, "{name}: {other} instead of {}", frame.weight);
     }
+}
+
+/// Frames of a session that was shown one of each of these sizes, and asked.
+fn shown_in(sizes: &[(u32, u32)], side: usize) -> Answer {
+    let mut config = tiny_config();
+    config.evidence.evidence_frames = sizes.len();
+    config.evidence.thumbnail_side = side;
+    let mut session = Session::new(config).unwrap();
+    for (i, &(width, height)) in sizes.iter().enumerate() {
+        let data = ImageData::Raw {
+            encoding: "rgb8".to_string(),
+            width,
+            height,
+            step: width * 3,
+            is_bigendian: false,
+            data: [200, 40 * i as u8, 20].repeat((width * height) as usize),
+        };
+        let image = CameraImage::recorded(i as i64 * 1_000_000_000, "camera", data);
+        session.push_frame(&image).unwrap();
+    }
+    ask(&mut session, Recall::default(), true)
+}
+
+#[test]
+fn the_frames_of_an_answer_are_shown_side_by_side() {
+    let sizes = [(640, 480), (480, 640), (64, 32), (3, 1), (500, 4)];
+    let answer = shown_in(&sizes, 128);
+    assert_eq!(answer.evidence.len(), sizes.len());
+    let mut seen = Vec::new();
+    for frame in &answer.evidence {
+        let pixels = frame.thumbnail.as_ref().unwrap().pixels().unwrap();
+        let number = (frame.stamp_ns / 1_000_000_000) as usize;
+        let middle = pixels.get_pixel(pixels.width() / 2, pixels.height() / 2);
+        let off = middle.0[1].abs_diff(40 * number as u8);
+        assert!(off < 8, "frame {number} is {middle:?}");
+        seen.push((number, pixels.dimensions()));
+    }
+    seen.sort_unstable();
+    let expected = [(128, 96), (96, 128), (64, 32), (3, 1), (128, 1)];
+    assert!(seen.iter().map(|(_, size)| *size).eq(expected), "{seen:?}");
+    let jpeg = montage(&answer.evidence, 4_000_000_000).unwrap();
+    let image = image::load_from_memory(&jpeg).unwrap().into_rgb8();
+    // Five cells of 128 pixels with gaps, and two lines of text below 128 pixels of pictures.
+    assert_eq!(image.dimensions(), (5 * 134 + 6, 128 + 30 + 12));
+    let bright = |pixel: &image::Rgb<u8>| pixel.0.iter().all(|&value| value > 150);
+    let text = (128 + 6..128 + 36).flat_map(|y| (0..image.width()).map(move |x| (x, y)));
+    let text = text.filter(|&(x, y)| bright(image.get_pixel(x, y))).count();
+    assert!(text > 200, "{text} pixels of text");
+}
+
+#[test]
+fn without_thumbnails_there_is_evidence_and_no_picture_of_it() {
+    let answer = shown_in(&[(64, 64), (32, 32)], 0);
+    assert_eq!(answer.evidence.len(), 2);
+    assert!(answer
+        .evidence
+        .iter()
+        .all(|frame| frame.thumbnail.is_none()));
+    assert_eq!(montage(&answer.evidence, 0), None);
+    assert_eq!(montage(&[], 0), None);
 }

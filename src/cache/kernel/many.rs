@@ -10,9 +10,8 @@ use super::{Element, Queries, View};
 /// Queries of a KV head that are worked on together.
 const TILE: usize = 32;
 
-/// `[heads, tokens, head_dim]`
-pub fn attend<T: Element>(view: &View<T>, queries: &Queries) -> Vec<f32> {
-    let staged = Staged::new(view, true);
+/// `[heads, tokens, head_dim]`; `staged` has the values too.
+pub fn attend<T: Element>(view: &View<T>, staged: &Staged, queries: &Queries) -> Vec<f32> {
     let width = view.head_dim;
     let rows = queries.rows();
     let mut out = vec![0.0; view.kv_heads * rows * width];
@@ -27,7 +26,7 @@ pub fn attend<T: Element>(view: &View<T>, queries: &Queries) -> Vec<f32> {
         .collect::<Vec<_>>();
     tiles.into_par_iter().for_each(|(head, first, out)| {
         let rows = first..first + out.len() / width;
-        let tile = Tile::new(view, &staged, queries, head, rows);
+        let tile = Tile::new(view, staged, queries, head, rows);
         Arch::new().dispatch(Attend { tile, out });
     });
     out

@@ -19,6 +19,7 @@ mod stage;
 mod sums;
 
 pub use element::Element;
+use stage::Staged;
 
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone, Copy)]
@@ -169,20 +170,18 @@ pub fn attend<T: Element>(view: &View<T>, queries: &Queries, sums: Option<Sums>)
     if queries.rows() <= FEW_ROWS {
         return few::attend(view, queries, sums);
     }
-    match sums {
-        Some(Sums { newest, sums }) if newest < queries.positions.len() => {
-            add_sums(view, &queries.newest(newest, view.head_dim), sums);
-        }
-        Some(Sums { sums, .. }) => sums::add(view, queries, sums),
-        None => {}
+    let staged = Staged::new(view, true);
+    if let Some(Sums { newest, sums }) = sums {
+        let counted = queries.newest(newest, view.head_dim);
+        sums::add(view, &staged, &counted, sums);
     }
-    many::attend(view, queries)
+    many::attend(view, &staged, queries)
 }
 
 /// Adds the probability that each slot gets to `sums` (`[kv_heads, len]`): the sum over the queries of the mean over the group's heads.
 pub fn add_sums<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
     match queries.rows() <= FEW_ROWS {
         true => few::add_sums(view, queries, sums),
-        false => sums::add(view, queries, sums),
+        false => sums::add(view, &Staged::new(view, false), queries, sums),
     }
 }

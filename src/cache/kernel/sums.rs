@@ -12,8 +12,7 @@ use super::{Element, Queries, View};
 const TILE: usize = 16;
 
 /// Adds `sum over queries of the mean over the group's heads` of each slot's probability to `sums`, `[kv_heads, len]`.
-pub fn add<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
-    let staged = Staged::new(view, false);
+pub fn add<T: Element>(view: &View<T>, staged: &Staged, queries: &Queries, sums: &mut [f32]) {
     let tiles = queries.rows().div_ceil(TILE);
     let mut parts = vec![0.0; view.kv_heads * tiles * view.len];
     parts
@@ -22,7 +21,7 @@ pub fn add<T: Element>(view: &View<T>, queries: &Queries, sums: &mut [f32]) {
         .for_each(|(i, out)| {
             let first = i % tiles * TILE;
             let rows = first..(first + TILE).min(queries.rows());
-            let tile = Tile::new(view, &staged, queries, i / tiles, rows);
+            let tile = Tile::new(view, staged, queries, i / tiles, rows);
             Arch::new().dispatch(Sum { tile, out });
         });
     let share = 1.0 / queries.group as f32;

@@ -308,7 +308,16 @@ impl ChatTokenizer {
 
     /// The text of generated ids, control tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        guarded(|| self.full.decode(ids, true)).map_err(|what| ModelError::File {
+        self.text_of(ids, true)
+    }
+
+    /// The text of generated ids, control tokens among it.
+    pub fn decode_whole(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.text_of(ids, false)
+    }
+
+    fn text_of(&self, ids: &[u32], without_controls: bool) -> Result<String, ModelError> {
+        guarded(|| self.full.decode(ids, without_controls)).map_err(|what| ModelError::File {
             file: self.file.clone(),
             what,
         })

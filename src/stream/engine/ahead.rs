@@ -10,6 +10,7 @@ use super::{lock, Shared};
 use crate::model::vision::frames::FrameEncoder;
 use crate::stream::frame::CameraImage;
 use crate::stream::session::{PushError, Seen};
+use crate::stream::thumbnail::Thumbnails;
 
 /// After a frame that was replaced before its turn the GPU is left to others for so many times as long as it took.
 const REST: u32 = 3;
@@ -43,13 +44,13 @@ impl Drop for Running<'_> {
 }
 
 /// The thread: until the engine stops.
-pub fn run(encoder: &FrameEncoder, shared: &Shared) {
+pub fn run(encoder: &FrameEncoder, thumbnails: &Thumbnails, shared: &Shared) {
     let mut rest = Instant::now();
     while let Some(image) = next(shared, rest) {
         let started = Instant::now();
         let running = Running(shared);
         let gate = lock(&shared.gates)[image.camera].clone();
-        let seen = Seen::of(encoder, &image, &gate);
+        let seen = Seen::of(encoder, &image, &gate, thumbnails);
         let stage = Stage::Done(Box::new(seen));
         lock(&shared.inbox).ahead = Some(Ahead { image, stage });
         drop(running);

@@ -153,6 +153,7 @@ impl Engine {
         let hardware = session.hardware();
         let prompt = session.prompt_check();
         let encoder = session.encoder();
+        let thumbnails = session.thumbnails();
         let mut worker = Worker {
             session,
             events,
@@ -167,7 +168,7 @@ impl Engine {
         if let Some(encoder) = encoder {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name("frames".to_string());
-            threads.push(thread.spawn(move || ahead::run(&encoder, &shared))?);
+            threads.push(thread.spawn(move || ahead::run(&encoder, &thumbnails, &shared))?);
         }
         Ok(Self {
             shared,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::ReplayError;
 use crate::stream::answer::Recalled;
 use crate::stream::archive::Kind;
+use crate::stream::detections::Detection;
 use crate::stream::evidence::Evidence;
 
 /// Right answers among those whose truth is known.
@@ -80,6 +81,8 @@ pub(super) struct AnswerLine<'a> {
     pub recalled_tokens: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<EvidenceFrame>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub detections: &'a [Detection],
     pub truth: &'a Option<String>,
     #[serde(rename = "type")]
     pub kind: &'a Option<String>,

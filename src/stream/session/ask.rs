@@ -56,7 +56,9 @@ impl Session {
             Ok(None) => return Progress::Paused(Box::new(asking)),
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
-        Progress::Answered(Box::new(asking.run.finish(finish, error, on_delta)))
+        let mut answer = asking.run.finish(finish, error, on_delta);
+        answer.detections = self.detections(&answer);
+        Progress::Answered(Box::new(answer))
     }
 
     /// What an answer that is given now rests on.

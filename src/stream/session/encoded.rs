@@ -81,7 +81,7 @@ impl Session {
         let unit =
             self.attempt(|session| session.enter(image, frame.layout, frame.features.clone()))?;
         self.archive_unit(unit);
-        self.note_frame(image);
+        self.note_frame(image, None);
         Ok(())
     }
 }

@@ -1,15 +1,24 @@
-//! Evidence: which frames the tokens of an answer attended to.
+//! What is told beside an answer: which frames its tokens attended to, and the boxes in its text.
+
+use std::sync::Arc;
 
 use super::Session;
 use crate::stream::answer::{Answer, FinishReason};
 use crate::stream::archive::Content;
+use crate::stream::detections::{Detections, Format, Notation, Sizes};
 use crate::stream::evidence::Glimpse;
 use crate::stream::frame::CameraImage;
+use crate::stream::thumbnail::{Thumbnail, Thumbnails};
 
 /// Where a device's kernels attend, the newest tokens of an answer that are asked what they attended to.
 const TOKENS: usize = 32;
 
 impl Session {
+    /// What makes the thumbnails of frames.
+    pub fn thumbnails(&self) -> Arc<Thumbnails> {
+        self.thumbnails.clone()
+    }
+
     /// Notes what the tokens attend to that come next: the last one of a question, by which an answer's first is chosen, and the answer's.
     pub(super) fn follow_answer(&mut self) {
         let tokens = match self.config.evidence.evidence_frames {
@@ -38,7 +47,7 @@ impl Session {
     }
 
     /// Notes what is known of the newest frame, which has entered the memory; outside of marks, whose copy would have to be made whole.
-    pub(super) fn note_frame(&mut self, image: &CameraImage) {
+    pub(super) fn note_frame(&mut self, image: &CameraImage, thumbnail: Option<Arc<Thumbnail>>) {
         if self.config.evidence.evidence_frames == 0 {
             return;
         }
@@ -50,6 +59,7 @@ impl Session {
         };
         let glimpse = Glimpse {
             stamp_ns: image.stamp_ns,
+            thumbnail,
             camera,
         };
         let (cache, archive, last) = (&self.state.cache, &stream.archive, &stream.last);
@@ -64,5 +74,25 @@ impl Session {
                 });
             kept.chain(archived).chain(last.ids()).collect()
         });
+    }
+
+    /// Boxes and points in the text of an answer, which rests on the newest frame.
+    pub(super) fn detections(&self, answer: &Answer) -> Detections {
+        let format = Format::of_family(self.model.family.name);
+        let (Some(format), Some(camera)) = (format, self.state.stream.picture) else {
+            return Detections::default();
+        };
+        let recipe = self.model.vision.frame(camera);
+        let sizes = Sizes {
+            camera,
+            tower: recipe.sizes.last().copied().unwrap_or(camera),
+        };
+        match format.notation {
+            Notation::Json => format.read(&answer.text, sizes),
+            Notation::ControlTokens => {
+                let text = self.model.tokenizer.decode_whole(&answer.token_ids);
+                format.read(&text.unwrap_or_default(), sizes)
+            }
+        }
     }
 }

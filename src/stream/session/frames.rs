@@ -1,6 +1,7 @@
 //! Frames: whether one is used, and from its pixels into the memory.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::last_frames::{Frame, Shown};
@@ -13,6 +14,7 @@ use crate::model::ModelError;
 use crate::stream::archive::{Entered, Kind, Unit};
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::{FrameGate, Skip};
+use crate::stream::thumbnail::{Thumbnail, Thumbnails};
 
 /// Why a frame did not enter the memory.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,7 @@ pub struct Seen {
     /// Its tiles are there to be compared.
     comparable: bool,
     conversion: Duration,
+    thumbnail: Option<Arc<Thumbnail>>,
     /// None where a gate found it to show nothing new. With the time that it took.
     features: Option<(ImageFeatures, Duration)>,
 }
@@ -61,6 +64,7 @@ impl Seen {
         encoder: &FrameEncoder,
         image: &CameraImage,
         gate: &FrameGate,
+        thumbnails: &Thumbnails,
     ) -> Result<Self, PushError> {
         let started = Instant::now();
         let picture = image.picture()?;
@@ -68,14 +72,16 @@ impl Seen {
         let look = encoder.look(&picture, comparable);
         let look = look.map_err(ModelError::from)?;
         let conversion = started.elapsed();
-        let features = match gate.unchanged(&look.prepared) {
-            true => None,
-            false => Some(encode(encoder, &look)?),
-        };
+        let (mut features, mut thumbnail) = (None, None);
+        if !gate.unchanged(&look.prepared) {
+            thumbnail = thumbnails.of(&picture);
+            features = Some(encode(encoder, &look)?);
+        }
         Ok(Self {
             look,
             comparable,
             conversion,
+            thumbnail,
             features,
         })
     }
@@ -143,12 +149,13 @@ impl Session {
         }
         let seen = match seen.transpose()? {
             Some(seen) if seen.comparable || !gate.compares() => seen,
-            _ => Seen::of(&self.encoder, image, gate)?,
+            _ => Seen::of(&self.encoder, image, gate, &self.thumbnails)?,
         };
+        let thumbnail = seen.thumbnail.clone();
         let (taken, unit) = self.attempt(|session| session.feed(image, seen))?;
         self.archive_unit(unit);
         if taken == Taken::Used {
-            self.note_frame(image);
+            self.note_frame(image, thumbnail);
         }
         Ok(taken)
     }
@@ -229,6 +236,7 @@ impl Session {
         }
         self.times.prefill = started.elapsed();
 
+        self.state.stream.picture = Some(layout.picture);
         self.state.stream.memory.remember(image, tokens);
         self.follow_cache();
         Ok(unit)

@@ -9,7 +9,7 @@
 //! - `ask`: instructions
 //! - `choices`: instructions whose answer is one of several texts
 //! - `formed`: instructions whose answer is text of a grammar
-//! - `evidence`: which frames an answer rests on
+//! - `evidence`: which frames an answer rests on, and the boxes in its text
 //! - `pauses`: long answers, and the frames that come in between
 //! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
@@ -42,6 +42,7 @@ use super::complaints::Complaints;
 use super::grammar::Chat;
 use super::memory::FrameMemory;
 use super::stats::{ArchiveStats, StepTimes};
+use super::thumbnail::Thumbnails;
 use crate::cache::parameter::{ParameterError, Parameters, Value};
 use crate::cache::{BoundedCache, CacheUsage, PolicyKind, TensorError};
 use crate::gpu::{self, Gpu};
@@ -79,6 +80,7 @@ pub struct Session {
     stepper: Option<Stepper>,
     gpu: Option<Arc<dyn Gpu>>,
     encoder: FrameEncoder,
+    thumbnails: Arc<Thumbnails>,
     /// Why the memory is not what it says, if it could not be put back behind something that failed.
     damage: Option<String>,
     /// What has been measured and counted, which no failure and no reset undoes.
@@ -148,6 +150,7 @@ impl Session {
             check,
             chooser: Chooser::new(config.temperature, model.placeholders.clone()),
             encoder: encoder(&model, gpu.clone()),
+            thumbnails: Arc::new(Thumbnails::new(config.evidence.thumbnails())),
             model,
             config,
             pool: Arc::new(pool),
@@ -266,6 +269,7 @@ impl Session {
             oldest_age: age_ns as f32 * 1e-9,
             nothing_new: archive.nothing_new(),
             left: archive.left(),
+            thumbnail_bytes: self.state.stream.glimpses.bytes(),
         }
     }
 

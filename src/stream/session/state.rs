@@ -45,6 +45,8 @@ pub struct StreamState {
     pub archive: Archive,
     /// What is known of the frames that can be evidence of an answer.
     pub glimpses: Glimpses,
+    /// Width and height of the newest frame's picture, pixels, if there is one.
+    pub picture: Option<(usize, usize)>,
 }
 
 /// What is each camera's own.
@@ -85,6 +87,7 @@ impl StreamState {
             last: LastFrames::default(),
             archive: Archive::new(config.archive.clone()),
             glimpses: Glimpses::default(),
+            picture: None,
         }
     }
 }
