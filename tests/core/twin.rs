@@ -18,7 +18,8 @@ const ROUND: usize = 25;
 fn contents(cache: &BoundedCache) -> Vec<(Vec<u32>, Vec<Vec<u32>>, usize)> {
     let bits = |numbers: &[f32]| numbers.iter().map(|n| n.to_bits()).collect::<Vec<_>>();
     let layers = cache.step_layers().map(|layer| {
-        let stored = [layer.keys, layer.values].map(|buffer| flat(&buffer.first(layer.len).unwrap()));
+        let stored =
+            [layer.keys, layer.values].map(|buffer| flat(&buffer.first(layer.len).unwrap()));
         let mut numbers = stored.concat();
         let budget = cache.plan().budget;
         let history = layer.history.chunks(budget);
@@ -31,7 +32,11 @@ fn contents(cache: &BoundedCache) -> Vec<(Vec<u32>, Vec<Vec<u32>>, usize)> {
 
 /// What is asked in turn: a question, choices, answers of a grammar, what is refused, and every so often one that is cut off.
 fn ask(session: &mut Session, i: usize) -> FinishReason {
-    let text = ["What is in view?", "Where is it?", "Is the way free, or is something in front of it?"][i % 3];
+    let text = [
+        "What is in view?",
+        "Where is it?",
+        "Is the way free, or is something in front of it?",
+    ][i % 3];
     let mut asked = Instruction {
         ephemeral: true,
         max_new_tokens: 1 + i % 7,
@@ -66,7 +71,11 @@ fn ask(session: &mut Session, i: usize) -> FinishReason {
 
 #[test]
 fn a_thousand_things_asked_without_a_trace_leave_a_session_its_twin_s() {
-    for policy in [PolicyKind::InfMllm, PolicyKind::InfMllmPlus, PolicyKind::H2o] {
+    for policy in [
+        PolicyKind::InfMllm,
+        PolicyKind::InfMllmPlus,
+        PolicyKind::H2o,
+    ] {
         let mut config = config(policy);
         config.temperature = 2.0;
         let [mut asked, mut twin] = [0; 2].map(|_| Session::new(config.clone()).unwrap());
@@ -79,10 +88,14 @@ fn a_thousand_things_asked_without_a_trace_leave_a_session_its_twin_s() {
             }
             finished.push(ask(&mut asked, i));
             if i % ROUND == ROUND - 1 {
-                let [changed, kept] = [&asked, &twin].map(|session| contents(&session.state().cache));
+                let [changed, kept] =
+                    [&asked, &twin].map(|session| contents(&session.state().cache));
                 assert!(changed == kept, "{policy}, {i}");
                 assert_eq!(archived(&asked), archived(&twin));
-                assert_eq!(format!("{:?}", seen(&mut asked)), format!("{:?}", seen(&mut twin)));
+                assert_eq!(
+                    format!("{:?}", seen(&mut asked)),
+                    format!("{:?}", seen(&mut twin))
+                );
                 // One that stays, so that the draws behind it are others.
                 let staying = instruction("s", "And now?");
                 let [said, twins] = [&mut asked, &mut twin]
