@@ -4,8 +4,8 @@ The launch ends with an error if the node ends with one, unless respawn is true.
 """
 
 from pathlib import Path
-from typing import List
 
+import yaml
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
@@ -25,9 +25,9 @@ OVERRIDES = {
     "policy": (str, "what stays in the cache, such as inf_mllm, streaming_llm, window"),
     "budget": (int, "slots of the cache, tokens"),
     "image_transport": (str, "raw or compressed"),
-    "cameras": (list[str], "labels of several cameras, as in [front, rear]"),
-    "camera_topics": (list[str], "their image topics, in the same order"),
-    "camera_transports": (list[str], "raw or compressed, of each"),
+    "cameras": (list, "labels of several cameras, as in [front, rear]"),
+    "camera_topics": (list, "their image topics, in the same order"),
+    "camera_transports": (list, "raw or compressed, of each"),
     "use_sim_time": (bool, "true: take the time from /clock"),
 }
 """Parameters that are arguments too, with their types; an empty one leaves the value of params_file."""
@@ -56,13 +56,21 @@ def ended(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
     return EmitEvent(event=Shutdown(reason="the node was ended"))
 
 
+def strings(text: str) -> list[str]:
+    """The strings of a list that is written as YAML."""
+    values = yaml.safe_load(text)
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        return values
+    raise ValueError("not a list of strings")
+
+
 def argument(context: LaunchContext, name: str, kind: type) -> str | int | bool | list[str]:
     """The value of an argument, of which the error names it."""
     text = LaunchConfiguration(name).perform(context)
     try:
-        return coerce_to_type(text, List[str] if kind == list[str] else kind)
-    except ValueError:
-        expected = {int: "an integer", bool: "true or false", str: "a string", list[str]: "a list of strings"}[kind]
+        return strings(text) if kind is list else coerce_to_type(text, kind)
+    except (ValueError, yaml.YAMLError):
+        expected = {int: "an integer", bool: "true or false", str: "a string", list: "a list of strings"}[kind]
         raise ValueError(f"{name} is {text!r}, expected {expected}") from None
 
 
@@ -72,9 +80,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         raise FileNotFoundError(f"params_file is {given['params_file']!r}, expected an existing file")
     respawn = argument(context, "respawn", bool)
     overrides = {
-        name: ParameterValue(argument(context, name, kind), value_type=kind)
+        # Lists are lists of strings as they are.
+        name: value if isinstance(value, list) else ParameterValue(value, value_type=kind)
         for name, (kind, _) in OVERRIDES.items()
         if LaunchConfiguration(name).perform(context)
+        for value in [argument(context, name, kind)]
     }
     node = Node(
         package="inf_mllm",

@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::recall::{Heard, Listening};
 use super::shape::CacheShape;
 use super::shared::{axes, Rotary, Shared};
+use super::shares;
 use super::slots::{Mark, Token};
 use super::turns::TurnTables;
 use crate::gpu::{self, Gpu};
@@ -94,6 +95,7 @@ impl BoundedCache {
             kernel: config.kernel,
             gpu: gpu::of(device),
             protect_boundaries: config.protect_boundaries,
+            camera_shares: shares::of_weights(&config.camera_shares),
         };
         let storage = config.storage.of(dtype);
         check_cache(config.budget, shape.slot_bytes(storage), device)?;

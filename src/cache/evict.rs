@@ -3,6 +3,7 @@
 use super::findings::Findings;
 use super::policy::Candidates;
 use super::shared::Shared;
+use super::shares::{self, Ranked};
 use super::slots::{SlotMap, Token};
 
 /// Which slots stay; the lists that lead there are used again by the next compaction.
@@ -50,7 +51,7 @@ impl Choice {
         if relevant == 0 {
             return;
         }
-        let order = &self.order[candidates];
+        let order = &self.order[candidates.clone()];
         let gather = |from: &[f32], to: &mut Vec<f32>| {
             to.clear();
             if !from.is_empty() {
@@ -107,6 +108,17 @@ impl Choice {
         }
         for &j in &self.ranking[..relevant] {
             self.kept[order[j] as usize] = true;
+        }
+        if !shared.camera_shares.is_empty() {
+            let ranked = Ranked {
+                tokens: slots.tokens(),
+                order: &self.order,
+                candidates,
+                values: &self.values,
+                protected: &self.protected,
+            };
+            let kept = &mut self.kept;
+            shares::keep(&shared.camera_shares, plan.budget, &ranked, kept);
         }
     }
 }

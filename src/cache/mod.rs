@@ -44,6 +44,7 @@
 //! Compaction:
 //! - `findings`: what is known of the slots: attention, likeness, novelty, the length of values
 //! - `scores`: the same, from layers
+//! - `shares`: that no camera has less of them than it is sure of
 //! - `evict`: which slots stay
 //! - `moved`: the rows of all layers, moved and saved at once
 //! - `compaction`: dropping the others, of each layer or of several that share one kept set
@@ -87,6 +88,7 @@ mod rows;
 mod scores;
 mod shape;
 mod shared;
+mod shares;
 mod slots;
 mod steps;
 mod storage;

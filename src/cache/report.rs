@@ -165,6 +165,20 @@ impl BoundedCache {
         self.sets().map(SlotMap::image_tokens).sum::<usize>() / count
     }
 
+    /// Slots that hold what came with the frames of each of so many cameras, for each kept set, `[sets][cameras]`.
+    pub fn camera_slots(&self, cameras: usize) -> Vec<Vec<usize>> {
+        let count = |set: &SlotMap| {
+            let mut slots = vec![0; cameras];
+            for camera in set.tokens().iter().filter_map(|token| token.mark.camera) {
+                if let Some(count) = slots.get_mut(usize::from(camera)) {
+                    *count += 1;
+                }
+            }
+            slots
+        };
+        self.sets().map(count).collect()
+    }
+
     /// For each frame still in the cache, how many of its tokens are kept, mean over all kept sets.
     ///
     /// Layers that visual tokens do not reach are not counted.

@@ -23,6 +23,8 @@ pub struct Shared {
     /// What runs the kernels of the device, if there are such.
     pub gpu: Option<Arc<dyn Gpu>>,
     pub protect_boundaries: usize,
+    /// What each camera is sure of, as a share of 1; empty: nothing.
+    pub camera_shares: Vec<f64>,
 }
 
 /// What ranks turn by.

@@ -10,6 +10,8 @@ pub type FrameId = u32;
 pub struct Mark {
     /// The frame that this token is an image token of.
     pub frame: Option<FrameId>,
+    /// The camera with whose frame it came, where there are several.
+    pub camera: Option<u8>,
     /// Begins a unit that should be kept or evicted as a whole: a frame, a turn, a sentence.
     pub starts_unit: bool,
     /// Marks the border of a turn.

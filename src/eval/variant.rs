@@ -17,6 +17,9 @@ pub enum Input {
 /// Parameters that make no difference to text.
 const OF_FRAMES: [&str; 2] = ["withdraw_layer", "last_frames"];
 
+/// Those that make none where there is one camera.
+const OF_CAMERAS: [&str; 1] = ["camera_shares"];
+
 /// What a policy's name ends with that has an archive beside it.
 const RECALL: &str = "+recall";
 
@@ -133,6 +136,7 @@ fn read_by(policy: PolicyKind, input: Input) -> impl Iterator<Item = Parameter> 
     let all = CacheConfig::list().into_iter();
     all.filter(move |parameter| {
         let counts = input == Input::Frames || !OF_FRAMES.contains(&parameter.name);
+        let counts = counts && !OF_CAMERAS.contains(&parameter.name);
         counts && parameter.read_by(policy.name())
     })
 }

@@ -22,7 +22,7 @@ use super::publishers::Watch;
 use super::services::Services;
 use super::sight::Sight;
 use super::topics::Topics;
-use super::{ros, NodeError, NAME};
+use super::{ros, watches, NodeError, NAME};
 use crate::parameters::NodeConfig;
 use crate::stream::engine::{Cancelled, Which};
 use crate::stream::{inspect, Engine, SessionConfig};
@@ -111,7 +111,8 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     }
 
     let ask = Ask::advertise(node, &config.ros)?;
-    let answers = Answers::advertise(node, ask.clone())?;
+    let watches_limit = config.session.watches_limit;
+    let answers = Answers::advertise(node, ask.clone(), watches_limit)?;
     let statistics = Statistics::advertise(node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     let publishing = runtime.spawn(answers.publish_all(receiver));
@@ -123,6 +124,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     serve_reset(node, &mut services, engine.clone())?;
     serve_pause(node, &mut services, engine.clone())?;
     serve_cancel(node, &mut services, engine.clone())?;
+    watches::serve(node, &mut services, engine.clone())?;
     ask.serve(node, &mut services, runtime.handle(), &engine)?;
     params::serve(node, &mut services, config.clone(), engine.clone())?;
     let topics = Topics::of(arguments, name, namespace, &config)?;
@@ -245,7 +247,7 @@ fn serve_pause(
     })
 }
 
-/// `~/cancel` ends instructions that wait or are being answered.
+/// `~/cancel` ends instructions that wait, are being answered or are watched.
 fn serve_cancel(
     node: &mut r2r::Node,
     services: &mut Services,
@@ -260,9 +262,9 @@ fn serve_cancel(
         let cancelled = engine.cancel(which);
         let message = match (cancelled == Cancelled::default(), id) {
             (false, _) => format!("cancelled: {cancelled}"),
-            (true, "") => "nothing waits or is being answered".to_string(),
+            (true, "") => "nothing waits, is being answered or is watched".to_string(),
             (true, _) => format!(
-                "id is {id:?}, expected that of an instruction that waits or is being answered"
+                "id is {id:?}, expected that of an instruction that waits, is being answered or is watched"
             ),
         };
         tracing::info!("cancel {id:?}: {message}");

@@ -2,6 +2,7 @@
 //!
 //! OK, WARN and ERROR speak of the time since the report before.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,6 +121,7 @@ impl Diagnostics {
         let mut statuses = cameras.collect::<Vec<_>>();
         statuses.push(("memory".to_string(), self.memory(&stats)));
         statuses.push(("instructions".to_string(), self.instructions(&stats)));
+        statuses.push(("watches".to_string(), self.watches(&stats)));
         let status = statuses.iter().map(|(part, status)| DiagnosticStatus {
             level: status.level,
             name: publishable(&format!("{}: {part}", self.node)),
@@ -199,6 +201,33 @@ impl Diagnostics {
             .with("answered", stats.instructions_answered)
             .with("failed", stats.instructions_failed)
     }
+
+    fn watches(&self, stats: &StreamStats) -> Status {
+        let skipped = |stats: &StreamStats| -> BTreeMap<String, u64> {
+            let watches = stats.watches.iter();
+            watches.map(|w| (w.id.clone(), w.skipped)).collect()
+        };
+        let before = skipped(&self.before);
+        let now = skipped(stats).into_iter();
+        let late = now.filter(|(id, skipped)| before.get(id).is_some_and(|then| skipped > then));
+        let late = late.map(|(id, _)| id).collect::<Vec<_>>();
+        let (level, message) = match late.is_empty() || stats.paused {
+            true => (OK, format!("{} stand", stats.watches.len())),
+            false => (
+                WARN,
+                format!("not asked as often as wanted: {}", late.join(", ")),
+            ),
+        };
+        let status = Status::new(level, message).with("standing", stats.watches.len());
+        stats.watches.iter().fold(status, |status, watch| {
+            let counts = format!(
+                "asked {}, published {}, failed {}, skipped {}",
+                watch.asked, watch.published, watch.failed, watch.skipped
+            );
+            let last = &watch.last;
+            status.with(&publishable(&watch.id), format!("{counts}; last: {last}"))
+        })
+    }
 }
 
 impl Seeing {
@@ -244,6 +273,7 @@ impl Seeing {
             .with("frames_skipped_rate", camera.skipped.rate)
             .with("frames_skipped_unchanged", camera.skipped.unchanged)
             .with("frames_skipped_paused", camera.skipped.paused)
+            .with("cache_slots", camera.slots)
             .with("time_jumps", camera.time_jumps)
             .with("frames_ahead", stats.frames_ahead)
             .with("frame_wait_ms", stats.frame_wait.as_secs_f32() * 1e3);

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use r2r::builtin_interfaces::msg as builtin;
-use r2r::inf_mllm::msg::{CacheStats, Instruction as InstructionMsg, Reasoning, ReasoningDelta};
+use r2r::inf_mllm::msg::{
+    CacheStats, Instruction as InstructionMsg, Reasoning, ReasoningDelta, Watch as WatchMsg,
+};
 use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use r2r::std_msgs::msg::{Header, String as StringMsg};
-use r2r::NativeMsg;
+use r2r::{NativeMsg, WrappedTypesupport};
 use r2r_rcl::rosidl_runtime_c__String as NativeString;
 use r2r_rcl::rosidl_runtime_c__String__Sequence as NativeStrings;
 
 use crate::stream::archive::Kind;
+use crate::stream::engine::Watch;
+use crate::stream::session::MOST_PICTURES;
 use crate::stream::{
-    Answer, AnswerDelta, CameraImage, Chosen, ChosenBy, FinishReason, GrammarKind, ImageData,
-    Instruction, Recall, RecallMode, StreamStats, TextGrammar,
+    Answer, AnswerDelta, CameraImage, Chosen, ChosenBy, Every, FinishReason, GrammarKind,
+    ImageData, Instruction, Recall, RecallMode, StreamStats, TextGrammar, Watching,
 };
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -37,7 +41,10 @@ pub fn raw_image(message: &NativeMsg<Image>, arrival_ns: i64) -> CameraImage {
 }
 
 /// A compressed image, copied once out of the middleware's message.
-pub fn compressed_image(message: &NativeMsg<CompressedImage>, arrival_ns: i64) -> CameraImage {
+pub fn compressed_image(
+    message: &<CompressedImage as WrappedTypesupport>::CStruct,
+    arrival_ns: i64,
+) -> CameraImage {
     CameraImage {
         camera: 0,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
@@ -56,6 +63,7 @@ pub fn instruction(
     arrival_ns: i64,
 ) -> (Instruction, Option<String>) {
     let recall = recall_mode(message.recall);
+    let images = sent_images(message, arrival_ns);
     let grammar = text_grammar(message.grammar_kind, text(&message.grammar));
     let mut instruction = Instruction {
         id: text(&message.id),
@@ -74,6 +82,7 @@ pub fn instruction(
         choices: strings(&message.choices).iter().map(text).collect(),
         grammar: grammar.clone().unwrap_or_default(),
         priority: message.priority,
+        images: images.clone().unwrap_or_default(),
         ..Instruction::new(text(&message.text))
     };
     let limit = span_of_time(
@@ -81,6 +90,8 @@ pub fn instruction(
         message.time_limit.sec,
         message.time_limit.nanosec,
     );
+    let watch = watching(message);
+    instruction.watch = watch.clone().ok().flatten();
     instruction.time_limit = limit.clone().ok().filter(|limit| !limit.is_zero());
     let choices = strings(&message.choices).iter();
     let problem = not_utf8("text", &message.text)
@@ -93,8 +104,32 @@ pub fn instruction(
         })
         .or(recall.err())
         .or(limit.err())
-        .or(grammar.err());
+        .or(grammar.err())
+        .or(images.err())
+        .or(watch.err());
     (instruction, problem)
+}
+
+/// The pictures of an instruction, copied once out of the middleware's message; more than any parameter allows are left there.
+fn sent_images(
+    message: &NativeMsg<InstructionMsg>,
+    arrival_ns: i64,
+) -> Result<Vec<CameraImage>, String> {
+    let (first, count) = (message.images.data, message.images.size);
+    if count > MOST_PICTURES {
+        return Err(format!(
+            "instruction has {count} pictures, expected at most {MOST_PICTURES}"
+        ));
+    }
+    if first.is_null() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the middleware gives `size` images at `data`, which live as long as the message.
+    let images = unsafe { std::slice::from_raw_parts(first, count) };
+    let images = images.iter();
+    Ok(images
+        .map(|image| compressed_image(image, arrival_ns))
+        .collect())
 }
 
 /// When something is recalled; none: as the parameter says.
@@ -111,6 +146,109 @@ fn recall_mode(recall: u8) -> Result<Option<RecallMode>, String> {
         other => Err(format!(
             "instruction recall is {other}, expected {DEFAULT} (default), {AUTO} (auto), {ALWAYS} (always) or {NEVER} (never)"
         )),
+    }
+}
+
+/// How an instruction is asked again and again, if it is a watch, or what is wrong with that.
+fn watching(message: &NativeMsg<InstructionMsg>) -> Result<Option<Watching>, String> {
+    const ASK: u8 = InstructionMsg::MODE_ASK as u8;
+    const WATCH: u8 = InstructionMsg::MODE_WATCH as u8;
+    match message.mode {
+        ASK => return Ok(None),
+        WATCH => {}
+        other => {
+            return Err(format!(
+                "instruction mode is {other}, expected {ASK} (ask) or {WATCH} (watch)"
+            ))
+        }
+    }
+    let (period, least) = (&message.watch_period, &message.watch_min_interval);
+    let period = span_of_time("watch_period", period.sec, period.nanosec)?;
+    let min_interval = span_of_time("watch_min_interval", least.sec, least.nanosec)?;
+    let every = match message.watch_frames {
+        0 => Every::Period(period),
+        frames if period.is_zero() => Every::Frames(frames.into()),
+        frames => {
+            return Err(format!(
+                "instruction watch_period is {period:?} and watch_frames is {frames}, expected one of them to be 0"
+            ))
+        }
+    };
+    Ok(Some(Watching {
+        every,
+        on_change: message.watch_on_change,
+        hysteresis: message.watch_hysteresis,
+        min_interval,
+        survives_reset: message.watch_survives_reset,
+    }))
+}
+
+/// The message of an instruction, as it was given, but for its pictures.
+fn given(instruction: &Instruction) -> InstructionMsg {
+    let (from_ns, to_ns) = instruction.recall.span_ns.unwrap_or((i64::MIN, i64::MAX));
+    let open = |at, end| if at == end { 0 } else { at };
+    let recall = match instruction.recall.mode {
+        None => InstructionMsg::RECALL_DEFAULT as u8,
+        Some(RecallMode::Auto) => InstructionMsg::RECALL_AUTO as u8,
+        Some(RecallMode::Always) => InstructionMsg::RECALL_ALWAYS as u8,
+        Some(RecallMode::Never) => InstructionMsg::RECALL_NEVER as u8,
+    };
+    let grammar = instruction.grammar.as_ref();
+    let mut message = InstructionMsg {
+        header: Header {
+            stamp: time(instruction.stamp_ns),
+            frame_id: String::new(),
+        },
+        id: publishable(&instruction.id),
+        text: publishable(&instruction.text),
+        max_new_tokens: count(instruction.max_new_tokens),
+        ephemeral: instruction.ephemeral,
+        priority: instruction.priority,
+        time_limit: duration(instruction.time_limit.unwrap_or_default()),
+        choices: instruction
+            .choices
+            .iter()
+            .map(|choice| publishable(choice))
+            .collect(),
+        grammar_kind: match grammar.map(|grammar| grammar.kind) {
+            None => InstructionMsg::GRAMMAR_NONE as u8,
+            Some(GrammarKind::JsonSchema) => InstructionMsg::GRAMMAR_JSON_SCHEMA as u8,
+            Some(GrammarKind::Regex) => InstructionMsg::GRAMMAR_REGEX as u8,
+            Some(GrammarKind::Lark) => InstructionMsg::GRAMMAR_LARK as u8,
+        },
+        grammar: grammar.map_or_else(String::new, |grammar| publishable(&grammar.text)),
+        recall,
+        recall_from: time(open(from_ns, i64::MIN)),
+        recall_to: time(open(to_ns, i64::MAX)),
+        ..InstructionMsg::default()
+    };
+    if let Some(watching) = &instruction.watch {
+        message.mode = InstructionMsg::MODE_WATCH as u8;
+        match watching.every {
+            Every::Period(period) => message.watch_period = duration(period),
+            Every::Frames(frames) => {
+                message.watch_frames = u32::try_from(frames).unwrap_or(u32::MAX);
+            }
+        }
+        message.watch_on_change = watching.on_change;
+        message.watch_hysteresis = watching.hysteresis;
+        message.watch_min_interval = duration(watching.min_interval);
+        message.watch_survives_reset = watching.survives_reset;
+    }
+    message
+}
+
+/// The message of a watch. `now_ns` is the time of publication, ROS clock.
+pub fn watch(watch: &Watch, now_ns: i64) -> WatchMsg {
+    WatchMsg {
+        instruction: given(&watch.instruction),
+        asked: watch.asked,
+        published: watch.published,
+        failed: watch.failed,
+        last: watch
+            .last
+            .as_ref()
+            .map_or_else(Reasoning::default, |last| reasoning(last, now_ns)),
     }
 }
 
@@ -227,6 +365,9 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         evidence_weights: evidence().map(|frame| frame.weight).collect(),
         evidence_cameras: evidence().map(|frame| publishable(&frame.camera)).collect(),
         mean_logprob: answer.mean_logprob,
+        watch: answer.watch.is_some(),
+        watch_asked: answer.watch.map_or(0, |count| count.asked),
+        watch_ended: answer.watch.is_some_and(|count| count.ended),
         choice: chosen.map_or(-1, |chosen| i32::try_from(chosen.index).unwrap_or(i32::MAX)),
         chosen_by: match chosen.map(|chosen| chosen.by) {
             Some(ChosenBy::Mean) => Reasoning::CHOSEN_BY_MEAN as u8,
@@ -234,7 +375,6 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         },
         choice_probabilities: probabilities(|chosen| &chosen.probabilities),
         choice_probabilities_mean: probabilities(|chosen| &chosen.mean_probabilities),
-        ..Reasoning::default()
     }
 }
 

@@ -8,6 +8,7 @@
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
 //! - `services`: the services, whose requests are taken over on that thread
 //! - `ask`: the action, whose goals are instructions
+//! - `watches`: how the watches stand, for those who ask and those who come late
 //! - `publishers`: who publishes on their topics, and who of them cannot be heard
 //! - `namesakes`: other nodes of the same name
 //! - `graph`: the topics that there are
@@ -33,6 +34,7 @@ mod publishers;
 mod services;
 mod sight;
 mod topics;
+mod watches;
 
 pub use about::asked;
 pub use app::run;

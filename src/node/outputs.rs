@@ -9,14 +9,17 @@ use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::ask::Ask;
+use super::watches::Watches;
 use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
+use crate::stream::engine::Watch;
 use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
 
 /// What the engine says.
 pub enum Event {
     Delta(AnswerDelta),
     Answer(Box<Answer>),
+    Watch(Box<Watch>),
     /// Nothing comes after this.
     End,
 }
@@ -32,6 +35,10 @@ impl EngineEvents for Sender {
 
     fn answer(&mut self, answer: Answer) {
         let _ = self.0.send(Event::Answer(Box::new(answer)));
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        let _ = self.0.send(Event::Watch(Box::new(watch)));
     }
 }
 
@@ -62,12 +69,17 @@ pub struct Answers {
     text: Publisher<StringMsg>,
     /// Those who asked by an action hear of it there as well.
     ask: Ask,
+    watches: Watches,
     clock: RosTime,
     complaints: Complaints,
 }
 
 impl Answers {
-    pub fn advertise(node: &mut r2r::Node, ask: Ask) -> Result<Self, NodeError> {
+    pub fn advertise(
+        node: &mut r2r::Node,
+        ask: Ask,
+        watches_limit: usize,
+    ) -> Result<Self, NodeError> {
         let clock = RosTime::of(node);
         // A long answer has many pieces, a burst of instructions as many answers: none may be lost to a slow reader.
         let qos = QosProfile::default().keep_last(1000);
@@ -78,6 +90,7 @@ impl Answers {
             delta: advertise(node, "~/reasoning_delta", qos)?,
             text: advertise(node, "~/reasoning_text", latched)?,
             ask,
+            watches: Watches::advertise(node, watches_limit)?,
             clock,
             complaints: Complaints::default(),
         })
@@ -93,6 +106,7 @@ impl Answers {
                     self.ask.delta(delta.ticket, &message);
                 }
                 Event::Answer(answer) => self.publish_answer(&answer),
+                Event::Watch(watch) => self.watches.publish(*watch),
                 Event::End => break,
             }
         }

@@ -76,15 +76,16 @@ pub struct Topics {
 }
 
 const STATISTICS: &str = "~/cache_stats";
-const PUBLISHED: [&str; 5] = [
+const PUBLISHED: [&str; 6] = [
     "~/reasoning",
     "~/reasoning_delta",
     "~/reasoning_text",
+    "~/watch",
     STATISTICS,
     "/diagnostics",
 ];
 
-const SERVICES: [&str; 3] = ["~/reset", "~/pause", "~/cancel"];
+const SERVICES: [&str; 4] = ["~/reset", "~/pause", "~/cancel", "~/watches"];
 const ACTION: &str = "~/ask";
 
 impl Topics {

@@ -11,6 +11,7 @@ use crate::model::tokenizer::ChatTokenizer;
 use crate::model::ModelError;
 use crate::stream::archive::{Kind, RecallMode};
 use crate::stream::evidence::Evidence;
+use crate::stream::frame::CameraImage;
 use crate::stream::grammar::Thought;
 
 /// An instruction, free of ROS types.
@@ -40,6 +41,41 @@ pub struct Instruction {
     pub time_limit: Option<Duration>,
     /// Echoed in every piece of the answer: whom it is for, in numbers of the one who asks; 0: nobody in particular.
     pub ticket: u64,
+    /// What is shown in front of it, and forgotten with it.
+    pub images: Vec<CameraImage>,
+    /// How it is asked again and again, if it stands.
+    pub watch: Option<Watching>,
+}
+
+/// How an instruction that stands is asked, and which of its answers are published.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Watching {
+    pub every: Every,
+    /// Only answers that are others than the last that was published.
+    pub on_change: bool,
+    /// By how much the probability of another choice must exceed that of the one published last, 0 to 1.
+    pub hysteresis: f32,
+    /// Least time from one published answer to the next.
+    pub min_interval: Duration,
+    /// It goes on after a reset.
+    pub survives_reset: bool,
+}
+
+/// The distance of one asking to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Every {
+    Period(Duration),
+    /// Frames taken into the memory.
+    Frames(u64),
+}
+
+/// What an answer says of the watch that it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchCount {
+    /// Times it had been asked.
+    pub asked: u64,
+    /// This is its last answer.
+    pub ended: bool,
 }
 
 impl Instruction {
@@ -59,7 +95,41 @@ impl Instruction {
             priority: 0,
             time_limit: None,
             ticket: 0,
+            images: Vec::new(),
+            watch: None,
         }
+    }
+
+    /// Whether an answer to the one is one to the other, if both are asked now and leave no trace.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        // Every field is named, so that one that is added is thought of.
+        let Self {
+            id: _,
+            text,
+            max_new_tokens,
+            ephemeral: _,
+            stamp_ns: _,
+            arrival_ns: _,
+            received: _,
+            recall,
+            choices,
+            grammar,
+            priority: _,
+            time_limit,
+            ticket: _,
+            images,
+            watch: _,
+        } = self;
+        // Pictures are not compared.
+        let no_images = images.is_empty() && other.images.is_empty();
+        let alike = (text, max_new_tokens, recall, time_limit)
+            == (
+                &other.text,
+                &other.max_new_tokens,
+                &other.recall,
+                &other.time_limit,
+            );
+        alike && no_images && (choices, grammar) == (&other.choices, &other.grammar)
     }
 
     /// Whether the answer is due to end by its time limit.
@@ -138,6 +208,8 @@ pub struct Answer {
     pub ticket: u64,
     /// The instruction's stamp.
     pub instruction_ns: i64,
+    /// Of a watch.
+    pub watch: Option<WatchCount>,
     pub text: String,
     pub finish: FinishReason,
     pub error: Option<String>,
@@ -212,6 +284,10 @@ impl Answer {
             id: instruction.id.clone(),
             ticket: instruction.ticket,
             instruction_ns: instruction.stamp_ns,
+            watch: instruction.watch.map(|_| WatchCount {
+                asked: 0,
+                ended: false,
+            }),
             text: String::new(),
             finish: FinishReason::Error,
             error: None,
@@ -246,14 +322,22 @@ impl Answer {
         answer.finish = finish;
         answer.error = Some(reason);
         answer.latency = instruction.received.elapsed();
-        let delta = AnswerDelta {
-            id: answer.id.clone(),
-            ticket: answer.ticket,
+        // Of a watch that is refused, or that ends, nothing comes after this.
+        if let Some(count) = &mut answer.watch {
+            count.ended = true;
+        }
+        (answer.in_one_piece(), answer)
+    }
+
+    /// All of it as one piece.
+    pub fn in_one_piece(&self) -> AnswerDelta {
+        AnswerDelta {
+            id: self.id.clone(),
+            ticket: self.ticket,
             index: 0,
-            text: String::new(),
+            text: self.text.clone(),
             done: true,
-        };
-        (delta, answer)
+        }
     }
 
     /// Takes over what it rests on.

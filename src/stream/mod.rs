@@ -14,6 +14,7 @@
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
 //! - `goals`: instructions that are followed as goals, with results that are kept for a while
+//! - `latest`: the last state of each watch among the last messages of all
 //! - `complaints`: what the log says of things that go wrong many times
 //! - `stats`: counters and gauges of a running stream
 //! - `bag`, `script`, `replay`: recorded frames and instructions through a session, in lock-step
@@ -32,6 +33,7 @@ pub mod gate;
 pub mod goals;
 pub mod grammar;
 pub mod inspect;
+pub mod latest;
 pub mod losses;
 pub mod memory;
 #[cfg(feature = "tools")]
@@ -43,7 +45,8 @@ pub mod stats;
 
 pub use crate::model::constraint::{GrammarKind, TextGrammar};
 pub use answer::{
-    Answer, AnswerDelta, Chosen, ChosenBy, FinishReason, FrameStamp, Instruction, Recall, Recalled,
+    Answer, AnswerDelta, Chosen, ChosenBy, Every, FinishReason, FrameStamp, Instruction, Recall,
+    Recalled, Watching,
 };
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};

@@ -305,6 +305,7 @@ impl Run<'_> {
             token_ids: &answer.token_ids,
             finish_reason: answer.finish.name(),
             error: &answer.error,
+            camera: &answer.camera,
             newest_frame_stamp_ns: answer.newest_frame.as_ref().map(|frame| frame.stamp_ns),
             oldest_frame_stamp_ns: answer.oldest_frame_ns,
             frames_seen: answer.frames_seen,

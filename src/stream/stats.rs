@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::engine::Watch;
 use super::gate::Skip;
 use super::session::PushError;
 use crate::cache::CacheUsage;
@@ -49,6 +50,8 @@ pub struct StreamStats {
     pub instructions_received: u64,
     pub instructions_answered: u64,
     pub instructions_failed: u64,
+    /// Those that stand.
+    pub watches: Vec<WatchStats>,
     /// From the stamp of the last frame used to its arrival, nanoseconds; negative if the clocks differ.
     pub transport_ns: i64,
     /// How long the last frame used, or one that it replaced, waited for its turn.
@@ -180,6 +183,8 @@ pub struct CameraStats {
     pub image_bytes: usize,
     /// Frames used per second over the last 5 s.
     pub frames_per_second: f32,
+    /// Slots of the cache that hold its frames, labels and markup included, mean over kept sets; 0 where there is but one camera.
+    pub slots: usize,
 }
 
 impl CameraStats {
@@ -234,6 +239,33 @@ pub struct ArchiveStats {
     pub nothing_new: u64,
     /// Units that have left for others.
     pub left: u64,
+}
+
+/// What has become of a watch; see [`Watch`].
+#[derive(Debug, Clone)]
+pub struct WatchStats {
+    pub id: String,
+    pub asked: u64,
+    pub published: u64,
+    pub failed: u64,
+    pub skipped: u64,
+    /// The text that was published last, or why there was none.
+    pub last: String,
+}
+
+impl WatchStats {
+    pub fn of(watch: &Watch) -> Self {
+        let last = watch.last.as_ref();
+        let last = last.map(|answer| answer.error.as_ref().unwrap_or(&answer.text).clone());
+        Self {
+            id: watch.instruction.id.clone(),
+            asked: watch.asked,
+            published: watch.published,
+            failed: watch.failed,
+            skipped: watch.skipped,
+            last: last.unwrap_or_default(),
+        }
+    }
 }
 
 /// Good frames that were not used, by reason.

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use inf_mllm::cache::PolicyKind;
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{
     Answer, AnswerDelta, CameraImage, Engine, EngineEvents, FinishReason, Session, SessionConfig,
@@ -304,4 +305,47 @@ fn who_asks_before_a_frame_hears_of_every_camera_why_there_is_none() {
         "{error}"
     );
     assert!(engine.shutdown(PATIENCE));
+}
+
+/// What part of the slots that hold frames is the second camera's, the least of all kept sets, right behind compactions of a stream in which
+/// it has a tenth of the frames.
+fn least_share_of_the_slow(policy: PolicyKind, shares: Vec<f64>) -> f64 {
+    let mut config = config(&["fast", "slow"]);
+    config.cache.policy = policy;
+    config.cache.camera_shares = shares;
+    let mut session = Session::new(config).unwrap();
+    let (mut least, mut checked) = (1.0f64, 0);
+    for i in 0..250 {
+        let camera = usize::from(i % 10 == 9);
+        let before = session.usage().compactions;
+        session.push_frame(&of(camera, 1000 + i * 50)).unwrap();
+        // From when the slow camera has had the frames for its share.
+        if i < 120 || session.usage().compactions == before {
+            continue;
+        }
+        checked += 1;
+        for slots in session.state().cache.camera_slots(2) {
+            least = least.min(slots[1] as f64 / (slots[0] + slots[1]) as f64);
+        }
+    }
+    assert!(checked > 10, "{checked} compactions");
+    least
+}
+
+#[test]
+fn a_slow_camera_has_its_share_of_the_slots_under_every_policy_that_keeps_by_value() {
+    for policy in [
+        PolicyKind::InfMllm,
+        PolicyKind::InfMllmPlus,
+        PolicyKind::H2o,
+        PolicyKind::Tova,
+        PolicyKind::SnapKv,
+    ] {
+        let left_to_it = least_share_of_the_slow(policy, vec![]);
+        assert!(left_to_it < 0.2, "{policy}: {left_to_it} without a share");
+        let share = 0.4;
+        let got = least_share_of_the_slow(policy, vec![1.0 - share, share]);
+        // A part of a slot, and what a compaction in the middle of a frame leaves.
+        assert!(got > share - 0.03, "{policy}: {got} of {share}");
+    }
 }

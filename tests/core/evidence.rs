@@ -58,7 +58,7 @@ fn both(
     gpu: Option<Arc<dyn Gpu>>,
 ) -> (Vec<f32>, Vec<f32>) {
     let mut cache = BoundedCache::new(shape, config, 2, DType::F32, &Device::Cpu).unwrap();
-    cache.run_on(gpu);
+    cache.run_on(gpu).unwrap();
     let mut numbers = Numbers(3);
     let mut frames = Vec::new();
     for frame in 0..FRAMES as u32 {

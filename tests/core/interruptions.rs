@@ -172,6 +172,7 @@ fn what_is_cancelled_is_answered_within_a_token_whether_it_waits_or_runs() {
     let waiting = Cancelled {
         waiting: 1,
         answering: false,
+        watches: 0,
     };
     assert_eq!(asked.engine.cancel(Which::Id("waits")), waiting);
     assert_eq!(asked.engine.cancel(Which::Ticket(9)), waiting);
@@ -193,6 +194,7 @@ fn what_is_cancelled_is_answered_within_a_token_whether_it_waits_or_runs() {
     let running = Cancelled {
         waiting: 0,
         answering: true,
+        watches: 0,
     };
     assert_eq!(asked.engine.cancel(Which::Id("runs")), running);
     asked.go_on();
@@ -216,6 +218,7 @@ fn all_are_cancelled_at_once_and_those_that_come_later_are_answered() {
     let all = Cancelled {
         waiting: 1,
         answering: true,
+        watches: 0,
     };
     assert_eq!(asked.engine.cancel(Which::All), all);
     asked.engine.instruct(of_priority("later", 0));
@@ -278,4 +281,29 @@ fn a_refusal_does_not_wait_for_the_answer_that_is_being_given() {
     assert_eq!(asked.answer().id, "runs");
     assert_eq!(asked.answer().id, "waits");
     assert!(asked.engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn a_frame_that_comes_during_a_long_answer_is_taken_in_after_so_many_tokens() {
+    for (every, frames_seen) in [(0, 1), (16, 2)] {
+        let mut config = tiny_config();
+        config.frames_during_answers = every;
+        let asked = Asked::with(config, 1);
+        asked.begin(Instruction {
+            max_new_tokens: 40,
+            ..long("long")
+        });
+        asked.engine.offer_frame(picture(500, [9, 9, 200])).unwrap();
+        asked.go_on();
+        let answer = asked.answer();
+        assert_eq!((answer.error, answer.frames_seen), (None, frames_seen));
+        assert!(answer.output_tokens > 20);
+        let stats = asked.engine.stats();
+        assert_eq!(
+            stats.frames_used >= 2,
+            every > 0,
+            "before the next piece of work"
+        );
+        assert!(asked.engine.shutdown(PATIENCE));
+    }
 }

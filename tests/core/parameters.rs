@@ -67,6 +67,11 @@ fn some_value(kind: &Kind, index: Index) -> Value {
             Value::Integer((range.start() + (share * span) as i64).min(*range.end()))
         }
         Kind::Number(range) => Value::Number(range.start() + share * (range.end() - range.start())),
+        Kind::Numbers(range) => {
+            let number = range.start() + share * (range.end() - range.start());
+            Value::Numbers(vec![number; index.index(4)])
+        }
+        Kind::Texts => Value::Texts(vec![format!("a label \"{share}\""); index.index(4)]),
     }
 }
 
@@ -91,6 +96,14 @@ fn wrong_values(kind: &Kind) -> Vec<Value> {
             Value::Number(f64::NAN),
             Value::Number(f64::INFINITY),
         ],
+        Kind::Numbers(range) => vec![
+            Value::Number(*range.start()),
+            text,
+            Value::Texts(vec!["neither".to_string()]),
+            Value::Numbers(vec![*range.start(), range.end() * 1.001]),
+            Value::Numbers(vec![f64::NAN]),
+        ],
+        Kind::Texts => vec![text, Value::Flag(true), Value::Numbers(vec![1.0])],
     }
 }
 
@@ -157,6 +170,11 @@ fn the_ends_of_a_range_are_allowed_and_a_whole_number_is_one() {
                 }
                 config.set(parameter.name, Value::Integer(1)).unwrap();
                 assert_eq!(config.get(parameter.name), Some(Value::Number(1.0)));
+            }
+            Kind::Numbers(range) => {
+                let ends = Value::Numbers(vec![*range.start(), *range.end()]);
+                config.set(parameter.name, ends.clone()).unwrap();
+                assert_eq!(config.get(parameter.name), Some(ends));
             }
             _ => {}
         }
@@ -255,12 +273,14 @@ fn other_value(parameter: &Parameter) -> Value {
 }
 
 /// What the cache and the session read themselves, whatever the policy.
-const NOT_THE_POLICYS: [&str; 5] = [
+const NOT_THE_POLICYS: [&str; 6] = [
     "policy",
     "budget",
     "withdraw_layer",
     "last_frames",
     "kv_storage",
+    // What policies that keep tokens by value have chosen is changed by the cache.
+    "camera_shares",
 ];
 
 #[test]

@@ -169,6 +169,9 @@ def test_a_goal_that_cannot_be_answered_is_aborted_and_says_why(start: Start) ->
     assert "instruction text is empty" in refusal(text=" ")
     assert "max_new_tokens is 60001" in refusal(text="Why?", max_new_tokens=60_001)
     assert "instruction id is 257 bytes long" in refusal(text="Why?", id="i" * 257)
+    assert "instruction mode is 1 (watch) in a goal" in refusal(
+        text="Why?", mode=Instruction.MODE_WATCH, watch_frames=1
+    )
     negative = Duration(sec=-2)
     assert refusal(text="Why?", time_limit=negative) == "instruction time_limit is -2 s, expected 0 or more"
     client.call(SetBool, "/inf_mllm/pause", SetBool.Request(data=True))
@@ -213,10 +216,10 @@ def test_what_is_not_there_cannot_be_cancelled_and_has_no_result(start: Start) -
     client.spin(2.0)
     assert result(ended) == (GoalStatus.STATUS_UNKNOWN, ""), "kept no longer"
     response = client.call(Cancel, "/inf_mllm/cancel", Cancel.Request(id="nobody"))
-    expected = 'id is "nobody", expected that of an instruction that waits or is being answered'
+    expected = 'id is "nobody", expected that of an instruction that waits, is being answered or is watched'
     assert (response.success, response.message) == (False, expected)
     response = client.call(Cancel, "/inf_mllm/cancel", Cancel.Request())
-    assert (response.success, response.message) == (False, "nothing waits or is being answered")
+    assert (response.success, response.message) == (False, "nothing waits, is being answered or is watched")
 
 
 def test_a_node_that_ends_cancels_its_goals(start: Start) -> None:

@@ -32,9 +32,11 @@ TYPES = {
     "integer": ParameterType.PARAMETER_INTEGER,
     "double": ParameterType.PARAMETER_DOUBLE,
     "string": ParameterType.PARAMETER_STRING,
+    "double_array": ParameterType.PARAMETER_DOUBLE_ARRAY,
+    "string_array": ParameterType.PARAMETER_STRING_ARRAY,
 }
-FIELDS = {bool: "bool_value", int: "integer_value", float: "double_value", str: "string_value"}
 CODES = {bool: TYPES["bool"], int: TYPES["integer"], float: TYPES["double"], str: TYPES["string"]}
+FIELDS = {code: f"{name}_value" for name, code in TYPES.items()}
 
 
 @cache
@@ -45,7 +47,8 @@ def table() -> dict[str, dict]:
 
 
 def message(name: str, value: object) -> Parameter:
-    return Parameter(name=name, value=ParameterValue(type=CODES[type(value)], **{FIELDS[type(value)]: value}))
+    code = TYPES[table()[name]["type"]] if isinstance(value, list) else CODES[type(value)]
+    return Parameter(name=name, value=ParameterValue(type=code, **{FIELDS[code]: value}))
 
 
 def put(client: Client, **values: object) -> list[SetParametersResult]:
@@ -55,8 +58,8 @@ def put(client: Client, **values: object) -> list[SetParametersResult]:
 
 def get(client: Client, *names: str) -> list[object]:
     response = client.call(GetParameters, f"{client.name}/get_parameters", GetParameters.Request(names=names))
-    fields = {code: FIELDS[kind] for kind, code in CODES.items()}
-    return [getattr(value, fields[value.type]) if value.type else None for value in response.values]
+    values = [getattr(value, FIELDS[value.type]) if value.type else None for value in response.values]
+    return [value if isinstance(value, (bool, int, float, str, type(None))) else list(value) for value in values]
 
 
 def test_every_parameter_is_listed_and_described_as_the_command_line_does(start: Start) -> None:

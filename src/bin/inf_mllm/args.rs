@@ -130,12 +130,20 @@ fn option(parameter: Parameter, default: &str) -> Arg {
 const OF_THE_MODEL: [&str; 3] = ["device", "dtype", "quantization"];
 
 /// Those of a replay: all but the folder of the model, which has an option of its own, the queue, which a replay has none of, and the
-/// age of pictures, which only a node that waits for them knows.
+/// age of pictures, which only a node that waits for them knows; the labels of cameras come with their topics, and no pictures with
+/// instructions.
 pub struct Replayed;
 
 impl Selection for Replayed {
     fn takes(parameter: &Parameter) -> bool {
-        !["model", "queue_size", "max_frame_age"].contains(&parameter.name)
+        ![
+            "model",
+            "queue_size",
+            "max_frame_age",
+            "cameras",
+            "instruction_images_limit",
+        ]
+        .contains(&parameter.name)
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Args {
     /// Image topic; the first one with colour images if not given.
     #[arg(long)]
     topic: Option<String>,
+    /// Several cameras: the label of one and its image topic, once for each.
+    #[arg(long, value_name = "LABEL=TOPIC", value_parser = camera, conflicts_with = "topic")]
+    camera: Vec<(String, String)>,
     /// Instructions with their times, YAML; their system prompt holds unless one is given.
     #[arg(long)]
     instructions: PathBuf,
@@ -44,7 +47,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.repeat > 0, "--repeat is 0, expected at least 1");
     let script = Script::load(&args.instructions)?;
-    let bag = Bag::open(&args.bag, args.topic.as_deref())?;
+    let bag = open(args)?;
     let mut defaults = SessionConfig {
         model_dir: args.model.clone(),
         ..SessionConfig::default()
@@ -52,6 +55,8 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(system_prompt) = &script.system_prompt {
         defaults.system_prompt.clone_from(system_prompt);
     }
+    let labels = args.camera.iter().map(|(label, _)| label.clone());
+    defaults.cameras.labels = labels.collect();
     let mut session = Session::new(args.given.over(defaults)?)?;
     let frames = bag.count() as u64 * args.repeat;
     let bar = ProgressBar::new(frames).with_style(
@@ -85,6 +90,29 @@ pub fn run(args: &Args) -> Result<()> {
         summary.frames_skipped
     );
     Ok(())
+}
+
+/// What `--camera` is given.
+fn camera(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((label, topic)) if !topic.is_empty() => Ok((label.to_string(), topic.to_string())),
+        _ => Err(format!("{text:?}, expected LABEL=TOPIC")),
+    }
+}
+
+fn open(args: &Args) -> Result<Bag> {
+    if args.camera.is_empty() {
+        return Ok(Bag::open(&args.bag, args.topic.as_deref())?);
+    }
+    let topics = args.camera.iter().map(|(_, topic)| topic.as_str());
+    let topics = topics.collect::<Vec<_>>();
+    for (i, topic) in topics.iter().enumerate() {
+        ensure!(
+            !topics[..i].contains(topic),
+            "--camera has the topic {topic} twice, expected one of its own for each camera"
+        );
+    }
+    Ok(Bag::of_cameras(&args.bag, &topics)?)
 }
 
 /// Why images were rejected, in words.

@@ -85,28 +85,44 @@ impl Kind {
         fits.then_some(value)
     }
 
-    /// The value of this kind that a text stands for; that of a list has commas between the elements.
+    /// The value of this kind that a text stands for; that of a list is JSON, or has commas between the elements.
     pub fn parse(&self, text: &str) -> Option<Value> {
         let value = match self {
             Self::Flag => Value::Flag(text.parse().ok()?),
             Self::Text | Self::Choice(_) => Value::Text(text.to_string()),
             Self::Integer(_) => Value::Integer(text.parse().ok()?),
             Self::Number(_) => Value::Number(text.parse().ok()?),
-            Self::Numbers(_) => {
-                let numbers = elements(text).map(str::parse);
-                Value::Numbers(numbers.collect::<Result<_, _>>().ok()?)
-            }
-            Self::Texts => Value::Texts(elements(text).map(String::from).collect()),
+            Self::Numbers(_) => Value::Numbers(numbers(text)?),
+            Self::Texts => Value::Texts(texts(text)?),
         };
         self.checked(value)
     }
 }
 
-/// The elements of a list.
-fn elements(text: &str) -> impl Iterator<Item = &str> {
+/// The elements of a list of numbers. (JSON's own would be off by a last bit now and then.)
+fn numbers(text: &str) -> Option<Vec<f64>> {
     let text = text.trim();
-    let parts = (!text.is_empty()).then(|| text.split(','));
-    parts.into_iter().flatten().map(str::trim)
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let inner = inner.unwrap_or(text).trim();
+    if inner.is_empty() {
+        return Some(Vec::new());
+    }
+    let parts = inner.split(',').map(|part| part.trim().parse().ok());
+    parts.collect()
+}
+
+/// The elements of a list of strings.
+fn texts(text: &str) -> Option<Vec<String>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    match text.starts_with('[') {
+        true => serde_json::from_str(text).ok(),
+        false => Some(text.split(',').map(|part| part.trim().into()).collect()),
+    }
 }
 
 /// What is expected, as messages and documents say it.

@@ -72,11 +72,14 @@ fn take(config: &mut NodeConfig, given: &Override) -> Result<(), ParameterError>
 
 /// A value of ROS as the parameter stores it.
 fn checked(parameter: &Parameter, value: &ParameterValue) -> Result<Value, ParameterError> {
-    // rcl says of an empty list that it is not set.
     let is_list = matches!(parameter.kind, Kind::Numbers(_) | Kind::Texts);
     match messages::value(value) {
+        // rcl says of an empty list that it is not set.
         None if is_list && *value == ParameterValue::NotSet => {
             parameter.checked(Value::Texts(Vec::new()))
+        }
+        Some(Value::Numbers(_) | Value::Texts(_)) if !is_list => {
+            Err(parameter.refusal(messages::kind(value)))
         }
         Some(value) => parameter.checked(value),
         None => Err(parameter.refusal(messages::kind(value))),

@@ -1,12 +1,12 @@
 //! Images out of a rosbag2 recording, without ROS.
 //!
-//! - this file: a bag's camera topic, and its images in the order of time
+//! - this file: a bag's camera topics, and their images in the order of time
 //! - `topics`: the topics that a bag has, and the one to take
 //! - `files`: the files of a bag, their order, and their decompression
 //! - `mcap`, `sqlite`: what messages a file has, and each of them
 //! - `message`: a serialised message to an image
 //!
-//! Of a bag of any size, an index stays in memory (32 bytes for each image of the topic), and of its messages as much as the chunks hold
+//! Of a bag of any size, an index stays in memory (32 bytes for each image of the topics), and of its messages as much as the chunks hold
 //! in which the next images lie.
 
 mod files;
@@ -49,16 +49,18 @@ struct Entry {
     place: Place,
     /// Number of the file.
     file: u32,
+    /// Index of the camera, by the topics that were asked for.
+    camera: u32,
 }
 
 /// Files held open, so that those whose times overlap are not opened again for every message.
 const OPEN_FILES: usize = 4;
 
-/// A recorded camera topic.
+/// Recorded camera topics.
 pub struct Bag {
     files: Vec<PathBuf>,
-    topic: String,
-    kind: Kind,
+    /// Topic of each camera, and what its messages are.
+    cameras: Vec<(String, Kind)>,
     /// In the order in which they are played.
     entries: Vec<Entry>,
     /// By number, the last used at the end.
@@ -69,6 +71,16 @@ impl Bag {
     /// Opens a bag directory, or one file of it; `topic` none takes the first image topic that can be used, one with colours if there is
     /// any. What of the files cannot be read is said in the log.
     pub fn open(path: &Path, topic: Option<&str>) -> Result<Self, BagError> {
+        Self::with_topics(path, &[topic])
+    }
+
+    /// The same with a topic for each of several cameras, whose images are those of the index that the topic has here.
+    pub fn of_cameras(path: &Path, topics: &[&str]) -> Result<Self, BagError> {
+        let topics = topics.iter().copied().map(Some);
+        Self::with_topics(path, &topics.collect::<Vec<_>>())
+    }
+
+    fn with_topics(path: &Path, wanted: &[Option<&str>]) -> Result<Self, BagError> {
         let fail = |what: String| BagError {
             path: path.to_path_buf(),
             what,
@@ -76,8 +88,7 @@ impl Bag {
         let Listing { files, ordered } = files::find(path).map_err(fail)?;
         let mut bag = Self {
             files,
-            topic: String::new(),
-            kind: Kind::Raw,
+            cameras: Vec::new(),
             entries: Vec::new(),
             open: Mutex::default(),
         };
@@ -95,15 +106,24 @@ impl Bag {
         if topics.is_empty() && !failures.is_empty() {
             return Err(fail(failures.join("; ")));
         }
-        let chosen = choose(topics, topic, |kind, entry| bag.image(kind, entry)).map_err(fail)?;
-        (bag.topic, bag.kind) = (chosen.name, chosen.kind);
-        bag.entries = in_order(chosen.entries, ordered);
+        let mut files = Vec::new();
+        for (camera, topic) in (0..).zip(wanted) {
+            let image = |kind, entry: &Entry| bag.image(kind, entry);
+            let mut chosen = choose(&mut topics, *topic, image).map_err(fail)?;
+            for entry in chosen.entries.iter_mut().flatten() {
+                entry.camera = camera;
+            }
+            files.append(&mut chosen.entries);
+            bag.cameras.push((chosen.name, chosen.kind));
+        }
+        bag.entries = in_order(by_file(files), ordered);
         Ok(bag)
     }
 
-    /// The topic that [`Self::images`] reads.
-    pub fn topic(&self) -> &str {
-        &self.topic
+    /// The topics that [`Self::images`] reads, with commas between them.
+    pub fn topic(&self) -> String {
+        let names = self.cameras.iter().map(|(name, _)| name.as_str());
+        names.collect::<Vec<_>>().join(", ")
     }
 
     /// Number of images; none of them is decoded.
@@ -111,20 +131,25 @@ impl Bag {
         self.entries.len()
     }
 
-    /// The images of the topic in the order in which they were recorded. A message that is no image is an error of its own; reading
+    /// The images of the topics in the order in which they were recorded. A message that is no image is an error of its own; reading
     /// goes on.
     pub fn images(&self) -> impl Iterator<Item = Result<CameraImage, BagError>> + '_ {
         self.entries.iter().map(|entry| {
-            self.image(self.kind, entry).map_err(|what| BagError {
+            let (topic, kind) = &self.cameras[entry.camera as usize];
+            self.image(*kind, entry).map_err(|what| BagError {
                 path: self.files[entry.file as usize].clone(),
-                what: format!("message of {}: {what}", self.topic),
+                what: format!("message of {topic}: {what}"),
             })
         })
     }
 
     fn image(&self, kind: Kind, entry: &Entry) -> Result<CameraImage, String> {
         let bytes = self.with_file(entry.file, |file| file.read(entry.place))?;
-        message::decode(kind, &bytes, entry.recorded_ns)
+        let image = message::decode(kind, &bytes, entry.recorded_ns)?;
+        Ok(CameraImage {
+            camera: entry.camera as usize,
+            ..image
+        })
     }
 
     /// Does something with a file, which is opened if it is not.
@@ -150,6 +175,14 @@ impl Bag {
             None => Err("no file is open".to_string()),
         }
     }
+}
+
+/// Messages of several topics, file by file.
+fn by_file(mut lists: Vec<Vec<Entry>>) -> Vec<Vec<Entry>> {
+    let file = |entries: &Vec<Entry>| entries.first().map(|entry| entry.file);
+    lists.sort_by_key(file);
+    let files = lists.chunk_by(|a, b| file(a) == file(b));
+    files.map(<[_]>::concat).collect()
 }
 
 /// Messages by the time at which they were recorded. Files whose times overlap are merged. Where they do not, and the order of the files

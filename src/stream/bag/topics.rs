@@ -85,6 +85,7 @@ impl TopicIndex {
                 recorded_ns,
                 place,
                 file,
+                camera: 0,
             };
             known
                 .entries
@@ -113,17 +114,17 @@ impl TopicIndex {
     }
 }
 
-/// The topic of that name; without a name the first that has images that can be used, one with colours before one without.
+/// The topic of that name, which is taken out of the list; without a name the first that has images that can be used, one with colours before one without.
 ///
 /// `image` reads an image of a topic.
 pub fn choose(
-    mut topics: TopicIndex,
+    topics: &mut TopicIndex,
     name: Option<&str>,
     image: impl Fn(Kind, &Entry) -> Result<CameraImage, String>,
 ) -> Result<Chosen, String> {
     let name = match name {
         Some(name) => name.to_string(),
-        None => best(&topics, image)?,
+        None => best(topics, image)?,
     };
     let all = topics.list();
     let known = topics.0.remove(&name);

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
 use super::cameras::Cameras;
+use super::watches::{Watch, Watches};
 use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::frame::{CameraImage, FrameError};
+use crate::stream::gate::FrameGate;
 use crate::stream::stats::StreamStats;
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
@@ -31,6 +33,9 @@ pub struct Inbox {
     pub instructions: VecDeque<Instruction>,
     /// Refusals to be sent from the engine's thread, so that all answers come from one place.
     pub refused: VecDeque<Refusal>,
+    pub watches: Watches,
+    /// Frames that the memory has taken, whatever became of them.
+    pub frames_taken: u64,
     pub resets: Vec<Sender<Result<(), String>>>,
     /// The system prompt that the next reset begins with, if it has changed.
     pub system_prompt: Option<String>,
@@ -53,11 +58,38 @@ pub struct Refusal {
     pub instruction: Instruction,
     pub finish: FinishReason,
     pub reason: String,
+    /// The watch that ends, if it was one.
+    pub watch: Option<Box<Watch>>,
+}
+
+impl Refusal {
+    pub fn new(instruction: Instruction, finish: FinishReason, reason: String) -> Self {
+        Self {
+            instruction,
+            finish,
+            reason,
+            watch: None,
+        }
+    }
+
+    /// Of a watch that ends.
+    pub fn of_watch(watch: Watch, reason: &str) -> Self {
+        Self {
+            watch: Some(Box::new(watch.clone())),
+            ..Self::new(
+                watch.instruction,
+                FinishReason::Cancelled,
+                reason.to_string(),
+            )
+        }
+    }
 }
 
 /// The instruction that is being answered.
 pub struct Answering {
     pub id: String,
+    /// If it is an asking of watches, theirs.
+    pub watches: Vec<String>,
     pub ticket: u64,
     pub priority: i32,
     /// Why the answer is to end where it is.
@@ -99,6 +131,8 @@ pub struct Cancelled {
     pub waiting: usize,
     /// The one that was being answered.
     pub answering: bool,
+    /// Watches that stood.
+    pub watches: usize,
 }
 
 impl fmt::Display for Cancelled {
@@ -109,22 +143,32 @@ impl fmt::Display for Cancelled {
             more => Some(format!("{more} that waited")),
         };
         let answering = self.answering.then(|| "the one being answered".to_string());
-        let parts = [answering, waiting].into_iter().flatten();
+        let watches = match self.watches {
+            0 => None,
+            1 => Some("1 watch".to_string()),
+            more => Some(format!("{more} watches")),
+        };
+        let parts = [answering, waiting, watches].into_iter().flatten();
         write!(f, "{}", parts.collect::<Vec<_>>().join(" and "))
     }
 }
 
 /// What is said of an instruction that was cancelled while it waited.
 const CANCELLED: &str = "cancelled while it waited";
+/// What is said of a watch that was cancelled.
+const WATCH_CANCELLED: &str = "the watch was cancelled";
 
 impl Inbox {
-    pub fn new(cameras: Cameras) -> Self {
+    /// An empty one, for so many watches at most.
+    pub fn new(cameras: Cameras, watches_limit: usize) -> Self {
         Self {
             cameras,
             ahead: None,
             busy: false,
             instructions: VecDeque::new(),
             refused: VecDeque::new(),
+            watches: Watches::new(watches_limit),
+            frames_taken: 0,
             resets: Vec::new(),
             system_prompt: None,
             settings: Vec::new(),
@@ -189,10 +233,13 @@ impl Inbox {
         }
         let waiting = self.instructions.iter().map(|waiting| &waiting.id);
         let answering = self.answering.iter().map(|answering| &answering.id);
-        if waiting.chain(answering).any(|taken| taken == id) {
+        if waiting.chain(answering).any(|taken| taken == id) || self.watches.has(id) {
             return Some(format!(
                 "instruction id is {id:?}, expected one that no unanswered instruction has"
             ));
+        }
+        if instruction.watch.is_some() {
+            return self.watches.objection(instruction);
         }
         (self.instructions.len() >= queue_size).then(|| {
             format!(
@@ -202,8 +249,12 @@ impl Inbox {
         })
     }
 
-    /// Lets an instruction wait for its turn. One of a higher priority than that of the instruction that is being answered cuts it off.
+    /// Lets an instruction wait for its turn, or stand if it is a watch. One of a higher priority than that of the instruction that is being answered cuts it off.
     pub fn queue(&mut self, instruction: Instruction) {
+        if let Some(watching) = instruction.watch {
+            let (now, frames) = (Instant::now(), self.frames_taken);
+            return self.watches.add(instruction, watching, now, frames);
+        }
         let (id, priority) = (instruction.id.clone(), instruction.priority);
         let before = |other: &Instruction| other.priority >= priority;
         let place = self.instructions.partition_point(before);
@@ -221,22 +272,28 @@ impl Inbox {
         for instruction in waiting {
             if which.is(&instruction.id, instruction.ticket) {
                 cancelled.waiting += 1;
-                self.refused.push_back(Refusal {
-                    instruction,
-                    finish: FinishReason::Cancelled,
-                    reason: CANCELLED.to_string(),
-                });
+                let finish = FinishReason::Cancelled;
+                let refusal = Refusal::new(instruction, finish, CANCELLED.to_string());
+                self.refused.push_back(refusal);
             } else {
                 self.instructions.push_back(instruction);
             }
         }
-        let answering = self.answering.as_mut();
-        if let Some(answering) =
-            answering.filter(|answering| which.is(&answering.id, answering.ticket))
-        {
-            // Even one that was about to give way.
-            answering.cut = Some(Cut::Cancelled);
-            cancelled.answering = true;
+        let ended = self.watches.cancel(which);
+        cancelled.watches = ended.len();
+        let ended = ended.into_iter();
+        let ended = ended.map(|watch| Refusal::of_watch(watch, WATCH_CANCELLED));
+        self.refused.extend(ended);
+        if let Some(answering) = &mut self.answering {
+            let watched = answering.watches.iter().any(|id| self.watches.has(id));
+            let of_watches = !answering.watches.is_empty();
+            if (of_watches && !watched)
+                || (!of_watches && which.is(&answering.id, answering.ticket))
+            {
+                // Even one that was about to give way.
+                answering.cut = Some(Cut::Cancelled);
+                cancelled.answering = !of_watches;
+            }
         }
         cancelled
     }
@@ -259,11 +316,7 @@ impl Inbox {
             let limit = instruction.time_limit.unwrap_or_default();
             let reason = format!("its time_limit of {limit:?} was over while it waited");
             let finish = FinishReason::TimeLimit;
-            return Some(Refusal {
-                instruction,
-                finish,
-                reason,
-            });
+            return Some(Refusal::new(instruction, finish, reason));
         }
         self.refused.pop_front()
     }
@@ -272,17 +325,14 @@ impl Inbox {
     pub fn refuse(&mut self, mut instruction: Instruction, reason: String) {
         // Only the id is echoed, and a part of one would be the id of something else.
         instruction.text.clear();
+        instruction.images.clear();
         instruction.choices.clear();
         instruction.grammar = None;
         if instruction.id.len() > MAX_ID_BYTES {
             instruction.id.clear();
         }
-        let finish = FinishReason::Error;
-        self.refused.push_back(Refusal {
-            instruction,
-            finish,
-            reason,
-        });
+        let refusal = Refusal::new(instruction, FinishReason::Error, reason);
+        self.refused.push_back(refusal);
     }
 
     pub fn forget_old_frames(&mut self) {
@@ -290,6 +340,22 @@ impl Inbox {
         while self.used_at.front().is_some_and(old) {
             self.used_at.pop_front();
         }
+    }
+
+    /// Whether the frame that is next would be used; `gates` are those of the cameras.
+    pub fn frame_is_due(&self, gates: &[FrameGate]) -> bool {
+        let next = self.cameras.next();
+        next.is_some_and(|(_, image)| {
+            let gate = gates.get(image.camera);
+            gate.is_some_and(|gate| gate.due(image.stamp_ns))
+        })
+    }
+
+    /// The frame that is next, if one waits.
+    pub fn take_frame(&mut self) -> Option<Work> {
+        let ((since, image), jumped) = self.cameras.take()?;
+        self.answered_last = false;
+        Some(Work::Frame(since, image, jumped))
     }
 
     /// The next thing to do, if there is any.
@@ -307,26 +373,39 @@ impl Inbox {
         if let Some(refusal) = self.take_refused() {
             return Some(Work::Refuse(refusal));
         }
+        let now = Instant::now();
+        let watch_due = !self.paused && self.watches.is_due(now, self.frames_taken);
         let frame_first = match (self.cameras.next(), self.instructions.front()) {
             (Some((since, _)), Some(instruction)) => {
                 self.answered_last || *since <= instruction.received
             }
-            (frame, _) => frame.is_some(),
+            // Where frames always wait, watches come between them.
+            (Some(_), None) => self.answered_last || !watch_due,
+            (None, _) => false,
         };
-        let taken = frame_first.then(|| self.cameras.take()).flatten();
-        if let Some(((since, image), jumped)) = taken {
-            self.answered_last = false;
-            return Some(Work::Frame(since, image, jumped));
+        if frame_first {
+            return self.take_frame();
         }
-        let instruction = self.instructions.pop_front()?;
+        let (instruction, watches) = match self.instructions.pop_front() {
+            Some(instruction) => (instruction, Vec::new()),
+            None if watch_due => {
+                let asking = self.watches.take_due(now, self.frames_taken)?;
+                (asking.instruction, asking.ids)
+            }
+            None => return None,
+        };
         self.answered_last = true;
         self.answering = Some(Answering {
             id: instruction.id.clone(),
+            watches: watches.clone(),
             ticket: instruction.ticket,
             priority: instruction.priority,
             cut: None,
         });
-        Some(Work::Ask(instruction))
+        Some(match watches.is_empty() {
+            true => Work::Ask(instruction),
+            false => Work::Watch(instruction, watches),
+        })
     }
 }
 
@@ -340,6 +419,8 @@ pub enum Work {
     },
     Refuse(Refusal),
     Ask(Instruction),
+    /// Asked for the watches of these ids.
+    Watch(Instruction, Vec<String>),
     /// Since when it waited, the image, and where the clock jumped from if an epoch begins with it.
     Frame(Instant, Arc<CameraImage>, Option<i64>),
 }

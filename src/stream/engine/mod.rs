@@ -3,17 +3,20 @@
 //! Frames wait in a slot of one for each camera: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
 //! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other. An instruction of a
 //! higher priority comes before the others, and cuts off the answer to one of a lower priority. Refusals and cancellations are answered
-//! at once, between the tokens of whatever is being answered.
+//! at once, between the tokens of whatever is being answered. Watches are asked when no instruction waits, and no two askings in a row while a
+//! frame does.
 //!
 //! - this file: what others see of the engine
 //! - `cameras`: of each camera the frame that waits, and its clock
 //! - `inbox`: what waits, and in which order it is taken
+//! - `watches`: instructions that stand, and when they are asked
 //! - `worker`: the thread
 //! - `ahead`: the thread beside it, on a GPU
 
 mod ahead;
 mod cameras;
 mod inbox;
+mod watches;
 mod worker;
 
 use std::sync::mpsc;
@@ -30,11 +33,12 @@ use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::gate::FrameGate;
 use super::session::{PromptCheck, PushError, Session, SessionConfig};
-use super::stats::StreamStats;
+use super::stats::{StreamStats, WatchStats};
 use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
 pub use inbox::{Cancelled, Which, MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+pub use watches::Watch;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -55,6 +59,8 @@ pub enum EngineError {
 pub trait EngineEvents: Send {
     fn delta(&mut self, delta: AnswerDelta);
     fn answer(&mut self, answer: Answer);
+    /// A watch after an answer of it has been published, which is also told as any other.
+    fn watch(&mut self, _watch: Watch) {}
 }
 
 /// A running engine. Methods never wait for the model unless they say so.
@@ -133,7 +139,7 @@ impl Engine {
         let cameras = Cameras::new(count, config.gate.time_jump_threshold);
         let labels = (0..count).map(|camera| config.cameras.label(camera));
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox::new(cameras)),
+            inbox: Mutex::new(Inbox::new(cameras, config.watches_limit)),
             wake: Condvar::new(),
             frames: Condvar::new(),
             ready: Condvar::new(),
@@ -214,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`].
+    /// Queues an instruction. Whatever happens to it ends in exactly one [`EngineEvents::answer`]; a watch has more of them, and a last one.
     pub fn instruct(&self, instruction: Instruction) {
         self.receive(instruction, None);
     }
@@ -235,7 +241,7 @@ impl Engine {
         self.shared.wake.notify_one();
     }
 
-    /// Cancels instructions that wait or are being answered: each gets its answer, with [`FinishReason::Cancelled`], within a token of the
+    /// Cancels instructions that wait or are being answered, and watches: each gets its answer, with [`FinishReason::Cancelled`], within a token of the
     /// answer that is being given.
     ///
     /// [`FinishReason::Cancelled`]: super::answer::FinishReason::Cancelled
@@ -245,9 +251,15 @@ impl Engine {
         cancelled
     }
 
-    /// While paused, frames are skipped and instructions refused; what waits already is still done.
+    /// The watches that stand, in the order in which they were given.
+    pub fn watches(&self) -> Vec<Watch> {
+        lock(&self.shared.inbox).watches.list()
+    }
+
+    /// While paused, frames are skipped, watches not asked and instructions refused; what waits already is still done.
     pub fn pause(&self, paused: bool) {
         lock(&self.shared.inbox).paused = paused;
+        self.shared.wake.notify_one();
     }
 
     /// Changes the system prompt; it takes effect at the next reset. One that leaves no room for the rest is refused with the numbers.
@@ -308,6 +320,7 @@ impl Engine {
             camera.lost = slot.losses.share();
             camera.frames_per_second = inbox.frames_per_second(Some(index));
         }
+        stats.watches = inbox.watches.list().iter().map(WatchStats::of).collect();
         stats.instructions_waiting = inbox.instructions.len();
         stats.frames_per_second = inbox.frames_per_second(None);
         stats

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::inbox::{Cut, Refusal, Work};
+use super::inbox::{Cut, Refusal, Which, Work};
+use super::watches::Watch;
 use super::{lock, EngineEvents, Shared};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
-use crate::stream::session::{AskError, Session, Taken};
+use crate::stream::session::{AskError, Asking, Meanwhile, Progress, Session, Taken};
 
 /// What the thread owns.
 pub struct Worker {
@@ -37,14 +38,16 @@ impl Worker {
             self.follow_settings();
             match work {
                 Work::Stop => {
-                    self.cancel_waiting("the node is shutting down");
+                    let ended = lock(&self.shared.inbox).watches.cancel(Which::All);
+                    self.cancel_waiting("the node is shutting down", ended);
                     return;
                 }
                 Work::Reset { waiting, dropped } => {
                     for camera in dropped {
                         lock(&self.shared.stats).superseded(camera);
                     }
-                    self.cancel_waiting("the memory was reset");
+                    let ended = lock(&self.shared.inbox).watches.reset();
+                    self.cancel_waiting("the memory was reset", ended);
                     let outcome = self.reset();
                     self.publish_session();
                     for done in waiting {
@@ -54,6 +57,7 @@ impl Worker {
                 }
                 Work::Refuse(refusal) => self.refuse(refusal),
                 Work::Ask(instruction) => self.ask(instruction),
+                Work::Watch(instruction, ids) => self.watch(&instruction, &ids),
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
             self.publish_session();
@@ -66,17 +70,22 @@ impl Worker {
     /// Ends the work: what comes next would be wrong, or would fail again and again.
     fn give_up(&mut self, error: &ModelError) {
         let failure = error.to_string();
-        let waiting = {
+        let (waiting, ended) = {
             let mut inbox = lock(&self.shared.inbox);
             inbox.stop = true;
-            std::mem::take(&mut inbox.instructions)
+            let waiting = std::mem::take(&mut inbox.instructions);
+            (waiting, inbox.watches.cancel(Which::All))
         };
         lock(&self.shared.stats).failure.clone_from(&failure);
         for instruction in waiting {
+            let finish = FinishReason::Error;
+            self.refuse(Refusal::new(instruction, finish, failure.clone()));
+        }
+        for watch in ended {
+            let finish = FinishReason::Error;
             self.refuse(Refusal {
-                instruction,
-                finish: FinishReason::Error,
-                reason: failure.clone(),
+                finish,
+                ..Refusal::of_watch(watch, &failure)
             });
         }
     }
@@ -91,11 +100,16 @@ impl Worker {
                 return work;
             }
             inbox.busy = false;
-            inbox = self
-                .shared
-                .wake
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner);
+            let next = inbox.watches.next_at().filter(|_| !inbox.paused);
+            let wake = &self.shared.wake;
+            inbox = match next {
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    let waited = wake.wait_timeout(inbox, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => wake.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
@@ -136,6 +150,7 @@ impl Worker {
         match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
                 let mut inbox = lock(&self.shared.inbox);
+                inbox.frames_taken += 1;
                 inbox.used_at.push_back((Instant::now(), image.camera));
                 inbox.forget_old_frames();
                 let mut stats = lock(&self.shared.stats);
@@ -152,38 +167,13 @@ impl Worker {
     }
 
     fn ask(&mut self, instruction: Instruction) {
-        if self.session.memory().seen() == 0 && !instruction.text.trim().is_empty() {
+        let shown = self.session.memory().seen() > 0 || !instruction.images.is_empty();
+        if !shown && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
             let finish = FinishReason::Error;
-            return self.refuse(Refusal {
-                instruction,
-                finish,
-                reason,
-            });
+            return self.refuse(Refusal::new(instruction, finish, reason));
         }
-        let basis = self.session.basis();
-        let Self {
-            session,
-            events,
-            shared,
-            ..
-        } = self;
-        let events = RefCell::new(&mut **events);
-        let mut answer = session.ask(
-            &instruction,
-            // Between two tokens, those that need no answer of the model do not wait for the end of this one.
-            &|| loop {
-                let refusal = {
-                    let mut inbox = lock(&shared.inbox);
-                    match inbox.take_refused() {
-                        None => return inbox.is_cut_off(),
-                        Some(refusal) => refusal,
-                    }
-                };
-                shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
-            },
-            &mut |delta| events.borrow_mut().delta(delta),
-        );
+        let mut answer = self.answer(&instruction, true);
         let answering = lock(&self.shared.inbox).answering.take();
         let cut = answering.and_then(|answering| answering.cut);
         if answer.finish == FinishReason::Cancelled {
@@ -196,6 +186,85 @@ impl Worker {
             }
         }
         self.shared.deliver(answer, &mut *self.events);
+    }
+
+    /// Asks for watches.
+    fn watch(&mut self, instruction: &Instruction, ids: &[String]) {
+        let blind = self.session.memory().seen() == 0;
+        let answer = (!blind).then(|| self.answer(instruction, false));
+        let published = {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.answering = None;
+            match answer {
+                Some(answer) if answer.finish != FinishReason::Cancelled => {
+                    inbox.watches.answered(ids, &answer, Instant::now())
+                }
+                _ => {
+                    inbox.watches.not_asked(ids);
+                    Vec::new()
+                }
+            }
+        };
+        for watch in published {
+            if let Some(answer) = &watch.last {
+                self.events.delta(answer.in_one_piece());
+                self.shared.deliver(answer.clone(), &mut *self.events);
+            }
+            self.events.watch(watch);
+        }
+    }
+
+    /// Puts an instruction to the model, and frames between its tokens; `aloud`: the pieces of the answer are told.
+    fn answer(&mut self, instruction: &Instruction, aloud: bool) -> Answer {
+        let mut asking = self.session.begin_answer(instruction);
+        loop {
+            match self.go_on_answering(instruction, asking, aloud) {
+                Progress::Answered(answer) => return *answer,
+                Progress::Paused(paused) => asking = *paused,
+            }
+            let frame = lock(&self.shared.inbox).take_frame();
+            if let Some(Work::Frame(since, image, jumped)) = frame {
+                self.take(since, &image, jumped);
+                self.publish_session();
+            }
+        }
+    }
+
+    /// Answers until a frame can be taken in or the answer ends.
+    fn go_on_answering(
+        &mut self,
+        instruction: &Instruction,
+        asking: Asking,
+        aloud: bool,
+    ) -> Progress {
+        let basis = self.session.basis();
+        let Self {
+            session,
+            events,
+            shared,
+            ..
+        } = self;
+        let events = RefCell::new(&mut **events);
+        // Between two tokens, those that need no answer of the model do not wait for the end of this one.
+        let meanwhile = || loop {
+            let refusal = {
+                let mut inbox = lock(&shared.inbox);
+                match inbox.take_refused() {
+                    Some(refusal) => refusal,
+                    None if inbox.is_cut_off() => return Meanwhile::CutOff,
+                    None if inbox.frame_is_due(&lock(&shared.gates)) => {
+                        return Meanwhile::FrameWaits
+                    }
+                    None => return Meanwhile::Nothing,
+                }
+            };
+            shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
+        };
+        session.go_on_answering(instruction, asking, &meanwhile, &mut |delta| {
+            if aloud {
+                events.borrow_mut().delta(delta);
+            }
+        })
     }
 
     /// What has become of the images since the memory began.
@@ -230,7 +299,8 @@ impl Worker {
         self.shared.refuse(&refusal, &basis, &mut *self.events);
     }
 
-    fn cancel_waiting(&mut self, reason: &str) {
+    /// Answers all that waits, and the watches that have ended.
+    fn cancel_waiting(&mut self, reason: &str, ended: Vec<Watch>) {
         let (waiting, refused) = {
             let mut inbox = lock(&self.shared.inbox);
             (
@@ -238,12 +308,12 @@ impl Worker {
                 std::mem::take(&mut inbox.refused),
             )
         };
-        let waiting = waiting.into_iter().map(|instruction| Refusal {
-            instruction,
-            finish: FinishReason::Cancelled,
-            reason: reason.to_string(),
+        let waiting = waiting.into_iter().map(|instruction| {
+            Refusal::new(instruction, FinishReason::Cancelled, reason.to_string())
         });
-        for refusal in refused.into_iter().chain(waiting) {
+        let ended = ended.into_iter();
+        let ended = ended.map(|watch| Refusal::of_watch(watch, reason));
+        for refusal in refused.into_iter().chain(waiting).chain(ended) {
             self.refuse(refusal);
         }
     }
@@ -262,6 +332,10 @@ impl Worker {
         stats.oldest_frame_ns = memory.oldest_ns();
         stats.ages = memory.ages();
         stats.archive = self.session.archive_stats();
+        let slots = self.session.camera_slots();
+        for (camera, slots) in stats.cameras.iter_mut().zip(slots) {
+            camera.slots = slots;
+        }
         if let Some(newest) = memory.newest() {
             stats.frame_id.clone_from(&newest.frame_id);
         }
@@ -275,10 +349,20 @@ impl Shared {
             instruction,
             finish,
             reason,
+            watch,
         } = refusal;
-        let (delta, answer) = Answer::refused(instruction, basis, *finish, reason.clone());
+        let (delta, mut answer) = Answer::refused(instruction, basis, *finish, reason.clone());
+        if let (Some(watch), Some(count)) = (watch, &mut answer.watch) {
+            count.asked = watch.asked;
+        }
         events.delta(delta);
-        self.deliver(answer, events);
+        self.deliver(answer.clone(), events);
+        if let Some(watch) = watch {
+            events.watch(Watch {
+                last: Some(answer),
+                ..(**watch).clone()
+            });
+        }
     }
 
     fn deliver(&self, answer: Answer, events: &mut dyn EngineEvents) {

@@ -57,6 +57,9 @@ impl Thought {
                 self.state = State::Inside;
             } else if !OPEN.starts_with(begun) {
                 self.state = State::Answer;
+            } else {
+                // Blanks in front of an answer are none of it, however many come.
+                self.held = begun.to_string();
             }
         }
         if self.state == State::Inside {
@@ -135,6 +138,17 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(answer(false, text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_does_not_grow_with_what_is_generated() {
+        for (open, piece) in [(false, " \n"), (true, "hm ")] {
+            let mut thought = Thought::new(open);
+            for _ in 0..1000 {
+                assert_eq!(thought.answer_in(piece), "");
+                assert!(thought.held.len() < 16, "{piece:?}: {:?}", thought.held);
+            }
         }
     }
 

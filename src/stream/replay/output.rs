@@ -61,6 +61,8 @@ pub(super) struct AnswerLine<'a> {
     pub token_ids: &'a [u32],
     pub finish_reason: &'static str,
     pub error: &'a Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub camera: &'a str,
     pub newest_frame_stamp_ns: Option<i64>,
     pub oldest_frame_stamp_ns: Option<i64>,
     pub frames_seen: u64,

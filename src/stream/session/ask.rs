@@ -5,12 +5,14 @@ use std::time::Instant;
 use candle_core::{DType, Tensor};
 
 use super::formed::{cut_off, no_text};
+use super::pauses::{Asking, Meanwhile, Prepared, Progress};
 use super::{ChoicesError, Chunk, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::chooser::Choice;
 use crate::model::constraint::{Allowed, Constraint, ConstraintError};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
+use crate::stream::frame::FrameError;
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].
@@ -22,14 +24,39 @@ impl Session {
         cancelled: &dyn Fn() -> bool,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Answer {
-        let mut run = self.answer_to(instruction);
-        let outcome = self.checked_ask(instruction, cancelled, &mut run, on_delta);
+        let meanwhile = || match cancelled() {
+            true => Meanwhile::CutOff,
+            false => Meanwhile::Nothing,
+        };
+        let mut asking = self.begin_answer(instruction);
+        loop {
+            match self.go_on_answering(instruction, asking, &meanwhile, on_delta) {
+                Progress::Answered(answer) => return *answer,
+                Progress::Paused(paused) => asking = *paused,
+            }
+        }
+    }
+
+    /// The same as [`Self::ask`], from where the answer has come to until it ends or is paused for a frame: then the memory is as if the
+    /// instruction had not been put yet, and what is taken in comes before it. `meanwhile` is asked before every token.
+    ///
+    /// A pause comes after `frames_during_answers` tokens at the earliest, and not where the turn has become so long that it could not be
+    /// put again as a whole. Going on feeds instruction and answer again, behind what has been taken in.
+    pub fn go_on_answering(
+        &mut self,
+        instruction: &Instruction,
+        mut asking: Asking,
+        meanwhile: &dyn Fn() -> Meanwhile,
+        on_delta: &mut dyn FnMut(AnswerDelta),
+    ) -> Progress {
+        let outcome = self.checked_ask(instruction, meanwhile, &mut asking, on_delta);
+        self.follow_cache();
         let (finish, error) = match outcome {
-            Ok(finish) => (finish, None),
+            Ok(Some(finish)) => (finish, None),
+            Ok(None) => return Progress::Paused(Box::new(asking)),
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
-        self.follow_cache();
-        run.finish(finish, error, on_delta)
+        Progress::Answered(Box::new(asking.run.finish(finish, error, on_delta)))
     }
 
     /// What an answer that is given now rests on.
@@ -45,7 +72,7 @@ impl Session {
     }
 
     /// What is known of an answer before any of it is generated.
-    fn answer_to(&self, instruction: &Instruction) -> Generation {
+    pub(super) fn answer_to(&self, instruction: &Instruction) -> Generation {
         let mut answer = Answer::new(instruction);
         answer.rest_on(&self.basis());
         let thought = self.state.stream.grammar.thought();
@@ -61,10 +88,102 @@ impl Session {
     fn checked_ask(
         &mut self,
         instruction: &Instruction,
-        cancelled: &dyn Fn() -> bool,
-        run: &mut Generation,
+        meanwhile: &dyn Fn() -> Meanwhile,
+        asking: &mut Asking,
         on_delta: &mut dyn FnMut(AnswerDelta),
-    ) -> Result<FinishReason, AskError> {
+    ) -> Result<Option<FinishReason>, AskError> {
+        let mut prepared = match asking.prepared.take() {
+            Some(prepared) => {
+                asking.run.answer.rest_on(&self.basis());
+                prepared
+            }
+            None => self.prepare(instruction, &mut asking.run.answer)?,
+        };
+        let said = asking.run.answer.output_tokens;
+        let Prepared {
+            found,
+            pictures,
+            form,
+        } = &mut prepared;
+        let sent = pictures.tokens;
+        let alone = found.is_empty() && sent == 0;
+        let mut generate = |session: &mut Self| {
+            if !alone {
+                session.attempt(|session| {
+                    let behind = session.question(&instruction.text)?.len() + said;
+                    if !found.is_empty() {
+                        session.feed_again(found, sent + behind, &mut asking.run.answer)?;
+                    }
+                    session.feed_pictures(pictures, behind)
+                })?;
+            }
+            if instruction.choices.is_empty() {
+                return session.generate(instruction, (form, sent), meanwhile, asking, on_delta);
+            }
+            let cut_off = || meanwhile() == Meanwhile::CutOff;
+            let run = &mut asking.run;
+            let outcome = session.choose_from(instruction, &cut_off, run, on_delta);
+            run.answer.prompt_tokens += sent;
+            outcome.map(Some)
+        };
+        let (turn, outcome) = if instruction.ephemeral {
+            (None, self.passing(generate))
+        } else if alone {
+            let turn = self.open_turn(&instruction.text)?;
+            (turn, self.unless_paused(instruction, generate))
+        } else {
+            let (outcome, draws) = self.passing(|session| {
+                let outcome = generate(session);
+                Ok::<_, AskError>((outcome, session.state.stream.draws))
+            })?;
+            let mut turn = None;
+            if !matches!(outcome, Ok(None)) {
+                // What was recalled and sent leaves again, the turn stays.
+                let said = &asking.run.answer.token_ids;
+                turn = self.open_turn(&instruction.text)?;
+                self.attempt(|session| session.append_turn(&instruction.text, said))?;
+                self.state.stream.draws = draws;
+            }
+            (turn, outcome)
+        };
+        match outcome {
+            Ok(None) => asking.prepared = Some(prepared),
+            Ok(Some(FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit)) => {
+                let said = &asking.run.answer.token_ids;
+                let archived = self.archive_turn(turn, &instruction.text, said);
+                if let Err(error) = archived {
+                    tracing::warn!(
+                        "the turn of instruction {} is not archived: {error}",
+                        instruction.id
+                    );
+                }
+            }
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Sees to everything that an answer needs to know before it begins.
+    fn prepare(
+        &mut self,
+        instruction: &Instruction,
+        answer: &mut Answer,
+    ) -> Result<Prepared, AskError> {
+        self.check_asked(instruction)?;
+        let form = self.constraint(instruction)?;
+        let pictures = self.look_at(instruction)?;
+        let started = Instant::now();
+        let found = self.find(instruction, pictures.tokens)?;
+        answer.recall_time = started.elapsed();
+        Ok(Prepared {
+            found,
+            pictures,
+            form,
+        })
+    }
+
+    /// Why an instruction cannot be put, if it cannot.
+    fn check_asked(&self, instruction: &Instruction) -> Result<(), AskError> {
         let (asked, limit) = (instruction.max_new_tokens, self.config.max_new_tokens_limit);
         let typed = self.model.tokenizer.guard(&instruction.text);
         if typed.trim().is_empty() {
@@ -73,55 +192,11 @@ impl Session {
         if asked > limit {
             return Err(AskError::TooMuchAsked { asked, limit });
         }
-        if self.memory().seen() == 0 {
+        if self.memory().seen() == 0 && instruction.images.is_empty() {
             return Err(AskError::NoFrame);
         }
         self.check_age(instruction)?;
-        self.check_choices(instruction)?;
-        let mut form = self.constraint(instruction)?;
-        let started = Instant::now();
-        let found = self.find(instruction)?;
-        run.answer.recall_time = started.elapsed();
-        let mut generate = |session: &mut Self| {
-            if !found.is_empty() {
-                session.attempt(|session| {
-                    let question = session.question(&instruction.text)?.len();
-                    session.feed_again(&found, question, &mut run.answer)
-                })?;
-            }
-            match instruction.choices.is_empty() {
-                true => session.generate(instruction, &mut form, cancelled, run, on_delta),
-                false => session.choose_from(instruction, cancelled, run, on_delta),
-            }
-        };
-        if instruction.ephemeral {
-            return self.passing(generate);
-        }
-        let (turn, outcome) = if found.is_empty() {
-            let turn = self.open_turn(&instruction.text)?;
-            (turn, generate(self))
-        } else {
-            let (outcome, draws) = self.passing(|session| {
-                let outcome = generate(session);
-                Ok::<_, AskError>((outcome, session.state.stream.draws))
-            })?;
-            // What was recalled leaves again, the turn stays.
-            let said = &run.answer.token_ids;
-            let turn = self.open_turn(&instruction.text)?;
-            self.attempt(|session| session.append_turn(&instruction.text, said))?;
-            self.state.stream.draws = draws;
-            (turn, outcome)
-        };
-        if let Ok(FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit) = outcome {
-            let archived = self.archive_turn(turn, &instruction.text, &run.answer.token_ids);
-            if let Err(error) = archived {
-                tracing::warn!(
-                    "the turn of instruction {} is not archived: {error}",
-                    instruction.id
-                );
-            }
-        }
-        outcome
+        Ok(self.check_choices(instruction)?)
     }
 
     /// Refuses to answer from a picture that was too old when the instruction came.
@@ -140,35 +215,48 @@ impl Session {
     fn generate(
         &mut self,
         instruction: &Instruction,
-        form: &mut Option<Constraint>,
-        cancelled: &dyn Fn() -> bool,
-        run: &mut Generation,
+        (form, sent): (&mut Option<Constraint>, usize),
+        meanwhile: &dyn Fn() -> Meanwhile,
+        asking: &mut Asking,
         on_delta: &mut dyn FnMut(AnswerDelta),
-    ) -> Result<FinishReason, AskError> {
+    ) -> Result<Option<FinishReason>, AskError> {
         let longest = self.longest(instruction);
         let mut allowed = form.as_mut().map(Constraint::allowed).transpose()?;
+        let run = &mut asking.run;
+        let before = run.answer.output_tokens;
+        if let Some(draws) = asking.draws.take() {
+            self.state.stream.draws = draws;
+        }
+        // The random state before the token that is chosen and not yet used.
+        let mut before_choice = self.state.stream.draws;
         let started = Instant::now();
         let mut choice = self.attempt(|session| {
             let mut logits = session.put(&instruction.text, longest, &mut run.answer)?;
-            if form.is_some() {
+            if form.is_some() && run.answer.token_ids.is_empty() {
                 logits = session.close_thought(logits, run)?;
             }
             Ok::<_, AskError>(session.choose(&mut logits, allowed.as_ref())?)
         })?;
+        run.answer.prompt_tokens += sent;
         self.times.prefill = started.elapsed();
 
         let started = Instant::now();
         let finish = loop {
-            if cancelled() {
-                break Ok(FinishReason::Cancelled);
+            match meanwhile() {
+                Meanwhile::CutOff => break Ok(Some(FinishReason::Cancelled)),
+                Meanwhile::FrameWaits if self.may_pause(&run.answer, before) => {
+                    asking.draws = Some(before_choice);
+                    break Ok(None);
+                }
+                _ => {}
             }
             if instruction.is_late(Instant::now()) {
-                break Ok(FinishReason::TimeLimit);
+                break Ok(Some(FinishReason::TimeLimit));
             }
             run.chose(choice);
             let token = choice.token;
             if self.model.ends.contains(token) {
-                break Ok(FinishReason::Stop);
+                break Ok(Some(FinishReason::Stop));
             }
             if let Err(error) = run.emit(token, on_delta) {
                 break Err(error.into());
@@ -179,14 +267,15 @@ impl Session {
                     Err(error) => break Err(error.into()),
                 }
             }
+            before_choice = self.state.stream.draws;
             let last = run.answer.output_tokens >= longest;
             match self.follow(token, last, allowed.as_ref()) {
                 Ok(Some(next)) => choice = next,
-                Ok(None) => break Ok(FinishReason::Length),
+                Ok(None) => break Ok(Some(FinishReason::Length)),
                 Err(error) => break Err(error.into()),
             }
         };
-        if let (Ok(FinishReason::Length), Some(form)) = (&finish, form) {
+        if let (Ok(Some(FinishReason::Length)), Some(form)) = (&finish, form) {
             if !form.is_complete()? {
                 run.answer.error = cut_off(instruction, longest);
             }
@@ -194,14 +283,17 @@ impl Session {
         if let Some(stepper) = &mut self.stepper {
             stepper.settle(&mut self.state.cache)?;
         }
-        self.note_evidence(&mut run.answer, finish.as_ref().ok().copied());
+        if !matches!(finish, Ok(None)) {
+            let finish = finish.as_ref().ok().copied().flatten();
+            self.note_evidence(&mut run.answer, finish);
+        }
         self.state.stream.grammar.answered();
-        let tokens = run.answer.output_tokens.max(1) as u32;
+        let tokens = (run.answer.output_tokens - before).max(1) as u32;
         self.times.decode = started.elapsed() / tokens;
         finish
     }
 
-    /// The longest answer, tokens.
+    /// The longest answer to an instruction, tokens.
     pub(super) fn longest(&self, instruction: &Instruction) -> usize {
         match instruction.max_new_tokens {
             0 => self.config.max_new_tokens,
@@ -209,7 +301,7 @@ impl Session {
         }
     }
 
-    /// Puts a question to the model, with room for an answer of `longest` tokens: the logits of its first one.
+    /// Puts a question to the model, and what of its answer there is, with room for an answer of `longest` tokens: the logits of the next.
     pub(super) fn put(
         &mut self,
         question: &str,
@@ -227,9 +319,16 @@ impl Session {
         if tokens > self.state.cache.longest_turn() {
             return Err(self.no_room(tokens));
         }
-        self.reserve_instruction(tokens)?;
+        let said = &answer.token_ids;
+        self.reserve_instruction(tokens + said.len())?;
         self.follow_answer();
-        let hidden = self.pass(&ids, &[], Chunk::Instruction, longest)?;
+        let hidden = match said.as_slice() {
+            [] => self.pass(&ids, &[], Chunk::Instruction, longest)?,
+            said => {
+                self.append(&ids, Chunk::Instruction, said.len())?;
+                self.pass(said, &[], Chunk::Answer, longest.saturating_sub(said.len()))?
+            }
+        };
         let mut rows = self.logits(&hidden.ok_or_else(no_text)?)?;
         Ok(rows.pop().ok_or_else(no_text)?)
     }
@@ -310,6 +409,22 @@ pub enum AskError {
     Old { age: f64, limit: f64 },
     #[error("instruction is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn)")]
     TooLong { tokens: usize, room: usize },
+    #[error(
+        "instruction has {count} pictures, expected at most {limit} (instruction_images_limit)"
+    )]
+    TooManyPictures { count: usize, limit: usize },
+    #[error("picture {number} of {count} of the instruction cannot be shown: {error}")]
+    Picture {
+        number: usize,
+        count: usize,
+        error: FrameError,
+    },
+    #[error("the instruction's pictures are {pictures} tokens long and its text {question}, expected at most {room} together (what the cache can hold of one turn)")]
+    PicturesTooLarge {
+        pictures: usize,
+        question: usize,
+        room: usize,
+    },
     #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
     TooMuchAsked { asked: usize, limit: usize },
     #[error(transparent)]

@@ -17,8 +17,8 @@ const HIDDEN: &str = "hidden state of the decoder";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chunk<'a> {
     Prefix,
-    /// Of its pictures these are the frames.
-    Frames(&'a [FrameId]),
+    /// Of its pictures these are the frames, all of this camera where it matters.
+    Frames(&'a [FrameId], Option<u8>),
     Instruction,
     Answer,
 }
@@ -50,7 +50,7 @@ impl Session {
         outcome
     }
 
-    fn put_back(&mut self) {
+    pub(super) fn put_back(&mut self) {
         if let Err(error) = self.state.put_back() {
             self.damage = Some(format!("the memory could not be put back: {error}"));
         }
@@ -67,13 +67,13 @@ impl Session {
     pub(super) fn append_frames(
         &mut self,
         text: &str,
-        frames: &[FrameId],
+        (frames, camera): (&[FrameId], Option<u8>),
         features: &[ImageFeatures],
         next: Option<usize>,
     ) -> Result<Vec<u32>, ModelError> {
         let ids = self.encode(text)?;
         let next = next.unwrap_or(ids.len());
-        let hidden = self.pass(&ids, features, Chunk::Frames(frames), next)?;
+        let hidden = self.pass(&ids, features, Chunk::Frames(frames, camera), next)?;
         // What is no number in a key or a value is in the state of the last token, which attends to all; but where visual tokens are
         // withdrawn there may be none behind the picture.
         let mut computed = features
@@ -178,10 +178,14 @@ impl Session {
             .enumerate()
             .map(|(i, id)| Mark {
                 frame: match chunk {
-                    Chunk::Frames(frames) => input.images[i].map(|image| frames[image]),
+                    Chunk::Frames(frames, _) => input.images[i].map(|image| frames[image]),
                     _ => None,
                 },
                 place: input.places[i],
+                camera: match chunk {
+                    Chunk::Frames(_, camera) => camera,
+                    _ => None,
+                },
                 // An answer belongs to what it answers.
                 starts_unit: i == 0 && chunk != Chunk::Answer,
                 boundary: self.borders.contains(id),

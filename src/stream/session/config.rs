@@ -17,6 +17,9 @@ use crate::stream::gate::GateConfig;
 /// No answer is longer, tokens: an hour of writing for a fast model.
 const LONGEST_ANSWER: i64 = 65_536;
 
+/// No instruction comes with more pictures, whatever the parameter.
+pub const MOST_PICTURES: usize = 64;
+
 /// No system prompt is longer, bytes: as long as an instruction may be.
 const LONGEST_PROMPT: usize = 64 << 10;
 
@@ -48,17 +51,24 @@ parameters! {
         max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// Pictures that may come with an instruction; one with more is refused.
+        instruction_images_limit: usize = 4, range 0..=MOST_PICTURES as i64, unit "pictures", set Running;
         /// The most choices that an instruction may have; one that has more is refused.
         choices_limit: usize = 64, range 1..=256, unit "choices", set Running;
         /// What decides among an instruction's choices: sum, the likelihood of a choice's tokens and its end, or mean, their geometric mean,
         /// which does not favour short choices. Both are in the answer.
         choices_by: ChosenBy = ChosenBy::Sum, set Running;
+        /// The frame that waits is taken in after so many tokens of an answer, again and again: behind what the model has seen before and in
+        /// front of the instruction, which is put again with what has been answered so far; 0: only behind the answer.
+        frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.
         seed: u64 = 0, range 0..=i64::MAX;
         /// Instructions that may wait; one more is refused with an answer that says so.
         queue_size: usize = 8, range 1..=10_000, unit "instructions";
+        /// Watches that may stand; one more is refused with an answer that says so.
+        watches_limit: usize = 16, range 0..=1000, unit "watches";
     }
     parts {
         cache: CacheConfig;

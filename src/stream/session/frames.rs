@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::last_frames::Frame;
+use super::last_frames::{Frame, Shown};
 use super::Session;
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::finite::check_finite;
@@ -213,8 +213,10 @@ impl Session {
             check_finite(&features.named())?;
             let frame = Frame {
                 id,
-                camera: image.camera,
-                elapsed_ns,
+                shown: Shown::Frame {
+                    camera: image.camera,
+                    elapsed_ns,
+                },
                 layout,
                 features,
             };

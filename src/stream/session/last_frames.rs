@@ -13,11 +13,18 @@ use crate::model::ModelError;
 #[derive(Debug, Clone)]
 pub struct Frame {
     pub id: FrameId,
-    pub camera: usize,
-    /// Time since the epoch began.
-    pub elapsed_ns: i64,
+    pub shown: Shown,
     pub layout: Layout,
     pub features: ImageFeatures,
+}
+
+/// What a frame is said to be.
+#[derive(Debug, Clone, Copy)]
+pub enum Shown {
+    /// Of this camera, so many nanoseconds after the epoch began.
+    Frame { camera: usize, elapsed_ns: i64 },
+    /// A picture of the instruction.
+    Sent,
 }
 
 /// The newest frames, oldest first.
@@ -48,10 +55,14 @@ impl Session {
         self.state.stream.grammar = beginning.grammar.clone();
         for frame in self.state.stream.last.clone().frames {
             let markup = self.model.vision.markup(&frame.layout);
-            let label = self.config.cameras.label(frame.camera);
             let grammar = &mut self.state.stream.grammar;
-            let text = grammar.frame(&markup, frame.elapsed_ns, label);
-            self.append_frames(&text, &[frame.id], &[frame.features], None)?;
+            let text = match frame.shown {
+                Shown::Frame { camera, elapsed_ns } => {
+                    grammar.frame(&markup, elapsed_ns, self.config.cameras.label(camera))
+                }
+                Shown::Sent => grammar.sent_picture(&markup),
+            };
+            self.append_frames(&text, (&[frame.id], None), &[frame.features], None)?;
         }
         Ok(())
     }

@@ -10,6 +10,8 @@
 //! - `choices`: instructions whose answer is one of several texts
 //! - `formed`: instructions whose answer is text of a grammar
 //! - `evidence`: which frames an answer rests on
+//! - `pauses`: long answers, and the frames that come in between
+//! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
@@ -25,6 +27,8 @@ mod evidence;
 mod formed;
 mod frames;
 mod last_frames;
+mod pauses;
+mod pictures;
 mod recall;
 mod state;
 mod turns;
@@ -53,9 +57,10 @@ pub use ask::AskError;
 pub use beginning::PromptCheck;
 pub use choices::ChoicesError;
 use chunks::Chunk;
-pub use config::SessionConfig;
+pub use config::{SessionConfig, MOST_PICTURES};
 pub use encoded::EncodedFrame;
 pub use frames::{PushError, Seen, Taken};
+pub use pauses::{Asking, Meanwhile, Progress};
 pub use recall::RecallError;
 pub use state::{CameraState, SessionState, StreamState};
 
@@ -217,6 +222,18 @@ impl Session {
 
     pub fn usage(&self) -> CacheUsage {
         self.state.cache.usage()
+    }
+
+    /// Slots that hold the frames of each of several cameras, mean over kept sets; none of one.
+    pub fn camera_slots(&self) -> Vec<usize> {
+        let cameras = self.state.stream.cameras.len();
+        if cameras < 2 {
+            return Vec::new();
+        }
+        let sets = self.state.cache.camera_slots(cameras);
+        let sum = |camera: usize| sets.iter().map(|set| set[camera]).sum::<usize>();
+        let mean = |camera| sum(camera) / sets.len().max(1);
+        (0..cameras).map(mean).collect()
     }
 
     pub fn times(&self) -> StepTimes {

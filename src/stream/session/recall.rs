@@ -43,7 +43,7 @@ pub enum RecallError {
     #[error("nothing is archived: archive_bytes is {bytes}, expected at least {needed}, which a frame takes")]
     TooSmall { bytes: usize, needed: usize },
     #[error(
-        "nothing can be recalled: the instruction, the newest frame once more and the shortest of what is archived take {needed} tokens, expected at most {room}, the longest turn of the policy at this budget"
+        "nothing can be recalled: the instruction with its pictures, the newest frame once more and the shortest of what is archived take {needed} tokens, expected at most {room}, the longest turn of the policy at this budget"
     )]
     NoRoom { needed: usize, room: usize },
     #[error("nothing is archived yet, expected a frame before an instruction that recalls")]
@@ -129,7 +129,9 @@ impl Session {
     ) -> Result<Option<(Unit, Range<u64>)>, ModelError> {
         let from = self.state.cache.usage().tokens_seen;
         self.state.cache.listen(&self.finding.frames);
-        let ids = self.append_frames(text, &[id], std::slice::from_ref(&features), None)?;
+        let camera = self.shared_by(image.camera);
+        let ids =
+            self.append_frames(text, (&[id], camera), std::slice::from_ref(&features), None)?;
         let heard = self.state.cache.heard()?;
         if self.finding.frames.is_empty() {
             return Ok(None);
@@ -152,8 +154,18 @@ impl Session {
         Ok(Some((unit, from..from + ids.len() as u64)))
     }
 
-    /// What is to be fed again for an instruction, in the order of time.
-    pub(super) fn find(&mut self, instruction: &Instruction) -> Result<Vec<Found>, AskError> {
+    /// The camera as the cache is told it, where there are several.
+    fn shared_by(&self, camera: usize) -> Option<u8> {
+        let several = self.config.cameras.label(camera).is_some();
+        u8::try_from(camera).ok().filter(|_| several)
+    }
+
+    /// What is to be fed again for an instruction, beside pictures of so many tokens, in the order of time.
+    pub(super) fn find(
+        &mut self,
+        instruction: &Instruction,
+        pictures: usize,
+    ) -> Result<Vec<Found>, AskError> {
         let recall = &instruction.recall;
         let given = recall.span_ns.is_some() || !recall.stamps_ns.is_empty();
         let config = &self.config.archive;
@@ -181,6 +193,10 @@ impl Session {
         if !recall.stamps_ns.is_empty() {
             return Ok(self.state.stream.archive.nearest(&recall.stamps_ns));
         }
+        if self.memory().seen() == 0 {
+            // An instruction with pictures before the first frame.
+            return Ok(Vec::new());
+        }
         let ids = self.question(&instruction.text)?;
         let newest = self
             .newest_again()
@@ -190,14 +206,14 @@ impl Session {
         let room = self.state.cache.longest_turn();
         let entries = self.archive().entries().iter();
         let least = entries.map(|entry| entry.unit.content.tokens()).min();
-        let needed = ids.len() + newest + least.unwrap_or(0);
+        let needed = ids.len() + pictures + newest + least.unwrap_or(0);
         if needed > room {
             return match asked {
                 true => Err(RecallError::NoRoom { needed, room }.into()),
                 false => Ok(Vec::new()),
             };
         }
-        let tokens = room - ids.len() - newest;
+        let tokens = room - ids.len() - pictures - newest;
         let wanted = Wanted {
             kind: Kind::Frame,
             units: config.recall_units,
@@ -387,7 +403,7 @@ impl Session {
             numbers.push(frame.at.id);
             features.push(frame.features(dtype, device)?);
         }
-        self.append_frames(&text, &numbers, &features, Some(1))?;
+        self.append_frames(&text, (&numbers, None), &features, Some(1))?;
         Ok(())
     }
 }

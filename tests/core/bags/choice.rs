@@ -132,3 +132,51 @@ fn replay_counts_what_cannot_be_used_and_fails_where_nothing_can() {
         }
     }
 }
+
+/// The camera and the number of each image.
+fn cameras(bag: &Bag) -> Vec<(usize, i64)> {
+    let images = bag.images().map(|image| image.unwrap());
+    images.map(|image| (image.camera, number(&image))).collect()
+}
+
+#[test]
+fn several_cameras_play_in_the_order_of_their_recording_within_and_across_files() {
+    let dir = folder();
+    let at = |topic, i: u32| (topic, u64::from(i) * 100, cdr(i));
+    // The second camera begins while the first file is written, and is all that there is in the last one.
+    let files = [
+        (
+            "a.mcap",
+            vec![
+                at("/front", 0),
+                at("/front", 2),
+                at("/rear", 1),
+                at("/other", 1),
+            ],
+        ),
+        ("b.mcap", vec![at("/rear", 3), at("/front", 4)]),
+        ("c.mcap", vec![at("/rear", 5)]),
+    ];
+    for (name, messages) in &files {
+        write_mcap(&dir.path().join(name), WriteOptions::new(), messages);
+    }
+    let all = [(1, 0), (0, 1), (1, 2), (0, 3), (1, 4), (0, 5)];
+    let topics = ["/rear", "/front"];
+    for listed in [false, true] {
+        if listed {
+            write_metadata(dir.path(), &files.each_ref().map(|(name, _)| *name));
+        }
+        let bag = Bag::of_cameras(dir.path(), &topics).unwrap();
+        assert_eq!(cameras(&bag), all);
+        assert_eq!((bag.topic().as_str(), bag.count()), ("/rear, /front", 6));
+    }
+    let error = Bag::of_cameras(dir.path(), &["/rear", "/top"])
+        .err()
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("no topic /top, expected one of: /front"),
+        "{error}"
+    );
+}

@@ -20,7 +20,7 @@ fn image(stamp_ms: i64) -> CameraImage {
 }
 
 fn inbox(cameras: usize) -> Inbox {
-    Inbox::new(Cameras::new(cameras, 10.0))
+    Inbox::new(Cameras::new(cameras, 10.0), 0)
 }
 
 /// What happens at a camera's next image.
