@@ -151,7 +151,7 @@ def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start:
 
 
 def test_the_example_turns_where_the_choices_say(start: Start) -> None:
-    _, client = start(compressed=True)
+    _, client = start({"image_transport": "compressed"}, compressed=True)
     turns = []
     for second, frames in ((10, NO_BALL), (20, BALL)):
         for i, frame in enumerate(frames):
