@@ -186,8 +186,7 @@ proptest! {
     #[test]
     fn choices_of_an_ephemeral_instruction_leave_no_trace(
         policy in prop::sample::select(remembering()),
-        // An eighth of it has room for the question and the longest choice, which is a turn of tova.
-        budget in 400usize..520,
+        budget in 256usize..360,
         rounds in prop::collection::vec(1i64..14, 1..4),
         units in 0usize..4,
         withdraw_layer in 0usize..2,
