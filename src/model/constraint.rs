@@ -22,6 +22,9 @@ const MAX_NESTED: usize = 100;
 /// Of the thread in which grammars are compiled, bytes; only what is used is allocated. Rules that stand for rules nest without brackets.
 const STACK: usize = 256 << 20;
 
+/// What is said where the library panics.
+const CANNOT: &str = "the grammar library cannot work with it (control tokens cannot be named)";
+
 /// States of the automaton of a grammar's words, one or two kB each.
 const MAX_STATES: usize = 20_000;
 
@@ -294,14 +297,22 @@ fn refused(kind: GrammarKind, place: String, what: String) -> ConstraintError {
     ConstraintError::Grammar { kind, place, what }
 }
 
+/// What the library says, but for what it says to its own developers.
 fn describe(error: impl fmt::Display) -> String {
-    error.to_string()
+    let said = error.to_string();
+    match said.trim_start().starts_with("panic") {
+        true => CANNOT.to_string(),
+        false => said
+            .split("<non-verbose/>")
+            .collect::<String>()
+            .trim()
+            .to_string(),
+    }
 }
 
 /// What the library makes of a text from outside.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err("the grammar library cannot work with it".to_string()))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(CANNOT.to_string()))
 }
 
 /// A text of a grammar that is being written.
@@ -342,7 +353,7 @@ impl Constraint {
 }
 
 fn followed(error: impl fmt::Display) -> ConstraintError {
-    ConstraintError::Followed(error.to_string())
+    ConstraintError::Followed(describe(error))
 }
 
 /// Tokens that may be chosen.

@@ -308,7 +308,7 @@ fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Top
     let images = topics.images.iter().map(ToString::to_string);
     tracing::info!(
         node = node.fully_qualified_name().unwrap_or_default(),
-        image = images.collect::<Vec<_>>().join(", "),
+        image = %images.collect::<Vec<_>>().join(", "),
         instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
         publishes = topics.published.join(", "),
         services = topics.services.join(", "),

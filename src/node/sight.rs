@@ -59,6 +59,8 @@ pub struct Sight {
     /// Its index.
     camera: usize,
     topic: String,
+    /// The node's own topics, none of which is a camera's.
+    published: Vec<String>,
     raw: bool,
     timeout: Duration,
     simulated: bool,
@@ -91,7 +93,8 @@ impl Sight {
         let images = topics.images.iter().enumerate();
         let sights = images.map(|(camera, image)| {
             let raw = config.transport(camera)? == ImageTransport::Raw;
-            Ok(Self::new(node, (camera, image), raw, config))
+            let published = topics.published.clone();
+            Ok(Self::new(node, (camera, image), published, raw, config))
         });
         sights.collect()
     }
@@ -99,12 +102,14 @@ impl Sight {
     fn new(
         node: &r2r::Node,
         (camera, image): (usize, &Subscription),
+        published: Vec<String>,
         raw: bool,
         config: &RosConfig,
     ) -> Self {
         Self {
             camera,
             topic: image.topic.clone(),
+            published,
             raw,
             timeout: Duration::from_secs_f64(config.image_timeout),
             simulated: config.use_sim_time,
@@ -221,8 +226,10 @@ impl Sight {
         let Some(Ok(mut topics)) = self.graph.as_ref().map(Graph::image_topics) else {
             return String::new();
         };
-        let own = format!("{} (", self.topic);
-        topics.retain(|topic| !topic.starts_with(&own));
+        let known = [&self.topic].into_iter().chain(&self.published);
+        let known = known.map(|own| format!("{own} ("));
+        let known = known.collect::<Vec<_>>();
+        topics.retain(|topic| !known.iter().any(|own| topic.starts_with(own)));
         match topics.is_empty() {
             // The newcomer to the graph does not hear of a publisher that has died and is still listed.
             true if publishers.count > 0 => String::new(),

@@ -76,11 +76,12 @@ pub struct Topics {
 }
 
 const STATISTICS: &str = "~/cache_stats";
-const PUBLISHED: [&str; 6] = [
+const PUBLISHED: [&str; 7] = [
     "~/reasoning",
     "~/reasoning_delta",
     "~/reasoning_text",
     "~/watch",
+    "~/evidence_image",
     STATISTICS,
     "/diagnostics",
 ];

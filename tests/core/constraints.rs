@@ -217,6 +217,11 @@ fn a_grammar_that_cannot_be_compiled_is_refused_with_the_place_and_changes_nothi
         (regex, " ", vec!["regex) is empty"]),
         (lark, "start: \"a\"\nother: (", vec!["lark", "2"]),
         (lark, "start: nothing", vec!["nothing"]),
+        (
+            lark,
+            "start: <|im_end|>",
+            vec!["control tokens cannot be named"],
+        ),
         (lark, &long, vec!["bytes long, expected at most 65536"]),
         (
             lark,
@@ -231,7 +236,6 @@ fn a_grammar_that_cannot_be_compiled_is_refused_with_the_place_and_changes_nothi
         let answer = ask(&mut session, &asked);
         let error = answer.error.unwrap_or_default();
         assert_eq!(answer.finish, FinishReason::Error, "{text}");
-        println!("{error}");
         for part in parts {
             assert!(error.contains(part), "{part}: {error}");
         }
@@ -239,7 +243,6 @@ fn a_grammar_that_cannot_be_compiled_is_refused_with_the_place_and_changes_nothi
     }
     // Deep without brackets.
     let answer = ask(&mut session, &of(lark, &chain));
-    println!("{:?} {}", answer.error, answer.text);
     assert!(answer.error.is_some() || answer.text == "a");
 }
 

@@ -19,6 +19,10 @@ TYPES = {
     float: ParameterType.PARAMETER_DOUBLE,
     str: ParameterType.PARAMETER_STRING,
 }
+LISTS = {
+    ParameterType.PARAMETER_DOUBLE_ARRAY: "double_array_value",
+    ParameterType.PARAMETER_STRING_ARRAY: "string_array_value",
+}
 FIELDS = {bool: "bool_value", int: "integer_value", float: "double_value", str: "string_value"}
 TOPICS = ROOT / "docs" / "topics.md"
 MESSAGE = ROOT / "msg" / "CacheStats.msg"
@@ -42,6 +46,9 @@ def test_the_parameter_file_holds_every_parameter_with_its_default(start: Start,
     values = client.call(GetParameters, "/inf_mllm/get_parameters", GetParameters.Request(names=names)).values
     for name, value in zip(names, values, strict=True):
         kind = type(expected[name])
+        if kind is list:
+            assert list(getattr(value, LISTS[value.type])) == expected[name], name
+            continue
         assert value.type == TYPES[kind], name
         assert getattr(value, FIELDS[kind]) == expected[name], name
     request = DescribeParameters.Request(names=names)

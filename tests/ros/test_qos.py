@@ -83,10 +83,10 @@ def test_best_effort_instructions_are_heard_if_the_parameter_says_so(start: Star
 
     def answered() -> bool:
         publisher.publish(String(data="What is in view?"))
-        return bool(client.answers)
+        # What comes while the queue is full is refused.
+        return any(answer.finish_reason == Reasoning.FINISH_STOP for answer in client.answers)
 
     client.wait(answered, "an answer")
-    assert client.answers[0].finish_reason == Reasoning.FINISH_STOP
 
 
 def test_the_start_line_names_topics_qos_model_and_budget(start: Start) -> None:

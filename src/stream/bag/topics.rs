@@ -144,6 +144,11 @@ pub fn choose(
     })
 }
 
+/// Whether a topic is called as that on which a node shows the frames that an answer rests on.
+fn made_by_a_node(topic: &str) -> bool {
+    topic.rsplit('/').next() == Some("evidence_image")
+}
+
 fn best(
     topics: &TopicIndex,
     image: impl Fn(Kind, &Entry) -> Result<CameraImage, String>,
@@ -166,7 +171,8 @@ fn best(
             outcome
         });
         match found {
-            Ok(is_grey) => usable.push((is_grey, known.first(), name)),
+            // What a node has made of a camera's images is recorded beside them.
+            Ok(is_grey) => usable.push((made_by_a_node(name), is_grey, known.first(), name)),
             Err(reason) => refused.push(format!("{name} ({}): {reason}", known.message_type)),
         }
     }
@@ -180,8 +186,8 @@ fn best(
             "no topic has images that can be used: {}",
             refused.join("; ")
         )),
-        [(_, _, only)] if refused.is_empty() => Ok(only.to_string()),
-        [(_, _, first), ..] => {
+        [(_, _, _, only)] if refused.is_empty() => Ok(only.to_string()),
+        [(_, _, _, first), ..] => {
             tracing::info!("{first} is taken; the bag's topics: {}", topics.list());
             Ok(first.to_string())
         }

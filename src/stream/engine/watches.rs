@@ -1,6 +1,7 @@
 //! The watches: instructions that stand. When each is to be asked, which are asked together, and which answers are published. No thread,
 //! no clock and no model: what time it is and how many frames have been taken is told.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::inbox::Which;
@@ -37,12 +38,16 @@ struct Standing {
     watch: Watch,
     watching: Watching,
     due: Due,
+    /// Which asking of all its last one was; 0: it has not been asked yet.
+    turn: u64,
     published_at: Option<Instant>,
 }
 
 /// Those that stand, in the order in which they were given.
 pub struct Watches {
     limit: usize,
+    /// Askings so far.
+    turns: u64,
     standing: Vec<Standing>,
 }
 
@@ -60,6 +65,7 @@ impl Watches {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
+            turns: 0,
             standing: Vec::new(),
         }
     }
@@ -104,6 +110,7 @@ impl Watches {
                 Every::Frames(_) => Due::Frames(frames),
             },
             watching,
+            turn: 0,
             published_at: None,
             watch: Watch {
                 instruction,
@@ -129,19 +136,20 @@ impl Watches {
         self.standing.iter().any(|one| one.is_due(now, frames))
     }
 
-    /// The question that is to be asked now: of those that are due the one of the highest priority, of these the one that was given first,
-    /// and with it all that are due and ask the same.
+    /// The question that is to be asked now: of those that are due the one of the highest priority, of these the one whose turn was longest
+    /// ago, and with it all that are due and ask the same.
     pub fn take_due(&mut self, now: Instant, frames: u64) -> Option<Shared> {
         let due = self.standing.iter().filter(|one| one.is_due(now, frames));
-        let due = due.map(|one| &one.watch.instruction);
-        // Of equal ones `max_by_key` takes the last.
-        let first = due.rev().max_by_key(|instruction| instruction.priority)?;
-        let mut instruction = first.clone();
+        let first = due.min_by_key(|one| (Reverse(one.watch.instruction.priority), one.turn))?;
+        let mut instruction = first.watch.instruction.clone();
         let mut ids = Vec::new();
+        self.turns += 1;
         for one in &mut self.standing {
             let given = &one.watch.instruction;
-            if one.is_due(now, frames) && given.asks_the_same(&instruction) {
+            let same = given.id == instruction.id || given.asks_the_same(&instruction);
+            if one.is_due(now, frames) && same {
                 ids.push(given.id.clone());
+                one.turn = self.turns;
                 one.schedule(now, frames);
                 one.watch.asked += 1;
             }

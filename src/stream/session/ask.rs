@@ -277,9 +277,9 @@ impl Session {
                 Err(error) => break Err(error.into()),
             }
         };
-        if let (Ok(Some(FinishReason::Length)), Some(form)) = (&finish, form) {
+        if let (Ok(Some(finish)), Some(form)) = (&finish, form) {
             if !form.is_complete()? {
-                run.answer.error = cut_off(instruction, longest);
+                run.answer.error = cut_off(instruction, *finish, longest);
             }
         }
         if let Some(stepper) = &mut self.stepper {

@@ -3,7 +3,7 @@
 use super::{Chunk, Session};
 use crate::model::constraint::{Constraint, ConstraintError};
 use crate::model::ModelError;
-use crate::stream::answer::{Generation, Instruction};
+use crate::stream::answer::{FinishReason, Generation, Instruction};
 
 impl Session {
     /// The grammar that an answer has to follow, if any.
@@ -44,10 +44,19 @@ pub(super) fn no_text() -> ModelError {
     ModelError::Inputs("no text to go on from, expected at least one token".to_string())
 }
 
-/// Why an answer that was cut off is not of its grammar.
-pub(super) fn cut_off(instruction: &Instruction, longest: usize) -> Option<String> {
+/// Why an answer that ended like this is not of its grammar, which is not complete.
+pub(super) fn cut_off(
+    instruction: &Instruction,
+    finish: FinishReason,
+    longest: usize,
+) -> Option<String> {
     let kind = instruction.grammar.as_ref()?.kind;
+    let by = match finish {
+        FinishReason::Length => format!("at {longest} tokens (max_new_tokens)"),
+        FinishReason::TimeLimit => "by its time_limit".to_string(),
+        _ => return None,
+    };
     Some(format!(
-        "cut off at {longest} tokens (max_new_tokens), where its grammar ({kind}) is not complete"
+        "cut off {by}, where its grammar ({kind}) is not complete"
     ))
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::stream::answer::Chosen;
+use crate::stream::CameraImage;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -246,4 +247,39 @@ fn a_watch_that_cannot_stand_is_refused_with_what_was_expected() {
         told,
         "1 watches stand, expected fewer than 1 (watches_limit) before one more"
     );
+}
+
+#[test]
+fn watches_take_turns_where_the_model_is_too_slow_for_all() {
+    let every = watching(Every::Period(SECOND));
+    let mut stand = Stand::of(
+        3,
+        &[("a", "?", every), ("b", "!", every), ("c", ".", every)],
+    );
+    // An asking takes longer than the period.
+    let asked = (0..6).flat_map(|i| stand.ask(1.5 * f64::from(i), 0));
+    assert_eq!(asked.collect::<Vec<_>>(), ["a", "b", "c", "a", "b", "c"]);
+    assert!(stand.counts("a").3 > 0);
+}
+
+#[test]
+fn a_watch_with_pictures_shares_its_asking_with_none_and_keeps_its_beat() {
+    let every = watching(Every::Period(SECOND));
+    let mut stand = Stand::of(2, &[]);
+    for id in ["a", "b"] {
+        let data = crate::stream::ImageData::Compressed {
+            format: "jpeg".to_string(),
+            data: Vec::new(),
+        };
+        let image = CameraImage::recorded(0, "", data);
+        let shown = Instruction {
+            images: vec![image],
+            ..given(id, "?", every)
+        };
+        stand.watches.add(shown, every, stand.start, 0);
+    }
+    assert_eq!(stand.ask(0.0, 0), ["a"]);
+    assert_eq!(stand.ask(0.0, 0), ["b"]);
+    assert!(stand.ask(0.5, 0).is_empty());
+    assert_eq!(stand.ask(1.0, 0), ["a"]);
 }
