@@ -1,15 +1,16 @@
 //! Several cameras in one memory: labels, order, gates, times, and what one of them does to the others.
 
 use std::sync::mpsc::{channel, Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inf_mllm::cache::PolicyKind;
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{
     Answer, AnswerDelta, CameraImage, Engine, EngineEvents, FinishReason, Session, SessionConfig,
-    StreamStats, Taken,
+    Taken,
 };
 
+use crate::engine::wait_for;
 use crate::support::{instruction, load, picture, tiny_config, tiny_dir};
 
 /// Long enough for a busy machine; every wait ends as soon as its condition holds.
@@ -245,18 +246,6 @@ fn start(config: SessionConfig) -> (Engine, Receiver<Answer>) {
         Engine::spawn(config, Box::new(Collect(sender))).unwrap(),
         answers,
     )
-}
-
-fn wait_for(engine: &Engine, condition: impl Fn(&StreamStats) -> bool) -> StreamStats {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let stats = engine.stats();
-        if condition(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < deadline, "still {stats:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

@@ -66,7 +66,8 @@ fn endless() -> SessionConfig {
     config
 }
 
-fn wait_for(engine: &Engine, condition: impl Fn(&StreamStats) -> bool) -> StreamStats {
+/// Statistics that meet a condition, which they are to do before long.
+pub fn wait_for(engine: &Engine, condition: impl Fn(&StreamStats) -> bool) -> StreamStats {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let stats = engine.stats();

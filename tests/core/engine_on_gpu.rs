@@ -11,9 +11,10 @@ use inf_mllm::gpu::{Gpu, Launch, Mapped, Recording};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::{
-    Answer, AnswerDelta, Engine, EngineError, EngineEvents, FinishReason, Session, StreamStats,
+    Answer, AnswerDelta, Engine, EngineError, EngineEvents, FinishReason, Session,
 };
 
+use crate::engine::wait_for;
 use crate::steps::kernels;
 use crate::support::{instruction, load, picture, tiny_config};
 
@@ -149,18 +150,6 @@ fn start(in_answer: u8) -> (Engine, Receiver<Answer>, Arc<AtomicU8>) {
     });
     sender.send(state.clone()).unwrap();
     (engine, answers, state)
-}
-
-fn wait_for(engine: &Engine, condition: impl Fn(&StreamStats) -> bool) -> StreamStats {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let stats = engine.stats();
-        if condition(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < deadline, "still {stats:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn ask(engine: &Engine, answers: &Receiver<Answer>, id: &str) -> Answer {
