@@ -1,5 +1,7 @@
 //! The next token from logits: greedy, or by temperature with a seeded generator, and never one that is no text.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -18,8 +20,31 @@ pub enum ChoiceError {
 #[derive(Debug, Clone)]
 pub struct Chooser {
     pub temperature: f64,
+    /// What the logit of a token that is there already is divided by, or multiplied with if it is negative; 1: nothing. (Keskar et al.,
+    /// 2019, arXiv 1909.05858, section 4.1, in the form that transformers gave it, where a negative logit falls as well.)
+    pub repetition_penalty: f64,
     /// Ids that are never chosen.
     banned: Vec<u32>,
+}
+
+/// What a choice goes by beside the logits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits<'a> {
+    /// The tokens that may be chosen, if not all may.
+    pub allowed: Option<&'a Allowed>,
+    /// The tokens that are there already, if repetitions matter.
+    pub said: Option<&'a BTreeSet<u32>>,
+}
+
+impl<'a> Limits<'a> {
+    pub fn new(allowed: Option<&'a Allowed>, said: Option<&'a BTreeSet<u32>>) -> Self {
+        Self { allowed, said }
+    }
+
+    /// Whether a choice goes by the logits alone.
+    pub fn is_none(&self) -> bool {
+        self.allowed.is_none() && self.said.is_none()
+    }
 }
 
 /// The random state: a draw depends on the seed and on how many there were before, on nothing else.
@@ -71,6 +96,7 @@ impl Chooser {
     pub fn new(temperature: f64, banned: Vec<u32>) -> Self {
         Self {
             temperature,
+            repetition_penalty: 1.0,
             banned,
         }
     }
@@ -83,18 +109,19 @@ impl Chooser {
     /// Chooses from logits over the vocabulary, which are changed: those of banned tokens become minus infinity, so that the
     /// probabilities of the others sum up to 1.
     pub fn choose(&self, logits: &mut [f32], draws: &mut Draws) -> Result<Choice, ChoiceError> {
-        self.choose_among(logits, None, draws)
+        self.choose_within(logits, Limits::default(), draws)
     }
 
-    /// The same among the tokens that are allowed, if not all are.
-    pub fn choose_among(
+    /// The same within limits, which the probability that is reported knows nothing of.
+    pub fn choose_within(
         &self,
         logits: &mut [f32],
-        allowed: Option<&Allowed>,
+        limits: Limits<'_>,
         draws: &mut Draws,
     ) -> Result<Choice, ChoiceError> {
         let spread = self.spread(logits)?;
-        if let Some(allowed) = allowed {
+        let unpenalised = limits.said.map(|said| self.penalise(logits, said));
+        if let Some(allowed) = limits.allowed {
             allowed.keep(logits);
         }
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -106,10 +133,28 @@ impl Chooser {
             true => self.draw(logits, max, draws),
             false => logits.iter().position(|&l| l == max).unwrap_or(0),
         };
+        let before = unpenalised.and_then(|before| before.get(&(token as u32)).copied());
         Ok(Choice {
             token: token as u32,
-            logprob: spread.logprob(logits[token]) as f32,
+            logprob: spread.logprob(before.unwrap_or(logits[token])) as f32,
         })
+    }
+
+    /// Makes what has been said less likely; returns the logits that it had.
+    fn penalise(&self, logits: &mut [f32], said: &BTreeSet<u32>) -> BTreeMap<u32, f32> {
+        let penalty = self.repetition_penalty as f32;
+        let mut before = BTreeMap::new();
+        for &token in said {
+            let Some(logit) = logits.get_mut(token as usize) else {
+                continue;
+            };
+            before.insert(token, *logit);
+            *logit = match *logit < 0.0 {
+                true => *logit * penalty,
+                false => *logit / penalty,
+            };
+        }
+        before
     }
 
     /// Bans from logits over the vocabulary what is banned, and says what probabilities they stand for.
@@ -206,6 +251,27 @@ mod tests {
             let choice = chooser.choose(&mut [9.0, 1.0, 9.0, 0.0], &mut draws);
             assert!([1, 3].contains(&choice.unwrap().token));
         }
+    }
+
+    #[test]
+    fn what_was_said_is_less_likely_and_its_reported_probability_is_the_models_own() {
+        let mut chooser = Chooser::new(0.0, vec![3]);
+        chooser.repetition_penalty = 2.0;
+        let said = BTreeSet::from([1, 2, 3, 99]);
+        let limits = Limits::new(None, Some(&said));
+        let chosen = |logits: [f32; 4]| {
+            let mut logits = logits.to_vec();
+            let choice = chooser.choose_within(&mut logits, limits, &mut Draws::new(0));
+            (choice.unwrap(), logits)
+        };
+        // 3 becomes 1.5, which is less than 2; -1 becomes -2; what is banned stays so.
+        let (choice, logits) = chosen([2.0, 3.0, -1.0, 9.0]);
+        assert_eq!(choice.token, 0);
+        assert_eq!(logits, [2.0, 1.5, -2.0, f32::NEG_INFINITY]);
+        let (choice, _) = chosen([2.0, 6.0, -1.0, 9.0]);
+        assert_eq!(choice.token, 1);
+        let p = 6f32.exp() / (2f32.exp() + 6f32.exp() + (-1f32).exp());
+        assert!((choice.logprob - p.ln()).abs() < 1e-6);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::family::CONFIG;
 use super::tokenizer::ChatTokenizer;
 use super::ModelError;
 
-const GENERATION: &str = "generation_config.json";
+pub(super) const GENERATION: &str = "generation_config.json";
 
 /// Control tokens that end an answer in the chat formats of the checkpoints that are read.
 const NAMES: [&str; 3] = ["<|im_end|>", "<end_of_utterance>", "<|eot_id|>"];
@@ -66,7 +66,7 @@ impl Ends {
 }
 
 /// One id, several, or none; nothing if it is anything else.
-fn listed(value: &Value) -> Option<Vec<u32>> {
+pub(super) fn listed(value: &Value) -> Option<Vec<u32>> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match value {
         Value::Null => Some(Vec::new()),

@@ -10,6 +10,7 @@ use super::decoder::{self, Decoder, Embedded};
 use super::device::beside;
 use super::ends::Ends;
 use super::family::Family;
+use super::generation::GenerationRules;
 use super::placeholders::placeholders;
 use super::precision::Precision;
 use super::template::ChatTemplate;
@@ -33,7 +34,9 @@ pub struct Mllm {
     pub vision: Arc<dyn Vision>,
     /// Tokens that end an answer.
     pub ends: Ends,
-    /// Ids that no answer holds, for they stand for pictures or for nothing.
+    /// What the checkpoint asks of whoever chooses tokens.
+    pub generation: GenerationRules,
+    /// Ids that no answer holds, for they stand for pictures or for nothing, or the checkpoint suppresses them.
     pub placeholders: Vec<u32>,
     image_token: u32,
     video_token: Option<u32>,
@@ -110,7 +113,9 @@ impl Mllm {
             .chain(family_config.video_token().map(Ok))
             .chain(markup)
             .collect::<Result<Vec<_>, _>>()?;
-        let placeholders = placeholders(pictures, &tokenizer, config.vocab_size(), &ends);
+        let generation = GenerationRules::load(checkpoint, &tokenizer)?;
+        let unsaid = pictures.into_iter().chain(generation.suppressed.clone());
+        let placeholders = placeholders(unsaid, &tokenizer, config.vocab_size(), &ends);
 
         let beside = beside(device);
         let tower = Weights::new(source.clone(), dtype, &beside);
@@ -132,6 +137,7 @@ impl Mllm {
             vision,
             tower_device: beside,
             ends,
+            generation,
             placeholders,
             image_token,
             video_token: family_config.video_token(),

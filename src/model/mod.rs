@@ -20,6 +20,7 @@
 //! - `tokenizer`: text to ids, in which control tokens count only where the chat format put them
 //! - `template`: the checkpoint's own chat template
 //! - `ends`: the tokens that end an answer
+//! - `generation`: what a checkpoint asks of whoever chooses tokens
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `activation`: the activation functions that configurations name
 //! - `precision`: the type that a model computes in
@@ -41,6 +42,7 @@ pub mod ends;
 pub mod family;
 mod fields;
 pub mod finite;
+pub mod generation;
 pub mod gguf;
 mod json;
 pub mod linear;

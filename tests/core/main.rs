@@ -40,6 +40,7 @@ mod quantised;
 mod quantised_steps;
 mod qwen_vl;
 mod recall;
+mod repetition;
 mod sent_pictures;
 mod smollm2;
 mod speed;

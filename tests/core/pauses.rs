@@ -15,8 +15,9 @@ const LENGTH: usize = 23;
 
 fn config() -> SessionConfig {
     let mut config = tiny_config();
-    // Whatever is drawn, so that an answer is as long as it may be.
-    config.temperature = 100.0;
+    // Whatever is drawn, so that an answer is as long as it may be; and what was said counts.
+    config.temperature = 5.0;
+    config.repetition_penalty = 10.0;
     config.seed = 17;
     config.max_new_tokens = LENGTH;
     config.frames_during_answers = EVERY;

@@ -153,7 +153,7 @@ pub struct Prompted;
 impl Selection for Prompted {
     fn takes(parameter: &Parameter) -> bool {
         OF_THE_MODEL.contains(&parameter.name)
-            || parameter.name == "max_new_tokens"
+            || ["max_new_tokens", "repetition_penalty"].contains(&parameter.name)
             || CacheConfig::find(parameter.name).is_ok()
     }
 

@@ -1,6 +1,6 @@
 //! `inf_mllm generate`: one user turn, images first, rendered by the checkpoint's own chat template.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use inf_mllm::cache::{host, BoundedCache, CacheConfig, CacheShape, Mark, PolicyK
 use inf_mllm::files;
 use inf_mllm::gpu;
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::chooser::{Chooser, Draws};
+use inf_mllm::model::chooser::{Chooser, Draws, Limits};
 use inf_mllm::model::decoder::step::Stepper;
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
@@ -60,6 +60,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let shape = model.shape;
     let max_new_tokens = config.max_new_tokens;
+    // As the published tools generate: whatever the model says, also of tokens that are no text.
+    let mut chooser = Chooser::new(0.0, Vec::new());
+    chooser.repetition_penalty = model.generation.penalty(config.repetition_penalty);
+    let repeats = chooser.repetition_penalty != 1.0;
+    let mut said = repeats.then(|| ids.iter().copied().collect::<BTreeSet<_>>());
     let cache = cache_config(&args.given, config, &shape, ids.len());
     let mut cache = BoundedCache::new(shape, &cache, system_tokens, model.dtype(), &device)?;
 
@@ -78,31 +83,36 @@ pub fn run(args: &Args) -> Result<()> {
             .with_context(|| format!("writing {}", file.display()))?;
     }
 
-    // As the published tools generate: whatever the model says, also of tokens that are no text.
-    let (chooser, mut draws) = (Chooser::new(0.0, Vec::new()), Draws::new(0));
+    let mut draws = Draws::new(0);
     let rules = (&chooser, model.ends.ids());
     let mut stepper = Stepper::fitting(&model.decoder, gpu.as_ref(), &cache, rules);
     // Only text reaches the top where visual tokens are withdrawn.
     let mut last = host::floats(&logits.get(logits.dim(0)? - 1)?)?;
-    let mut token = chooser.choose(&mut last, &mut draws)?.token;
+    let limits = Limits::new(None, said.as_ref());
+    let first = chooser.choose_within(&mut last, limits, &mut draws)?;
+    let mut token = first.token;
     let mut generated = Vec::new();
     while generated.len() < max_new_tokens {
         generated.push(token);
         if model.ends.contains(token) || generated.len() == max_new_tokens {
             break;
         }
+        if let Some(said) = &mut said {
+            said.insert(token);
+        }
+        let limits = Limits::new(None, said.as_ref());
         token = match &mut stepper {
             Some(stepper) => {
                 cache.reserve(1)?;
                 let rules = (&chooser, &mut draws);
-                stepper.step(token, Mark::default(), &mut cache, rules)?
+                stepper.step_within(token, Mark::default(), &mut cache, rules, limits)?
             }
             None => {
                 let x = model.decoder.embed(&[token])?;
                 let hidden = model.decoder.append(&x, &[Mark::default()], &mut cache)?;
                 let logits = model.decoder.logits(&hidden)?.squeeze(0)?;
                 let mut logits = logits.to_dtype(DType::F32)?.to_vec1()?;
-                chooser.choose(&mut logits, &mut draws)?
+                chooser.choose_within(&mut logits, limits, &mut draws)?
             }
         }
         .token;

@@ -1,5 +1,6 @@
 //! Instructions: from the question's tokens to the answer.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
@@ -8,8 +9,8 @@ use super::formed::{cut_off, no_text};
 use super::pauses::{Asking, Meanwhile, Prepared, Progress};
 use super::{ChoicesError, Chunk, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
-use crate::model::chooser::Choice;
-use crate::model::constraint::{Allowed, Constraint, ConstraintError};
+use crate::model::chooser::{Choice, Limits};
+use crate::model::constraint::{Constraint, ConstraintError};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
 use crate::stream::frame::FrameError;
@@ -224,6 +225,7 @@ impl Session {
     ) -> Result<Option<FinishReason>, AskError> {
         let longest = self.longest(instruction);
         let mut allowed = form.as_mut().map(Constraint::allowed).transpose()?;
+        let mut said = self.repeatable(&instruction.text, &asking.run.answer.token_ids)?;
         let run = &mut asking.run;
         let before = run.answer.output_tokens;
         if let Some(draws) = asking.draws.take() {
@@ -237,7 +239,8 @@ impl Session {
             if form.is_some() && run.answer.token_ids.is_empty() {
                 logits = session.close_thought(logits, run)?;
             }
-            Ok::<_, AskError>(session.choose(&mut logits, allowed.as_ref())?)
+            let limits = Limits::new(allowed.as_ref(), said.as_ref());
+            Ok::<_, AskError>(session.choose(&mut logits, limits)?)
         })?;
         run.answer.prompt_tokens += sent;
         self.times.prefill = started.elapsed();
@@ -269,9 +272,13 @@ impl Session {
                     Err(error) => break Err(error.into()),
                 }
             }
+            if let Some(said) = &mut said {
+                said.insert(token);
+            }
             before_choice = self.state.stream.draws;
             let last = run.answer.output_tokens >= longest;
-            match self.follow(token, last, allowed.as_ref()) {
+            let limits = Limits::new(allowed.as_ref(), said.as_ref());
+            match self.follow(token, last, limits) {
                 Ok(Some(next)) => choice = next,
                 Ok(None) => break Ok(Some(FinishReason::Length)),
                 Err(error) => break Err(error.into()),
@@ -344,14 +351,14 @@ impl Session {
         }
     }
 
-    /// Feeds a token of an answer and chooses what follows it among the allowed, if not all are, unless it is the last.
+    /// Feeds a token of an answer and chooses what follows it within limits, unless it is the last.
     pub(super) fn follow(
         &mut self,
         token: u32,
         last: bool,
-        allowed: Option<&Allowed>,
+        limits: Limits<'_>,
     ) -> Result<Option<Choice>, ModelError> {
-        if let Some(choice) = self.step(token, allowed)? {
+        if let Some(choice) = self.step(token, limits)? {
             return Ok((!last).then_some(choice));
         }
         self.attempt(|session| {
@@ -361,18 +368,28 @@ impl Session {
             let hidden = session.pass(&[token], &[], Chunk::Answer, 1)?;
             let mut rows = session.logits(&hidden.ok_or_else(no_text)?)?;
             let mut logits = rows.pop().ok_or_else(no_text)?;
-            session.choose(&mut logits, allowed).map(Some)
+            session.choose(&mut logits, limits).map(Some)
         })
     }
 
-    /// What follows text with these logits behind it, among the allowed, if not all are.
-    fn choose(
-        &mut self,
-        logits: &mut [f32],
-        allowed: Option<&Allowed>,
-    ) -> Result<Choice, ModelError> {
+    /// What follows text with these logits behind it, within limits.
+    fn choose(&mut self, logits: &mut [f32], limits: Limits<'_>) -> Result<Choice, ModelError> {
         let draws = &mut self.state.stream.draws;
-        Ok(self.chooser.choose_among(logits, allowed, draws)?)
+        Ok(self.chooser.choose_within(logits, limits, draws)?)
+    }
+
+    /// The tokens whose repetition is made less likely, if any is: those of the instruction's turn, which are its text, what the chat
+    /// template puts around it, and what has been answered.
+    fn repeatable(
+        &self,
+        question: &str,
+        said: &[u32],
+    ) -> Result<Option<BTreeSet<u32>>, ModelError> {
+        if self.chooser.repetition_penalty == 1.0 {
+            return Ok(None);
+        }
+        let asked = self.question(question)?;
+        Ok(Some(asked.iter().chain(said).copied().collect()))
     }
 
     /// Logits over the vocabulary behind each of `hidden`, `[tokens, hidden]`.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::formed::no_text;
 use super::{AskError, Chunk, Session};
-use crate::model::chooser::{Choice, ChoiceError};
+use crate::model::chooser::{Choice, ChoiceError, Limits};
 use crate::model::ModelError;
 use crate::stream::answer::{AnswerDelta, Chosen, ChosenBy, FinishReason, Generation, Instruction};
 
@@ -270,7 +270,7 @@ impl Session {
             run.emit(token, on_delta)?;
             if stays {
                 let draws = self.state.stream.draws;
-                self.follow(token, true, None)?;
+                self.follow(token, true, Limits::default())?;
                 self.state.stream.draws = draws;
             }
         }

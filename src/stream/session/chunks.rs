@@ -4,8 +4,7 @@ use candle_core::Tensor;
 
 use super::{Session, SessionState};
 use crate::cache::{FrameId, Heard, Mark};
-use crate::model::chooser::Choice;
-use crate::model::constraint::Allowed;
+use crate::model::chooser::{Choice, Limits};
 use crate::model::finite::check_finite;
 use crate::model::vision::ImageFeatures;
 use crate::model::{mllm, ModelError};
@@ -151,12 +150,12 @@ impl Session {
         Ok(hidden)
     }
 
-    /// Feeds a token of an answer in the device's own kernels, if there are such, and chooses what follows it among the allowed, if not all
-    /// are. If that fails, the state is what it was.
+    /// Feeds a token of an answer in the device's own kernels, if there are such, and chooses what follows it within limits. If
+    /// that fails, the state is what it was.
     pub(super) fn step(
         &mut self,
         token: u32,
-        allowed: Option<&Allowed>,
+        limits: Limits<'_>,
     ) -> Result<Option<Choice>, ModelError> {
         let Some(stepper) = &mut self.stepper else {
             return Ok(None);
@@ -167,7 +166,7 @@ impl Session {
         };
         let SessionState { cache, stream, .. } = &mut self.state;
         let rules = (&self.chooser, &mut stream.draws);
-        let choice = stepper.step_among(token, mark, cache, rules, allowed)?;
+        let choice = stepper.step_within(token, mark, cache, rules, limits)?;
         stream.last_id = Some(token);
         self.attempt(|session| Ok::<_, ModelError>(session.state.cache.reserve(1)?))?;
         Ok(Some(choice))

@@ -63,6 +63,9 @@ parameters! {
         frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
+        /// Makes the tokens of the instruction and of its answer so far less likely to come again: their logits are divided by this, or
+        /// multiplied where they are negative; 1: nothing of the kind; 0: as the checkpoint's generation_config.json has it.
+        repetition_penalty: f64 = 0.0, range 0.0..=10.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.
         seed: u64 = 0, range 0..=i64::MAX;
         /// Instructions that may wait; one more is refused with an answer that says so.

@@ -162,6 +162,7 @@ impl Session {
             times: StepTimes::default(),
             complaints: Complaints::default(),
         };
+        session.set_chooser();
         session.begin(beginning)?;
         let (decoder, cache) = (&session.model.decoder, &session.state.cache);
         let rules = (&session.chooser, session.model.ends.ids());
@@ -286,7 +287,7 @@ impl Session {
     /// Changes a parameter that can be set while the session runs; it holds from the next frame or instruction on.
     pub fn set_parameter(&mut self, name: &str, value: Value) -> Result<(), ParameterError> {
         self.config.set(name, value)?;
-        self.chooser.temperature = self.config.temperature;
+        self.set_chooser();
         let config = &self.config;
         for (index, camera) in self.state.stream.cameras.iter_mut().enumerate() {
             camera
@@ -294,6 +295,12 @@ impl Session {
                 .configure(config.cameras.gate(index, config.gate));
         }
         Ok(())
+    }
+
+    fn set_chooser(&mut self) {
+        self.chooser.temperature = self.config.temperature;
+        let asked = self.config.repetition_penalty;
+        self.chooser.repetition_penalty = self.model.generation.penalty(asked);
     }
 
     fn follow_cache(&mut self) {

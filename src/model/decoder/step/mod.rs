@@ -21,8 +21,7 @@ use candle_core::Tensor;
 use super::Decoder;
 use crate::cache::{BoundedCache, CacheError, Mark, Revision};
 use crate::gpu::{Gpu, Mapped, Recording};
-use crate::model::chooser::{Choice, ChoiceError, Chooser, Draws};
-use crate::model::constraint::Allowed;
+use crate::model::chooser::{Choice, ChoiceError, Chooser, Draws, Limits};
 use crate::model::weights::block_name;
 use crate::model::ModelError;
 use launches::Buffers;
@@ -121,17 +120,17 @@ impl Stepper {
         cache: &mut BoundedCache,
         rules: (&Chooser, &mut Draws),
     ) -> Result<Choice, ModelError> {
-        self.step_among(token, mark, cache, rules, None)
+        self.step_within(token, mark, cache, rules, Limits::default())
     }
 
-    /// The same, and chooses among the tokens that are allowed, if not all are: on the host, as it draws.
-    pub fn step_among(
+    /// The same, and chooses within limits: on the host, as it draws.
+    pub fn step_within(
         &mut self,
         token: u32,
         mark: Mark,
         cache: &mut BoundedCache,
         (chooser, draws): (&Chooser, &mut Draws),
-        allowed: Option<&Allowed>,
+        limits: Limits<'_>,
     ) -> Result<Choice, ModelError> {
         let budget = cache.plan().budget;
         let used = cache.step_layers().map(|layer| layer.len).max();
@@ -152,13 +151,13 @@ impl Stepper {
         }
         self.revision = None;
         // The next one needs a slot that no compaction has to make.
-        let on_host = chooser.temperature > 0.0 || allowed.is_some();
+        let on_host = chooser.temperature > 0.0 || !limits.is_none();
         self.ahead = self.runs_ahead && !on_host && free > 1;
         if self.ahead {
             self.recording.launch()?;
         }
         self.recording.wait(usize::from(self.ahead))?;
-        let choice = match self.choice(cache, (chooser, draws), allowed) {
+        let choice = match self.choice(cache, (chooser, draws), limits) {
             Ok(choice) => choice,
             Err(error) => {
                 // A step behind one that failed does nothing.
@@ -208,7 +207,7 @@ impl Stepper {
         &mut self,
         cache: &BoundedCache,
         (chooser, draws): (&Chooser, &mut Draws),
-        allowed: Option<&Allowed>,
+        limits: Limits<'_>,
     ) -> Result<Choice, ModelError> {
         match self.state.fault(self.chosen.as_ref()) {
             None => {}
@@ -224,10 +223,10 @@ impl Stepper {
             }
         }
         let choice = self.state.note_choice(self.chosen.as_ref());
-        if chooser.temperature > 0.0 || allowed.is_some() {
+        if chooser.temperature > 0.0 || !limits.is_none() {
             self.state.forget_token();
             let mut logits = self.logits.to_vec1()?;
-            return Ok(chooser.choose_among(&mut logits, allowed, draws)?);
+            return Ok(chooser.choose_within(&mut logits, limits, draws)?);
         }
         Ok(choice)
     }
