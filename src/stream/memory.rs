@@ -111,6 +111,11 @@ impl FrameMemory {
         }
     }
 
+    /// A frame has been seen that enters the cache as part of the next one.
+    pub fn pass_over(&mut self) {
+        self.seen += 1;
+    }
+
     /// A frame of so many image tokens has entered the cache.
     pub fn remember(&mut self, image: &CameraImage, tokens: usize) {
         self.confirm(image);

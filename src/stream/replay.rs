@@ -337,7 +337,7 @@ impl Run<'_> {
     }
 
     fn reset(&mut self) -> Result<(), ReplayError> {
-        if self.session.memory().seen() > 0 {
+        if self.session.has_seen() {
             self.close_memory();
             self.session.reset()?;
         }

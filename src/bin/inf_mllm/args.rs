@@ -171,7 +171,8 @@ pub struct Inspected;
 
 impl Selection for Inspected {
     fn takes(parameter: &Parameter) -> bool {
-        OF_THE_MODEL.contains(&parameter.name) || ["budget", "kv_storage"].contains(&parameter.name)
+        OF_THE_MODEL.contains(&parameter.name)
+            || ["budget", "kv_storage", "frames_per_group"].contains(&parameter.name)
     }
 }
 

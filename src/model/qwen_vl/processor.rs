@@ -228,4 +228,17 @@ impl ImageProcessor {
         let shape = (grid.patches(), 3 * self.frames * area);
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
+
+    /// Of the patches of two pictures, `[patches, 3 * 2 * side * side]` each, the first of the one as the first frame and the second of the
+    /// other as the second.
+    pub fn join(&self, first: &Tensor, second: &Tensor) -> candle_core::Result<Tensor> {
+        let area = self.patch * self.patch;
+        let frames = |values: &Tensor| values.reshape((values.dim(0)?, 3, self.frames, area));
+        let (before, behind) = (frames(first)?, frames(second)?);
+        let parts = [
+            before.narrow(2, 0, 1)?,
+            behind.narrow(2, 1, self.frames - 1)?,
+        ];
+        Tensor::cat(&parts, 2)?.reshape(first.shape())
+    }
 }

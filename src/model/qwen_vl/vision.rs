@@ -112,6 +112,17 @@ impl Vision for QwenVision {
         })
     }
 
+    fn takes_pairs(&self) -> bool {
+        self.processor.layout().frames == 2
+    }
+
+    fn join(&self, first: &Pixels, second: &Pixels) -> Result<Pixels> {
+        Ok(Pixels {
+            layout: second.layout,
+            values: self.processor.join(&first.values, &second.values)?,
+        })
+    }
+
     /// `pixel_values` is `[patches, values]` for all pictures, `image_grid_thw` `[pictures, 3]` their grids.
     fn split(
         &self,

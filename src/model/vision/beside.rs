@@ -58,6 +58,14 @@ impl Vision for Beside {
         self.vision.pixels(prepared)
     }
 
+    fn takes_pairs(&self) -> bool {
+        self.vision.takes_pairs()
+    }
+
+    fn join(&self, first: &Pixels, second: &Pixels) -> Result<Pixels> {
+        self.vision.join(first, second)
+    }
+
     fn split(
         &self,
         tensors: &HashMap<String, Tensor>,

@@ -109,6 +109,16 @@ pub trait Vision: Send + Sync {
     /// The values of a prepared picture.
     fn pixels(&self, prepared: &Prepared) -> Result<Pixels>;
 
+    /// Whether the tower takes two frames in a row as one, as it was trained on videos.
+    fn takes_pairs(&self) -> bool {
+        false
+    }
+
+    /// The values of two frames of one layout as the tower takes them together; of one that takes no pairs those of the second.
+    fn join(&self, _first: &Pixels, second: &Pixels) -> Result<Pixels> {
+        Ok(second.clone())
+    }
+
     /// The pictures in a published processor's tensors, by their names there.
     fn split(
         &self,

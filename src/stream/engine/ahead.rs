@@ -50,7 +50,7 @@ pub fn run(encoder: &FrameEncoder, thumbnails: &Thumbnails, shared: &Shared) {
         let started = Instant::now();
         let running = Running(shared);
         let gate = lock(&shared.gates)[image.camera].clone();
-        let seen = Seen::of(encoder, &image, &gate, thumbnails);
+        let seen = Seen::of(encoder, &image, &gate, thumbnails, true);
         let stage = Stage::Done(Box::new(seen));
         lock(&shared.inbox).ahead = Some(Ahead { image, stage });
         drop(running);

@@ -167,7 +167,7 @@ impl Worker {
     }
 
     fn ask(&mut self, instruction: Instruction) {
-        let shown = self.session.memory().seen() > 0 || !instruction.images.is_empty();
+        let shown = self.session.has_seen() || !instruction.images.is_empty();
         if !shown && !instruction.text.trim().is_empty() {
             let reason = format!("{}: {}", AskError::NoFrame, self.why_no_frame());
             let finish = FinishReason::Error;
@@ -190,7 +190,7 @@ impl Worker {
 
     /// Asks for watches.
     fn watch(&mut self, instruction: &Instruction, ids: &[String]) {
-        let blind = self.session.memory().seen() == 0;
+        let blind = !self.session.has_seen();
         let answer = (!blind).then(|| self.answer(instruction, false));
         let published = {
             let mut inbox = lock(&self.shared.inbox);

@@ -166,6 +166,18 @@ impl Picture for CameraPicture<'_> {
 }
 
 impl CameraImage {
+    /// Its stamps and its camera; the pixels are gone.
+    pub fn without_data(&self) -> Self {
+        Self {
+            frame_id: self.frame_id.clone(),
+            data: ImageData::Compressed {
+                format: String::new(),
+                data: Vec::new(),
+            },
+            ..*self
+        }
+    }
+
     /// An image that arrives at the time of its stamp.
     pub fn recorded(stamp_ns: i64, frame_id: &str, data: ImageData) -> Self {
         Self {

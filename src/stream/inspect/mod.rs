@@ -101,6 +101,8 @@ pub struct Frame {
     pub opening_tokens: usize,
     /// Those of the image alone.
     pub image_tokens: usize,
+    /// How many frames of a camera share them.
+    pub frames: usize,
 }
 
 impl Report {
@@ -173,8 +175,8 @@ impl Report {
         self.fill_kept(&hollow, &keeping, opened.options);
         let (chat, known) = Chat::find(&model)?;
         self.notes.extend(chat.remarks(&model, known));
-        self.fill_frames(&model, &chat)?;
         let session = opened.options.session;
+        self.fill_frames((&model, &chat), session)?;
         PromptCheck::new(&model, chat, session)?.check(&session.system_prompt)
     }
 
@@ -240,7 +242,12 @@ impl Report {
     }
 
     /// What frames take in the stream, for which the checkpoint's chat template is rendered.
-    fn fill_frames(&mut self, model: &Mllm, chat: &Chat) -> Result<(), ModelError> {
+    fn fill_frames(
+        &mut self,
+        (model, chat): (&Mllm, &Chat),
+        session: &SessionConfig,
+    ) -> Result<(), ModelError> {
+        session.check_groups(model)?;
         for (width, height) in PICTURES {
             let layout = model.vision.layout((width, height), View::Frame);
             let markup = model.vision.markup(&layout);
@@ -254,6 +261,7 @@ impl Report {
                 tokens: next.len(),
                 opening_tokens: first.len(),
                 image_tokens: model.vision.tokens(&layout),
+                frames: session.frames_at_once(model),
             });
         }
         Ok(())

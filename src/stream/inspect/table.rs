@@ -53,8 +53,12 @@ impl Display for Report {
             row(
                 &format!("frame {} x {}", frame.width, frame.height),
                 format!(
-                    "{} tokens ({} of the image; {} where it begins a turn), {}",
+                    "{} tokens{} ({} of the image; {} where it begins a turn), {}",
                     frame.tokens,
+                    match frame.frames {
+                        1 => "",
+                        _ => " for two of them",
+                    },
                     frame.image_tokens,
                     frame.opening_tokens,
                     size(bytes)

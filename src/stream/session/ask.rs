@@ -50,7 +50,9 @@ impl Session {
         meanwhile: &dyn Fn() -> Meanwhile,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Progress {
-        let outcome = self.checked_ask(instruction, meanwhile, &mut asking, on_delta);
+        let outcome = self.with_all_shown(instruction.ephemeral, |session| {
+            session.checked_ask(instruction, meanwhile, &mut asking, on_delta)
+        });
         self.follow_cache();
         let (finish, error) = match outcome {
             Ok(Some(finish)) => (finish, None),
@@ -95,11 +97,9 @@ impl Session {
         asking: &mut Asking,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<Option<FinishReason>, AskError> {
+        asking.run.answer.rest_on(&self.basis());
         let mut prepared = match asking.prepared.take() {
-            Some(prepared) => {
-                asking.run.answer.rest_on(&self.basis());
-                prepared
-            }
+            Some(prepared) => prepared,
             None => self.prepare(instruction, &mut asking.run.answer)?,
         };
         let said = asking.run.answer.output_tokens;

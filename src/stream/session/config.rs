@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::recall::no_archive;
 use crate::cache::parameter::{parameters, ParameterError};
 use crate::cache::{CacheConfig, PolicyKind};
+use crate::model::mllm::Mllm;
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
 use crate::model::DeviceKind;
@@ -61,6 +62,9 @@ parameters! {
         /// The frame that waits is taken in after so many tokens of an answer, again and again: behind what the model has seen before and in
         /// front of the instruction, which is put again with what has been answered so far; 0: only behind the answer.
         frames_during_answers: usize = 64, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// How many frames in a row of one camera become one picture of the memory: 2 halves their tokens for models whose tower was trained on
+        /// videos so (Qwen-VL), and the first of two waits for the second, or for a question; 1: each is one; 0: as the model was trained.
+        frames_per_group: usize = 0, range 0..=2, unit "frames";
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Makes the tokens of the instruction and of its answer so far less likely to come again: their logits are divided by this, or
@@ -112,6 +116,29 @@ impl SessionConfig {
                 expected: format!("auto or never, for {why}"),
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// How many frames in a row of a camera this model takes as one.
+    pub fn frames_at_once(&self, model: &Mllm) -> usize {
+        match self.frames_per_group != 1 && model.vision.takes_pairs() {
+            true => 2,
+            false => 1,
+        }
+    }
+
+    /// Fails where frames cannot be taken as this model's tower takes them.
+    pub fn check_groups(&self, model: &Mllm) -> Result<(), ParameterError> {
+        match self.frames_per_group > 1 && !model.vision.takes_pairs() {
+            false => Ok(()),
+            true => Err(ParameterError::Value {
+                name: "frames_per_group",
+                value: self.frames_per_group.to_string(),
+                expected: format!(
+                    "0 or 1, for the tower of {} takes frames one by one",
+                    model.family.name
+                ),
+            }),
         }
     }
 

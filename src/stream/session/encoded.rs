@@ -4,7 +4,7 @@ use super::{PushError, Session};
 use crate::model::finite::check_finite;
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
-use crate::stream::frame::{CameraImage, ImageData};
+use crate::stream::frame::CameraImage;
 
 /// A frame as tower and connector left it.
 #[derive(Debug, Clone)]
@@ -56,30 +56,23 @@ impl Session {
             Ok((layout, features))
         };
         let (layout, features) = encode()?;
-        let nothing = ImageData::Compressed {
-            format: String::new(),
-            data: Vec::new(),
-        };
-        let image = CameraImage {
-            frame_id: image.frame_id.clone(),
-            data: nothing,
-            ..*image
-        };
         Ok(EncodedFrame {
-            image,
+            image: image.without_data(),
             layout,
             features,
         })
     }
 
-    /// [`Session::push_frame`] of a frame that another session of the same model has encoded. It is used in any case: the gate, which
-    /// goes by the pixels, is not asked.
+    /// [`Session::push_frame`] of a frame that another session of the same model has encoded. It is used in any case, and by itself: the gate,
+    /// which goes by the pixels, is not asked.
     pub fn push_encoded(&mut self, frame: &EncodedFrame) -> Result<(), PushError> {
         let image = &frame.image;
         let jumped = self.arrive(image)?;
         self.follow_jump(jumped, image)?;
-        let unit =
-            self.attempt(|session| session.enter(image, frame.layout, frame.features.clone()))?;
+        let unit = self.attempt(|session| {
+            let elapsed_ns = session.state.stream.memory.since_epoch(image.stamp_ns);
+            session.enter(image, elapsed_ns, frame.layout, frame.features.clone())
+        })?;
         self.archive_unit(unit);
         self.note_frame(image, None);
         Ok(())

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::groups::Waiting;
 use super::last_frames::{Frame, Shown};
 use super::Session;
 use crate::cache::{CacheError, PolicyKind};
@@ -11,7 +12,7 @@ use crate::model::finite::check_finite;
 use crate::model::vision::frames::{FrameEncoder, Look};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
-use crate::stream::archive::{Entered, Kind, Unit};
+use crate::stream::archive::{self, Kind, Unit};
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::{FrameGate, Skip};
 use crate::stream::thumbnail::{Thumbnail, Thumbnails};
@@ -54,17 +55,18 @@ pub struct Seen {
     comparable: bool,
     conversion: Duration,
     thumbnail: Option<Arc<Thumbnail>>,
-    /// None where a gate found it to show nothing new. With the time that it took.
+    /// None where a gate found it to show nothing new, and where the frame goes through the tower with another. With the time that it took.
     features: Option<(ImageFeatures, Duration)>,
 }
 
 impl Seen {
-    /// A frame through tower and connector, if there is anything new in it; `gate` is only looked at.
+    /// A frame through tower and connector, if there is anything new in it and it goes there `alone`; `gate` is only looked at.
     pub fn of(
         encoder: &FrameEncoder,
         image: &CameraImage,
         gate: &FrameGate,
         thumbnails: &Thumbnails,
+        alone: bool,
     ) -> Result<Self, PushError> {
         let started = Instant::now();
         let picture = image.picture()?;
@@ -75,7 +77,7 @@ impl Seen {
         let (mut features, mut thumbnail) = (None, None);
         if !gate.unchanged(&look.prepared) {
             thumbnail = thumbnails.of(&picture);
-            features = Some(encode(encoder, &look)?);
+            features = alone.then(|| encode(encoder, &look)).transpose()?;
         }
         Ok(Self {
             look,
@@ -95,6 +97,28 @@ fn encode(encoder: &FrameEncoder, look: &Look) -> Result<(ImageFeatures, Duratio
 
 /// What of a frame is to enter the archive, with its place in the stream.
 pub(super) type Archived = (Unit, Range<u64>);
+
+/// A frame that has entered the memory.
+pub(super) struct Entered {
+    /// Without its data.
+    pub image: CameraImage,
+    pub thumbnail: Option<Arc<Thumbnail>>,
+    unit: Option<Archived>,
+}
+
+impl Entered {
+    pub fn new(
+        image: CameraImage,
+        thumbnail: Option<Arc<Thumbnail>>,
+        unit: Option<Archived>,
+    ) -> Self {
+        Self {
+            image,
+            thumbnail,
+            unit,
+        }
+    }
+}
 
 impl Session {
     /// Takes frames in lock-step, as they arrive: one that is late or of another clock is refused, one after a jump of the stamps
@@ -142,6 +166,9 @@ impl Session {
         seen: Option<Result<Seen, PushError>>,
     ) -> Result<Taken, PushError> {
         let camera = self.camera(image)?;
+        if jumped.is_some() {
+            self.show_waiting(camera);
+        }
         self.follow_jump(jumped, image)?;
         let gate = &self.state.stream.cameras[camera].gate;
         if !gate.due(image.stamp_ns) {
@@ -149,15 +176,27 @@ impl Session {
         }
         let seen = match seen.transpose()? {
             Some(seen) if seen.comparable || !gate.compares() => seen,
-            _ => Seen::of(&self.encoder, image, gate, &self.thumbnails)?,
+            _ => {
+                let alone = !self.takes_pairs();
+                Seen::of(&self.encoder, image, gate, &self.thumbnails, alone)?
+            }
         };
-        let thumbnail = seen.thumbnail.clone();
-        let (taken, unit) = self.attempt(|session| session.feed(image, seen))?;
-        self.archive_unit(unit);
-        if taken == Taken::Used {
-            self.note_frame(image, thumbnail);
+        let fed = self.attempt(|session| session.feed(image, seen));
+        if fed.is_err() {
+            // It may be what failed.
+            self.state.stream.cameras[camera].waiting = None;
+        }
+        let (taken, entered) = fed?;
+        if let Some(entered) = entered {
+            self.note_entered(entered);
         }
         Ok(taken)
+    }
+
+    /// Notes what has entered the memory in archive and evidence; outside of marks, whose copies of them would have to be made whole.
+    pub(super) fn note_entered(&mut self, entered: Entered) {
+        self.archive_unit(entered.unit);
+        self.note_frame(&entered.image, entered.thumbnail);
     }
 
     /// Takes a frame or a turn into the archive; outside of marks, whose copy of the archive would have to be made whole.
@@ -168,7 +207,7 @@ impl Session {
             Kind::Text => "turn",
         };
         let archive = &mut self.state.stream.archive;
-        let Entered::NoRoom(bytes) = archive.enter(unit, extent) else {
+        let archive::Entered::NoRoom(bytes) = archive.enter(unit, extent) else {
             return;
         };
         if let Some(more) = self.complaints.due("archive", Instant::now()) {
@@ -183,7 +222,7 @@ impl Session {
         &mut self,
         image: &CameraImage,
         seen: Seen,
-    ) -> Result<(Taken, Option<Archived>), ModelError> {
+    ) -> Result<(Taken, Option<Entered>), ModelError> {
         let stream = &mut self.state.stream;
         let gate = &mut stream.cameras[image.camera].gate;
         gate.spend(image.stamp_ns);
@@ -192,28 +231,38 @@ impl Session {
             return Ok((Taken::Skipped(Skip::Unchanged), None));
         }
         self.times.conversion = seen.conversion;
-        let (features, took) = match seen.features {
-            Some(features) => features,
-            None => encode(&self.encoder, &seen.look)?,
+        let entered = if self.takes_pairs() {
+            self.feed_in_pairs(Waiting {
+                image: image.without_data(),
+                pixels: self.encoder.pixels(&seen.look)?,
+                thumbnail: seen.thumbnail,
+            })?
+        } else {
+            let (features, took) = match seen.features {
+                Some(features) => features,
+                None => encode(&self.encoder, &seen.look)?,
+            };
+            self.times.vision = took;
+            let elapsed_ns = self.state.stream.memory.since_epoch(image.stamp_ns);
+            let unit = self.enter(image, elapsed_ns, seen.look.prepared.layout, features)?;
+            Some(Entered::new(image.without_data(), seen.thumbnail, unit))
         };
-        self.times.vision = took;
-        let unit = self.enter(image, seen.look.prepared.layout, features)?;
         let gate = &mut self.state.stream.cameras[image.camera].gate;
         gate.took(seen.look.prepared);
-        Ok((Taken::Used, unit))
+        Ok((Taken::Used, entered))
     }
 
-    /// What the tower made of a frame into the memory; the archive takes what is returned.
+    /// What the tower made of a frame of this time in its epoch into the memory; the archive takes what is returned.
     pub(super) fn enter(
         &mut self,
         image: &CameraImage,
+        elapsed_ns: i64,
         layout: Layout,
         features: ImageFeatures,
     ) -> Result<Option<Archived>, ModelError> {
         let started = Instant::now();
         let stream = &mut self.state.stream;
         let tokens = features.rows.dim(0)?;
-        let elapsed_ns = stream.memory.since_epoch(image.stamp_ns);
         let id = stream.memory.next_id();
         let mut unit = None;
         if self.config.cache.policy == PolicyKind::LastFrames {

@@ -5,6 +5,7 @@
 //! - `state`: all that a stream leaves behind, and marks to go back to
 //! - `beginning`: how a stream begins; resets
 //! - `frames`: frames
+//! - `groups`: frames that become one picture with the one before
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
 //! - `choices`: instructions whose answer is one of several texts
@@ -26,6 +27,7 @@ mod encoded;
 mod evidence;
 mod formed;
 mod frames;
+mod groups;
 mod last_frames;
 mod pauses;
 mod pictures;
@@ -127,6 +129,7 @@ impl Session {
     ) -> Result<Self, ModelError> {
         config.check()?;
         config.cameras.check_tokens(&model.tokenizer)?;
+        config.check_groups(&model)?;
         model.decoder.lay_out_for(gpu.as_ref())?;
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
@@ -174,9 +177,10 @@ impl Session {
     }
 
     /// What another thread can take frames through tower and connector with while this session is at something else; none where that
-    /// would take threads from decoding.
+    /// would take threads from decoding, and where frames go through the tower in pairs.
     pub fn encoder(&self) -> Option<FrameEncoder> {
-        self.gpu.is_some().then(|| self.encoder.clone())
+        let apart = self.gpu.is_some() && !self.takes_pairs();
+        apart.then(|| self.encoder.clone())
     }
 
     /// Whether the session can go on behind something that has failed: most of what fails leaves it as it was, but not a device that

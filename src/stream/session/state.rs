@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::beginning::Beginning;
+use super::groups::Waiting;
 use super::last_frames::LastFrames;
 use super::SessionConfig;
 use crate::cache::{BoundedCache, CacheError};
@@ -59,6 +60,8 @@ pub struct CameraState {
     pub gate: FrameGate,
     /// The newest frame, where there is an archive.
     pub newest: Option<Arc<Frame>>,
+    /// The newest frame, where it is to be taken together with the next one.
+    pub waiting: Option<Waiting>,
 }
 
 impl CameraState {
@@ -68,6 +71,7 @@ impl CameraState {
             jumped: None,
             gate: FrameGate::new(config.cameras.gate(camera, config.gate)),
             newest: None,
+            waiting: None,
         }
     }
 }
