@@ -20,7 +20,7 @@ from launch_ros.substitutions import FindPackageShare
 SHARE = FindPackageShare("inf_mllm")
 
 OVERRIDES = {
-    "model": (str, "folder of the checkpoint"),
+    "model": (str, "folder of the checkpoint, a .gguf file, or a name on the hub (ORG/NAME)"),
     "device": (str, "where the model runs: auto, cpu, cuda"),
     "policy": (str, "what stays in the cache, such as inf_mllm, streaming_llm, window"),
     "budget": (int, "slots of the cache, tokens"),

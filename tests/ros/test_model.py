@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pictures
 import pytest
 from conftest import ROOT, Start
 from node_process import NodeProcess
@@ -99,3 +100,60 @@ def test_a_home_and_the_root_of_a_hub_cache(start: Start, tmp_path: Path, monkey
     # What a frame takes in the stream, and the type that was asked for.
     assert "19 tokens (9 of the image; 21 where it begins a turn)" in process.log
     assert "f16 on cpu" in process.log
+
+
+HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+COMMIT = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, which HF_HOME names to the node."""
+    for name in HUB_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    cache = tmp_path / "huggingface" / "hub"
+    cache.mkdir(parents=True)
+    return cache
+
+
+def download(hub: Path, model: Path) -> Path:
+    """Puts a model into the cache as org/model, laid out as `hf download` leaves it; the folder of its files."""
+    root = hub / "models--org--model"
+    snapshot = root / "snapshots" / COMMIT
+    for folder in (root / "refs", root / "blobs", snapshot):
+        folder.mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    for number, file in enumerate(sorted(model.iterdir())):
+        blob = root / "blobs" / f"{number:040x}"
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+    return snapshot
+
+
+def test_a_name_on_the_hub_is_taken_from_the_cache_and_answers(hub: Path, start: Start) -> None:
+    snapshot = download(hub, MODEL)
+    process, client = start({"model": "org/model"})
+    assert str(snapshot) in process.log
+    client.show(pictures.raw(sec=1))
+    answer = client.ask("What do you see?")
+    assert not answer.error and answer.text, answer
+
+
+@pytest.mark.usefixtures("domain")
+def test_a_name_that_is_not_in_the_cache_is_told_with_the_command_that_downloads_it(hub: Path) -> None:
+    log = refusal(Path("org/absent"))
+    for word in ("org/absent", f"in the hub's cache {hub} (HF_HOME)", "`hf download org/absent`"):
+        assert word in log, log
+    assert list(hub.iterdir()) == []
+
+
+@pytest.mark.usefixtures("domain")
+def test_a_download_that_was_not_finished_is_told_with_what_is_missing(hub: Path) -> None:
+    snapshot = download(hub, MODEL)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (snapshot / name).unlink()
+    (hub / "models--org--model" / "blobs" / "4d7a.incomplete").write_bytes(bytes(1_500_000))
+    log = refusal(Path("org/model"))
+    for word in ("model.safetensors, tokenizer.json are missing", "1.5 MB", "`hf download org/model` goes on with it"):
+        assert word in log, log

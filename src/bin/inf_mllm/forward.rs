@@ -17,7 +17,7 @@ use crate::args::{Compared, Given};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model directory.
+    /// Model directory, the .gguf file of a decoder, or a name on the hub (ORG/NAME) that is in the local cache.
     #[arg(long)]
     model: PathBuf,
     /// Safetensors file with `input_ids` [1, tokens] and, with images, what the family's published processor gives:

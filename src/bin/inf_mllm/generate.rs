@@ -24,7 +24,7 @@ use crate::print;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model directory.
+    /// Model directory, the .gguf file of a decoder, or a name on the hub (ORG/NAME) that is in the local cache.
     #[arg(long)]
     model: PathBuf,
     /// Image file (jpeg or png), read as a compressed image of a camera is; may be given several times.

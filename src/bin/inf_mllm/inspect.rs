@@ -10,7 +10,7 @@ use crate::print;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model directory, or the .gguf file of a decoder.
+    /// Model directory, the .gguf file of a decoder, or a name on the hub (ORG/NAME) that is in the local cache.
     model: PathBuf,
     /// Print the report as JSON.
     #[arg(long)]

@@ -25,7 +25,7 @@ pub struct Args {
     /// Instructions with their times, YAML; their system prompt holds unless one is given.
     #[arg(long)]
     instructions: PathBuf,
-    /// Model directory.
+    /// Model directory, the .gguf file of a decoder, or a name on the hub (ORG/NAME) that is in the local cache.
     #[arg(long)]
     model: PathBuf,
     /// Answers, JSON lines; timings go to a file beside it.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::hub::MODELS;
 use super::{CONFIG, INDEX, INDEX_ENDING, SINGLE, WEIGHTS_ENDING};
 use crate::files;
 
@@ -168,11 +169,7 @@ impl Folder {
 
     /// What lies here in the place of what is missing.
     pub fn says(&self) -> String {
-        let found = KINDS.iter().find_map(|kind| {
-            let marks = (kind.marks)(self);
-            (!marks.is_empty()).then(|| format!("{}: {}", list(&marks), (kind.says)(self)))
-        });
-        match found {
+        match self.kind() {
             Some(found) => found,
             None if self.files.is_empty() && self.folders.is_empty() => "it is empty".to_string(),
             None => {
@@ -186,6 +183,14 @@ impl Folder {
                 format!("it holds {}", list(&all))
             }
         }
+    }
+
+    /// What it is, if it is of a kind that is known and no checkpoint, and what to do.
+    pub fn kind(&self) -> Option<String> {
+        KINDS.iter().find_map(|kind| {
+            let marks = (kind.marks)(self);
+            (!marks.is_empty()).then(|| format!("{}: {}", list(&marks), (kind.says)(self)))
+        })
     }
 
     /// What is said of a folder whose `config.json` tells that it is nothing to be loaded, however whole it is.
@@ -225,10 +230,7 @@ impl Folder {
     }
 
     fn hub_models(&self) -> Vec<String> {
-        let models = self
-            .folders
-            .iter()
-            .filter(|name| name.starts_with("models--"));
+        let models = self.folders.iter().filter(|name| name.starts_with(MODELS));
         models.cloned().collect()
     }
 
@@ -250,7 +252,8 @@ fn ending(names: &[String], ends: &[&str]) -> Vec<String> {
     names.iter().filter(fits).cloned().collect()
 }
 
-fn list(names: &[String]) -> String {
+/// The names, or the first of them and how many more there are.
+pub(super) fn list(names: &[String]) -> String {
     let listed = names.iter().take(LISTED).map(String::as_str);
     let listed = listed.collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(LISTED) {

@@ -3,26 +3,27 @@
 //!
 //! - this file: a checkpoint's files by name
 //! - `place`: from what the user gives to the folder or file that is meant
+//! - `hub`: a model's name on a hub, in the cache on this machine
 //! - `folder`: what lies in a folder that is no whole checkpoint
+//! - `weight_files`: which files the weights are in
 //! - `content`: what a file is that is not what its name says
 //! - `quantised`: ways of quantising that are not read
 
 mod content;
 mod folder;
+mod hub;
 mod place;
 mod quantised;
+mod weight_files;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
-use serde::Deserialize;
-use serde_json::Value;
 
-use super::decoder::Unsupported;
 use super::gguf::{GgufFiles, ENDING};
 use super::json;
 use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
@@ -33,6 +34,7 @@ use content::foreign_text;
 use folder::Folder;
 
 pub use content::{foreign, obstacle};
+pub use hub::HubModel;
 pub use place::expand_home;
 pub use quantised::INSTEAD;
 
@@ -40,6 +42,7 @@ const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS_ENDING: &str = ".safetensors";
+const TOKENIZER: &str = "tokenizer.json";
 const INDEX_ENDING: &str = ".safetensors.index.json";
 /// The field of `config.json` that names another file of weights, or another index, than the usual ones.
 const NAMED: &str = "transformers_weights";
@@ -61,8 +64,8 @@ enum Form {
 
 impl Checkpoint {
     /// Opens a directory with a `config.json` and safetensors, or with the `.gguf` files of one decoder and at most one vision tower
-    /// (`mmproj`), or the `.gguf` file of a decoder, beside which its tower may lie. `~/` in front is the user's home, and the root
-    /// of a model in a hub's cache is its snapshot.
+    /// (`mmproj`), or the `.gguf` file of a decoder, beside which its tower may lie. `~/` in front is the user's home, the root of a
+    /// model in a hub's cache is its snapshot, and so is the model's name on the hub (`ORG/NAME`) where nothing else is called so.
     ///
     /// An error says what lies there instead.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
@@ -92,6 +95,7 @@ impl Checkpoint {
         if let Some(Err(unsupported)) = folder.config.as_ref().map(quantised::check) {
             return Err(unsupported.of(published.path(CONFIG)));
         }
+        published.check_download(&folder)?;
         if folder.has(CONFIG) {
             // Weights that are not there are missed when they are asked for.
             return Ok(published);
@@ -182,10 +186,11 @@ impl Checkpoint {
 
     /// That the file `name`, which is needed, is not there.
     fn missing(&self, name: &str) -> ModelError {
-        match obstacle(&self.path(name)) {
-            Some(what) => self.error(format!("{name} is {what}")),
-            None => self.error(format!("{name} is missing")),
-        }
+        let what = obstacle(&self.path(name)).unwrap_or_else(|| "missing".to_string());
+        self.error(match HubModel::of_snapshot(&self.dir) {
+            Some(model) => format!("{name} is {what}; {}", model.to_complete()),
+            None => format!("{name} is {what}"),
+        })
     }
 
     /// A JSON file that must be there.
@@ -270,83 +275,6 @@ impl Checkpoint {
                 }),
             })
             .sum()
-    }
-
-    fn weight_files(&self) -> Result<Vec<PathBuf>, ModelError> {
-        let named = self.weights_name()?;
-        if !named.ends_with(INDEX_ENDING) {
-            return Ok(vec![self.path(&named)]);
-        }
-        let mut shards = self.index(&named)?.into_values().collect::<Vec<_>>();
-        shards.sort();
-        shards.dedup();
-        for shard in &shards {
-            if Path::new(shard).file_name() != Some(shard.as_ref()) {
-                return Err(self.error(format!(
-                    "{named} names the shard {shard}, expected a file's name"
-                )));
-            }
-            if !self.has(shard) {
-                return Err(match obstacle(&self.path(shard)) {
-                    Some(what) => self.error(format!("{shard}, which {named} names, is {what}")),
-                    None => self.error(format!("{shard} is missing, which {named} names")),
-                });
-            }
-        }
-        Ok(shards.iter().map(|shard| self.path(shard)).collect())
-    }
-
-    /// That there are no weights, and what lies there instead.
-    fn no_weights(&self) -> ModelError {
-        for name in [SINGLE, INDEX] {
-            if let Some(what) = obstacle(&self.path(name)) {
-                return self.error(format!("{name} is {what}"));
-            }
-        }
-        let missing = format!("{SINGLE} is missing (and there is no {INDEX})");
-        match Folder::look(&self.dir) {
-            Ok(folder) => self.error(format!("{missing}; {}", folder.says())),
-            Err(_) => self.error(missing),
-        }
-    }
-
-    /// The file of weights, or the index of those that they are in: what `config.json` names, or the one with the usual name.
-    fn weights_name(&self) -> Result<String, ModelError> {
-        let config: Value = self.json(CONFIG)?;
-        let named = match &config[NAMED] {
-            Value::Null => {
-                let there = [SINGLE, INDEX].into_iter().find(|name| self.has(name));
-                return there.map(str::to_string).ok_or_else(|| self.no_weights());
-            }
-            named => named,
-        };
-        let expected = "the name of a safetensors file, or of the index of several";
-        let name = named.as_str().filter(|name| {
-            let known = [WEIGHTS_ENDING, INDEX_ENDING].iter();
-            Path::new(name).file_name() == Some(name.as_ref())
-                && known.clone().any(|ending| name.ends_with(ending))
-        });
-        match name {
-            Some(name) if self.has(name) => Ok(name.to_string()),
-            Some(name) => Err(match obstacle(&self.path(name)) {
-                Some(what) => self.error(format!(
-                    "{name}, which {CONFIG} names as {NAMED}, is {what}"
-                )),
-                None => self.error(format!(
-                    "{name} is missing, which {CONFIG} names as {NAMED}"
-                )),
-            }),
-            None => Err(Unsupported::new(NAMED, named, expected).of(self.path(CONFIG))),
-        }
-    }
-
-    /// The shard of each tensor, as the index `name` has it.
-    fn index(&self, name: &str) -> Result<BTreeMap<String, String>, ModelError> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        Ok(self.json::<Index>(name)?.weight_map)
     }
 
     /// Says which file and tensor an error of the tensor library is about, that comes of loading weights onto `device`.

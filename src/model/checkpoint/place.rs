@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::content::obstacle;
-use crate::files;
+use super::hub::{commit_of, HubModel, SNAPSHOTS};
 use crate::model::ModelError;
 
 /// `path` with the user's home in the place of a leading `~`, as a shell has it. Shells leave `model:=~/...` as it is.
@@ -17,8 +17,10 @@ pub fn expand_home(path: &Path) -> PathBuf {
     }
 }
 
+const NOTHING: &str = "there is no such file or folder";
+
 /// What lies at `path`: a file, or the folder of a model; of the root of a model in a hub's cache (`models--org--name`) the snapshot
-/// that its branch `main` is.
+/// that its branch `main` is. Where nothing lies there, the snapshot of the model that has this name on the hub.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
     let path = expand_home(path);
     let fail = |what: String| ModelError::File {
@@ -26,19 +28,18 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
         what,
     };
     match fs::metadata(&path) {
-        Err(error) => Err(fail(match obstacle(&path) {
-            Some(link) => link,
-            None if error.kind() == ErrorKind::NotFound => {
-                "there is no such file or folder".to_string()
-            }
-            None => error.to_string(),
-        })),
         Ok(found) if found.is_dir() && path.join(SNAPSHOTS).is_dir() => snapshot(&path),
         Ok(_) => Ok(path),
+        Err(error) => match (obstacle(&path), HubModel::parse(&path)) {
+            (Some(link), _) => Err(fail(link)),
+            _ if error.kind() != ErrorKind::NotFound => Err(fail(error.to_string())),
+            (None, None) => Err(fail(NOTHING.to_string())),
+            (None, Some(model)) => model
+                .find()
+                .map_err(|why| fail(format!("{NOTHING}, and {why}"))),
+        },
     }
 }
-
-const SNAPSHOTS: &str = "snapshots";
 
 fn snapshot(root: &Path) -> Result<PathBuf, ModelError> {
     let fail = |what: String| ModelError::Directory {
@@ -54,10 +55,10 @@ fn snapshot(root: &Path) -> Result<PathBuf, ModelError> {
         }
     }
     folders.sort();
-    let main = files::text(&root.join("refs/main")).unwrap_or_default();
-    let of_main = folders.iter().find(|path| path.ends_with(main.trim()));
+    let main = commit_of(root, "main").ok().flatten().unwrap_or_default();
+    let of_main = folders.iter().find(|path| path.ends_with(&main));
     match (of_main, folders.as_slice()) {
-        (Some(path), _) if !main.trim().is_empty() => Ok(path.clone()),
+        (Some(path), _) if !main.is_empty() => Ok(path.clone()),
         (_, [only]) => Ok(only.clone()),
         (_, []) => Err(fail(
             "the root of a model in a hub's cache, and no snapshot of it is there: the download was not finished".to_string(),

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::cache::parameter::ParameterError;
-use crate::model::checkpoint::expand_home;
+use crate::model::checkpoint::{expand_home, HubModel};
 use crate::node::{NodeError, NAME};
 
 /// Finds the checkpoint, a folder or a `.gguf` file: an absolute path as it is, one in `~/` in the user's home, a relative one in the
-/// package's share folders, then from the working directory.
+/// package's share folders, then from the working directory; where nothing is called so, the model of this name in the hub's cache.
 pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
     let path = expand_home(model);
     let mut tried = Vec::new();
@@ -26,20 +26,23 @@ pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
         }
     }
     tried.push(path);
-    tried
-        .iter()
-        // A link to nothing is found too: opening it says where it leads.
-        .find(|path| path.symlink_metadata().is_ok())
-        .cloned()
-        .ok_or_else(|| {
-            let tried = tried.iter().map(|path| path.display().to_string());
-            NodeError::Parameter(ParameterError::Value {
-                name: "model",
-                value: format!("\"{}\"", model.display()),
-                expected: format!(
-                    "an existing folder or .gguf file, looked for: {}",
-                    tried.collect::<Vec<_>>().join(", ")
-                ),
-            })
-        })
+    // A link to nothing is found too: opening it says where it leads.
+    let there = |path: &&PathBuf| path.symlink_metadata().is_ok();
+    if let Some(found) = tried.iter().find(there) {
+        return Ok(found.clone());
+    }
+    let in_hub = match HubModel::parse(model).map(|model| model.find()) {
+        Some(Ok(snapshot)) => return Ok(snapshot),
+        Some(Err(why)) => format!("; and {why}"),
+        None => String::new(),
+    };
+    let tried = tried.iter().map(|path| path.display().to_string());
+    Err(NodeError::Parameter(ParameterError::Value {
+        name: "model",
+        value: format!("\"{}\"", model.display()),
+        expected: format!(
+            "an existing folder or .gguf file, looked for: {}{in_hub}",
+            tried.collect::<Vec<_>>().join(", ")
+        ),
+    }))
 }

@@ -29,8 +29,9 @@ parameters! {
     /// Everything that shapes a session.
     #[derive(Debug, Clone)]
     pub struct SessionConfig {
-        /// Folder of the checkpoint as published (`docs/checkpoints.md` lists the families); a relative one is looked up in the share folder of the
-        /// installed package, then in the working directory.
+        /// Folder of the checkpoint as published (`docs/checkpoints.md` lists the families), or the .gguf file of a decoder; a relative one is
+        /// looked up in the share folder of the installed package, then in the working directory. Where nothing is called so, a model's
+        /// name on the hub (ORG/NAME or ORG/NAME@REVISION), taken from the local cache: nothing is downloaded.
         model_dir: PathBuf = PathBuf::from("models/demo"), name "model";
         /// Where the model runs; auto: the GPU if there is one.
         device: DeviceKind = DeviceKind::Auto;

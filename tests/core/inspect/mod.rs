@@ -4,10 +4,12 @@
 //! - `foreign`: what is no checkpoint
 //! - `damaged`: what is not whole or does not fit
 //! - `places`: where models lie
+//! - `hub`: models by their names on a hub
 //! - `report`: the numbers, and what stands in the way of running
 
 mod damaged;
 mod foreign;
+mod hub;
 mod places;
 mod report;
 

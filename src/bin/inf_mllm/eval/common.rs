@@ -23,7 +23,7 @@ use crate::args::{Given, Measured};
 
 #[derive(clap::Args)]
 pub struct Common {
-    /// Model: a .gguf file, a folder with one, or a model directory.
+    /// Model: a .gguf file, a folder with one, a model directory, or a name on the hub (ORG/NAME) that is in the local cache.
     #[arg(long)]
     pub model: PathBuf,
     /// Results, JSON lines. Cells that are in it already are not measured again.
