@@ -64,6 +64,7 @@ lint: build ## formatting and lints of Rust (without and with ROS) and Python
 	$(ENV); cargo fmt --check
 	$(ENV); cargo clippy --release --locked --all-targets -- -D warnings
 	$(ENV); bash build/ros-cargo clippy --release --locked --all-targets -- -D warnings
+	$(ENV); CARGO_FEATURES=ros bash build/ros-cargo clippy --release --locked --bin inf_mllm_node -- -D warnings
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 

@@ -86,7 +86,7 @@ rust
 
 kind=private
 ros_is_sourced && kind=tools
-stamp="$(cat scripts/{ros,tool}-requirements.txt scripts/setup.sh | sha256sum | cut -d' ' -f1) $kind $INF_MLLM_ROOT"
+stamp="$(cat scripts/{ros,tool}-requirements.txt scripts/setup.sh scripts/vision_msgs/{CMakeLists.txt,package.xml,msg/*} | sha256sum | cut -d' ' -f1) $kind $INF_MLLM_ROOT"
 if [ "$(cat .ros/stamp 2>/dev/null)" = "$stamp" ] && .ros/bin/python -c "import numpy" 2>/dev/null; then
     exit 0
 fi
@@ -105,10 +105,12 @@ fi
 
 [ "$kind" = tools ] || [ "$(uname -m)" = x86_64 ] ||
     die "no ROS 2 is sourced, and the private one exists for x86_64 only, not $(uname -m): install ROS 2 and source it"
+# Its own Python, which comes first in the path, is none to make it anew with.
+rm -rf .ros
+hash -r
 python="$(find_python)" || { apt_install "Python 3.10 to 3.13 with venv and headers" python3 python3-venv python3-dev; python="$(find_python)"; } ||
     die "Python: expected 3.10 to 3.13 with venv and headers"
 say "installing into .ros ($kind, $("$python" --version))"
-rm -rf .ros
 options=()
 [ "$kind" = private ] || options=(--system-site-packages)
 "$python" -m venv "${options[@]}" .ros
@@ -135,7 +137,21 @@ repair_ros_wheels() {
     find .ros/share -name '*.cmake' -exec sed -i -E \
         -e "s#/opt/python/[^;\"]*/numpy/_?core/include#$numpy#g" -e "s#/opt/python/[^;\"]*/include/python3\.[0-9]+#$include#g" {} +
 }
-[ "$kind" = tools ] || repair_ros_wheels
+
+# No wheel has vision_msgs; those of its messages that are published are built as a package of that name.
+build_vision_msgs() {
+    local build="$INF_MLLM_ROOT/.ros/src/vision_msgs"
+    {
+        cmake -S scripts/vision_msgs -B "$build" -DCMAKE_INSTALL_PREFIX="$INF_MLLM_PRIVATE_ROS" -DCMAKE_BUILD_TYPE=Release \
+            -DBUILD_TESTING=OFF -DPython3_EXECUTABLE="$INF_MLLM_PYTHON" -DCMAKE_PREFIX_PATH="$INF_MLLM_PRIVATE_ROS" &&
+            cmake --build "$build" --parallel "$(nproc)" && cmake --install "$build"
+    } >.ros/vision_msgs.log 2>&1 || { tail -n 30 .ros/vision_msgs.log >&2; die "vision_msgs could not be built"; }
+    rm -r "$build"
+}
+if [ "$kind" = private ]; then
+    repair_ros_wheels
+    build_vision_msgs
+fi
 
 echo "$stamp" > .ros/stamp
 say "done"

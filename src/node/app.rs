@@ -320,4 +320,10 @@ fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Top
         budget_bytes = stats.cache.bytes,
         "ready"
     );
+    if cfg!(not(feature = "vision_msgs")) && engine.detects() {
+        tracing::warn!(
+            "boxes in answers are not published on ~/detections: the node was built where there is no vision_msgs; \
+             install it (ros-jazzy-vision-msgs on Jazzy) and build the package anew"
+        );
+    }
 }

@@ -201,6 +201,8 @@ impl Diagnostics {
             .with("received", stats.instructions_received)
             .with("answered", stats.instructions_answered)
             .with("failed", stats.instructions_failed)
+            .with("detections", stats.detections)
+            .with("detections_dropped", stats.detections_dropped)
     }
 
     fn watches(&self, stats: &StreamStats) -> Status {

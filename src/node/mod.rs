@@ -16,12 +16,15 @@
 //! - `diagnostics`: the state of the node on /diagnostics
 //! - `outputs`: the publishers, fed by the engine through a channel
 //! - `evidence_image`: the frames that an answer rests on, as a picture
+//! - `detections`: the boxes in an answer, where the node is built with vision_msgs
 //! - `logging`: the log, through rcl: console, file, /rosout
 //! - `app`: start, the loop, and a clean end
 
 mod about;
 mod app;
 mod ask;
+#[cfg(feature = "vision_msgs")]
+mod detections;
 mod diagnostics;
 mod evidence_image;
 mod graph;

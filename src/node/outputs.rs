@@ -9,6 +9,8 @@ use r2r::{Clock, Publisher, QosProfile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::ask::Ask;
+#[cfg(feature = "vision_msgs")]
+use super::detections::DetectionArrays;
 use super::evidence_image::EvidenceImage;
 use super::watches::Watches;
 use super::{messages, ros, NodeError};
@@ -72,6 +74,8 @@ pub struct Answers {
     ask: Ask,
     watches: Watches,
     evidence: EvidenceImage,
+    #[cfg(feature = "vision_msgs")]
+    detections: DetectionArrays,
     clock: RosTime,
     complaints: Complaints,
 }
@@ -94,6 +98,8 @@ impl Answers {
             ask,
             watches: Watches::advertise(node, watches_limit)?,
             evidence: EvidenceImage::advertise(node)?,
+            #[cfg(feature = "vision_msgs")]
+            detections: DetectionArrays::advertise(node)?,
             clock,
             complaints: Complaints::default(),
         })
@@ -136,6 +142,8 @@ impl Answers {
         );
         self.ask.answer(answer.ticket, answer.finish, &message);
         self.evidence.publish(answer);
+        #[cfg(feature = "vision_msgs")]
+        self.detections.publish(answer);
     }
 }
 

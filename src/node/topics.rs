@@ -76,12 +76,14 @@ pub struct Topics {
 }
 
 const STATISTICS: &str = "~/cache_stats";
-const PUBLISHED: [&str; 7] = [
+const PUBLISHED: &[&str] = &[
     "~/reasoning",
     "~/reasoning_delta",
     "~/reasoning_text",
     "~/watch",
     "~/evidence_image",
+    #[cfg(feature = "vision_msgs")]
+    super::detections::TOPIC,
     STATISTICS,
     "/diagnostics",
 ];
@@ -129,8 +131,8 @@ impl Topics {
             instruction_text: instruction("instruction_text", "std_msgs/msg/String")?,
             statistics: resolve(STATISTICS)?,
             published: PUBLISHED
-                .into_iter()
-                .map(resolve)
+                .iter()
+                .map(|topic| resolve(topic))
                 .collect::<Result<_, _>>()?,
             action: resolve(ACTION)?,
             services: SERVICES

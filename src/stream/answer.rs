@@ -235,7 +235,8 @@ pub struct Answer {
     pub recall_time: Duration,
     /// The frames that its tokens attended to most, the most attended first.
     pub evidence: Vec<Evidence>,
-    /// Boxes and points in its text, in the picture of the newest frame; none where the checkpoint's family writes none.
+    /// Boxes and points in its text, in the picture of the newest frame; none where the checkpoint's family writes none, or the
+    /// instruction brought pictures of its own.
     pub detections: Detections,
     /// Mean natural-log probability of the generated tokens.
     pub mean_logprob: f32,

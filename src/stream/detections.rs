@@ -75,6 +75,8 @@ pub struct Detections {
     pub found: Vec<Detection>,
     /// Boxes and points that are not in the picture, or are none.
     pub dropped: usize,
+    /// It is a list without entries: what was asked for is not in the picture.
+    pub none: bool,
 }
 
 /// Sizes (width, height) of the picture that an answer speaks of, pixels.
@@ -95,11 +97,15 @@ impl Format {
 
     /// The boxes and points of an answer. `text` is its text, with the control tokens where the notation has such.
     pub fn read(&self, text: &str, sizes: Sizes) -> Detections {
+        let mut detections = Detections::default();
         let written = match self.notation {
             Notation::ControlTokens => in_control_tokens(text),
-            Notation::Json => in_json(text).unwrap_or_default(),
+            Notation::Json => {
+                let objects = in_json(text);
+                detections.none = objects.as_ref().is_some_and(Vec::is_empty);
+                objects.iter().flatten().filter_map(placed).collect()
+            }
         };
-        let mut detections = Detections::default();
         for (label, numbers) in written {
             let edges = numbers.and_then(|numbers| self.scale.edges(&numbers, sizes));
             match edges.filter(|_| detections.found.len() < MOST) {
@@ -173,8 +179,8 @@ fn corners(text: &str) -> Option<Vec<f64>> {
     (numbers.len() == 4).then_some(numbers)
 }
 
-/// None where the text is no JSON.
-fn in_json(text: &str) -> Option<Vec<Written>> {
+/// The entries of a list, or what stands alone; none where the text is no JSON of that kind.
+fn in_json(text: &str) -> Option<Vec<Value>> {
     let text = match text.split_once("```") {
         Some((_, fenced)) => {
             let (fenced, _) = fenced.split_once("```")?;
@@ -182,23 +188,24 @@ fn in_json(text: &str) -> Option<Vec<Written>> {
         }
         None => text,
     };
-    let objects = match serde_json::from_str(text.trim()).ok()? {
-        Value::Array(objects) => objects,
-        object @ Value::Object(_) => vec![object],
-        _ => return None,
+    match serde_json::from_str(text.trim()).ok()? {
+        Value::Array(entries) => Some(entries),
+        object @ Value::Object(_) => Some(vec![object]),
+        _ => None,
+    }
+}
+
+/// The label of an entry and its numbers; none where it has no box and no point.
+fn placed(entry: &Value) -> Option<Written> {
+    let (numbers, count) = match (entry.get("bbox_2d"), entry.get("point_2d")) {
+        (Some(numbers), _) => (numbers, 4),
+        (None, Some(numbers)) => (numbers, 2),
+        (None, None) => return None,
     };
-    let written = objects.iter().filter_map(|object| {
-        let (numbers, count) = match (object.get("bbox_2d"), object.get("point_2d")) {
-            (Some(numbers), _) => (numbers, 4),
-            (None, Some(numbers)) => (numbers, 2),
-            (None, None) => return None,
-        };
-        let numbers = numbers.as_array().filter(|numbers| numbers.len() == count);
-        let numbers = numbers.and_then(|numbers| numbers.iter().map(Value::as_f64).collect());
-        let label = object.get("label").and_then(Value::as_str);
-        Some((label.unwrap_or_default().trim().to_string(), numbers))
-    });
-    Some(written.collect())
+    let numbers = numbers.as_array().filter(|numbers| numbers.len() == count);
+    let numbers = numbers.and_then(|numbers| numbers.iter().map(Value::as_f64).collect());
+    let label = entry.get("label").and_then(Value::as_str);
+    Some((label.unwrap_or_default().trim().to_string(), numbers))
 }
 
 #[cfg(test)]
@@ -254,6 +261,25 @@ mod tests {
         for family in ["SmolVLM", "LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision"] {
             assert_eq!(Format::of_family(family), None);
         }
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_told_from_an_answer_that_is_no_list() {
+        let none = |family, text| read(family, text).none;
+        assert!(none("Qwen2.5-VL", "[]"));
+        assert!(none("Qwen3-VL", "```json\n[ ]\n```"));
+        for text in [
+            "",
+            "There is no cup.",
+            "[1]",
+            "{}",
+            "[{\"bbox_2d\": [0, 0, 0, 0]}]",
+            "[",
+            "```json\n[]",
+        ] {
+            assert!(!none("Qwen3-VL", text), "{text}");
+        }
+        assert!(!none("Qwen2-VL", "[]"));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct StreamStats {
     pub instructions_received: u64,
     pub instructions_answered: u64,
     pub instructions_failed: u64,
+    /// Boxes and points in answers, and those that were left out as they are not in their picture or are none.
+    pub detections: u64,
+    pub detections_dropped: u64,
     /// Those that stand.
     pub watches: Vec<WatchStats>,
     /// From the stamp of the last frame used to its arrival, nanoseconds; negative if the clocks differ.

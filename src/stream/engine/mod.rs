@@ -71,6 +71,8 @@ pub struct Engine {
     prompt: PromptCheck,
     /// What the model runs on, as in "cpu, 2 threads".
     hardware: String,
+    /// Its answers can hold boxes.
+    detects: bool,
 }
 
 struct Shared {
@@ -151,6 +153,7 @@ impl Engine {
         });
         let pool = session.pool();
         let hardware = session.hardware();
+        let detects = session.detection_format().is_some();
         let prompt = session.prompt_check();
         let encoder = session.encoder();
         let thumbnails = session.thumbnails();
@@ -176,6 +179,7 @@ impl Engine {
             queue_size,
             prompt,
             hardware,
+            detects,
         })
     }
 
@@ -308,6 +312,11 @@ impl Engine {
     /// What the model runs on, as in "cpu, 2 threads".
     pub fn hardware(&self) -> &str {
         &self.hardware
+    }
+
+    /// Whether the model's family is published to answer with boxes or points.
+    pub fn detects(&self) -> bool {
+        self.detects
     }
 
     pub fn stats(&self) -> StreamStats {

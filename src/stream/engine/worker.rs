@@ -368,6 +368,8 @@ impl Shared {
     fn deliver(&self, answer: Answer, events: &mut dyn EngineEvents) {
         {
             let mut stats = lock(&self.stats);
+            stats.detections += answer.detections.found.len() as u64;
+            stats.detections_dropped += answer.detections.dropped as u64;
             match answer.finish {
                 FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit => {
                     stats.instructions_answered += 1;

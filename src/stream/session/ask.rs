@@ -60,7 +60,7 @@ impl Session {
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
         let mut answer = asking.run.finish(finish, error, on_delta);
-        answer.detections = self.detections(&answer);
+        answer.detections = self.detections(instruction, &answer);
         Progress::Answered(Box::new(answer))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Session;
-use crate::stream::answer::{Answer, FinishReason};
+use crate::stream::answer::{Answer, FinishReason, Instruction};
 use crate::stream::archive::Content;
 use crate::stream::detections::{Detections, Format, Notation, Sizes};
 use crate::stream::evidence::Glimpse;
@@ -76,10 +76,16 @@ impl Session {
         });
     }
 
-    /// Boxes and points in the text of an answer, which rests on the newest frame.
-    pub(super) fn detections(&self, answer: &Answer) -> Detections {
-        let format = Format::of_family(self.model.family.name);
-        let (Some(format), Some(camera)) = (format, self.state.stream.picture) else {
+    /// How its model writes boxes and points, if it does.
+    pub fn detection_format(&self) -> Option<Format> {
+        Format::of_family(self.model.family.name)
+    }
+
+    /// Boxes and points in the text of an answer, in the newest frame; none where the instruction brought pictures, as the text does not say
+    /// which one is meant.
+    pub(super) fn detections(&self, instruction: &Instruction, answer: &Answer) -> Detections {
+        let (format, picture) = (self.detection_format(), self.state.stream.picture);
+        let (Some(format), Some(camera), []) = (format, picture, &instruction.images[..]) else {
             return Detections::default();
         };
         let recipe = self.model.vision.frame(camera);
