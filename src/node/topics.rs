@@ -76,17 +76,29 @@ pub struct Topics {
 }
 
 const STATISTICS: &str = "~/cache_stats";
-const PUBLISHED: [&str; 7] = [
+const PUBLISHED: [&str; 9] = [
     "~/reasoning",
     "~/reasoning_delta",
     "~/reasoning_text",
     "~/watch",
     "~/evidence_image",
+    "~/status",
+    "~/transition_event",
     STATISTICS,
     "/diagnostics",
 ];
 
-const SERVICES: [&str; 4] = ["~/reset", "~/pause", "~/cancel", "~/watches"];
+const SERVICES: [&str; 9] = [
+    "~/reset",
+    "~/pause",
+    "~/cancel",
+    "~/watches",
+    "~/change_state",
+    "~/get_state",
+    "~/get_available_states",
+    "~/get_available_transitions",
+    "~/get_transition_graph",
+];
 const ACTION: &str = "~/ask";
 
 impl Topics {
