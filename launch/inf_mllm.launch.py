@@ -28,6 +28,7 @@ OVERRIDES = {
     "cameras": (list, "labels of several cameras, as in [front, rear]"),
     "camera_topics": (list, "their image topics, in the same order"),
     "camera_transports": (list, "raw or compressed, of each"),
+    "autostart": (bool, "false: wait unconfigured for a lifecycle manager, or ros2 lifecycle set"),
     "use_sim_time": (bool, "true: take the time from /clock"),
 }
 """Parameters that are arguments too, with their types; an empty one leaves the value of params_file."""

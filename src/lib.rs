@@ -3,7 +3,7 @@
 //! Dependencies point one way: `node` (the ROS edge) -> `stream` (frames, instructions, the loop) -> `model` (vision tower,
 //! connector, decoder, checkpoints) -> `cache` (slots, scores, policies). Only `node` knows ROS. Above `stream` stands `eval`
 //! (perplexity, recall, cost of the policies on long text; what is remembered of long drives). `parameters` lists what can be
-//! set, for the node, the command line and the documents; `files` opens what is given by its path. Below all of them stands `gpu`, which
+//! set, for the node, the command line and the documents; `paths` says what a path stands for, and `files` opens what lies there. Below all of them stands `gpu`, which
 //! runs the kernels of a GPU.
 
 pub mod cache;
@@ -15,5 +15,6 @@ pub mod model;
 #[cfg(feature = "ros")]
 pub mod node;
 pub mod parameters;
+pub mod paths;
 mod simd;
 pub mod stream;

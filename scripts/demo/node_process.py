@@ -20,6 +20,8 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 """Where Fast DDS looks for its profile: until version 2 (Jazzy), and since version 3 (Kilted)."""
 READY = "ready"
 """A word of the line that the node logs when it has loaded the model."""
+WAITING = "unconfigured"
+"""A word of the line that it logs instead where it is not to load one by itself."""
 
 
 class NodeFailed(Exception):
@@ -82,6 +84,7 @@ class NodeProcess:
             # JSON is YAML, which is what the value of a parameter is read as.
             command += ["-p", f"{name}:={json.dumps(value)}"]
         self.lines: list[str] = []
+        self._ready = WAITING if (parameters or {}).get("autostart") is False else READY
         self._process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -125,9 +128,9 @@ class NodeProcess:
             raise NodeFailed(f"the node ended with exit code {self.returncode}; its log ends with:\n{self.tail()}")
 
     def wait_ready(self, timeout: float = 20.0) -> None:
-        """Waits until the model is loaded and the topics are there."""
+        """Waits until the model is loaded, unless it is not to be, and the topics are there."""
         deadline = time.monotonic() + timeout
-        while not any(READY in line.split() for line in list(self.lines)):
+        while not any(self._ready in line.split() for line in list(self.lines)):
             self.check_running()
             if time.monotonic() > deadline:
                 self.kill()

@@ -2,30 +2,30 @@
 
 use std::future::ready;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use r2r::inf_mllm::srv::Cancel;
-use r2r::std_srvs::srv::{SetBool, Trigger};
+use r2r::std_srvs::srv::Trigger;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, SignalKind};
 
 use super::ask::Ask;
 use super::diagnostics::{self, Diagnostics, Seeing};
 use super::inputs::Inputs;
+use super::lifecycle::{Changes, Lifecycle};
 use super::logging::{self, Log};
 use super::names::{last_error, RosArguments};
 use super::namesakes::Namesakes;
 use super::outputs::{Answers, Event, Sender, Statistics};
-use super::params;
+use super::params::{self, Parameters};
 use super::publishers::Watch;
 use super::services::Services;
 use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, watches, NodeError, NAME};
-use crate::parameters::NodeConfig;
 use crate::stream::engine::{Cancelled, Which};
-use crate::stream::{inspect, Engine, SessionConfig};
+use crate::stream::Engine;
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
 const SPIN: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_millis(1800);
 /// Time for the middleware to send what was published last.
 const FLUSH: Duration = Duration::from_millis(100);
 
-const LOADING: u8 = 0;
+const STARTING: u8 = 0;
 const RUNNING: u8 = 1;
 const STOPPING: u8 = 2;
 
@@ -78,7 +78,7 @@ impl Start {
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let phase = Arc::new(AtomicU8::new(LOADING));
+        let phase = Arc::new(AtomicU8::new(STARTING));
         watch_signals(&runtime, phase.clone())?;
         // The ROS library knows only that it failed; rcl knows why, as when there is no place for a log file.
         let context = r2r::Context::create().map_err(|_| NodeError::Context(last_error()))?;
@@ -111,30 +111,32 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     }
 
     let ask = Ask::advertise(node, &config.ros)?;
-    let watches_limit = config.session.watches_limit;
-    let answers = Answers::advertise(node, ask.clone(), watches_limit)?;
     let statistics = Statistics::advertise(node)?;
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let changes = Sender(events.clone()).of_changes();
+    let engine = Engine::new(&config.session, Box::new(Sender(events.clone())), changes);
+    let engine = Arc::new(engine);
+    let parameters = Parameters::new(node, config.clone(), engine.clone())?;
+    let changes = Changes::advertise(node, parameters.clone(), &engine)?;
+    let answers = Answers::advertise(node, ask.clone(), changes, config.session.watches_limit)?;
     let publishing = runtime.spawn(answers.publish_all(receiver));
-    let session = params::session(&config)?;
-    show_checkpoint(&session);
-    let engine = Arc::new(Engine::spawn(session, Box::new(Sender(events.clone())))?);
 
+    let topics = Topics::of(arguments, name, namespace, &config)?;
+    let lifecycle = Lifecycle::new(node, engine.clone(), parameters.clone(), &topics);
     let mut services = Services::new(runtime.handle());
+    lifecycle.serve(node, &mut services)?;
     serve_reset(node, &mut services, engine.clone())?;
-    serve_pause(node, &mut services, engine.clone())?;
     serve_cancel(node, &mut services, engine.clone())?;
     watches::serve(node, &mut services, engine.clone())?;
     ask.serve(node, &mut services, runtime.handle(), &engine)?;
-    params::serve(node, &mut services, config.clone(), engine.clone())?;
-    let topics = Topics::of(arguments, name, namespace, &config)?;
+    parameters.serve(node, &mut services)?;
     let mut inputs = Inputs::subscribe(node, &topics, &config.ros)?;
     let mut watch = Watch::new(&topics);
     let mut sights = Sight::of_all(node, &topics, &config.ros)?;
     let stats_period = Duration::from_secs_f64(config.ros.stats_period);
     let cameras = topics.images.iter().zip(&sights);
     let cameras = cameras.map(|(image, sight)| Seeing::new(image, sight.shared()));
-    let diagnostics = Diagnostics::advertise(node, &config, &engine, cameras.collect())?;
+    let diagnostics = Diagnostics::advertise(node, parameters, cameras.collect())?;
     let (mut namesakes, others) = (
         Namesakes::new(name, namespace, &topics.statistics),
         diagnostics.namesakes(),
@@ -148,14 +150,25 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     runtime.spawn(every(stats_period, move || {
         statistics.publish(&source.stats());
     }));
-    announce(node, &config, &engine, &topics);
+    let (sender, started) = mpsc::channel();
+    match config.ros.autostart {
+        true => {
+            // Whoever waits for it may have gone.
+            runtime.spawn_blocking(move || drop(sender.send(lifecycle.start())));
+        }
+        false => tracing::info!("the node is unconfigured and waits for ~/change_state"),
+    }
 
-    // A signal that came while loading has ended the process already.
+    // A signal that came before has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
     let mut outcome = Ok(());
     while phase.load(Ordering::SeqCst) != STOPPING {
-        if !engine.is_running() {
-            outcome = Err(engine.why_stopped().into());
+        if let Some(failure) = engine.failure() {
+            outcome = Err(failure.into());
+            break;
+        }
+        if let Ok(Err(error)) = started.try_recv() {
+            outcome = Err(error);
             break;
         }
         node.spin_once(SPIN);
@@ -185,7 +198,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
     outcome
 }
 
-/// On SIGINT or SIGTERM: ends the process at once while the model is loading, else asks the loop to end, and sees to it.
+/// On SIGINT or SIGTERM: ends the process at once before the loop has begun, else asks the loop to end, and sees to it.
 fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeError> {
     let _guard = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -195,7 +208,7 @@ fn watch_signals(runtime: &Runtime, phase: Arc<AtomicU8>) -> Result<(), NodeErro
             _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
             _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
         }
-        if phase.swap(STOPPING, Ordering::SeqCst) == LOADING {
+        if phase.swap(STOPPING, Ordering::SeqCst) == STARTING {
             std::process::exit(0);
         }
         tokio::time::sleep(GRACE).await;
@@ -226,24 +239,6 @@ fn serve_reset(
             }
             Trigger::Response { success, message }
         }
-    })
-}
-
-/// `~/pause` stops and starts the taking of frames and instructions.
-fn serve_pause(
-    node: &mut r2r::Node,
-    services: &mut Services,
-    engine: Arc<Engine>,
-) -> Result<(), NodeError> {
-    services.answer::<SetBool::Service, _>(node, "~/pause", move |request| {
-        let paused = request.data;
-        engine.pause(paused);
-        let message = if paused { "paused" } else { "running" }.to_string();
-        tracing::info!("{message}");
-        ready(SetBool::Response {
-            success: true,
-            message,
-        })
     })
 }
 
@@ -287,43 +282,5 @@ async fn every(period: Duration, mut action: impl FnMut()) {
     loop {
         ticks.tick().await;
         action();
-    }
-}
-
-/// What the checkpoint is and what it needs, a line of the log for each line of the report.
-fn show_checkpoint(session: &SessionConfig) {
-    let options = inspect::Options {
-        session,
-        memory: None,
-    };
-    let report = inspect::Report::of(&session.model_dir, &options);
-    for line in report.to_string().lines() {
-        tracing::info!("{line}");
-    }
-}
-
-/// One line that says what runs.
-fn announce(node: &r2r::Node, config: &NodeConfig, engine: &Engine, topics: &Topics) {
-    let stats = engine.stats();
-    let images = topics.images.iter().map(ToString::to_string);
-    tracing::info!(
-        node = node.fully_qualified_name().unwrap_or_default(),
-        image = %images.collect::<Vec<_>>().join(", "),
-        instructions = %format!("{}, {}", topics.instruction, topics.instruction_text),
-        publishes = topics.published.join(", "),
-        services = topics.services.join(", "),
-        action = %topics.action,
-        model = %config.session.model_dir.display(),
-        device = engine.hardware(),
-        policy = %config.session.cache.policy,
-        budget_tokens = stats.cache.budget,
-        budget_bytes = stats.cache.bytes,
-        "ready"
-    );
-    if cfg!(not(feature = "vision_msgs")) && engine.detects() {
-        tracing::warn!(
-            "boxes in answers are not published on ~/detections: the node was built where there is no vision_msgs; \
-             install it (ros-jazzy-vision-msgs on Jazzy) and build the package anew"
-        );
     }
 }

@@ -21,7 +21,7 @@ use super::NodeError;
 use crate::parameters::RosConfig;
 use crate::stream::engine::Which;
 use crate::stream::goals::{Asked, GoalId, Goals, Keep, NotCanceled, Status};
-use crate::stream::{Engine, FinishReason};
+use crate::stream::{Engine, FinishReason, State};
 
 /// Time between two looks at what has been kept for long enough.
 const EXPIRY: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl Ask {
                 stamp: time(stamp_ns),
             };
             let id = goal_id(&message.goal_id);
-            let (ticket, now_ns) = ask.lock().accept(id, asked.is_running());
+            let (ticket, now_ns) = ask.lock().accept(id, asked.state() != State::Finalized);
             respond(request, response(ticket.is_some(), now_ns));
             if let Some(ticket) = ticket {
                 instruct(&asked, id, ticket, message.goal, now_ns);
@@ -169,7 +169,7 @@ impl Server {
     fn accept(&mut self, id: GoalId, running: bool) -> (Option<u64>, i64) {
         let now_ns = self.clock.now_ns();
         if !running {
-            tracing::warn!("goal {} is refused: the node is ending", text(id));
+            tracing::warn!("goal {} is refused: the node is finalized", text(id));
             return (None, now_ns);
         }
         let ticket = self.goals.accept(id, now_ns);

@@ -14,12 +14,12 @@ use r2r::{Publisher, QosProfile};
 use super::messages::{publishable, time};
 use super::namesakes;
 use super::outputs::{advertise, report, RosTime};
+use super::params::Parameters;
 use super::sight::Shared;
 use super::topics::Subscription;
 use super::NodeError;
-use crate::parameters::NodeConfig;
 use crate::stream::stats::CameraStats;
-use crate::stream::{Engine, StreamStats};
+use crate::stream::{State, StreamStats};
 
 /// Time between two reports.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -33,8 +33,7 @@ pub struct Diagnostics {
     cameras: Vec<Seeing>,
     /// How many other nodes have this node's name.
     namesakes: Arc<AtomicUsize>,
-    model: String,
-    device: String,
+    parameters: Parameters,
     before: StreamStats,
 }
 
@@ -87,8 +86,7 @@ const ERROR: u8 = DiagnosticStatus::ERROR as u8;
 impl Diagnostics {
     pub fn advertise(
         node: &mut r2r::Node,
-        config: &NodeConfig,
-        engine: &Engine,
+        parameters: Parameters,
         cameras: Vec<Seeing>,
     ) -> Result<Self, NodeError> {
         Ok(Self {
@@ -97,8 +95,7 @@ impl Diagnostics {
             publisher: advertise(node, "/diagnostics", QosProfile::default())?,
             cameras,
             namesakes: Arc::default(),
-            model: config.session.model_dir.display().to_string(),
-            device: engine.hardware().to_string(),
+            parameters,
             before: StreamStats::default(),
         })
     }
@@ -110,6 +107,7 @@ impl Diagnostics {
 
     /// Publishes a report; `stats` are those of now.
     pub fn publish(&mut self, stats: StreamStats) {
+        let model = publishable(&self.parameters.model());
         let cameras = self.cameras.iter_mut().zip(&stats.cameras);
         let cameras = cameras.map(|(seeing, camera)| {
             let part = match camera.label.as_str() {
@@ -119,14 +117,14 @@ impl Diagnostics {
             (part, seeing.report(camera, &stats))
         });
         let mut statuses = cameras.collect::<Vec<_>>();
-        statuses.push(("memory".to_string(), self.memory(&stats)));
+        statuses.push(("memory".to_string(), self.memory(&stats, &model)));
         statuses.push(("instructions".to_string(), self.instructions(&stats)));
         statuses.push(("watches".to_string(), self.watches(&stats)));
         let status = statuses.iter().map(|(part, status)| DiagnosticStatus {
             level: status.level,
             name: publishable(&format!("{}: {part}", self.node)),
             message: publishable(&status.message),
-            hardware_id: publishable(&self.model),
+            hardware_id: model.clone(),
             values: status
                 .values
                 .iter()
@@ -147,12 +145,16 @@ impl Diagnostics {
         self.before = stats;
     }
 
-    fn memory(&self, stats: &StreamStats) -> Status {
+    fn memory(&self, stats: &StreamStats, model: &str) -> Status {
         let failures = |stats: &StreamStats| stats.rejected_by_reason.get("model").copied();
         let failed = failures(stats).unwrap_or(0) - failures(&self.before).unwrap_or(0);
         let cache = &stats.cache;
         let (level, message) = if !stats.failure.is_empty() {
             (ERROR, stats.failure.clone())
+        } else if !stats.change_error.is_empty() {
+            (ERROR, stats.change_error.clone())
+        } else if stats.hardware.is_empty() {
+            (OK, stats.state.to_string())
         } else if failed > 0 {
             (ERROR, format!("{failed} frames could not be taken"))
         } else if stats.memory_full {
@@ -167,8 +169,9 @@ impl Diagnostics {
             (OK, format!("{} of {} slots", cache.used, cache.budget))
         };
         Status::new(level, message)
-            .with("model", &self.model)
-            .with("device", &self.device)
+            .with("state", stats.state)
+            .with("model", model)
+            .with("device", &stats.hardware)
             .with("policy", stats.policy)
             .with("budget_tokens", cache.budget)
             .with("budget_bytes", cache.bytes)
@@ -214,7 +217,7 @@ impl Diagnostics {
         let now = skipped(stats).into_iter();
         let late = now.filter(|(id, skipped)| before.get(id).is_some_and(|then| skipped > then));
         let late = late.map(|(id, _)| id).collect::<Vec<_>>();
-        let (level, message) = match late.is_empty() || stats.paused {
+        let (level, message) = match late.is_empty() || stats.is_paused() {
             true => (OK, format!("{} stand", stats.watches.len())),
             false => (
                 WARN,
@@ -245,8 +248,10 @@ impl Seeing {
         self.before = camera.clone();
         let state = self.state.get();
         let last = &camera.rejected_last;
-        let (level, message) = if stats.paused {
+        let (level, message) = if stats.state == State::Inactive {
             (OK, "paused".to_string())
+        } else if stats.is_paused() {
+            (OK, stats.state.to_string())
         } else if let Some(silence) = state.silence {
             (WARN, silence)
         } else if self.all_refused {

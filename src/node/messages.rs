@@ -440,7 +440,7 @@ pub fn cache_stats(stats: &StreamStats, now_ns: i64) -> CacheStats {
         frames_skipped_unchanged: stats.frames_skipped.unchanged,
         frames_skipped_paused: stats.frames_skipped.paused,
         time_jumps: stats.time_jumps,
-        paused: stats.paused,
+        paused: stats.is_paused(),
         frames_per_second: stats.frames_per_second,
         oldest_frame_stamp: time(stats.oldest_frame_ns.unwrap_or(0)),
         retained_age_min: stats.ages.min,

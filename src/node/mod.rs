@@ -6,6 +6,7 @@
 //! - `topics`: the topics that the node listens to, with types and QoS, and those that it publishes
 //! - `messages`: between ROS messages and the stream's types
 //! - `inputs`: the subscriptions, drained on the thread that spins the node
+//! - `lifecycle`: the node's states, as services and topics
 //! - `services`: the services, whose requests are taken over on that thread
 //! - `ask`: the action, whose goals are instructions
 //! - `watches`: how the watches stand, for those who ask and those who come late
@@ -29,6 +30,7 @@ mod diagnostics;
 mod evidence_image;
 mod graph;
 mod inputs;
+mod lifecycle;
 mod logging;
 mod messages;
 mod names;
@@ -74,6 +76,8 @@ pub enum NodeError {
     },
     #[error("{0}")]
     Engine(#[from] crate::stream::EngineError),
+    #[error(transparent)]
+    Change(#[from] crate::stream::engine::ChangeError),
     #[error("runtime: {0}")]
     Runtime(#[from] std::io::Error),
 }

@@ -12,10 +12,11 @@ use super::ask::Ask;
 #[cfg(feature = "vision_msgs")]
 use super::detections::DetectionArrays;
 use super::evidence_image::EvidenceImage;
+use super::lifecycle::Changes;
 use super::watches::Watches;
 use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
-use crate::stream::engine::Watch;
+use crate::stream::engine::{Change, Watch};
 use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
 
 /// What the engine says.
@@ -23,12 +24,22 @@ pub enum Event {
     Delta(AnswerDelta),
     Answer(Box<Answer>),
     Watch(Box<Watch>),
+    Change(Change),
     /// Nothing comes after this.
     End,
 }
 
 /// The engine's end of the channel.
 pub struct Sender(pub UnboundedSender<Event>);
+
+impl Sender {
+    /// The same for changes of the state.
+    pub fn of_changes(self) -> Box<dyn Fn(Change) + Send + Sync> {
+        Box::new(move |change| {
+            let _ = self.0.send(Event::Change(change));
+        })
+    }
+}
 
 impl EngineEvents for Sender {
     fn delta(&mut self, delta: AnswerDelta) {
@@ -72,6 +83,7 @@ pub struct Answers {
     text: Publisher<StringMsg>,
     /// Those who asked by an action hear of it there as well.
     ask: Ask,
+    changes: Changes,
     watches: Watches,
     evidence: EvidenceImage,
     #[cfg(feature = "vision_msgs")]
@@ -84,6 +96,7 @@ impl Answers {
     pub fn advertise(
         node: &mut r2r::Node,
         ask: Ask,
+        changes: Changes,
         watches_limit: usize,
     ) -> Result<Self, NodeError> {
         let clock = RosTime::of(node);
@@ -96,6 +109,7 @@ impl Answers {
             delta: advertise(node, "~/reasoning_delta", qos)?,
             text: advertise(node, "~/reasoning_text", latched)?,
             ask,
+            changes,
             watches: Watches::advertise(node, watches_limit)?,
             evidence: EvidenceImage::advertise(node)?,
             #[cfg(feature = "vision_msgs")]
@@ -115,6 +129,7 @@ impl Answers {
                     self.ask.delta(delta.ticket, &message);
                 }
                 Event::Answer(answer) => self.publish_answer(&answer),
+                Event::Change(change) => self.changes.publish(&change),
                 Event::Watch(watch) => self.watches.publish(*watch),
                 Event::End => break,
             }

@@ -139,7 +139,7 @@ impl Sight {
         };
         let camera = Camera {
             publishers: publishers.clone(),
-            silence: self.silence(engine, (camera, stats.paused), publishers),
+            silence: self.silence(engine, (camera, stats.is_paused()), publishers),
             warnings: self.warnings(camera, publishers),
         };
         *self.shared.lock() = camera;

@@ -84,11 +84,23 @@ const PUBLISHED: &[&str] = &[
     "~/evidence_image",
     #[cfg(feature = "vision_msgs")]
     super::detections::TOPIC,
+    "~/status",
+    "~/transition_event",
     STATISTICS,
     "/diagnostics",
 ];
 
-const SERVICES: [&str; 4] = ["~/reset", "~/pause", "~/cancel", "~/watches"];
+const SERVICES: [&str; 9] = [
+    "~/reset",
+    "~/pause",
+    "~/cancel",
+    "~/watches",
+    "~/change_state",
+    "~/get_state",
+    "~/get_available_states",
+    "~/get_available_transitions",
+    "~/get_transition_graph",
+];
 const ACTION: &str = "~/ask";
 
 impl Topics {

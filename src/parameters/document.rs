@@ -30,6 +30,7 @@ pub fn markdown() -> String {
         for parameter in list {
             let settable = match parameter.settable {
                 Settable::Start => "at the start",
+                Settable::Unconfigured => "while unconfigured",
                 Settable::Running => "**at any time**",
                 Settable::Reset => "**for the next reset**",
             };
@@ -82,7 +83,7 @@ fn limits(parameter: &Parameter) -> String {
     if !said.is_empty() {
         said += ". ";
     }
-    if parameter.settable != Settable::Start {
+    if matches!(parameter.settable, Settable::Running | Settable::Reset) {
         said += &format!("Can be set {}.", parameter.settable.about());
     }
     said
@@ -117,6 +118,7 @@ pub fn json() -> serde_json::Value {
             "read_by": parameter.readers,
             "settable": match parameter.settable {
                 Settable::Start => "start",
+                Settable::Unconfigured => "unconfigured",
                 Settable::Running => "running",
                 Settable::Reset => "reset",
             },

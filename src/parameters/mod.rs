@@ -65,30 +65,32 @@ parameters! {
     pub struct RosConfig {
         /// Which images are subscribed: topic `image` (rgb8, bgr8, rgba8, bgra8, mono8, yuv422, yuv422_yuy2, nv12, nv21), or topic
         /// `image/compressed` (jpeg, png).
-        image_transport: ImageTransport = ImageTransport::Raw;
+        image_transport: ImageTransport = ImageTransport::Raw, set Start;
         /// Topics of the cameras, in the order of `cameras`; for those behind the end of the list, and where it has an empty string, it is
         /// the label with `/image` behind it (`front/image`). A compressed one gets `/compressed` behind it, unless it has that.
-        camera_topics: Vec<String> = Vec::new();
+        camera_topics: Vec<String> = Vec::new(), set Start;
         /// What `image_transport` says, raw or compressed, of each camera, in the order of `cameras`; `image_transport` holds for those
         /// behind the end of the list.
-        camera_transports: Vec<String> = Vec::new();
+        camera_transports: Vec<String> = Vec::new(), set Start;
         /// QoS of the image subscription: best_effort hears every publisher; reliable hears reliable ones only, and lost messages are
         /// sent again.
-        image_reliability: Reliability = Reliability::BestEffort;
+        image_reliability: Reliability = Reliability::BestEffort, set Start;
         /// QoS of the image subscription: images held until the node reads them; of more, the oldest are dropped.
-        image_depth: usize = 5, range 1..=1000, unit "messages";
+        image_depth: usize = 5, range 1..=1000, unit "messages", set Start;
         /// QoS of both instruction subscriptions: with best_effort they hear every publisher and may lose instructions.
-        instruction_reliability: Reliability = Reliability::Reliable;
+        instruction_reliability: Reliability = Reliability::Reliable, set Start;
         /// Without an image for longer than this the node says in its log and on `/diagnostics` that it sees nothing, and why.
-        image_timeout: f64 = 5.0, range 0.1..=3600.0, unit "s";
+        image_timeout: f64 = 5.0, range 0.1..=3600.0, unit "s", set Start;
         /// Time between two messages on `~/cache_stats`.
-        stats_period: f64 = 1.0, range 0.01..=3600.0, unit "s";
+        stats_period: f64 = 1.0, range 0.01..=3600.0, unit "s", set Start;
         /// How long the result of a goal of `~/ask` is kept for those who have not asked for it yet.
-        goal_result_timeout: f64 = 60.0, range 0.0..=86_400.0, unit "s";
+        goal_result_timeout: f64 = 60.0, range 0.0..=86_400.0, unit "s", set Start;
         /// Results of goals that are kept; of more, the oldest go before their time.
-        goal_results_limit: usize = 1000, range 1..=100_000, unit "results";
+        goal_results_limit: usize = 1000, range 1..=100_000, unit "results", set Start;
         /// Take the time from the topic `/clock` (simulation, bag) instead of the system.
-        use_sim_time: bool = false;
+        use_sim_time: bool = false, set Start;
+        /// Load the model and begin by itself; else the node waits unconfigured for `~/change_state` (`ros2 lifecycle set`, a lifecycle manager).
+        autostart: bool = true, set Start;
     }
     parts {}
     others {}

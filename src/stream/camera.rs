@@ -20,7 +20,7 @@ parameters! {
     pub struct CamerasConfig {
         /// Labels of the cameras, such as `front` and `rear`, where there are several: the model is told the label with every frame, and
         /// an answer says which camera its newest image is of. Empty: one camera.
-        labels: Vec<String> = Vec::new(), name "cameras";
+        labels: Vec<String> = Vec::new(), name "cameras", set Start;
         /// Most frames used per second of each camera, in the order of `cameras`; `frame_rate` holds for those behind the end of the list.
         rates: Vec<f64> = Vec::new(), name "camera_rates", range 0.0..=1000.0, unit "1/s", set Running;
     }

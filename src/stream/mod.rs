@@ -15,6 +15,7 @@
 //! - `detections`: boxes and points in an answer's text
 //! - `session`: the model, its cache and the conversation; one frame or instruction at a time
 //! - `engine`: the thread that owns a session, and the inbox in front of it
+//! - `lifecycle`: what a node may be, and what leads from one to another
 //! - `goals`: instructions that are followed as goals, with results that are kept for a while
 //! - `latest`: the last state of each watch among the last messages of all
 //! - `complaints`: what the log says of things that go wrong many times
@@ -37,6 +38,7 @@ pub mod goals;
 pub mod grammar;
 pub mod inspect;
 pub mod latest;
+pub mod lifecycle;
 pub mod losses;
 pub mod memory;
 pub mod montage;
@@ -59,5 +61,6 @@ pub use engine::{Engine, EngineError, EngineEvents};
 pub use evidence::Evidence;
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;
+pub use lifecycle::State;
 pub use session::{Session, SessionConfig, Taken};
 pub use stats::StreamStats;

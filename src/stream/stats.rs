@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::engine::Watch;
 use super::gate::Skip;
+use super::lifecycle::State;
 use super::session::PushError;
 use crate::cache::CacheUsage;
 
@@ -40,11 +41,17 @@ pub struct StreamStats {
     /// Ages of the frames of which at least half of the slots is kept.
     pub ages: Ages,
     pub archive: ArchiveStats,
-    pub paused: bool,
+    pub state: State,
+    /// What the model runs on, as in "cpu, 2 threads"; empty: none is loaded.
+    pub hardware: String,
+    /// The model's family is published to answer with boxes or points.
+    pub detects: bool,
     /// The last frame did not fit beside what is kept for good.
     pub memory_full: bool,
     /// Why nothing is done any more, whatever comes; empty: it is.
     pub failure: String,
+    /// Why the last transition failed; empty: it succeeded.
+    pub change_error: String,
     /// Instructions in the queue.
     pub instructions_waiting: usize,
     pub instructions_received: u64,
@@ -75,6 +82,30 @@ impl StreamStats {
         }
     }
 
+    /// Whether nothing is taken in.
+    pub fn is_paused(&self) -> bool {
+        self.state != State::Active
+    }
+
+    /// What is known of a session, which is gone; the counters stay.
+    pub fn forget_session(&mut self) {
+        let of_none = Self::default();
+        self.policy = of_none.policy;
+        self.cache = of_none.cache;
+        self.frames_seen = of_none.frames_seen;
+        self.frame_id = of_none.frame_id;
+        self.oldest_frame_ns = of_none.oldest_frame_ns;
+        self.ages = of_none.ages;
+        self.archive = of_none.archive;
+        self.hardware = of_none.hardware;
+        self.detects = of_none.detects;
+        self.memory_full = of_none.memory_full;
+        self.times = of_none.times;
+        for camera in &mut self.cameras {
+            camera.slots = 0;
+        }
+    }
+
     /// Counts an image that has come, of so many bytes.
     pub fn received(&mut self, camera: usize, bytes: usize) {
         self.frames_received += 1;
@@ -101,7 +132,7 @@ impl StreamStats {
         self.of_camera(camera, |camera| camera.time_jumps += 1);
     }
 
-    /// Counts a frame that came while the node was paused.
+    /// Counts a frame that came while nothing was taken in.
     pub fn paused(&mut self, camera: usize) {
         self.frames_skipped.paused += 1;
         self.of_camera(camera, |camera| camera.skipped.paused += 1);

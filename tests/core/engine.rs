@@ -249,7 +249,7 @@ fn while_paused_frames_are_skipped_and_instructions_refused_and_then_it_goes_on(
     let (engine, answers) = start(tiny_config());
     engine.offer_frame(picture(0, [9; 3])).unwrap();
     wait_for(&engine, |s| s.frames_used == 1);
-    engine.pause(true);
+    engine.pause(true).unwrap();
     for i in 1..4 {
         engine.offer_frame(picture(i * 100, [9; 3])).unwrap();
     }
@@ -259,7 +259,7 @@ fn while_paused_frames_are_skipped_and_instructions_refused_and_then_it_goes_on(
     assert!(refused.error.unwrap().contains("paused"));
     let stats = engine.stats();
     assert_eq!((stats.frames_used, stats.frames_skipped.paused), (1, 3));
-    engine.pause(false);
+    engine.pause(false).unwrap();
     engine.offer_frame(picture(500, [9; 3])).unwrap();
     wait_for(&engine, |s| s.frames_used == 2);
     engine.instruct(instruction("running", "What is in view?"));

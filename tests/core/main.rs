@@ -29,6 +29,7 @@ mod half_steps;
 mod inspect;
 mod interruptions;
 mod kernels;
+mod lifecycle;
 mod llava;
 mod loading;
 mod pairs;

@@ -247,11 +247,11 @@ fn a_paused_engine_asks_no_watch_and_a_watch_that_cannot_stand_is_refused() {
         .engine
         .instruct(changed(by_frames("w", "What is in view?"), often));
     watched.until(|_| watched.asked("w") > 2);
-    watched.engine.pause(true);
+    watched.engine.pause(true).unwrap();
     let asked = watched.asked("w");
     std::thread::sleep(Duration::from_millis(100));
     assert!(watched.asked("w") <= asked + 1, "one may have been begun");
-    watched.engine.pause(false);
+    watched.engine.pause(false).unwrap();
     watched.until(|_| watched.asked("w") > asked + 2);
     watched
         .engine

@@ -209,13 +209,19 @@ class Client:
         found = get_action_server_names_and_types_by_node(self._node, name, namespace or "/")
         return dict(found)
 
-    def call(self, service: Any, name: str, request: Any) -> Any:
+    def call_later(self, service: Any, name: str, request: Any) -> Any:
+        """Calls a service; the future of its response."""
+        client = self._node.create_client(service, name)
+        self.wait(client.service_is_ready, f"service {name}")
+        return client.call_async(request)
+
+    def call(self, service: Any, name: str, request: Any, timeout: float = TIMEOUT) -> Any:
         """Calls a service and waits for its response."""
         client = self._node.create_client(service, name)
         try:
             self.wait(client.service_is_ready, f"service {name}")
             future = client.call_async(request)
-            self.wait(future.done, f"the response of {name}")
+            self.wait(future.done, f"the response of {name}", timeout)
             return future.result()
         finally:
             self._node.destroy_client(client)

@@ -113,8 +113,21 @@ def test_a_dump_of_the_parameters_can_be_loaded(start: Start) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("budget", 64, "parameter budget is 512 and can be set at the start only: give it there and restart the node"),
-        ("policy", "window", 'parameter policy is "inf_mllm" and can be set at the start only'),
+        (
+            "budget",
+            64,
+            "parameter budget is 512 and can be set at the start, and while the node is unconfigured: the node is active",
+        ),
+        (
+            "policy",
+            "window",
+            'parameter policy is "inf_mllm" and can be set at the start, and while the node is unconfigured',
+        ),
+        (
+            "image_depth",
+            9,
+            "parameter image_depth is 5 and can be set at the start only: give it there and restart the node",
+        ),
         ("budget", 0, "parameter budget is 0, expected an integer, 1 to 16777216"),
         ("temperature", -0.5, "parameter temperature is -0.5, expected a number, 0.0 to 100.0"),
         ("frame_rate", 2000.0, "parameter frame_rate is 2000.0, expected a number, 0.0 to 1000.0"),

@@ -9,7 +9,7 @@
 /// ```
 ///
 /// of which everything after the default may be left out: it is named as its field, has no unit, is read by all policies and is
-/// set at the start only; `range` is for numbers, which have one. Who names readers has the `PolicyKind` in scope. `parts` are fields that are such configurations themselves,
+/// set while no model is loaded; `range` is for numbers, which have one. Who names readers has the `PolicyKind` in scope. `parts` are fields that are such configurations themselves,
 /// `others` are fields that are no parameters.
 macro_rules! parameters {
     (
@@ -68,7 +68,7 @@ macro_rules! parameters {
                         readers: const { &[ $($( PolicyKind::$reader.name(), )+)? ] },
                         settable: $crate::cache::parameter::parameters!(
                             @or [$($crate::cache::parameter::Settable::$settable)?]
-                                $crate::cache::parameter::Settable::Start
+                                $crate::cache::parameter::Settable::Unconfigured
                         ),
                         section: $section,
                     },

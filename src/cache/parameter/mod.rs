@@ -20,6 +20,8 @@ pub use value::{Kind, Setting, Value, TOKENS};
 pub enum Settable {
     /// Before the start only.
     Start,
+    /// Before the start, and while no model is loaded; it is read when one is.
+    Unconfigured,
     /// At any time; takes effect with the next frame or instruction.
     Running,
     /// At any time; takes effect at the next reset.
@@ -31,6 +33,7 @@ impl Settable {
     pub fn about(self) -> &'static str {
         match self {
             Self::Start => "at the start only",
+            Self::Unconfigured => "at the start, and while the node is unconfigured",
             Self::Running => "at any time, for the next frame or instruction",
             Self::Reset => "at any time, for the next reset",
         }

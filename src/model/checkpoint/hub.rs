@@ -11,9 +11,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::folder::list;
-use super::place::expand_home;
 use crate::cache::told_bytes;
 use crate::files;
+use crate::paths::expand_home;
 
 /// What a model's folder in a cache begins with.
 pub(super) const MODELS: &str = "models--";

@@ -7,22 +7,19 @@ use std::path::{Path, PathBuf};
 use super::content::obstacle;
 use super::hub::{commit_of, HubModel, SNAPSHOTS};
 use crate::model::ModelError;
+use crate::paths;
 
-/// `path` with the user's home in the place of a leading `~`, as a shell has it. Shells leave `model:=~/...` as it is.
-pub fn expand_home(path: &Path) -> PathBuf {
-    let rest = path.strip_prefix("~").ok();
-    match (rest, std::env::var_os("HOME")) {
-        (Some(rest), Some(home)) if !home.is_empty() => Path::new(&home).join(rest),
-        _ => path.to_path_buf(),
-    }
-}
+pub use crate::paths::expand_home;
 
 const NOTHING: &str = "there is no such file or folder";
 
 /// What lies at `path`: a file, or the folder of a model; of the root of a model in a hub's cache (`models--org--name`) the snapshot
 /// that its branch `main` is. Where nothing lies there, the snapshot of the model that has this name on the hub.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
-    let path = expand_home(path);
+    let path = paths::expand(path).map_err(|error| ModelError::File {
+        file: path.to_path_buf(),
+        what: error.to_string(),
+    })?;
     let fail = |what: String| ModelError::File {
         file: path.clone(),
         what,
@@ -69,22 +66,6 @@ fn snapshot(root: &Path) -> Result<PathBuf, ModelError> {
                 "the root of a model in a hub's cache with several snapshots, none of which is the branch main: give one of {}",
                 names.collect::<Vec<_>>().join(", ")
             )))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tilde_is_the_home_only_in_front_and_alone() {
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-        if !home.as_os_str().is_empty() {
-            assert_eq!(expand_home(Path::new("~/models/a")), home.join("models/a"));
-        }
-        for same in ["/~/a", "a/~", "~other/a", "a"] {
-            assert_eq!(expand_home(Path::new(same)), Path::new(same));
         }
     }
 }

@@ -3,25 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use crate::cache::parameter::ParameterError;
-use crate::model::checkpoint::{expand_home, HubModel};
+use crate::model::checkpoint::HubModel;
 use crate::node::{NodeError, NAME};
+use crate::paths;
 
 /// Finds the checkpoint, a folder or a `.gguf` file: an absolute path as it is, one in `~/` in the user's home, a relative one in the
-/// package's share folders, then from the working directory; where nothing is called so, the model of this name in the hub's cache.
+/// package's share folders, then from the working directory, and `package://NAME/PATH` in another package's; where nothing is called so,
+/// the model of this name in the hub's cache.
 pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
-    let path = expand_home(model);
+    let path = paths::expand(model).map_err(|error| ParameterError::Value {
+        name: "model",
+        value: format!("\"{}\"", model.display()),
+        expected: format!("an existing folder or .gguf file, but {error}"),
+    })?;
     let mut tried = Vec::new();
     if !path.is_absolute() {
-        let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
-        for prefix in std::env::split_paths(&prefixes) {
-            tried.push(prefix.join("share").join(NAME).join(model));
-        }
-        // Without a sourced environment: the program stands in lib/inf_mllm of its prefix.
-        if let Some(prefix) = std::env::current_exe()
-            .ok()
-            .as_deref()
-            .and_then(|exe| exe.ancestors().nth(3))
-        {
+        for prefix in paths::prefixes() {
             tried.push(prefix.join("share").join(NAME).join(model));
         }
     }

@@ -13,11 +13,11 @@ mod services;
 use r2r::ParameterValue;
 
 use find::find_model;
-pub use services::serve;
+pub use services::Parameters;
 
 use super::names::{Override, Overrides};
 use super::NodeError;
-use crate::cache::parameter::{Kind, Parameter, ParameterError, Parameters, Value};
+use crate::cache::parameter::{Kind, Parameter, ParameterError, Parameters as _, Value};
 use crate::parameters::{unread, NodeConfig};
 use crate::stream::SessionConfig;
 

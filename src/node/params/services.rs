@@ -9,12 +9,16 @@ use r2r::rcl_interfaces::srv;
 use r2r::{Publisher, QosProfile};
 
 use super::{checked, messages};
-use crate::cache::parameter::{Parameters, Settable};
+use crate::cache::parameter::{Parameters as _, Settable};
 use crate::node::outputs::{advertise, report, RosTime};
 use crate::node::services::Services;
 use crate::node::{ros, NodeError};
 use crate::parameters::NodeConfig;
-use crate::stream::Engine;
+use crate::stream::{Engine, State};
+
+/// The node's parameters, for all who read them while it runs.
+#[derive(Clone)]
+pub struct Parameters(Arc<Mutex<Served>>);
 
 /// The values that the services give, and where changes go.
 struct Served {
@@ -26,20 +30,43 @@ struct Served {
     node: String,
 }
 
-/// Serves the parameters of a node until the runtime ends.
-pub fn serve(
+impl Parameters {
+    /// With these values at the start.
+    pub fn new(
+        node: &mut r2r::Node,
+        config: NodeConfig,
+        engine: Arc<Engine>,
+    ) -> Result<Self, NodeError> {
+        Ok(Self(Arc::new(Mutex::new(Served {
+            config,
+            engine,
+            events: advertise(node, "/parameter_events", QosProfile::parameter_events())?,
+            clock: RosTime::of(node),
+            node: ros("node name", node.fully_qualified_name())?,
+        }))))
+    }
+
+    /// The values of now.
+    pub fn config(&self) -> NodeConfig {
+        lock(&self.0).config.clone()
+    }
+
+    /// Where the model is, as it was given.
+    pub fn model(&self) -> String {
+        lock(&self.0).config.session.model_dir.display().to_string()
+    }
+
+    /// Serves them until the runtime ends.
+    pub fn serve(&self, node: &mut r2r::Node, services: &mut Services) -> Result<(), NodeError> {
+        serve(node, services, &self.0)
+    }
+}
+
+fn serve(
     node: &mut r2r::Node,
     services: &mut Services,
-    config: NodeConfig,
-    engine: Arc<Engine>,
+    served: &Arc<Mutex<Served>>,
 ) -> Result<(), NodeError> {
-    let served = Arc::new(Mutex::new(Served {
-        config,
-        engine,
-        events: advertise(node, "/parameter_events", QosProfile::parameter_events())?,
-        clock: RosTime::of(node),
-        node: ros("node name", node.fully_qualified_name())?,
-    }));
     let shared = served.clone();
     services.answer::<srv::GetParameters::Service, _>(
         node,
@@ -110,12 +137,13 @@ pub fn serve(
             })
         },
     )?;
+    let shared = served.clone();
     services.answer::<srv::SetParametersAtomically::Service, _>(
         node,
         "~/set_parameters_atomically",
         move |request| {
             ready(srv::SetParametersAtomically::Response {
-                result: result(lock(&served).set(&request.parameters)),
+                result: result(lock(&shared).set(&request.parameters)),
             })
         },
     )
@@ -155,9 +183,11 @@ impl Served {
                 .map_err(|error| format!("parameter system_prompt does not fit: {error}"))?;
         }
         self.config = config;
+        let unconfigured = self.engine.state() == State::Unconfigured;
         let mut changed = Vec::new();
         for (parameter, value) in changes {
             let from = match parameter.settable {
+                _ if unconfigured => "is read when the node is configured",
                 Settable::Reset => "takes effect at the next reset",
                 _ => "holds from the next frame or instruction on",
             };
@@ -183,10 +213,23 @@ impl Served {
         let value = checked(&parameter, &messages::from_message(&given.value))
             .map_err(|error| error.to_string())?;
         let present = self.config.get(parameter.name);
-        if parameter.settable == Settable::Start && present.as_ref() != Some(&value) {
+        let state = self.engine.state();
+        let instead = match parameter.settable {
+            Settable::Running | Settable::Reset => None,
+            Settable::Unconfigured if state == State::Unconfigured => None,
+            Settable::Unconfigured => Some(format!(
+                "the node is {state}: ~/change_state with {} comes first, or give it there and restart the node",
+                match state {
+                    State::Inactive => "cleanup",
+                    _ => "deactivate, then cleanup",
+                }
+            )),
+            Settable::Start => Some("give it there and restart the node".to_string()),
+        };
+        if let Some(instead) = instead.filter(|_| present.as_ref() != Some(&value)) {
             let present = present.map_or_else(String::new, |present| present.to_string());
             return Err(format!(
-                "parameter {} is {present} and can be set {}: give it there and restart the node",
+                "parameter {} is {present} and can be set {}: {instead}",
                 parameter.name,
                 parameter.settable.about()
             ));

@@ -126,6 +126,15 @@ impl Cameras {
         dropped.collect()
     }
 
+    /// A stream begins; clocks may differ from the receipt by this, seconds.
+    pub fn begin(&mut self, threshold_s: f64) {
+        for slot in &mut self.0 {
+            slot.frame = None;
+            slot.jumped = None;
+            slot.clock = StreamClock::new(threshold_s);
+        }
+    }
+
     /// The stamps from before a reset have no part in what comes after it.
     pub fn forget_stamps(&mut self) {
         for slot in &mut self.0 {

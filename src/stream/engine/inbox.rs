@@ -1,7 +1,10 @@
 //! What waits for the engine thread, and in which order it is taken.
+//!
+//! - `cancelled`: which instructions are cancelled, and what came of that
+
+mod cancelled;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +16,11 @@ use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::frame::{CameraImage, FrameError};
 use crate::stream::gate::FrameGate;
+use crate::stream::lifecycle::{Lifecycle, State};
+use crate::stream::session::SessionConfig;
 use crate::stream::stats::StreamStats;
+
+pub use cancelled::{Cancelled, Which};
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
 pub const MAX_INSTRUCTION_BYTES: usize = 64 * 1024;
@@ -43,8 +50,12 @@ pub struct Inbox {
     pub settings: Vec<(&'static str, Value)>,
     /// What is being answered.
     pub answering: Option<Answering>,
-    pub paused: bool,
+    /// Only in [`State::Active`] is anything taken in.
+    pub lifecycle: Lifecycle,
+    /// The thread is to end, or has.
     pub stop: bool,
+    /// Instructions that may wait.
+    queue_size: usize,
     /// The last thing taken was an instruction.
     pub answered_last: bool,
     /// Numbers the instructions that came without an id.
@@ -105,83 +116,70 @@ pub enum Cut {
     Preempted { id: String, priority: i32 },
 }
 
-/// Which instructions are cancelled.
-#[derive(Debug, Clone, Copy)]
-pub enum Which<'a> {
-    All,
-    Id(&'a str),
-    /// Of this [`Instruction::ticket`].
-    Ticket(u64),
-}
-
-impl Which<'_> {
-    pub fn is(self, id: &str, ticket: u64) -> bool {
-        match self {
-            Self::All => true,
-            Self::Id(wanted) => wanted == id,
-            Self::Ticket(wanted) => wanted == ticket,
-        }
-    }
-}
-
-/// What was cancelled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cancelled {
-    /// Instructions that waited.
-    pub waiting: usize,
-    /// The one that was being answered.
-    pub answering: bool,
-    /// Watches that stood.
-    pub watches: usize,
-}
-
-impl fmt::Display for Cancelled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let waiting = match self.waiting {
-            0 => None,
-            1 => Some("1 that waited".to_string()),
-            more => Some(format!("{more} that waited")),
-        };
-        let answering = self.answering.then(|| "the one being answered".to_string());
-        let watches = match self.watches {
-            0 => None,
-            1 => Some("1 watch".to_string()),
-            more => Some(format!("{more} watches")),
-        };
-        let parts = [answering, waiting, watches].into_iter().flatten();
-        write!(f, "{}", parts.collect::<Vec<_>>().join(" and "))
-    }
-}
-
 /// What is said of an instruction that was cancelled while it waited.
 const CANCELLED: &str = "cancelled while it waited";
 /// What is said of a watch that was cancelled.
 const WATCH_CANCELLED: &str = "the watch was cancelled";
 
 impl Inbox {
-    /// An empty one, for so many watches at most.
-    pub fn new(cameras: Cameras, watches_limit: usize) -> Self {
+    /// An empty one, unconfigured.
+    pub fn new(cameras: Cameras) -> Self {
         Self {
             cameras,
             ahead: None,
             busy: false,
             instructions: VecDeque::new(),
             refused: VecDeque::new(),
-            watches: Watches::new(watches_limit),
+            watches: Watches::new(0),
             frames_taken: 0,
             resets: Vec::new(),
             system_prompt: None,
             settings: Vec::new(),
             answering: None,
-            paused: false,
+            lifecycle: Lifecycle::default(),
             stop: false,
+            queue_size: 0,
             answered_last: false,
             assigned: 0,
             used_at: VecDeque::new(),
         }
     }
 
-    /// Places a good image in time, also while paused, and lets it wait for its turn in the place of the one of its camera that waits.
+    /// Forgets what was meant for a session of before: its parameters have been read anew.
+    pub fn clear(&mut self) {
+        self.settings.clear();
+        self.system_prompt = None;
+    }
+
+    /// Is from now on that of a session of these parameters.
+    pub fn begin(&mut self, config: &SessionConfig) {
+        self.stop = false;
+        self.queue_size = config.queue_size;
+        self.watches = Watches::new(config.watches_limit);
+        self.frames_taken = 0;
+        self.answered_last = false;
+        self.cameras.begin(config.gate.time_jump_threshold);
+    }
+
+    /// Whether there is a thread that takes what waits.
+    pub fn has_thread(&self) -> bool {
+        let alive = match self.lifecycle.state() {
+            State::Inactive | State::Active | State::Activating | State::Deactivating => true,
+            State::Unconfigured
+            | State::Configuring
+            | State::CleaningUp
+            | State::ShuttingDown
+            | State::ErrorProcessing
+            | State::Finalized => false,
+        };
+        alive && !self.stop
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.lifecycle.state() == State::Active
+    }
+
+    /// Places a good image in time, also while nothing is taken in, and lets it wait for its turn in the place of the one of its camera that waits.
     /// `received_ns` is its receipt on the steady clock.
     pub fn offer(
         &mut self,
@@ -189,7 +187,8 @@ impl Inbox {
         received_ns: i64,
         stats: &mut StreamStats,
     ) -> Result<(), FrameError> {
-        self.cameras.offer(image, received_ns, self.paused, stats)
+        let paused = !self.is_active();
+        self.cameras.offer(image, received_ns, paused, stats)
     }
 
     /// Frames used per second of late, in all and of one camera.
@@ -208,7 +207,7 @@ impl Inbox {
     }
 
     /// Why an instruction cannot be queued: what, its value, what was expected.
-    pub fn objection(&self, instruction: &Instruction, queue_size: usize) -> Option<String> {
+    pub fn objection(&self, instruction: &Instruction) -> Option<String> {
         let (id, text) = (&instruction.id, &instruction.text);
         if id.len() > MAX_ID_BYTES {
             return Some(format!(
@@ -228,8 +227,8 @@ impl Inbox {
                 "instruction choices are {choices} bytes long together, expected at most {MAX_INSTRUCTION_BYTES}"
             ));
         }
-        if self.paused {
-            return Some("the node is paused, expected an instruction while it runs".to_string());
+        if let Some(why) = self.lifecycle.state().objection() {
+            return Some(why.to_string());
         }
         let waiting = self.instructions.iter().map(|waiting| &waiting.id);
         let answering = self.answering.iter().map(|answering| &answering.id);
@@ -241,10 +240,11 @@ impl Inbox {
         if instruction.watch.is_some() {
             return self.watches.objection(instruction);
         }
-        (self.instructions.len() >= queue_size).then(|| {
+        (self.instructions.len() >= self.queue_size).then(|| {
             format!(
-                "instruction queue is full: {} wait, expected at most {queue_size}",
-                self.instructions.len()
+                "instruction queue is full: {} wait, expected at most {}",
+                self.instructions.len(),
+                self.queue_size
             )
         })
     }
@@ -374,7 +374,7 @@ impl Inbox {
             return Some(Work::Refuse(refusal));
         }
         let now = Instant::now();
-        let watch_due = !self.paused && self.watches.is_due(now, self.frames_taken);
+        let watch_due = self.is_active() && self.watches.is_due(now, self.frames_taken);
         let frame_first = match (self.cameras.next(), self.instructions.front()) {
             (Some((since, _)), Some(instruction)) => {
                 self.answered_last || *since <= instruction.received

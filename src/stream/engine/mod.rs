@@ -1,5 +1,8 @@
 //! The engine thread, which owns model and device, and the inbox in front of it.
 //!
+//! There is a thread from configure to cleanup ([`Lifecycle`]); the inbox outlives it, and answers for it where there is none. Only in
+//! [`State::Active`] is anything taken in.
+//!
 //! Frames wait in a slot of one for each camera: a newer frame replaces the one that waits. Instructions wait in a bounded queue. The thread
 //! takes what came first, but never two instructions in a row while a frame waits, so that neither starves the other. An instruction of a
 //! higher priority comes before the others, and cuts off the answer to one of a lower priority. Refusals and cancellations are answered
@@ -10,34 +13,38 @@
 //! - `cameras`: of each camera the frame that waits, and its clock
 //! - `inbox`: what waits, and in which order it is taken
 //! - `watches`: instructions that stand, and when they are asked
+//! - `life`: from one state of the life cycle to another: the model loaded and let go
 //! - `worker`: the thread
 //! - `ahead`: the thread beside it, on a GPU
 
 mod ahead;
 mod cameras;
 mod inbox;
+mod life;
 mod watches;
 mod worker;
 
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use cameras::Cameras;
 use inbox::Inbox;
-use worker::Worker;
+use life::Loaded;
 
-use super::answer::{Answer, AnswerDelta, Instruction};
+use super::answer::{Answer, AnswerDelta, Basis, Instruction};
 use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::gate::FrameGate;
-use super::session::{PromptCheck, PushError, Session, SessionConfig};
+#[cfg(doc)]
+use super::lifecycle::Lifecycle;
+use super::lifecycle::{State, Transition};
+use super::session::PushError;
 use super::stats::{StreamStats, WatchStats};
 use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
 pub use inbox::{Cancelled, Which, MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+pub use life::{Change, ChangeError};
 pub use watches::Watch;
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +57,11 @@ pub enum EngineError {
     Thread(#[from] std::io::Error),
     #[error("the engine has stopped")]
     Stopped,
+    /// There is no thread in this state.
+    #[error("{}", .0.objection().unwrap_or("the engine has stopped"))]
+    Idle(State),
+    #[error("the session has {found} cameras, the engine was made for {expected}")]
+    Cameras { found: usize, expected: usize },
     /// The engine has stopped because of what no attempt afterwards can mend.
     #[error("{0}")]
     Failed(String),
@@ -63,16 +75,10 @@ pub trait EngineEvents: Send {
     fn watch(&mut self, _watch: Watch) {}
 }
 
-/// A running engine. Methods never wait for the model unless they say so.
+/// An engine. Methods never wait for the model unless they say so.
 pub struct Engine {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    queue_size: usize,
-    prompt: PromptCheck,
-    /// What the model runs on, as in "cpu, 2 threads".
-    hardware: String,
-    /// Its answers can hold boxes.
-    detects: bool,
+    loaded: Mutex<Option<Loaded>>,
 }
 
 struct Shared {
@@ -89,6 +95,8 @@ struct Shared {
     silent: Mutex<Vec<String>>,
     /// The zero of the times of receipt.
     started: Instant,
+    events: Mutex<Box<dyn EngineEvents>>,
+    changes: Box<dyn Fn(Change) + Send + Sync>,
 }
 
 impl Shared {
@@ -122,67 +130,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Engine {
-    /// Loads the model (blocking) and starts the thread.
-    pub fn spawn(
-        config: SessionConfig,
-        events: Box<dyn EngineEvents>,
-    ) -> Result<Self, EngineError> {
-        Self::with_session(Session::new(config)?, events)
-    }
-
-    /// Starts the thread on a session that exists.
-    pub fn with_session(
-        session: Session,
-        events: Box<dyn EngineEvents>,
-    ) -> Result<Self, EngineError> {
-        let config = session.config();
-        let queue_size = config.queue_size;
-        let count = config.cameras.count();
-        let cameras = Cameras::new(count, config.gate.time_jump_threshold);
-        let labels = (0..count).map(|camera| config.cameras.label(camera));
-        let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox::new(cameras, config.watches_limit)),
-            wake: Condvar::new(),
-            frames: Condvar::new(),
-            ready: Condvar::new(),
-            gates: Mutex::default(),
-            stats: Mutex::new(StreamStats::of(labels)),
-            complaints: Mutex::new(Complaints::default()),
-            silent: Mutex::new(vec![String::new(); count]),
-            started: Instant::now(),
-        });
-        let pool = session.pool();
-        let hardware = session.hardware();
-        let detects = session.detection_format().is_some();
-        let prompt = session.prompt_check();
-        let encoder = session.encoder();
-        let thumbnails = session.thumbnails();
-        let mut worker = Worker {
-            session,
-            events,
-            shared: shared.clone(),
-            before: Default::default(),
-        };
-        worker.publish_session();
-        let thread = std::thread::Builder::new()
-            .name("engine".to_string())
-            .spawn(move || pool.install(|| worker.run()))?;
-        let mut threads = vec![thread];
-        if let Some(encoder) = encoder {
-            let shared = shared.clone();
-            let thread = std::thread::Builder::new().name("frames".to_string());
-            threads.push(thread.spawn(move || ahead::run(&encoder, &thumbnails, &shared))?);
-        }
-        Ok(Self {
-            shared,
-            threads: Mutex::new(threads),
-            queue_size,
-            prompt,
-            hardware,
-            detects,
-        })
-    }
-
     /// Places a frame in time and puts it into the waiting slot of its camera. One that is refused, which is counted and logged, leaves the one
     /// that waits alone.
     pub fn offer_frame(&self, image: CameraImage) -> Result<(), PushError> {
@@ -239,11 +186,14 @@ impl Engine {
         let mut inbox = lock(&self.shared.inbox);
         lock(&self.shared.stats).instructions_received += 1;
         inbox.name(&mut instruction);
-        match problem.or_else(|| inbox.objection(&instruction, self.queue_size)) {
+        match problem.or_else(|| inbox.objection(&instruction)) {
             Some(reason) => inbox.refuse(instruction, reason),
             None => inbox.queue(instruction),
         }
-        self.shared.wake.notify_one();
+        match inbox.has_thread() {
+            true => self.shared.wake.notify_one(),
+            false => self.shared.refuse_all(&mut inbox),
+        }
     }
 
     /// Cancels instructions that wait or are being answered, and watches: each gets its answer, with [`FinishReason::Cancelled`], within a token of the
@@ -261,15 +211,11 @@ impl Engine {
         lock(&self.shared.inbox).watches.list()
     }
 
-    /// While paused, frames are skipped, watches not asked and instructions refused; what waits already is still done.
-    pub fn pause(&self, paused: bool) {
-        lock(&self.shared.inbox).paused = paused;
-        self.shared.wake.notify_one();
-    }
-
     /// Changes the system prompt; it takes effect at the next reset. One that leaves no room for the rest is refused with the numbers.
     pub fn set_system_prompt(&self, text: String) -> Result<(), EngineError> {
-        self.prompt.check(&text)?;
+        if let Some(loaded) = &*lock(&self.loaded) {
+            loaded.prompt.check(&text)?;
+        }
         lock(&self.shared.inbox).system_prompt = Some(text);
         Ok(())
     }
@@ -284,8 +230,8 @@ impl Engine {
         let (done, wait) = mpsc::channel();
         {
             let mut inbox = lock(&self.shared.inbox);
-            if inbox.stop {
-                return Err(self.why_stopped());
+            if !inbox.has_thread() {
+                return Err(self.why_stopped_in(inbox.lifecycle.state()));
             }
             inbox.resets.push(done);
             self.shared.wake.notify_one();
@@ -296,34 +242,37 @@ impl Engine {
         }
     }
 
-    /// False once the thread has ended, whether asked to or by a fault.
+    /// Whether there is a thread, whatever it does.
     pub fn is_running(&self) -> bool {
-        !lock(&self.shared.inbox).stop
+        lock(&self.shared.inbox).has_thread()
     }
 
-    /// Why the thread has ended.
+    /// What has ended the thread without being asked to, if something has.
+    pub fn failure(&self) -> Option<EngineError> {
+        let stats = lock(&self.shared.stats);
+        let failed = !stats.failure.is_empty();
+        failed.then(|| EngineError::Failed(stats.failure.clone()))
+    }
+
+    /// Why there is no thread.
     pub fn why_stopped(&self) -> EngineError {
-        match lock(&self.shared.stats).failure.as_str() {
-            "" => EngineError::Stopped,
-            failure => EngineError::Failed(failure.to_string()),
+        let state = self.state();
+        self.why_stopped_in(state)
+    }
+
+    fn why_stopped_in(&self, state: State) -> EngineError {
+        match (lock(&self.shared.stats).failure.as_str(), state) {
+            ("", State::Finalized) => EngineError::Stopped,
+            ("", state) => EngineError::Idle(state),
+            (failure, _) => EngineError::Failed(failure.to_string()),
         }
-    }
-
-    /// What the model runs on, as in "cpu, 2 threads".
-    pub fn hardware(&self) -> &str {
-        &self.hardware
-    }
-
-    /// Whether the model's family is published to answer with boxes or points.
-    pub fn detects(&self) -> bool {
-        self.detects
     }
 
     pub fn stats(&self) -> StreamStats {
         let mut inbox = lock(&self.shared.inbox);
         let mut stats = lock(&self.shared.stats).clone();
         inbox.forget_old_frames();
-        stats.paused = inbox.paused;
+        stats.state = inbox.lifecycle.state();
         let slots = inbox.cameras.slots().iter().enumerate();
         for (camera, (index, slot)) in stats.cameras.iter_mut().zip(slots) {
             camera.silence = slot.heard_at.map(|at| at.elapsed());
@@ -334,24 +283,5 @@ impl Engine {
         stats.instructions_waiting = inbox.instructions.len();
         stats.frames_per_second = inbox.frames_per_second(None);
         stats
-    }
-
-    /// Cuts a running answer off, answers what waits as cancelled and ends the thread; false if it did not end in time.
-    pub fn shutdown(&self, timeout: Duration) -> bool {
-        {
-            let mut inbox = lock(&self.shared.inbox);
-            inbox.stop = true;
-            self.shared.wake.notify_one();
-            self.shared.frames.notify_one();
-        }
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        let deadline = Instant::now() + timeout;
-        while !threads.iter().all(JoinHandle::is_finished) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        threads.into_iter().all(|thread| thread.join().is_ok())
     }
 }

@@ -1,21 +1,20 @@
 //! The engine thread.
 
-use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::inbox::{Cut, Refusal, Which, Work};
 use super::watches::Watch;
-use super::{lock, EngineEvents, Shared};
+use super::{lock, Shared};
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
 use crate::stream::frame::CameraImage;
+use crate::stream::lifecycle::State;
 use crate::stream::session::{AskError, Asking, Meanwhile, Progress, Session, Taken};
 
 /// What the thread owns.
 pub struct Worker {
     pub session: Session,
-    pub events: Box<dyn EngineEvents>,
     pub shared: Arc<Shared>,
     /// Frames received and rejected before the memory began.
     pub before: (u64, u64),
@@ -24,12 +23,17 @@ pub struct Worker {
 /// However the thread ends, nobody waits for it any longer.
 impl Drop for Worker {
     fn drop(&mut self) {
-        let mut inbox = lock(&self.shared.inbox);
-        inbox.stop = true;
-        inbox.resets.clear();
+        let asked_to = lock(&self.shared.inbox).stop;
+        if !asked_to {
+            self.shared.end_work(FAULT);
+        }
+        lock(&self.shared.inbox).resets.clear();
         self.shared.frames.notify_one();
     }
 }
+
+/// What is said of a thread that has ended without being asked to.
+const FAULT: &str = "the engine's thread has ended by a fault of its own";
 
 impl Worker {
     pub fn run(&mut self) {
@@ -38,8 +42,16 @@ impl Worker {
             self.follow_settings();
             match work {
                 Work::Stop => {
-                    let ended = lock(&self.shared.inbox).watches.cancel(Which::All);
-                    self.cancel_waiting("the node is shutting down", ended);
+                    let (ended, state) = {
+                        let mut inbox = lock(&self.shared.inbox);
+                        let ended = inbox.watches.cancel(Which::All);
+                        (ended, inbox.lifecycle.state())
+                    };
+                    let reason = match state {
+                        State::CleaningUp => "the memory was let go (cleanup)",
+                        _ => "the node is shutting down",
+                    };
+                    self.cancel_waiting(reason, ended);
                     return;
                 }
                 Work::Reset { waiting, dropped } => {
@@ -70,13 +82,12 @@ impl Worker {
     /// Ends the work: what comes next would be wrong, or would fail again and again.
     fn give_up(&mut self, error: &ModelError) {
         let failure = error.to_string();
+        self.shared.end_work(&failure);
         let (waiting, ended) = {
             let mut inbox = lock(&self.shared.inbox);
-            inbox.stop = true;
             let waiting = std::mem::take(&mut inbox.instructions);
             (waiting, inbox.watches.cancel(Which::All))
         };
-        lock(&self.shared.stats).failure.clone_from(&failure);
         for instruction in waiting {
             let finish = FinishReason::Error;
             self.refuse(Refusal::new(instruction, finish, failure.clone()));
@@ -100,7 +111,7 @@ impl Worker {
                 return work;
             }
             inbox.busy = false;
-            let next = inbox.watches.next_at().filter(|_| !inbox.paused);
+            let next = inbox.watches.next_at().filter(|_| inbox.is_active());
             let wake = &self.shared.wake;
             inbox = match next {
                 Some(at) => {
@@ -185,7 +196,7 @@ impl Worker {
                 ));
             }
         }
-        self.shared.deliver(answer, &mut *self.events);
+        self.shared.deliver(answer);
     }
 
     /// Asks for watches.
@@ -207,10 +218,10 @@ impl Worker {
         };
         for watch in published {
             if let Some(answer) = &watch.last {
-                self.events.delta(answer.in_one_piece());
-                self.shared.deliver(answer.clone(), &mut *self.events);
+                lock(&self.shared.events).delta(answer.in_one_piece());
+                self.shared.deliver(answer.clone());
             }
-            self.events.watch(watch);
+            lock(&self.shared.events).watch(watch);
         }
     }
 
@@ -239,12 +250,8 @@ impl Worker {
     ) -> Progress {
         let basis = self.session.basis();
         let Self {
-            session,
-            events,
-            shared,
-            ..
+            session, shared, ..
         } = self;
-        let events = RefCell::new(&mut **events);
         // Between two tokens, those that need no answer of the model do not wait for the end of this one.
         let meanwhile = || loop {
             let refusal = {
@@ -258,11 +265,11 @@ impl Worker {
                     None => return Meanwhile::Nothing,
                 }
             };
-            shared.refuse(&refusal, &basis, &mut **events.borrow_mut());
+            shared.refuse(&refusal, &basis);
         };
         session.go_on_answering(instruction, asking, &meanwhile, &mut |delta| {
             if aloud {
-                events.borrow_mut().delta(delta);
+                lock(&shared.events).delta(delta);
             }
         })
     }
@@ -296,7 +303,7 @@ impl Worker {
     fn refuse(&mut self, refusal: Refusal) {
         lock(&self.shared.inbox).answering = None;
         let basis = self.session.basis();
-        self.shared.refuse(&refusal, &basis, &mut *self.events);
+        self.shared.refuse(&refusal, &basis);
     }
 
     /// Answers all that waits, and the watches that have ended.
@@ -344,7 +351,7 @@ impl Worker {
 
 impl Shared {
     /// Answers an instruction that is not put to the model.
-    fn refuse(&self, refusal: &Refusal, basis: &Basis, events: &mut dyn EngineEvents) {
+    pub fn refuse(&self, refusal: &Refusal, basis: &Basis) {
         let Refusal {
             instruction,
             finish,
@@ -355,17 +362,17 @@ impl Shared {
         if let (Some(watch), Some(count)) = (watch, &mut answer.watch) {
             count.asked = watch.asked;
         }
-        events.delta(delta);
-        self.deliver(answer.clone(), events);
+        lock(&self.events).delta(delta);
+        self.deliver(answer.clone());
         if let Some(watch) = watch {
-            events.watch(Watch {
+            lock(&self.events).watch(Watch {
                 last: Some(answer),
                 ..(**watch).clone()
             });
         }
     }
 
-    fn deliver(&self, answer: Answer, events: &mut dyn EngineEvents) {
+    fn deliver(&self, answer: Answer) {
         {
             let mut stats = lock(&self.stats);
             stats.detections += answer.detections.found.len() as u64;
@@ -379,6 +386,6 @@ impl Shared {
                 }
             }
         }
-        events.answer(answer);
+        lock(&self.events).answer(answer);
     }
 }

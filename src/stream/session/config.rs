@@ -30,8 +30,9 @@ parameters! {
     #[derive(Debug, Clone)]
     pub struct SessionConfig {
         /// Folder of the checkpoint as published (`docs/checkpoints.md` lists the families), or the .gguf file of a decoder; a relative one is
-        /// looked up in the share folder of the installed package, then in the working directory. Where nothing is called so, a model's
-        /// name on the hub (ORG/NAME or ORG/NAME@REVISION), taken from the local cache: nothing is downloaded.
+        /// looked up in the share folder of the installed package, then in the working directory; `~/` is the user's home, `package://NAME/PATH`
+        /// lies in the share folder of another package. Where nothing is called so, a model's name on the hub (ORG/NAME or
+        /// ORG/NAME@REVISION), taken from the local cache: nothing is downloaded.
         model_dir: PathBuf = PathBuf::from("models/demo"), name "model";
         /// Where the model runs; auto: the GPU if there is one.
         device: DeviceKind = DeviceKind::Auto;
@@ -76,7 +77,7 @@ parameters! {
         /// Instructions that may wait; one more is refused with an answer that says so.
         queue_size: usize = 8, range 1..=10_000, unit "instructions";
         /// Watches that may stand; one more is refused with an answer that says so.
-        watches_limit: usize = 16, range 0..=1000, unit "watches";
+        watches_limit: usize = 16, range 0..=1000, unit "watches", set Start;
     }
     parts {
         cache: CacheConfig;

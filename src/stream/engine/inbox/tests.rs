@@ -3,6 +3,7 @@
 use super::*;
 use crate::stream::frame::ImageData;
 use crate::stream::gate::{FrameGate, GateConfig};
+use crate::stream::lifecycle::{Asked, Outcome};
 use crate::stream::memory::FrameMemory;
 use proptest::prelude::*;
 
@@ -20,7 +21,18 @@ fn image(stamp_ms: i64) -> CameraImage {
 }
 
 fn inbox(cameras: usize) -> Inbox {
-    Inbox::new(Cameras::new(cameras, 10.0), 0)
+    let mut inbox = Inbox::new(Cameras::new(cameras, 10.0));
+    for label in ["configure", "activate"] {
+        change(&mut inbox, label);
+    }
+    inbox
+}
+
+/// Takes a transition, unless it leads where the node is.
+fn change(inbox: &mut Inbox, label: &str) {
+    if inbox.lifecycle.begin(Asked::Label(label)).is_ok() {
+        inbox.lifecycle.end(Outcome::Success).unwrap();
+    }
 }
 
 /// What happens at a camera's next image.
@@ -114,7 +126,8 @@ proptest! {
             now += PACE;
             match step {
                 Step::Busy(time) => model.free_ms = now + time,
-                Step::Pause(paused) => inbox.paused = paused,
+                Step::Pause(true) => change(&mut inbox, "deactivate"),
+                Step::Pause(false) => change(&mut inbox, "activate"),
                 Step::Silence(time) => now += time,
                 // A clock of which only one image came is none yet.
                 Step::Jump(by) if since_jump > 2 => {
@@ -145,7 +158,7 @@ proptest! {
             prop_assert!(model.epochs <= made);
         }
         // What still waits is taken, and with it the epoch of a jump that nothing was taken after.
-        inbox.paused = false;
+        change(&mut inbox, "activate");
         now += BUSY + PACE;
         stats.frames_received += 1;
         inbox.offer(image(offset + now), now * MS, &mut stats).unwrap();
