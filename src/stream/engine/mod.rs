@@ -9,12 +9,14 @@
 //! - this file: what others see of the engine
 //! - `cameras`: of each camera the frame that waits, and its clock
 //! - `inbox`: what waits, and in which order it is taken
+//! - `endings`: what ends an instruction before its answer is whole
 //! - `watches`: instructions that stand, and when they are asked
 //! - `worker`: the thread
 //! - `ahead`: the thread beside it, on a GPU
 
 mod ahead;
 mod cameras;
+mod endings;
 mod inbox;
 mod watches;
 mod worker;
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use cameras::Cameras;
 use inbox::Inbox;
-use worker::Worker;
+use worker::{Ending, Worker};
 
 use super::answer::{Answer, AnswerDelta, Instruction};
 use super::complaints::Complaints;
@@ -35,9 +37,11 @@ use super::gate::FrameGate;
 use super::session::{PromptCheck, PushError, Session, SessionConfig};
 use super::stats::{StreamStats, WatchStats};
 use crate::cache::parameter::Value;
+use crate::model::vision::frames::FrameEncoder;
 use crate::model::ModelError;
 
-pub use inbox::{Cancelled, Which, MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+pub use endings::{Cancelled, Which};
+pub use inbox::{MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
 pub use watches::Watch;
 
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +70,10 @@ pub trait EngineEvents: Send {
 /// A running engine. Methods never wait for the model unless they say so.
 pub struct Engine {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// None once it has been waited for.
+    thread: Mutex<Option<JoinHandle<Session>>>,
+    /// The one that takes frames ahead of their turn.
+    ahead: Mutex<Option<JoinHandle<()>>>,
     queue_size: usize,
     prompt: PromptCheck,
     /// What the model runs on, as in "cpu, 2 threads".
@@ -163,16 +170,21 @@ impl Engine {
         worker.publish_session();
         let thread = std::thread::Builder::new()
             .name("engine".to_string())
-            .spawn(move || pool.install(|| worker.run()))?;
-        let mut threads = vec![thread];
-        if let Some(encoder) = encoder {
+            .spawn(move || {
+                let _ending = Ending(worker.shared.clone());
+                pool.install(|| worker.run());
+                worker.session
+            })?;
+        let run_ahead = |encoder: FrameEncoder| {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name("frames".to_string());
-            threads.push(thread.spawn(move || ahead::run(&encoder, &thumbnails, &shared))?);
-        }
+            thread.spawn(move || ahead::run(&encoder, &thumbnails, &shared))
+        };
+        let ahead = encoder.map(run_ahead).transpose()?;
         Ok(Self {
             shared,
-            threads: Mutex::new(threads),
+            thread: Mutex::new(Some(thread)),
+            ahead: Mutex::new(ahead),
             queue_size,
             prompt,
             hardware,
@@ -237,7 +249,7 @@ impl Engine {
         inbox.name(&mut instruction);
         match problem.or_else(|| inbox.objection(&instruction, self.queue_size)) {
             Some(reason) => inbox.refuse(instruction, reason),
-            None => inbox.queue(instruction),
+            None => inbox.queue(instruction, self.queue_size),
         }
         self.shared.wake.notify_one();
     }
@@ -329,20 +341,41 @@ impl Engine {
 
     /// Cuts a running answer off, answers what waits as cancelled and ends the thread; false if it did not end in time.
     pub fn shutdown(&self, timeout: Duration) -> bool {
+        let Some(ended) = self.stop(timeout) else {
+            return false;
+        };
+        ended.is_none_or(|session| session.is_ok())
+    }
+
+    /// The same, for whoever wants the session back; none if it did not end in time, or by a fault.
+    pub fn into_session(self, timeout: Duration) -> Option<Session> {
+        self.stop(timeout)??.ok()
+    }
+
+    /// Ends the threads; none if they did not end in time. What the engine's came to, unless it has been waited for before.
+    fn stop(&self, timeout: Duration) -> Option<Option<std::thread::Result<Session>>> {
         {
             let mut inbox = lock(&self.shared.inbox);
             inbox.stop = true;
             self.shared.wake.notify_one();
             self.shared.frames.notify_one();
         }
-        let threads = std::mem::take(&mut *lock(&self.threads));
+        let (thread, ahead) = (lock(&self.thread).take(), lock(&self.ahead).take());
         let deadline = Instant::now() + timeout;
-        while !threads.iter().all(JoinHandle::is_finished) {
+        let finished = |thread: &JoinHandle<Session>| thread.is_finished();
+        while !(thread.as_ref().is_none_or(finished)
+            && ahead.as_ref().is_none_or(JoinHandle::is_finished))
+        {
             if Instant::now() >= deadline {
-                return false;
+                return None;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        threads.into_iter().all(|thread| thread.join().is_ok())
+        let of_frames = ahead.map_or(Ok(()), JoinHandle::join);
+        let ended = thread.map(JoinHandle::join);
+        Some(match of_frames {
+            Ok(()) => ended,
+            Err(fault) => Some(Err(fault)),
+        })
     }
 }
