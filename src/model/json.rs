@@ -6,9 +6,7 @@ use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
 use super::decoder::Unsupported;
-
-/// Longest piece of a value that an error shows, characters.
-const SHOWN: usize = 60;
+use crate::excerpt::excerpt;
 
 /// Numbers that Python's `json` writes and JSON does not have.
 const NOT_JSON: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
@@ -65,7 +63,7 @@ fn unsupported(field: &str, value: Option<&Value>, message: &str) -> Unsupported
         "" => "the whole",
         named => named,
     };
-    let value = value.map_or_else(String::new, |value| shown(&value.to_string()));
+    let value = value.map_or_else(String::new, |value| excerpt(&value.to_string()));
     let expected = match message.split_once(", expected ") {
         Some((_, expected)) => in_words(expected),
         None => format!("something else: {message}"),
@@ -90,14 +88,6 @@ fn in_words(expected: &str) -> String {
         other => other,
     }
     .to_string()
-}
-
-/// The beginning of `text`, if it is long.
-fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_string(),
-    }
 }
 
 /// Why `text` is no JSON: Python's numbers by name, else what the library says.

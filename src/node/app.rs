@@ -24,6 +24,7 @@ use super::services::Services;
 use super::sight::Sight;
 use super::topics::Topics;
 use super::{ros, watches, NodeError, NAME};
+use crate::excerpt::excerpt;
 use crate::stream::engine::{Cancelled, Which};
 use crate::stream::Engine;
 
@@ -255,7 +256,8 @@ fn serve_cancel(
             _ => Which::Id(id),
         };
         let cancelled = engine.cancel(which);
-        let message = match (cancelled == Cancelled::default(), id) {
+        let id = excerpt(id);
+        let message = match (cancelled == Cancelled::default(), id.as_str()) {
             (false, _) => format!("cancelled: {cancelled}"),
             (true, "") => "nothing waits, is being answered or is watched".to_string(),
             (true, _) => format!(

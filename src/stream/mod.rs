@@ -8,6 +8,7 @@
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
 //! - `inspect`: what a checkpoint is and what it needs, from its headers alone
 //! - `answer`: instructions and answers
+//! - `generation`: an answer in the making
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
 //! - `evidence`: the frames that an answer rests on
@@ -34,6 +35,7 @@ pub mod engine;
 pub mod evidence;
 pub mod frame;
 pub mod gate;
+mod generation;
 pub mod goals;
 pub mod grammar;
 pub mod inspect;

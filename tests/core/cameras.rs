@@ -1,7 +1,6 @@
 //! Several cameras in one memory: labels, order, gates, times, and what one of them does to the others.
 
 use std::sync::mpsc::{channel, Receiver, Sender};
-use std::time::Duration;
 
 use inf_mllm::cache::PolicyKind;
 use inf_mllm::stream::grammar::{Chat, Grammar};
@@ -11,10 +10,7 @@ use inf_mllm::stream::{
 };
 
 use crate::engine::wait_for;
-use crate::support::{instruction, load, picture, tiny_config, tiny_dir};
-
-/// Long enough for a busy machine; every wait ends as soon as its condition holds.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{instruction, load, picture, tiny_config, tiny_dir, PATIENCE};
 
 fn config(labels: &[&str]) -> SessionConfig {
     let mut config = tiny_config();

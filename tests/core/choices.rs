@@ -358,3 +358,30 @@ fn choices_that_are_cancelled_choose_nothing_and_draw_nothing() {
     assert!(first.chosen.is_some());
     assert_eq!(session.state().stream.draws, draws);
 }
+
+#[test]
+fn choices_are_as_long_as_they_are_whatever_max_new_tokens_says() {
+    let mut config = tiny_config();
+    config.max_new_tokens_limit = 8;
+    config.max_new_tokens = 2;
+    let mut session = Session::new(config).unwrap();
+    show(&mut session, 0, 2);
+    let long = "it stands behind the blue box and the yellow cone";
+    let mut answers = Vec::new();
+    for max_new_tokens in [0, 1, 9, usize::MAX] {
+        let asked = Instruction {
+            max_new_tokens,
+            ..among(&[long, "it is not there"])
+        };
+        let answer = ask(&mut session, &asked);
+        assert_eq!(answer.error, None, "{max_new_tokens}");
+        answers.push((answer.text, answer.chosen, answer.output_tokens));
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]));
+    // Of text it is refused.
+    let free = Instruction {
+        max_new_tokens: 9,
+        ..instruction("f", QUESTION)
+    };
+    assert!(ask(&mut session, &free).error.is_some());
+}

@@ -134,10 +134,8 @@ fn regular_expressions_and_lark_grammars_are_followed() {
 fn a_text_without_an_end_is_cut_off_and_the_answer_says_so() {
     let mut session = tiny_session();
     show(&mut session, 0, 2);
-    let list = json!({ "$ref": "#/$defs/list", "$defs": {
-        "list": { "type": "array", "items": { "$ref": "#/$defs/list" }, "minItems": 1 },
-    } });
-    for mut asked in [schema(&list), of(GrammarKind::Regex, "[a-z]{200,}")] {
+    let long = json!({ "type": "string", "minLength": 200 });
+    for mut asked in [schema(&long), of(GrammarKind::Regex, "[a-z]{200,}")] {
         asked.max_new_tokens = 30;
         let answer = ask(&mut session, &asked);
         assert_eq!(answer.finish, FinishReason::Length);
@@ -183,6 +181,10 @@ fn a_grammar_that_cannot_be_compiled_is_refused_with_the_place_and_changes_nothi
         "side": { "enum": ["left"] },
         "far": { "anyOf": [{ "type": "integer" }, { "type": "metres" }] },
     } });
+    let endless = json!({ "$ref": "#/$defs/list", "$defs": {
+        "list": { "type": "array", "items": { "$ref": "#/$defs/list" }, "minItems": 1 },
+    } });
+    let misspelt = json!({ "properties": { "name": { "type": "string", "maxlength": 3 } } });
     let long = format!("start: \"{}\"", "a".repeat(MAX_GRAMMAR_BYTES));
     let deep = "(".repeat(40_000);
     let chain = (0..4000)
@@ -214,6 +216,35 @@ fn a_grammar_that_cannot_be_compiled_is_refused_with_the_place_and_changes_nothi
         (schema, "[]", vec!["json_schema"]),
         (regex, "(left|right", vec!["regex", "unclosed group"]),
         (regex, "[z-a]", vec!["regex"]),
+        (
+            regex,
+            "left[^\\s\\S]",
+            vec!["regex", "there is no text of it"],
+        ),
+        (
+            lark,
+            "start: start",
+            vec!["lark", "no text of the rule start"],
+        ),
+        (
+            lark,
+            "start: \"turn \" side\nside: \"left\" side | \"right\" side\n",
+            vec!["lark", "no text of the rule side"],
+        ),
+        (lark, "start: /[^\\s\\S]/", vec!["lark", "no text of"]),
+        (
+            schema,
+            &endless.to_string(),
+            vec!["#/$defs/list/items", "there is no text of it"],
+        ),
+        (
+            schema,
+            &misspelt.to_string(),
+            vec![
+                "#/properties/name",
+                r#"keyword is "maxlength", expected "maxLength""#,
+            ],
+        ),
         (regex, " ", vec!["regex) is empty"]),
         (lark, "start: \"a\"\nother: (", vec!["lark", "2"]),
         (lark, "start: nothing", vec!["nothing"]),
@@ -244,6 +275,56 @@ fn a_grammar_that_cannot_be_compiled_is_refused_with_the_place_and_changes_nothi
     // Deep without brackets.
     let answer = ask(&mut session, &of(lark, &chain));
     assert!(answer.error.is_some() || answer.text == "a");
+}
+
+#[test]
+fn rules_that_contain_themselves_and_keywords_of_one_s_own_do_no_harm() {
+    let mut session = tiny_session();
+    show(&mut session, 0, 2);
+    let tree = json!({ "$ref": "#/$defs/tree", "$defs": { "tree": {
+        "type": "object", "x-unit": "m", "description": "a tree",
+        "properties": { "left": { "$ref": "#/$defs/tree" } }, "additionalProperties": false,
+    } } });
+    let lark = "start: list\nlist: \"(\" list* \")\"\n";
+    for asked in [schema(&tree), of(GrammarKind::Lark, lark)] {
+        let answer = ask(&mut session, &asked);
+        assert_ne!(answer.finish, FinishReason::Error, "{:?}", answer.error);
+    }
+}
+
+#[test]
+fn the_text_of_an_answer_is_what_its_grammar_matched_to_the_last_blank() {
+    let mut config = tiny_config();
+    config.temperature = 50.0;
+    let mut session = Session::new(config).unwrap();
+    show(&mut session, 0, 2);
+    for (kind, text, expected) in [
+        (GrammarKind::Regex, "\n\n left \n", "\n\n left \n"),
+        (
+            GrammarKind::Regex,
+            "  <think>a</think> b",
+            "  <think>a</think> b",
+        ),
+        (
+            GrammarKind::Lark,
+            "start: \" \" \"Größe\" \"\\n\"",
+            " Größe\n",
+        ),
+    ] {
+        let mut pieces = String::new();
+        let asked = of(kind, text);
+        let answer = session.ask(&asked, &|| false, &mut |delta| pieces.push_str(&delta.text));
+        assert_eq!((answer.error, answer.text.as_str()), (None, expected));
+        assert_eq!(pieces, expected);
+    }
+    // So are choices, but for the blanks around them.
+    let mut asked = instruction("c", "Which one?");
+    asked.choices = vec!["<think>".to_string(), " <thin ice\n".to_string()];
+    let mut pieces = String::new();
+    let answer = session.ask(&asked, &|| false, &mut |delta| pieces.push_str(&delta.text));
+    let chosen = answer.chosen.unwrap().index;
+    assert_eq!(answer.text, asked.choices[chosen].trim());
+    assert_eq!(pieces, answer.text);
 }
 
 #[test]

@@ -7,10 +7,7 @@ use inf_mllm::stream::{
     Answer, AnswerDelta, Engine, EngineEvents, FinishReason, ImageData, SessionConfig, StreamStats,
 };
 
-use crate::support::{instruction, picture, tiny_config};
-
-/// Long enough for a busy machine; every wait ends as soon as its condition holds.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{instruction, picture, tiny_config, PATIENCE};
 
 /// Hands on the answers; may be held up at the first piece of text.
 struct Collect {

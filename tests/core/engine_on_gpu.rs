@@ -16,9 +16,7 @@ use inf_mllm::stream::{
 
 use crate::engine::wait_for;
 use crate::steps::kernels;
-use crate::support::{instruction, load, picture, tiny_config};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{instruction, load, picture, tiny_config, PATIENCE};
 
 const WORKS: u8 = 0;
 const FAILS_ONCE: u8 = 1;

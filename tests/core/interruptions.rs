@@ -8,10 +8,7 @@ use inf_mllm::stream::{
     Answer, AnswerDelta, Engine, EngineEvents, FinishReason, Instruction, SessionConfig,
 };
 
-use crate::support::{instruction, picture, tiny_config};
-
-/// Long enough for a busy machine; every wait ends as soon as its condition holds.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{instruction, picture, tiny_config, PATIENCE};
 
 /// Hands on the answers, and stops at the first pieces of the first one until it is told to go on.
 struct Held {
@@ -280,6 +277,44 @@ fn a_refusal_does_not_wait_for_the_answer_that_is_being_given() {
     asked.engine.cancel(Which::Id("runs"));
     assert_eq!(asked.answer().id, "runs");
     assert_eq!(asked.answer().id, "waits");
+    assert!(asked.engine.shutdown(PATIENCE));
+}
+
+#[test]
+fn in_a_full_queue_a_higher_priority_takes_the_place_of_the_lowest_that_came_last() {
+    let mut config = tiny_config();
+    config.queue_size = 3;
+    let asked = Asked::with(config, 2);
+    asked.begin(of_priority("runs", 9));
+    for (id, priority) in [("a", 0), ("b", 5), ("c", 0)] {
+        asked.engine.instruct(of_priority(id, priority));
+    }
+    asked.engine.instruct(of_priority("equal", 0));
+    asked.engine.instruct(of_priority("urgent", 7));
+    asked.engine.instruct(of_priority("more", 6));
+    asked.engine.instruct(of_priority("too late", 5));
+    asked.go_on();
+    let refused = (0..4).map(|_| asked.answer()).collect::<Vec<_>>();
+    let told = |id: &str| {
+        let answer = refused.iter().find(|answer| answer.id == id).unwrap();
+        (answer.finish, answer.error.clone().unwrap())
+    };
+    for id in ["equal", "too late"] {
+        let (finish, error) = told(id);
+        assert_eq!(finish, FinishReason::Error);
+        assert!(error.starts_with("instruction queue is full: 3 wait, expected at most 3"));
+    }
+    for (id, taker, priority) in [("c", "urgent", 7), ("a", "more", 6)] {
+        let reason = format!(
+            "the instruction queue was full, and instruction {taker} of priority {priority} took the place of this one of priority 0"
+        );
+        assert_eq!(told(id), (FinishReason::Preempted, reason));
+    }
+    asked.go_on();
+    let rest = (0..4).map(|_| asked.answer()).collect::<Vec<_>>();
+    assert!(rest.iter().all(|answer| answer.error.is_none()));
+    let order = rest.iter().map(|answer| answer.id.as_str());
+    assert_eq!(order.collect::<Vec<_>>(), ["runs", "urgent", "more", "b"]);
     assert!(asked.engine.shutdown(PATIENCE));
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{CacheShape, KvBuffer, KvStorage};
@@ -15,6 +16,9 @@ use inf_mllm::model::ModelError;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// Long enough for a busy machine; every wait ends as soon as its condition holds.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,14 +1,21 @@
 //! A session that is asked a thousand things which leave no trace, beside a twin that is not.
 
 use std::cell::Cell;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::time::{Duration, Instant};
 
 use inf_mllm::cache::{BoundedCache, PolicyKind};
-use inf_mllm::stream::{FinishReason, GrammarKind, Instruction, Session, TextGrammar};
+use inf_mllm::stream::engine::{Cancelled, Which};
+use inf_mllm::stream::goals::{Goals, Keep, Status};
+use inf_mllm::stream::{
+    Answer, AnswerDelta, Engine, EngineEvents, Every, FinishReason, GrammarKind, Instruction,
+    Session, TextGrammar, Watching,
+};
 
 use crate::cache_stream::flat;
 use crate::failures::{seen, show};
 use crate::recall::{archived, config};
-use crate::support::instruction;
+use crate::support::{instruction, picture, PATIENCE};
 
 const ASKED: usize = 1000;
 /// Between two frames.
@@ -69,6 +76,19 @@ fn ask(session: &mut Session, i: usize) -> FinishReason {
     session.ask(&asked, &cancelled, &mut |_| ()).finish
 }
 
+/// Fails unless a session is what its twin is, to the bit, and goes on as it does.
+fn assert_twins(asked: &mut Session, twin: &mut Session, what: &str) {
+    let [changed, kept] = [&*asked, &*twin].map(|session| contents(&session.state().cache));
+    assert!(changed == kept, "{what}");
+    assert_eq!(archived(asked), archived(twin));
+    assert_eq!(format!("{:?}", seen(asked)), format!("{:?}", seen(twin)));
+    // One that stays, so that the draws behind it are others.
+    let staying = instruction("s", "And now?");
+    let [said, twins] =
+        [asked, twin].map(|session| session.ask(&staying, &|| false, &mut |_| ()).token_ids);
+    assert_eq!(said, twins, "{what}");
+}
+
 #[test]
 fn a_thousand_things_asked_without_a_trace_leave_a_session_its_twin_s() {
     for policy in [
@@ -88,19 +108,7 @@ fn a_thousand_things_asked_without_a_trace_leave_a_session_its_twin_s() {
             }
             finished.push(ask(&mut asked, i));
             if i % ROUND == ROUND - 1 {
-                let [changed, kept] =
-                    [&asked, &twin].map(|session| contents(&session.state().cache));
-                assert!(changed == kept, "{policy}, {i}");
-                assert_eq!(archived(&asked), archived(&twin));
-                assert_eq!(
-                    format!("{:?}", seen(&mut asked)),
-                    format!("{:?}", seen(&mut twin))
-                );
-                // One that stays, so that the draws behind it are others.
-                let staying = instruction("s", "And now?");
-                let [said, twins] = [&mut asked, &mut twin]
-                    .map(|session| session.ask(&staying, &|| false, &mut |_| ()).token_ids);
-                assert_eq!(said, twins, "{policy}, {i}");
+                assert_twins(&mut asked, &mut twin, &format!("{policy}, {i}"));
             }
         }
         for finish in [
@@ -113,4 +121,168 @@ fn a_thousand_things_asked_without_a_trace_leave_a_session_its_twin_s() {
             assert!(count > 10, "{policy}: {count} ended by {}", finish.name());
         }
     }
+}
+
+struct Told {
+    pieces: Sender<AnswerDelta>,
+    answers: Sender<Answer>,
+}
+
+impl EngineEvents for Told {
+    fn delta(&mut self, delta: AnswerDelta) {
+        // The test may have ended; so below.
+        let _ = self.pieces.send(delta);
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let _ = self.answers.send(answer);
+    }
+}
+
+/// A session in an engine, for a while.
+struct Running {
+    engine: Engine,
+    pieces: Receiver<AnswerDelta>,
+    answers: Receiver<Answer>,
+    goals: Goals<(), Answer>,
+}
+
+impl Running {
+    fn new(session: Session) -> Self {
+        let ((piece, pieces), (answer, answers)) = (channel(), channel());
+        let told = Told {
+            pieces: piece,
+            answers: answer,
+        };
+        let keep = Keep {
+            time: PATIENCE,
+            count: 100,
+        };
+        Self {
+            engine: Engine::with_session(session, Box::new(told)).unwrap(),
+            pieces,
+            answers,
+            goals: Goals::new(keep),
+        }
+    }
+
+    fn until(&self, condition: impl Fn(&Engine) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(&self.engine) {
+            assert!(Instant::now() < deadline, "{:?}", self.engine.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn show(&self, frame: i64) {
+        let used = self.engine.stats().frames_used;
+        let colour = [(frame * 40 % 256) as u8, 90, 200];
+        self.engine
+            .offer_frame(picture(frame * 100, colour))
+            .unwrap();
+        self.until(|engine| engine.stats().frames_used > used);
+    }
+
+    /// The last answer to the instruction of this id.
+    fn answer(&self, id: &str) -> Answer {
+        loop {
+            let answer = self.answers.recv_timeout(PATIENCE).unwrap();
+            if answer.id == id && answer.watch.is_none_or(|count| count.ended) {
+                return answer;
+            }
+        }
+    }
+
+    /// A goal that is cancelled while it waits or while it is being answered.
+    fn cancelled_goal(&mut self, n: usize, waits: bool) {
+        let name = [n as u8 + 1; 16];
+        let ticket = self.goals.accept(name, 1).unwrap();
+        let goal = Instruction {
+            ephemeral: true,
+            max_new_tokens: 200,
+            ticket,
+            ..instruction(&format!("goal {n}"), "Tell me everything.")
+        };
+        if waits {
+            // It waits behind this one.
+            self.engine.instruct(Instruction {
+                priority: 1,
+                max_new_tokens: 20,
+                ephemeral: true,
+                ..instruction(&format!("before {n}"), "What is in view?")
+            });
+        }
+        self.engine.instruct(goal);
+        while !waits && self.pieces.recv_timeout(PATIENCE).unwrap().ticket != ticket {}
+        let canceling = self.goals.cancel(name, 0).unwrap();
+        assert_eq!(canceling.len(), 1);
+        let cancelled = self.engine.cancel(Which::Ticket(canceling[0].ticket));
+        let answer = self.answer(&format!("goal {n}"));
+        if cancelled != Cancelled::default() {
+            assert_eq!(answer.finish, FinishReason::Cancelled);
+        }
+        self.goals
+            .end(&name, Status::Canceled, answer, Instant::now());
+    }
+}
+
+fn watch(id: &str, every: Every) -> Instruction {
+    Instruction {
+        max_new_tokens: 5,
+        watch: Some(Watching {
+            every,
+            on_change: false,
+            hysteresis: 0.0,
+            min_interval: Duration::ZERO,
+            survives_reset: false,
+        }),
+        ..instruction(id, "Is the way free?")
+    }
+}
+
+#[test]
+fn watches_and_cancelled_goals_of_a_running_engine_leave_its_session_its_twin_s() {
+    const ROUNDS: usize = 12;
+    let mut config = config(PolicyKind::InfMllm);
+    config.temperature = 2.0;
+    let [mut asked, mut twin] = [0; 2].map(|_| Session::new(config.clone()).unwrap());
+    let mut askings = 0;
+    for round in 0..ROUNDS {
+        let (mut running, plain) = (Running::new(asked), Running::new(twin));
+        let often = Every::Period(Duration::from_micros(1));
+        let among = Instruction {
+            choices: ["yes", "no", "perhaps"].map(String::from).to_vec(),
+            ..watch("choices", often)
+        };
+        let formed = Instruction {
+            grammar: Some(TextGrammar {
+                kind: GrammarKind::Regex,
+                text: "(left|right) [0-9]{1,2}".to_string(),
+            }),
+            ..watch("grammar", often)
+        };
+        for watch in [watch("frames", Every::Frames(1)), among, formed] {
+            running.engine.instruct(watch);
+        }
+        for frame in 0..4 {
+            for engine in [&running, &plain] {
+                engine.show((round * 4 + frame) as i64);
+            }
+            running.cancelled_goal(frame, frame % 2 == 0);
+        }
+        running.until(|engine| engine.watches().iter().all(|watch| watch.asked >= 4));
+        running.until(|engine| {
+            let asked = engine.watches().into_iter().map(|watch| watch.asked);
+            asked.sum::<u64>() >= 84
+        });
+        let standing = running.engine.watches();
+        askings += standing.iter().map(|watch| watch.asked).sum::<u64>();
+        // Cut off wherever it is.
+        running.engine.cancel(Which::Id("choices"));
+        assert!(running.answer("choices").watch.unwrap().asked >= 4);
+        asked = running.engine.into_session(PATIENCE).unwrap();
+        twin = plain.engine.into_session(PATIENCE).unwrap();
+        assert_twins(&mut asked, &mut twin, &format!("round {round}"));
+    }
+    assert!(askings >= 1000, "{askings}");
 }

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 
 use inf_mllm::stream::engine::{Watch, Which};
 use inf_mllm::stream::{
-    Answer, AnswerDelta, Engine, EngineEvents, Every, FinishReason, Instruction, SessionConfig,
-    Watching,
+    Answer, AnswerDelta, CameraImage, Engine, EngineEvents, Every, FinishReason, GrammarKind,
+    ImageData, Instruction, Recall, RecallMode, SessionConfig, TextGrammar, Watching,
 };
 
-use crate::support::{instruction, picture, tiny_config};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{instruction, picture, tiny_config, PATIENCE};
 
 struct Collect {
     answers: Sender<Answer>,
@@ -266,4 +264,115 @@ fn a_paused_engine_asks_no_watch_and_a_watch_that_cannot_stand_is_refused() {
     assert!(refused.error.unwrap().contains("(watches_limit)"));
     assert!(refused.watch.unwrap().ended);
     assert!(watched.engine.shutdown(PATIENCE));
+}
+
+/// Instructions that can never be answered.
+fn impossible() -> Vec<Instruction> {
+    let asked = |id: &str| instruction(id, "What is in view?");
+    let choices = |id: &str, choices: &[&str]| Instruction {
+        choices: choices.iter().map(ToString::to_string).collect(),
+        ..asked(id)
+    };
+    let grammar = |id: &str, kind, text: &str| Instruction {
+        grammar: Some(TextGrammar {
+            kind,
+            text: text.to_string(),
+        }),
+        ..asked(id)
+    };
+    let no_picture = ImageData::Compressed {
+        format: "jpeg".to_string(),
+        data: vec![1, 2, 3],
+    };
+    vec![
+        Instruction {
+            text: " ".to_string(),
+            ..asked("no text")
+        },
+        Instruction {
+            max_new_tokens: 1_000_000,
+            ..asked("too much")
+        },
+        Instruction {
+            text: "far ".repeat(5000),
+            ..asked("too long")
+        },
+        choices("empty choice", &["yes", ""]),
+        choices("same choices", &["yes", "no", " yes"]),
+        choices("long choice", &["yes", &"no ".repeat(5000)]),
+        Instruction {
+            choices: vec!["yes".to_string()],
+            ..grammar("both", GrammarKind::Regex, "yes|no")
+        },
+        grammar("no regex", GrammarKind::Regex, "(left|right"),
+        grammar("no text of regex", GrammarKind::Regex, "a[^\\s\\S]"),
+        grammar("no text of lark", GrammarKind::Lark, "start: start"),
+        grammar("schema", GrammarKind::JsonSchema, r#"{"type": "metres"}"#),
+        Instruction {
+            images: vec![CameraImage::recorded(0, "", no_picture)],
+            ..asked("picture")
+        },
+        Instruction {
+            recall: Recall {
+                span_ns: Some((5, 3)),
+                ..Recall::default()
+            },
+            ..asked("backwards")
+        },
+        Instruction {
+            recall: Recall {
+                mode: Some(RecallMode::Never),
+                span_ns: Some((3, 5)),
+                ..Recall::default()
+            },
+            ..asked("never")
+        },
+    ]
+}
+
+#[test]
+fn a_watch_that_can_never_be_answered_is_refused_when_it_comes_as_an_instruction_would_be() {
+    let mut config = tiny_config();
+    config.queue_size = 100;
+    config.archive.archive_bytes = 1 << 20;
+    let asked = Watched::new(config.clone());
+    asked.show(1);
+    let watching = [true, false].map(|shown| {
+        let watched = Watched::new(config.clone());
+        if shown {
+            watched.show(1);
+        }
+        watched
+    });
+    for instruction in impossible() {
+        asked.engine.instruct(instruction.clone());
+        for watched in &watching {
+            let watch = by_frames(&instruction.id, &instruction.text).watch;
+            let instruction = instruction.clone();
+            watched.engine.instruct(Instruction {
+                watch,
+                ..instruction
+            });
+        }
+    }
+    for _ in impossible() {
+        let expected = asked.answer();
+        let [refused, blind] = watching.each_ref().map(Watched::answer);
+        assert_eq!(refused.error, expected.error, "{}", refused.id);
+        for refused in [refused, blind] {
+            assert_eq!(refused.id, expected.id);
+            assert_eq!(refused.finish, FinishReason::Error, "{}", refused.id);
+            assert!(refused.error.is_some() && refused.watch.unwrap().ended);
+        }
+    }
+    let [shown, blind] = watching;
+    assert!(shown.engine.watches().is_empty() && blind.engine.watches().is_empty());
+    // One that only lacks a frame stands.
+    blind.engine.instruct(by_frames("fine", "What is in view?"));
+    blind.show(1);
+    assert_eq!(blind.answer().error, None);
+    assert_eq!(blind.asked("fine"), 1);
+    for ended in [asked, shown, blind] {
+        assert!(ended.engine.shutdown(PATIENCE));
+    }
 }

@@ -15,6 +15,8 @@ pub(crate) use define::parameters;
 pub(crate) use value::choice;
 pub use value::{Kind, Setting, Value, TOKENS};
 
+use crate::excerpt::excerpt;
+
 /// When a parameter can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settable {
@@ -98,13 +100,13 @@ impl Parameter {
 /// What can be wrong with a parameter that somebody gives.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ParameterError {
-    #[error("parameter {name} is {value}, expected {expected}")]
+    #[error("parameter {name} is {}, expected {expected}", excerpt(.value))]
     Value {
         name: &'static str,
         value: String,
         expected: String,
     },
-    #[error("unknown parameter {name}{}, expected one of: {known}", Nearest(.nearest))]
+    #[error("unknown parameter {}{}, expected one of: {known}", excerpt(.name), Nearest(.nearest))]
     Unknown {
         name: String,
         /// The known name that looks most like it, if one does.

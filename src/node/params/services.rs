@@ -10,6 +10,7 @@ use r2r::{Publisher, QosProfile};
 
 use super::{checked, messages};
 use crate::cache::parameter::{Parameters as _, Settable};
+use crate::excerpt::excerpt;
 use crate::node::outputs::{advertise, report, RosTime};
 use crate::node::services::Services;
 use crate::node::{ros, NodeError};
@@ -191,7 +192,8 @@ impl Served {
                 Settable::Reset => "takes effect at the next reset",
                 _ => "holds from the next frame or instruction on",
             };
-            tracing::info!("parameter {} set to {value}, {from}", parameter.name);
+            let shown = excerpt(&value.to_string());
+            tracing::info!("parameter {} set to {shown}, {from}", parameter.name);
             changed.push(ros_msg::Parameter {
                 name: parameter.name.to_string(),
                 value: messages::to_message(Some(&value)),

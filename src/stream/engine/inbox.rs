@@ -1,8 +1,4 @@
 //! What waits for the engine thread, and in which order it is taken.
-//!
-//! - `cancelled`: which instructions are cancelled, and what came of that
-
-mod cancelled;
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -11,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
 use super::cameras::Cameras;
-use super::watches::{Watch, Watches};
+use super::endings::{Cancelled, Cut, Refusal, Which};
+use super::watches::Watches;
 use crate::cache::parameter::Value;
 use crate::stream::answer::{FinishReason, Instruction};
 use crate::stream::frame::{CameraImage, FrameError};
@@ -19,8 +16,6 @@ use crate::stream::gate::FrameGate;
 use crate::stream::lifecycle::{Lifecycle, State};
 use crate::stream::session::SessionConfig;
 use crate::stream::stats::StreamStats;
-
-pub use cancelled::{Cancelled, Which};
 
 /// The longest instruction, bytes: far more than any cache has room for, and little to keep waiting.
 pub const MAX_INSTRUCTION_BYTES: usize = 64 * 1024;
@@ -64,38 +59,6 @@ pub struct Inbox {
     pub used_at: VecDeque<(Instant, usize)>,
 }
 
-/// An instruction that gets no answer of the model, and why.
-pub struct Refusal {
-    pub instruction: Instruction,
-    pub finish: FinishReason,
-    pub reason: String,
-    /// The watch that ends, if it was one.
-    pub watch: Option<Box<Watch>>,
-}
-
-impl Refusal {
-    pub fn new(instruction: Instruction, finish: FinishReason, reason: String) -> Self {
-        Self {
-            instruction,
-            finish,
-            reason,
-            watch: None,
-        }
-    }
-
-    /// Of a watch that ends.
-    pub fn of_watch(watch: Watch, reason: &str) -> Self {
-        Self {
-            watch: Some(Box::new(watch.clone())),
-            ..Self::new(
-                watch.instruction,
-                FinishReason::Cancelled,
-                reason.to_string(),
-            )
-        }
-    }
-}
-
 /// The instruction that is being answered.
 pub struct Answering {
     pub id: String,
@@ -105,15 +68,6 @@ pub struct Answering {
     pub priority: i32,
     /// Why the answer is to end where it is.
     pub cut: Option<Cut>,
-}
-
-/// What cuts an answer off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cut {
-    /// Whoever asked no longer wants to know.
-    Cancelled,
-    /// The instruction of this id and priority comes first.
-    Preempted { id: String, priority: i32 },
 }
 
 /// What is said of an instruction that was cancelled while it waited.
@@ -240,22 +194,37 @@ impl Inbox {
         if instruction.watch.is_some() {
             return self.watches.objection(instruction);
         }
-        (self.instructions.len() >= self.queue_size).then(|| {
+        let full = self.instructions.len() >= self.queue_size;
+        let makes_way = |last: &Instruction| last.priority < instruction.priority;
+        (full && !self.instructions.back().is_some_and(makes_way)).then(|| {
             format!(
-                "instruction queue is full: {} wait, expected at most {}",
+                "instruction queue is full: {} wait, expected at most {} or one of a lower priority than {} among them",
                 self.instructions.len(),
-                self.queue_size
+                self.queue_size,
+                instruction.priority
             )
         })
     }
 
-    /// Lets an instruction wait for its turn, or stand if it is a watch. One of a higher priority than that of the instruction that is being answered cuts it off.
+    /// Lets an instruction wait for its turn, or stand if it is a watch; [`Self::objection`] has none. In a queue that is full it takes the
+    /// place of the last one, which is of a lower priority. One of a higher priority than that of the instruction that is being answered
+    /// cuts it off.
     pub fn queue(&mut self, instruction: Instruction) {
         if let Some(watching) = instruction.watch {
             let (now, frames) = (Instant::now(), self.frames_taken);
             return self.watches.add(instruction, watching, now, frames);
         }
         let (id, priority) = (instruction.id.clone(), instruction.priority);
+        if self.instructions.len() >= self.queue_size {
+            if let Some(last) = self.instructions.pop_back() {
+                let reason = format!(
+                    "the instruction queue was full, and instruction {id} of priority {priority} took the place of this one of priority {}",
+                    last.priority
+                );
+                let refusal = Refusal::new(last, FinishReason::Preempted, reason);
+                self.refused.push_back(refusal);
+            }
+        }
         let before = |other: &Instruction| other.priority >= priority;
         let place = self.instructions.partition_point(before);
         self.instructions.insert(place, instruction);
@@ -373,6 +342,9 @@ impl Inbox {
         if let Some(refusal) = self.take_refused() {
             return Some(Work::Refuse(refusal));
         }
+        if let Some(watch) = self.watches.unchecked() {
+            return Some(Work::Check(Box::new(watch.clone())));
+        }
         let now = Instant::now();
         let watch_due = self.is_active() && self.watches.is_due(now, self.frames_taken);
         let frame_first = match (self.cameras.next(), self.instructions.front()) {
@@ -418,6 +390,8 @@ pub enum Work {
         dropped: Vec<usize>,
     },
     Refuse(Refusal),
+    /// Find out whether this watch can be answered.
+    Check(Box<Instruction>),
     Ask(Instruction),
     /// Asked for the watches of these ids.
     Watch(Instruction, Vec<String>),

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::ahead;
 use super::cameras::Cameras;
 use super::inbox::Inbox;
-use super::worker::Worker;
+use super::worker::{Ending, Worker};
 use super::{lock, Basis, Complaints, Engine, EngineError, EngineEvents, Shared, Transition};
+use crate::model::vision::frames::FrameEncoder;
 use crate::stream::lifecycle::{Asked, NoSuchTransition, Outcome, State};
 use crate::stream::session::{PromptCheck, Session, SessionConfig};
 use crate::stream::stats::StreamStats;
@@ -18,7 +19,9 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// What there is from configure to cleanup.
 pub struct Loaded {
-    threads: Vec<JoinHandle<()>>,
+    thread: JoinHandle<Session>,
+    /// The one that takes frames ahead of their turn.
+    ahead: Option<JoinHandle<()>>,
     pub prompt: PromptCheck,
 }
 
@@ -188,20 +191,45 @@ impl Engine {
         worker.publish_session();
         let thread = std::thread::Builder::new()
             .name("engine".to_string())
-            .spawn(move || pool.install(|| worker.run()))?;
-        let mut threads = vec![thread];
-        if let Some(encoder) = encoder {
+            .spawn(move || {
+                let _ending = Ending(worker.shared.clone());
+                pool.install(|| worker.run());
+                worker.session
+            })?;
+        let run_ahead = |encoder: FrameEncoder| {
             let shared = self.shared.clone();
             let thread = std::thread::Builder::new().name("frames".to_string());
-            threads.push(thread.spawn(move || ahead::run(&encoder, &thumbnails, &shared))?);
-        }
-        *lock(&self.loaded) = Some(Loaded { threads, prompt });
+            thread.spawn(move || ahead::run(&encoder, &thumbnails, &shared))
+        };
+        *lock(&self.loaded) = Some(Loaded {
+            thread,
+            ahead: encoder.map(run_ahead).transpose()?,
+            prompt,
+        });
         Ok(())
     }
 
     /// Cuts a running answer off, answers what waits as cancelled, ends the threads and lets go of model and memory; false if that was not done
-    /// before the deadline.
+    /// before the deadline, or a thread had a fault.
     fn unload(&self, deadline: Option<Instant>) -> bool {
+        let Some(ended) = self.stop(deadline) else {
+            return false;
+        };
+        let Some(ended) = ended else { return true };
+        let whole = ended.is_ok();
+        drop(ended);
+        lock(&self.shared.stats).forget_session();
+        give_back();
+        whole
+    }
+
+    /// Ends the threads, for whoever wants the session; none if they did not end in time, or by a fault.
+    pub fn into_session(self, timeout: Duration) -> Option<Session> {
+        self.stop(Some(Instant::now() + timeout))??.ok()
+    }
+
+    /// Ends the threads; none if they did not end before the deadline. What the engine's came to, if there were any.
+    fn stop(&self, deadline: Option<Instant>) -> Option<Option<std::thread::Result<Session>>> {
         {
             let mut inbox = lock(&self.shared.inbox);
             inbox.stop = true;
@@ -209,21 +237,19 @@ impl Engine {
             self.shared.frames.notify_one();
         }
         let Some(loaded) = lock(&self.loaded).take() else {
-            return true;
+            return Some(None);
         };
-        while !loaded.threads.iter().all(JoinHandle::is_finished) {
+        let Loaded { thread, ahead, .. } = loaded;
+        while !(thread.is_finished() && ahead.as_ref().is_none_or(JoinHandle::is_finished)) {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return false;
+                return None;
             }
             std::thread::sleep(LOOK);
         }
-        let ended = loaded.threads.into_iter();
-        let whole = ended.fold(true, |whole, thread| thread.join().is_ok() && whole);
-        drop(loaded.prompt);
+        let of_frames = ahead.map_or(Ok(()), JoinHandle::join);
+        let ended = thread.join();
         lock(&self.shared.inbox).ahead = None;
-        lock(&self.shared.stats).forget_session();
-        give_back();
-        whole
+        Some(Some(of_frames.and(ended)))
     }
 
     /// Ends whatever is done; false if it did not end in time.

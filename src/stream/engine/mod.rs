@@ -12,6 +12,7 @@
 //! - this file: what others see of the engine
 //! - `cameras`: of each camera the frame that waits, and its clock
 //! - `inbox`: what waits, and in which order it is taken
+//! - `endings`: what ends an instruction before its answer is whole
 //! - `watches`: instructions that stand, and when they are asked
 //! - `life`: from one state of the life cycle to another: the model loaded and let go
 //! - `worker`: the thread
@@ -19,6 +20,7 @@
 
 mod ahead;
 mod cameras;
+mod endings;
 mod inbox;
 mod life;
 mod watches;
@@ -43,7 +45,8 @@ use super::stats::{StreamStats, WatchStats};
 use crate::cache::parameter::Value;
 use crate::model::ModelError;
 
-pub use inbox::{Cancelled, Which, MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
+pub use endings::{Cancelled, Which};
+pub use inbox::{MAX_ID_BYTES, MAX_INSTRUCTION_BYTES};
 pub use life::{Change, ChangeError};
 pub use watches::Watch;
 

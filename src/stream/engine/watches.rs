@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use super::inbox::Which;
+use super::endings::Which;
 use crate::stream::answer::{
     Answer, ChosenBy, Every, FinishReason, Instruction, WatchCount, Watching,
 };
@@ -36,6 +36,8 @@ enum Due {
 
 struct Standing {
     watch: Watch,
+    /// It is known that it can be answered.
+    checked: bool,
     watching: Watching,
     due: Due,
     /// Which asking of all its last one was; 0: it has not been asked yet.
@@ -102,7 +104,7 @@ impl Watches {
             .any(|one| one.watch.instruction.id == id)
     }
 
-    /// Lets an instruction stand; it is due at once.
+    /// Lets an instruction stand; it is due once it has been [`Self::checked`].
     pub fn add(&mut self, instruction: Instruction, watching: Watching, now: Instant, frames: u64) {
         self.standing.push(Standing {
             due: match watching.every {
@@ -110,6 +112,7 @@ impl Watches {
                 Every::Frames(_) => Due::Frames(frames),
             },
             watching,
+            checked: false,
             turn: 0,
             published_at: None,
             watch: Watch {
@@ -123,9 +126,24 @@ impl Watches {
         });
     }
 
+    /// The next one of which it is not known whether it can be answered.
+    pub fn unchecked(&self) -> Option<&Instruction> {
+        let mut standing = self.standing.iter().filter(|one| !one.checked);
+        standing.next().map(|one| &one.watch.instruction)
+    }
+
+    /// The one of this id can be answered.
+    pub fn checked(&mut self, id: &str) {
+        let mut standing = self.standing.iter_mut();
+        if let Some(one) = standing.find(|one| one.watch.instruction.id == id) {
+            one.checked = true;
+        }
+    }
+
     /// When the next one is due, of those that go by time.
     pub fn next_at(&self) -> Option<Instant> {
-        let times = self.standing.iter().filter_map(|one| match one.due {
+        let checked = self.standing.iter().filter(|one| one.checked);
+        let times = checked.filter_map(|one| match one.due {
             Due::At(at) => Some(at),
             Due::Frames(_) => None,
         });
@@ -224,10 +242,11 @@ impl Watches {
 
 impl Standing {
     fn is_due(&self, now: Instant, frames: u64) -> bool {
-        match self.due {
+        let due = match self.due {
             Due::At(at) => at <= now,
             Due::Frames(count) => count <= frames,
-        }
+        };
+        due && self.checked
     }
 
     /// The next time, on the same beat; beats that have passed are skipped.

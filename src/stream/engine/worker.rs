@@ -3,7 +3,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::inbox::{Cut, Refusal, Which, Work};
+use super::endings::{Cut, Refusal, Which};
+use super::inbox::Work;
 use super::watches::Watch;
 use super::{lock, Shared};
 use crate::model::ModelError;
@@ -21,14 +22,16 @@ pub struct Worker {
 }
 
 /// However the thread ends, nobody waits for it any longer.
-impl Drop for Worker {
+pub struct Ending(pub Arc<Shared>);
+
+impl Drop for Ending {
     fn drop(&mut self) {
-        let asked_to = lock(&self.shared.inbox).stop;
+        let asked_to = lock(&self.0.inbox).stop;
         if !asked_to {
-            self.shared.end_work(FAULT);
+            self.0.end_work(FAULT);
         }
-        lock(&self.shared.inbox).resets.clear();
-        self.shared.frames.notify_one();
+        lock(&self.0.inbox).resets.clear();
+        self.0.frames.notify_one();
     }
 }
 
@@ -68,6 +71,7 @@ impl Worker {
                     }
                 }
                 Work::Refuse(refusal) => self.refuse(refusal),
+                Work::Check(instruction) => self.check_watch(&instruction),
                 Work::Ask(instruction) => self.ask(instruction),
                 Work::Watch(instruction, ids) => self.watch(&instruction, &ids),
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
@@ -197,6 +201,26 @@ impl Worker {
             }
         }
         self.shared.deliver(answer);
+    }
+
+    /// Lets a watch be asked that can be answered, and refuses another one as an instruction would be.
+    fn check_watch(&mut self, instruction: &Instruction) {
+        let wrong = self.session.check_instruction(instruction).err();
+        let refused = {
+            let watches = &mut lock(&self.shared.inbox).watches;
+            match &wrong {
+                None => {
+                    watches.checked(&instruction.id);
+                    Vec::new()
+                }
+                Some(_) => watches.cancel(Which::Id(&instruction.id)),
+            }
+        };
+        let reason = wrong.map_or_else(String::new, |wrong| wrong.to_string());
+        for watch in refused {
+            let finish = FinishReason::Error;
+            self.refuse(Refusal::new(watch.instruction, finish, reason.clone()));
+        }
     }
 
     /// Asks for watches.

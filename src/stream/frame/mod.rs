@@ -16,6 +16,7 @@ pub use compressed::decode;
 pub use raw::layout;
 use raw::{RawPicture, ENCODINGS};
 
+use crate::excerpt::excerpt;
 use crate::model::preprocess::picture::{Picture, PlanarRow, MAX_ASPECT, MAX_SIDE};
 
 /// The largest picture that is accepted, pixels: an 8K camera's (7680 x 4320) and a little more.
@@ -54,7 +55,7 @@ pub enum ImageData {
 /// Why an image was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("image encoding is {0:?}, expected {ENCODINGS}")]
+    #[error("image encoding is {:?}, expected {ENCODINGS}", excerpt(.0))]
     Encoding(String),
     #[error(
         "image size is {width} x {height}, expected sides of 1 to {MAX_SIDE} pixels, none more than {MAX_ASPECT} times the other, and at most {MAX_PIXELS} pixels"
@@ -108,7 +109,7 @@ pub enum FrameError {
 fn said(format: &str) -> String {
     match format {
         "" => String::new(),
-        format => format!(", the message says {format:?}"),
+        format => format!(", the message says {:?}", excerpt(format)),
     }
 }
 

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use candle_core::{DType, Tensor};
 
+use super::checks::AskError;
 use super::formed::{cut_off, no_text};
 use super::pauses::{Asking, Meanwhile, Prepared, Progress};
-use super::{ChoicesError, Chunk, RecallError, Session};
-use crate::cache::{CacheError, PolicyKind};
+use super::{Chunk, Session};
+use crate::cache::PolicyKind;
 use crate::model::chooser::{Choice, Limits};
-use crate::model::constraint::{Constraint, ConstraintError};
+use crate::model::constraint::Constraint;
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Generation, Instruction};
-use crate::stream::frame::FrameError;
+use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Instruction};
+use crate::stream::generation::Generation;
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].
@@ -166,55 +167,6 @@ impl Session {
         outcome
     }
 
-    /// Sees to everything that an answer needs to know before it begins.
-    fn prepare(
-        &mut self,
-        instruction: &Instruction,
-        answer: &mut Answer,
-    ) -> Result<Prepared, AskError> {
-        self.check_asked(instruction)?;
-        let form = self.constraint(instruction)?;
-        let pictures = self.look_at(instruction)?;
-        let started = Instant::now();
-        let found = self.find(instruction, pictures.tokens)?;
-        answer.recall_time = started.elapsed();
-        Ok(Prepared {
-            found,
-            pictures,
-            form,
-        })
-    }
-
-    /// Why an instruction cannot be put, if it cannot.
-    fn check_asked(&self, instruction: &Instruction) -> Result<(), AskError> {
-        let (asked, limit) = (instruction.max_new_tokens, self.config.max_new_tokens_limit);
-        let typed = self.model.tokenizer.guard(&instruction.text);
-        if typed.trim().is_empty() {
-            return Err(AskError::Empty);
-        }
-        if asked > limit {
-            return Err(AskError::TooMuchAsked { asked, limit });
-        }
-        if self.memory().seen() == 0 && instruction.images.is_empty() {
-            return Err(AskError::NoFrame);
-        }
-        self.check_age(instruction)?;
-        Ok(self.check_choices(instruction)?)
-    }
-
-    /// Refuses to answer from a picture that was too old when the instruction came.
-    fn check_age(&self, instruction: &Instruction) -> Result<(), AskError> {
-        let limit = self.config.gate.max_frame_age;
-        let age_ns = instruction
-            .arrival_ns
-            .and_then(|now_ns| self.memory().age_ns(now_ns));
-        let age = age_ns.map_or(0.0, |age_ns| age_ns as f64 * 1e-9);
-        match limit > 0.0 && age > limit {
-            true => Err(AskError::Old { age, limit }),
-            false => Ok(()),
-        }
-    }
-
     fn generate(
         &mut self,
         instruction: &Instruction,
@@ -263,13 +215,19 @@ impl Session {
             if self.model.ends.contains(token) {
                 break Ok(Some(FinishReason::Stop));
             }
-            if let Err(error) = run.emit(token, on_delta) {
-                break Err(error.into());
-            }
-            if let Some(form) = form {
-                match form.take(token).and_then(|()| form.allowed()) {
-                    Ok(next) => allowed = Some(next),
-                    Err(error) => break Err(error.into()),
+            match form {
+                None => {
+                    if let Err(error) = run.emit(token, on_delta) {
+                        break Err(error.into());
+                    }
+                }
+                Some(form) => {
+                    let taken = form.take(token);
+                    let taken = taken.map(|bytes| run.emit_bytes(&bytes, on_delta));
+                    match taken.and_then(|()| form.allowed()) {
+                        Ok(next) => allowed = Some(next),
+                        Err(error) => break Err(error.into()),
+                    }
                 }
             }
             if let Some(said) = &mut said {
@@ -397,61 +355,4 @@ impl Session {
         let logits = self.model.decoder.logits(hidden)?;
         Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     }
-
-    /// Why an instruction of this many tokens does not fit: it is too long, or what is kept for good leaves too little.
-    fn no_room(&self, tokens: usize) -> AskError {
-        let cache = &self.state.cache;
-        let usage = cache.usage();
-        match self.config.cache.policy {
-            PolicyKind::Full => ModelError::from(CacheError::Full {
-                used: usage.used,
-                budget: usage.budget,
-                needed: tokens,
-            })
-            .into(),
-            _ => AskError::TooLong {
-                tokens,
-                room: cache.longest_turn(),
-            },
-        }
-    }
-}
-
-/// Why an instruction was not answered.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    #[error("instruction text is empty, expected at least one character that is not a space")]
-    Empty,
-    #[error("no frame has been seen yet, expected at least one before an instruction")]
-    NoFrame,
-    #[error("the newest picture is {age:.3} s old, expected at most {limit} s (max_frame_age)")]
-    Old { age: f64, limit: f64 },
-    #[error("instruction is {tokens} tokens long, expected at most {room} (what the cache can hold of one turn)")]
-    TooLong { tokens: usize, room: usize },
-    #[error(
-        "instruction has {count} pictures, expected at most {limit} (instruction_images_limit)"
-    )]
-    TooManyPictures { count: usize, limit: usize },
-    #[error("picture {number} of {count} of the instruction cannot be shown: {error}")]
-    Picture {
-        number: usize,
-        count: usize,
-        error: FrameError,
-    },
-    #[error("the instruction's pictures are {pictures} tokens long and its text {question}, expected at most {room} together (what the cache can hold of one turn)")]
-    PicturesTooLarge {
-        pictures: usize,
-        question: usize,
-        room: usize,
-    },
-    #[error("max_new_tokens is {asked}, expected at most {limit} (max_new_tokens_limit)")]
-    TooMuchAsked { asked: usize, limit: usize },
-    #[error(transparent)]
-    Choices(#[from] ChoicesError),
-    #[error(transparent)]
-    Constraint(#[from] ConstraintError),
-    #[error(transparent)]
-    Recall(#[from] RecallError),
-    #[error(transparent)]
-    Model(#[from] ModelError),
 }

@@ -9,9 +9,11 @@ use std::time::Instant;
 
 use super::formed::no_text;
 use super::{AskError, Chunk, Session};
+use crate::excerpt::excerpt;
 use crate::model::chooser::{Choice, ChoiceError, Limits};
 use crate::model::ModelError;
-use crate::stream::answer::{AnswerDelta, Chosen, ChosenBy, FinishReason, Generation, Instruction};
+use crate::stream::answer::{AnswerDelta, Chosen, ChosenBy, FinishReason, Instruction};
+use crate::stream::generation::Generation;
 
 /// Why an instruction's choices cannot be chosen from.
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +97,7 @@ impl Session {
     ) -> Result<FinishReason, AskError> {
         let started = Instant::now();
         let ids = self.choice_ids(instruction)?;
-        let needed = ids.iter().map(Vec::len).max().unwrap_or(0);
-        let longest = self.longest(instruction).max(needed);
+        let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
         let stopped = || match cancelled() {
             true => Some(FinishReason::Cancelled),
             false => instruction
@@ -113,11 +114,16 @@ impl Session {
             Err(stopped) => Ok(stopped),
             Ok(likelihoods) => {
                 let chosen = chosen(&likelihoods, self.config.choices_by);
-                let (said, likelihood) = (&ids[chosen.index], &likelihoods[chosen.index]);
+                let index = chosen.index;
                 run.answer.chosen = Some(chosen);
                 // What an answer rests on is asked where it stands.
                 let stays = !instruction.ephemeral || self.config.evidence.evidence_frames > 0;
-                self.say(said, likelihood, stays, run, on_delta)
+                let said = self.say(&ids[index], &likelihoods[index], stays, run);
+                if said.is_ok() {
+                    // As it was given: tokens may stand for another spelling.
+                    run.emit_bytes(instruction.choices[index].trim().as_bytes(), on_delta);
+                }
+                said
             }
         };
         if let Some(stepper) = &mut self.stepper {
@@ -129,7 +135,7 @@ impl Session {
     }
 
     /// The tokens of each choice, as the model would write it behind the question.
-    fn choice_ids(&self, instruction: &Instruction) -> Result<Vec<Vec<u32>>, AskError> {
+    pub(super) fn choice_ids(&self, instruction: &Instruction) -> Result<Vec<Vec<u32>>, AskError> {
         let tokenizer = &self.model.tokenizer;
         let grammar = &self.state.stream.grammar;
         let before = self.question(&instruction.text)?;
@@ -253,21 +259,19 @@ impl Session {
         Ok((end, all.ln()))
     }
 
-    /// Takes the tokens of a choice for those of the answer. Where they stay (`stays`), if only for the moment, they are fed one by one, as an answer's are: the memory
-    /// is what it were if the model had written them, but for the random state, which no choice changes.
+    /// Takes the tokens of a choice for those of the answer. Where they stay (`stays`), if only for the moment, they are fed one by one, as
+    /// an answer's are: the memory is what it were if the model had written them, but for the random state, which no choice changes.
     fn say(
         &mut self,
         ids: &[u32],
         likelihood: &Likelihood,
         stays: bool,
         run: &mut Generation,
-        on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Result<FinishReason, AskError> {
         let started = Instant::now();
         for (&token, &logprob) in ids.iter().zip(&likelihood.tokens) {
             let logprob = logprob as f32;
             run.chose(Choice { token, logprob });
-            run.emit(token, on_delta)?;
             if stays {
                 let draws = self.state.stream.draws;
                 self.follow(token, true, Limits::default())?;
@@ -287,11 +291,10 @@ impl Session {
 }
 
 fn twice(first: usize, second: usize, text: &str) -> ChoicesError {
-    const SHOWN: usize = 80;
     ChoicesError::Twice {
         first,
         second,
-        text: text.chars().take(SHOWN).collect(),
+        text: excerpt(text),
     }
 }
 

@@ -74,7 +74,7 @@ parameters! {
         repetition_penalty: f64 = 0.0, range 0.0..=10.0, set Running;
         /// Seed of the sampling, used when `temperature` is above 0.
         seed: u64 = 0, range 0..=i64::MAX;
-        /// Instructions that may wait; one more is refused with an answer that says so.
+        /// Instructions that may wait; one more takes the place of one of a lower priority, or is refused with an answer that says so.
         queue_size: usize = 8, range 1..=10_000, unit "instructions";
         /// Watches that may stand; one more is refused with an answer that says so.
         watches_limit: usize = 16, range 0..=1000, unit "watches", set Start;

@@ -3,7 +3,8 @@
 use super::{Chunk, Session};
 use crate::model::constraint::{Constraint, ConstraintError};
 use crate::model::ModelError;
-use crate::stream::answer::{FinishReason, Generation, Instruction};
+use crate::stream::answer::{FinishReason, Instruction};
+use crate::stream::generation::Generation;
 
 impl Session {
     /// The grammar that an answer has to follow, if any.
@@ -32,10 +33,7 @@ impl Session {
         }
         let hidden = self.pass_whole(&ids, &[], Chunk::Answer, 0)?;
         let mut rows = self.logits(&hidden)?;
-        for &id in &ids {
-            run.given(id);
-            run.emit(id, &mut |_| ())?;
-        }
+        ids.iter().for_each(|&id| run.given(id));
         rows.pop().ok_or_else(no_text)
     }
 }

@@ -8,6 +8,7 @@
 //! - `groups`: frames that become one picture with the one before
 //! - `encoded`: frames that the vision tower has seen, to be fed to several sessions
 //! - `ask`: instructions
+//! - `checks`: what stands in the way of an answer
 //! - `choices`: instructions whose answer is one of several texts
 //! - `formed`: instructions whose answer is text of a grammar
 //! - `evidence`: which frames an answer rests on, and the boxes in its text
@@ -20,6 +21,7 @@
 
 mod ask;
 mod beginning;
+mod checks;
 mod choices;
 mod chunks;
 mod config;
@@ -56,8 +58,8 @@ use crate::model::threads::thread_pool;
 use crate::model::vision::frames::FrameEncoder;
 use crate::model::{device_name, ModelError};
 
-pub use ask::AskError;
 pub use beginning::PromptCheck;
+pub use checks::AskError;
 pub use choices::ChoicesError;
 use chunks::Chunk;
 pub use config::{SessionConfig, MOST_PICTURES};

@@ -1,13 +1,13 @@
 //! Answers that are paused for frames: in the middle of an answer a frame would be no conversation that a checkpoint knows, so that the
 //! turn is taken back and put again behind the frame.
 
-use super::ask::AskError;
 use super::pictures::Pictures;
-use super::Session;
+use super::{AskError, Session};
 use crate::model::chooser::Draws;
 use crate::model::constraint::Constraint;
-use crate::stream::answer::{Answer, FinishReason, Generation, Instruction};
+use crate::stream::answer::{Answer, FinishReason, Instruction};
 use crate::stream::archive::Found;
+use crate::stream::generation::Generation;
 
 /// An answer that is being given.
 pub struct Asking {

@@ -1,6 +1,6 @@
 //! Pictures that belong to an instruction: shown right in front of it, and gone with it.
 
-use super::ask::AskError;
+use super::checks::AskError;
 use super::last_frames::{Frame, Shown};
 use super::Session;
 use crate::cache::{FrameId, PolicyKind};

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ask::AskError;
+use super::checks::AskError;
 use super::{Chunk, Session, SessionConfig};
 use crate::cache::{CacheError, FrameId, Heard, PolicyKind, Probe, Retained, Summary};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, Instruction, Recalled};
+use crate::stream::answer::{Answer, Instruction, Recall, Recalled};
 use crate::stream::archive::{
     Content, Found, Frame, Kind, Moment, RecallMode, TooLarge, Unit, Wanted,
 };
@@ -160,6 +160,20 @@ impl Session {
         u8::try_from(camera).ok().filter(|_| several)
     }
 
+    /// When something is recalled for an instruction, and whether it asks for that; what can never be recalled is refused.
+    pub(super) fn recall_mode(&self, recall: &Recall) -> Result<(RecallMode, bool), RecallError> {
+        let given = recall.span_ns.is_some() || !recall.stamps_ns.is_empty();
+        let asked = given || recall.mode == Some(RecallMode::Always);
+        match (no_archive(&self.config), recall.mode, recall.span_ns) {
+            (_, Some(RecallMode::Never), _) if given => Err(RecallError::Never),
+            (Some(why), _, _) if asked => Err(RecallError::NoArchive(why)),
+            (_, _, Some((from, to))) if from > to => Err(RecallError::Backwards(Span(from, to))),
+            // What is given is what is wanted, however little of it stands out.
+            _ if given => Ok((RecallMode::Always, asked)),
+            (_, mode, _) => Ok((mode.unwrap_or(self.config.archive.recall), asked)),
+        }
+    }
+
     /// What is to be fed again for an instruction, beside pictures of so many tokens, in the order of time.
     pub(super) fn find(
         &mut self,
@@ -167,21 +181,11 @@ impl Session {
         pictures: usize,
     ) -> Result<Vec<Found>, AskError> {
         let recall = &instruction.recall;
-        let given = recall.span_ns.is_some() || !recall.stamps_ns.is_empty();
         let config = &self.config.archive;
-        let mode = match recall.mode {
-            Some(RecallMode::Never) if given => return Err(RecallError::Never.into()),
-            // What is given is what is wanted, however little of it stands out.
-            _ if given => RecallMode::Always,
-            Some(mode) => mode,
-            None => config.recall,
-        };
-        let asked = given || recall.mode == Some(RecallMode::Always);
-        if let Some(why) = no_archive(&self.config) {
-            return match asked {
-                true => Err(RecallError::NoArchive(why).into()),
-                false => Ok(Vec::new()),
-            };
+        let given = recall.span_ns.is_some() || !recall.stamps_ns.is_empty();
+        let (mode, asked) = self.recall_mode(recall)?;
+        if no_archive(&self.config).is_some() {
+            return Ok(Vec::new());
         }
         if mode == RecallMode::Never {
             return Ok(Vec::new());
@@ -306,9 +310,6 @@ impl Session {
     fn check_span(&self, span_ns: Option<(i64, i64)>) -> Result<(), RecallError> {
         let Some(span) = span_ns else { return Ok(()) };
         let asked = Span(span.0, span.1);
-        if span.0 > span.1 {
-            return Err(RecallError::Backwards(asked));
-        }
         let entries = self.state.stream.archive.entries();
         let oldest = entries.iter().map(|entry| entry.unit.stamp_ns).min();
         let newest = entries.iter().map(|entry| entry.seen_ns).max();

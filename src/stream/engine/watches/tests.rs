@@ -36,6 +36,7 @@ impl Stand {
         let mut watches = Watches::new(limit);
         for (id, text, watching) in given {
             watches.add(self::given(id, text, *watching), *watching, start, 0);
+            watches.checked(id);
         }
         Self { watches, start }
     }
@@ -112,6 +113,7 @@ fn those_that_ask_the_same_share_an_asking_and_the_highest_priority_is_first() {
         ..given("d", "?", every)
     };
     stand.watches.add(urgent, every, stand.start, 0);
+    stand.watches.checked("d");
     assert_eq!(
         stand.ask(0.0, 0),
         ["d"],
@@ -277,7 +279,11 @@ fn a_watch_with_pictures_shares_its_asking_with_none_and_keeps_its_beat() {
             ..given(id, "?", every)
         };
         stand.watches.add(shown, every, stand.start, 0);
+        assert_eq!(stand.watches.is_due(stand.start, 0), id != "a");
+        assert_eq!(stand.watches.unchecked().unwrap().id, id);
+        stand.watches.checked(id);
     }
+    assert!(stand.watches.unchecked().is_none());
     assert_eq!(stand.ask(0.0, 0), ["a"]);
     assert_eq!(stand.ask(0.0, 0), ["b"]);
     assert!(stand.ask(0.5, 0).is_empty());

@@ -1,13 +1,57 @@
-//! Which instructions are cancelled, and what came of that.
+//! What ends an instruction before its answer is whole: refusals, cancelling, a higher priority.
 
 use std::fmt;
+
+use super::watches::Watch;
+use crate::stream::answer::{FinishReason, Instruction};
+
+/// An instruction that gets no answer of the model, and why.
+pub struct Refusal {
+    pub instruction: Instruction,
+    pub finish: FinishReason,
+    pub reason: String,
+    /// The watch that ends, if it was one.
+    pub watch: Option<Box<Watch>>,
+}
+
+impl Refusal {
+    pub fn new(instruction: Instruction, finish: FinishReason, reason: String) -> Self {
+        Self {
+            instruction,
+            finish,
+            reason,
+            watch: None,
+        }
+    }
+
+    /// Of a watch that ends.
+    pub fn of_watch(watch: Watch, reason: &str) -> Self {
+        Self {
+            watch: Some(Box::new(watch.clone())),
+            ..Self::new(
+                watch.instruction,
+                FinishReason::Cancelled,
+                reason.to_string(),
+            )
+        }
+    }
+}
+
+/// What cuts an answer off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// Whoever asked no longer wants to know.
+    Cancelled,
+    /// The instruction of this id and priority comes first.
+    Preempted { id: String, priority: i32 },
+}
 
 /// Which instructions are cancelled.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
     All,
     Id(&'a str),
-    /// Of this [`crate::stream::Instruction::ticket`].
+    /// Of this [`Instruction::ticket`].
     Ticket(u64),
 }
 

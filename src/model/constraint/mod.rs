@@ -1,4 +1,11 @@
 //! Which tokens may come next in text of a grammar: a JSON schema, a regular expression or a Lark grammar, compiled by llguidance.
+//!
+//! - this file: grammars, and a text of one that is being written
+//! - `schema`: JSON schemas
+//! - `text_exists`: grammars of which there is no text
+
+mod schema;
+mod text_exists;
 
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -6,12 +13,15 @@ use std::sync::Arc;
 
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
-use serde_json::{json, Value};
+use llguidance::{Matcher, ParserFactory, TokenParser};
+use serde_json::Value;
 
+use self::schema::{place, schema_grammar, unknown_keyword};
+use self::text_exists::rule_without_text;
 use super::ends::Ends;
 use super::tokenizer::ChatTokenizer;
 use super::ModelError;
+use crate::excerpt::{excerpt, excerpt_of_message};
 
 /// The longest grammar, bytes.
 pub const MAX_GRAMMAR_BYTES: usize = 64 << 10;
@@ -21,6 +31,9 @@ const MAX_NESTED: usize = 100;
 
 /// Of the thread in which grammars are compiled, bytes; only what is used is allocated. Rules that stand for rules nest without brackets.
 const STACK: usize = 256 << 20;
+
+/// What is said of a grammar that allows nothing at all.
+const NO_TEXT: &str = "there is no text of it, expected at least one";
 
 /// What is said where the library panics.
 const CANNOT: &str = "the grammar library cannot work with it (control tokens cannot be named)";
@@ -130,7 +143,9 @@ impl Constraints {
         })
     }
 
-    /// A text of `grammar` that has not begun; `lead` may stand in front of it.
+    /// A text of `grammar` that has not begun; `lead` is written in front of it and no part of it.
+    ///
+    /// Fails where it is no grammar, and where there is no text of it.
     pub fn compile(
         &self,
         grammar: &TextGrammar,
@@ -156,6 +171,8 @@ impl Constraints {
         })?;
         Ok(Constraint {
             matcher: built,
+            tokens: self.factory.tok_env().clone(),
+            lead: lead.len(),
             controls: self.controls.clone(),
             ends: self.ends.clone(),
         })
@@ -163,65 +180,70 @@ impl Constraints {
 
     fn matcher(&self, grammar: &TextGrammar, lead: &str) -> Result<Matcher, ConstraintError> {
         let kind = grammar.kind;
+        let refused = |place, what| refused(kind, place, what);
         let mut text = match kind {
             GrammarKind::Regex => GrammarWithLexer::from_regex(&grammar.text),
             GrammarKind::Lark => GrammarWithLexer::from_lark(grammar.text.clone()),
             GrammarKind::JsonSchema => {
                 let schema = serde_json::from_str::<Value>(&grammar.text);
-                let schema =
-                    schema.map_err(|error| refused(kind, String::new(), error.to_string()))?;
-                if let Err(what) = self.build(schema_grammar(&schema)) {
-                    let place = self.place(&schema, &schema, &what);
-                    return Err(refused(kind, format!(" at #{place}"), what));
+                let schema = schema.map_err(|error| refused(String::new(), error.to_string()))?;
+                if let Some((pointer, what)) = unknown_keyword(&schema) {
+                    return Err(refused(format!(" at #{pointer}"), what));
+                }
+                if let Err(what) = self.check(schema_grammar(&schema), false) {
+                    let check = |grammar| self.check(grammar, false);
+                    let pointer = place(&schema, &schema, &what, &check);
+                    return Err(refused(format!(" at #{pointer}"), what));
                 }
                 schema_grammar(&schema)
             }
         };
+        if kind != GrammarKind::JsonSchema {
+            let checked = self.check(text.clone(), kind == GrammarKind::Lark);
+            checked.map_err(|what| refused(String::new(), what))?;
+        }
         text.name = Some(ANSWER.to_string());
         let top = match lead {
             "" => TopLevelGrammar::from_grammar(text),
             lead => {
                 let lead = Value::from(lead);
-                let start = format!("start: LEAD? @{ANSWER}\nLEAD: {lead}\n");
+                let start = format!("start: LEAD @{ANSWER}\nLEAD: {lead}\n");
                 let mut top = TopLevelGrammar::from_lark(start);
                 top.grammars.push(text);
                 top
             }
         };
-        self.build_top(top)
-            .map_err(|what| refused(kind, String::new(), what))
+        let parser = self.parser(top);
+        parser
+            .and_then(matcher_of)
+            .map_err(|what| refused(String::new(), what))
     }
 
-    fn build(&self, grammar: GrammarWithLexer) -> Result<Matcher, String> {
-        self.build_top(TopLevelGrammar::from_grammar(grammar))
-    }
-
-    fn build_top(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
-        let parser = guarded(|| self.factory.create_parser(grammar).map_err(describe))?;
-        let matcher = Matcher::new(Ok(parser));
-        match matcher.get_error() {
-            Some(error) => Err(error),
-            None => Ok(matcher),
+    /// What is wrong with a grammar that cannot be compiled, or of which there is no text. `named`: its rules have the names that its author
+    /// gave them.
+    fn check(&self, grammar: GrammarWithLexer, named: bool) -> Result<(), String> {
+        let mut parser = self.parser(TopLevelGrammar::from_grammar(grammar))?;
+        let is_control = |id| self.controls.contains(&id) || self.ends.contains(&id);
+        let rule = guarded(|| Ok(rule_without_text(&mut parser, &|id| !is_control(id))))?;
+        if let Some(rule) = rule {
+            return Err(match named {
+                true => format!(
+                    "there is no text of the rule {}, expected one that ends and has no control tokens",
+                    excerpt(&rule)
+                ),
+                false => NO_TEXT.to_string(),
+            });
         }
+        let first = guarded(|| matcher_of(parser)?.compute_mask_or_eos().map_err(describe));
+        // The library does not say more of a grammar with which no text can begin.
+        first.map(|_| ()).map_err(|what| match what.is_empty() {
+            true => NO_TEXT.to_string(),
+            false => what,
+        })
     }
 
-    /// The innermost part of a schema that is wrong in the same way by itself, as a JSON pointer. `root` has the definitions.
-    fn place(&self, schema: &Value, root: &Value, what: &str) -> String {
-        for (pointer, part) in parts(schema) {
-            let mut alone = part.clone();
-            if let Some(fields) = alone.as_object_mut() {
-                for definitions in DEFINITIONS {
-                    if let Some(all) = root.get(definitions) {
-                        fields.entry(definitions).or_insert_with(|| all.clone());
-                    }
-                }
-            }
-            let outcome = self.build(schema_grammar(&alone));
-            if outcome.is_err_and(|error| error == what) {
-                return pointer + &self.place(part, root, what);
-            }
-        }
-        String::new()
+    fn parser(&self, grammar: TopLevelGrammar) -> Result<TokenParser, String> {
+        guarded(|| self.factory.create_parser(grammar).map_err(describe))
     }
 }
 
@@ -233,48 +255,6 @@ impl fmt::Debug for Constraints {
 
 /// What the rule in front of a grammar calls it.
 const ANSWER: &str = "answer";
-
-/// Where schemas that are referred to by name stand.
-const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
-
-/// Text of a schema as it is usually written, so that no tokens are spent on other blanks, unless the schema says how.
-fn schema_grammar(schema: &Value) -> GrammarWithLexer {
-    const STYLE: &str = "x-guidance";
-    let mut schema = schema.clone();
-    if let Some(fields) = schema.as_object_mut() {
-        fields.entry(STYLE).or_insert_with(|| {
-            json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " })
-        });
-    }
-    GrammarWithLexer::from_json_schema(schema)
-}
-
-/// The schemas that a schema is made of, with the JSON pointers to them.
-fn parts(schema: &Value) -> Vec<(String, &Value)> {
-    const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
-    const LISTED: [&str; 4] = ["prefixItems", "anyOf", "oneOf", "allOf"];
-    const SINGLE: [&str; 3] = ["items", "additionalProperties", "not"];
-    let mut parts = Vec::new();
-    for keyword in NAMED {
-        for (name, part) in schema[keyword].as_object().into_iter().flatten() {
-            let name = name.replace('~', "~0").replace('/', "~1");
-            parts.push((format!("/{keyword}/{name}"), part));
-        }
-    }
-    for keyword in LISTED {
-        let listed = schema[keyword].as_array().into_iter().flatten();
-        parts.extend(
-            listed
-                .enumerate()
-                .map(|(i, part)| (format!("/{keyword}/{i}"), part)),
-        );
-    }
-    for keyword in SINGLE {
-        let single = schema.get(keyword).filter(|part| part.is_object());
-        parts.extend(single.map(|part| (format!("/{keyword}"), part)));
-    }
-    parts
-}
 
 /// Counts every bracket, whatever it stands for: a few more than are nested do no harm.
 fn check_nesting(grammar: &TextGrammar) -> Result<(), ConstraintError> {
@@ -293,6 +273,14 @@ fn check_nesting(grammar: &TextGrammar) -> Result<(), ConstraintError> {
     Ok(())
 }
 
+fn matcher_of(parser: TokenParser) -> Result<Matcher, String> {
+    let matcher = Matcher::new(Ok(parser));
+    match matcher.get_error() {
+        Some(error) => Err(error),
+        None => Ok(matcher),
+    }
+}
+
 fn refused(kind: GrammarKind, place: String, what: String) -> ConstraintError {
     ConstraintError::Grammar { kind, place, what }
 }
@@ -302,11 +290,7 @@ fn describe(error: impl fmt::Display) -> String {
     let said = error.to_string();
     match said.trim_start().starts_with("panic") {
         true => CANNOT.to_string(),
-        false => said
-            .split("<non-verbose/>")
-            .collect::<String>()
-            .trim()
-            .to_string(),
+        false => excerpt_of_message(said.replace("<non-verbose/>", "").trim()),
     }
 }
 
@@ -318,6 +302,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 /// A text of a grammar that is being written.
 pub struct Constraint {
     matcher: Matcher,
+    tokens: TokEnv,
+    /// Bytes that are still to be written in front of the text.
+    lead: usize,
     controls: Arc<[u32]>,
     ends: Arc<[u32]>,
 }
@@ -338,9 +325,14 @@ impl Constraint {
         Ok(Allowed(tokens))
     }
 
-    /// Goes on with a token that was allowed.
-    pub fn take(&mut self, token: u32) -> Result<(), ConstraintError> {
-        self.matcher.consume_token(token).map_err(followed)
+    /// Goes on with a token that was allowed. Returns what the text grows by, bytes, which may be a part of a character.
+    pub fn take(&mut self, token: u32) -> Result<Vec<u8>, ConstraintError> {
+        self.matcher.consume_token(token).map_err(followed)?;
+        let mut bytes = self.tokens.tok_trie().decode_raw(&[token]);
+        let lead = self.lead.min(bytes.len());
+        self.lead -= lead;
+        bytes.drain(..lead);
+        Ok(bytes)
     }
 
     /// Whether the text so far is one of the grammar.
