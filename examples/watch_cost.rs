@@ -41,7 +41,8 @@ struct Camera {
 impl Camera {
     fn next(&mut self) -> CameraImage {
         let mut image = self.images[self.shown % self.images.len()].clone();
-        image.stamp_ns = STEP_NS * self.shown as i64;
+        image.stamp_ns = self.images[0].stamp_ns + STEP_NS * self.shown as i64;
+        image.arrival_ns = image.stamp_ns;
         self.shown += 1;
         image
     }
