@@ -25,24 +25,28 @@ class Case:
     """A question for one object, and the ranks (from 0) in its evidence of frames of the object's last sighting."""
 
     cell: str
+    once: bool
+    """That sighting is the only one."""
     ranks: list[int]
-    correct: bool
+    correct: bool | None
+    """None where the question has no known answer."""
 
 
-def last_sighting(times: np.ndarray, visible: np.ndarray) -> list[float]:
-    """The times of the frames of the newest sighting."""
-    seen: list[float] = []
-    for time in times[visible][::-1]:
-        if seen and seen[-1] - time >= GAP_S:
-            break
-        seen.append(float(time))
-    return seen
+def sightings(times: np.ndarray, visible: np.ndarray) -> list[list[float]]:
+    """The times of the frames of each sighting, the newest one last."""
+    found: list[list[float]] = []
+    for time in times[visible].tolist():
+        if found and time - found[-1][-1] < GAP_S:
+            found[-1].append(time)
+        else:
+            found.append([time])
+    return found
 
 
-def cases(bag: Path, answers: Path) -> list[Case]:
+def cases(bag: Path, questions: Path, answers: Path) -> list[Case]:
     with np.load(bag / "truth.npz") as file:
         times, state = file["times"], file["state"]
-    entries = {entry["id"]: entry for entry in yaml.safe_load((bag / "instructions.yaml").read_text())["instructions"]}
+    entries = {entry["id"]: entry for entry in yaml.safe_load(questions.read_text())["instructions"]}
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     lines = [line for line in lines if "id" in line]
     begin_ns = min(line["newest_frame_stamp_ns"] for line in lines) - round(
@@ -53,12 +57,12 @@ def cases(bag: Path, answers: Path) -> list[Case]:
         entry = entries[line["id"]]
         asked = [kind for kind, name in enumerate(NAMES) if name in entry["text"]]
         before = times <= entry["at"]
-        if len(asked) != 1 or entry["answer"] == "no" or not (state[before, asked[0]] >= 0).any():
+        if len(asked) != 1 or entry.get("answer") == "no" or not (state[before, asked[0]] >= 0).any():
             continue
-        seen = last_sighting(times[before], state[before, asked[0]] >= 0)
+        seen = sightings(times[before], state[before, asked[0]] >= 0)
         stamps = [1e-9 * (frame["stamp_ns"] - begin_ns) for frame in line.get("evidence", [])]
-        ranks = [rank for rank, stamp in enumerate(stamps) if min(abs(stamp - time) for time in seen) < 0.01]
-        found.append(Case(entry["cell"], ranks, line["correct"]))
+        ranks = [rank for rank, stamp in enumerate(stamps) if min(abs(stamp - time) for time in seen[-1]) < 0.01]
+        found.append(Case(entry["cell"], len(seen) == 1, ranks, line["correct"]))
     return found
 
 
@@ -68,11 +72,18 @@ def main() -> None:
     parser.add_argument(
         "--answers", type=Path, nargs="+", required=True, help="of each the answers, JSON lines of replay"
     )
+    parser.add_argument("--questions", type=Path, nargs="+", help="of each the questions, if not those of its folder")
     args = parser.parse_args()
-    if len(args.bag) != len(args.answers):
-        parser.error(f"{len(args.bag)} bags and {len(args.answers)} files of answers, expected as many")
-    all_cases = [case for bag, answers in zip(args.bag, args.answers) for case in cases(bag, answers)]
-    groups = {"all": all_cases, "answered rightly": [case for case in all_cases if case.correct]}
+    questions = args.questions or [bag / "instructions.yaml" for bag in args.bag]
+    if not len(args.bag) == len(args.answers) == len(questions):
+        parser.error(
+            f"{len(args.bag)} bags, {len(questions)} files of questions and {len(args.answers)} of answers, "
+            "expected as many"
+        )
+    all_cases = [case for files in zip(args.bag, questions, args.answers) for case in cases(*files)]
+    groups = {"all": all_cases, "seen once": [case for case in all_cases if case.once]}
+    if any(case.correct is not None for case in all_cases):
+        groups["answered rightly"] = [case for case in all_cases if case.correct]
     for cell in dict.fromkeys(case.cell for case in all_cases):
         groups[cell] = [case for case in all_cases if case.cell == cell]
     print(f"| questions | among the first {FIRST} | the first |\n| --- | ---: | ---: |")
