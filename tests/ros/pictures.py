@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,7 @@ def png(sec: int = 1) -> CompressedImage:
     return stamped(CompressedImage(format="png", data=data), sec)
 
 
+@cache
 def demo_frames() -> list[BagMessage]:
     """The camera images of the demo bag."""
     events = Recording(DEMO_BAG, DEMO_BAG / "instructions.yaml").events()

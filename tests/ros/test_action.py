@@ -142,6 +142,39 @@ def test_a_higher_priority_aborts_the_goal_that_is_being_answered(start: Start) 
     assert client.answers[-1].finish_reason == Reasoning.FINISH_LENGTH
 
 
+def test_in_a_full_queue_a_more_urgent_goal_takes_the_place_of_another_one(start: Start) -> None:
+    _, client = start({**ENDLESS, "queue_size": 1})
+    client.show(pictures.raw())
+    action = client.action(Ask, ASK)
+    runs = Goal(client, action, text="Tell me everything.", id="runs", priority=9)
+    runs.begin()
+    waits = Goal(client, action, text="Tell me everything.", id="waits")
+    equal = Goal(client, action, text="Tell me everything.", id="equal")
+    status, reasoning = equal.result()
+    assert (status, reasoning.finish_reason) == (GoalStatus.STATUS_ABORTED, Reasoning.FINISH_ERROR)
+    assert "instruction queue is full: 1 wait, expected at most 1" in reasoning.error
+    urgent = Goal(client, action, text="What is in view?", id="urgent", priority=3, max_new_tokens=2)
+    status, reasoning = waits.result()
+    assert (status, reasoning.finish_reason) == (GoalStatus.STATUS_ABORTED, Reasoning.FINISH_PREEMPTED)
+    expected = (
+        "the instruction queue was full, and instruction urgent of priority 3 took the place of this one of priority 0"
+    )
+    assert (reasoning.error, reasoning.text) == (expected, "")
+    assert not runs.done
+    runs.cancel()
+    assert urgent.result()[0] == GoalStatus.STATUS_SUCCEEDED
+
+
+def test_what_is_echoed_of_an_id_is_cut_off(start: Start) -> None:
+    process, client = start()
+    response = client.call(Cancel, "/inf_mllm/cancel", Cancel.Request(id="x" * 100_000))
+    assert not response.success
+    assert "xxx... (100000 bytes)" in response.message
+    assert len(response.message) < 300
+    client.spin(0.2)
+    assert len(process.log) < 20_000
+
+
 def test_a_goal_ends_at_its_time_limit_as_a_success(start: Start) -> None:
     _, client = start(ENDLESS)
     client.show(pictures.raw())

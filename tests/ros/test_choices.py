@@ -2,18 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pictures
 import pytest
 from client import Client
-from conftest import ROOT, Start
+from conftest import Start
 from inf_mllm.msg import Instruction, Reasoning
 
-PLANNER = ROOT / "examples" / "planner.py"
-BALL, NO_BALL = range(500, 511), range(142, 153)
-"""Frames of the demo bag: with a red ball before the camera at the end, and with none."""
 SIDES = ["left", "center", "right", "nowhere to be seen"]
 SCHEMA = {
     "type": "object",
@@ -102,17 +97,13 @@ def test_regular_expressions_and_lark_grammars_are_followed(start: Start) -> Non
             assert re.fullmatch(pattern, answer.text), answer.text
 
 
-def test_a_grammar_without_an_end_is_cut_off_and_says_so(start: Start) -> None:
+def test_a_grammar_of_long_texts_is_cut_off_and_says_so(start: Start) -> None:
     _, client = start()
     client.show(pictures.now())
-    endless = {
-        "$ref": "#/$defs/list",
-        "$defs": {"list": {"type": "array", "items": {"$ref": "#/$defs/list"}, "minItems": 1}},
-    }
     answer = client.ask(
         "What is in view?",
         grammar_kind=Instruction.GRAMMAR_JSON_SCHEMA,
-        grammar=json.dumps(endless),
+        grammar=json.dumps({"type": "string", "minLength": 1000}),
         max_new_tokens=20,
     )
     assert answer.finish_reason == Reasoning.FINISH_LENGTH
@@ -124,6 +115,9 @@ def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start:
     client.show(pictures.now())
     before = used(client)
     wrong_schema = json.dumps({"properties": {"far": {"type": "metres"}}})
+    misspelt = json.dumps({"properties": {"far": {"type": "string", "maxlength": 3}}})
+    list_of_lists = {"type": "array", "items": {"$ref": "#/$defs/list"}, "minItems": 1}
+    endless = json.dumps({"$ref": "#/$defs/list", "$defs": {"list": list_of_lists}})
     json_schema, regex, lark = 1, 2, 3
     for fields, reason in (
         ({"choices": ["red", ""]}, "choice 1 is empty"),
@@ -140,6 +134,10 @@ def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start:
         ({"grammar_kind": lark, "grammar": "(" * 40_000}, "brackets within brackets"),
         ({"grammar_kind": json_schema, "grammar": "{,"}, "line 1"),
         ({"grammar_kind": json_schema, "grammar": wrong_schema}, "#/properties/far"),
+        ({"grammar_kind": json_schema, "grammar": misspelt}, "#/properties/far: the keyword is"),
+        ({"grammar_kind": json_schema, "grammar": endless}, "#/$defs/list/items: there is no text of it"),
+        ({"grammar_kind": regex, "grammar": r"left[^\s\S]"}, "there is no text of it"),
+        ({"grammar_kind": lark, "grammar": "start: start"}, "there is no text of the rule start"),
         ({"grammar_kind": regex, "grammar": "a" * 70_000}, "bytes long, expected at most 65536"),
     ):
         answer = client.ask("Which one?", **fields)
@@ -150,21 +148,15 @@ def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start:
     assert client.ask("Which one?", choices=["red", "blue"]).choice in (0, 1)
 
 
-def test_the_example_turns_where_the_choices_say(start: Start) -> None:
-    _, client = start({"image_transport": "compressed"}, compressed=True)
-    turns = []
-    for second, frames in ((10, NO_BALL), (20, BALL)):
-        for i, frame in enumerate(frames):
-            message = pictures.jpeg(sec=second, index=frame)
-            message.header.stamp.nanosec = i * 90_000_000
-            client.show(message)
-        command = [sys.executable, str(PLANNER), "red ball", "--steps", "1"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        client.wait(lambda process=process: process.poll() is not None, "the planner to end", timeout=30)
-        out, err = process.communicate()
-        assert (process.returncode, err) == (0, "")
-        turns.append(re.fullmatch(r"forward (\S+) m/s, turn (\S+) rad/s\n", out).groups())
-    (_, searching), (forward, towards) = turns
-    assert searching == "+0.30", "it looks around while nothing is to be seen"
-    assert abs(float(towards)) < 0.3
-    assert float(forward) >= 0.0
+def test_answers_of_a_fixed_form_keep_their_blanks_and_choices_their_length(start: Start) -> None:
+    _, client = start({"max_new_tokens_limit": 10})
+    client.show(pictures.now())
+    answer = client.ask("What next?", grammar_kind=Instruction.GRAMMAR_REGEX, grammar="\n left\n", max_new_tokens=10)
+    assert (answer.text, answer.error) == ("\n left\n", "")
+    pieces = [delta.text for delta in client.deltas if delta.instruction_id == answer.instruction_id]
+    assert "".join(pieces) == answer.text
+    long = "it stands behind the blue box and the yellow cone and the green pillar"
+    chosen = client.ask("Where is the red box?", choices=[long, "left"], max_new_tokens=1000)
+    assert (chosen.error, chosen.text in (long, "left")) == ("", True)
+    refused = client.ask("Where is the red box?", max_new_tokens=1000)
+    assert "max_new_tokens is 1000, expected at most 10" in refused.error

@@ -8,12 +8,13 @@ from typing import Any
 
 import pictures
 import pytest
-from builtin_interfaces.msg import Duration
+from builtin_interfaces.msg import Duration, Time
 from client import Client
 from conftest import Start
 from inf_mllm.msg import Instruction, Reasoning, Watch
 from inf_mllm.srv import Cancel, ListWatches
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CompressedImage
 
 PERIOD = Duration(nanosec=100_000_000)
 FRAMES = pictures.WIDTH
@@ -142,6 +143,36 @@ def test_a_watch_that_cannot_stand_is_refused(start: Start, fields: dict[str, An
     client.show(pictures.raw())
     answer = client.ask("What is in view?", **{"mode": Instruction.MODE_WATCH, **fields})
     assert answer.finish_reason == Reasoning.FINISH_ERROR
+    assert expected in answer.error
+    assert standing(client) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"choices": ["yes", ""]}, "choice 1 is empty"),
+        ({"choices": ["yes", "no ", " no"]}, "choices 1 and 2 are the same text"),
+        ({"choices": ["yes", "no " * 5000]}, "choice 1 is "),
+        ({"grammar_kind": Instruction.GRAMMAR_REGEX, "grammar": "(left"}, "grammar (regex) cannot be compiled"),
+        ({"grammar_kind": Instruction.GRAMMAR_LARK, "grammar": "start: start"}, "no text of the rule start"),
+        (
+            {"images": [CompressedImage(format="jpeg", data=b"none")]},
+            "picture 1 of 1 of the instruction cannot be shown",
+        ),
+        ({"max_new_tokens": 100_000}, "max_new_tokens is 100000, expected at most 1024"),
+        ({"recall_from": Time(sec=5), "recall_to": Time(sec=3)}, "the range ends before it begins"),
+        ({"text": " "}, "instruction text is empty"),
+        ({"text": "far " * 5000}, "tokens long, expected at most"),
+    ],
+)
+def test_a_watch_that_can_never_be_answered_is_refused_before_it_is_asked(
+    start: Start, fields: dict[str, Any], expected: str
+) -> None:
+    _, client = start()
+    # There is no frame yet: what is wrong is wrong whatever will be seen.
+    given = {"text": "What is in view?", "mode": Instruction.MODE_WATCH, "watch_frames": 1, **fields}
+    answer = client.ask(**given)
+    assert (answer.finish_reason, answer.watch_ended) == (Reasoning.FINISH_ERROR, True)
     assert expected in answer.error
     assert standing(client) == {}
 

@@ -1,0 +1,204 @@
+"""The programs of examples/ beside the real node, with frames of the demo bag."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+
+import pictures
+from client import Client
+from conftest import ROOT, Start
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist
+from inf_mllm.msg import CacheStats, Reasoning, Watch
+from inf_mllm.srv import ListWatches
+from rclpy.qos import QoSProfile
+from rosidl_parser.definition import BasicType
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import String
+
+EXAMPLES = ROOT / "examples"
+BALL, NO_BALL = range(500, 511), range(142, 153)
+"""Frames of the demo bag: with a red ball before the camera at the end, and with none."""
+COMPRESSED = {"image_transport": "compressed"}
+ENDLESS = {"temperature": 100.0, "max_new_tokens": 60_000, "max_new_tokens_limit": 60_000, "seed": 3}
+COMMAND = r"forward (\S+) m/s, turn (\S+) rad/s"
+
+
+class Example:
+    """A program of examples/ that runs while the client's messages are handled."""
+
+    def __init__(self, client: Client, name: str, *arguments: str) -> None:
+        self._client = client
+        command = [sys.executable, str(EXAMPLES / name), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def end(self) -> str:
+        """What it has printed."""
+        try:
+            self._client.wait(lambda: self.process.poll() is not None, "the example to end", timeout=60)
+        finally:
+            self.process.kill()
+        out, err = self.process.communicate()
+        assert (self.process.returncode, err) == (0, "")
+        return out
+
+
+def frames(second: int, indices: Iterable[int]) -> Iterator[CompressedImage]:
+    """Frames of the demo bag, a tenth of a second apart."""
+    for i, index in enumerate(indices):
+        message = pictures.jpeg(sec=second + i // 10, index=index)
+        message.header.stamp.nanosec = i % 10 * 100_000_000
+        yield message
+
+
+def show(client: Client, second: int, indices: Iterable[int]) -> None:
+    for message in frames(second, indices):
+        client.show(message)
+
+
+def test_the_planner_looks_around_and_drives_to_what_it_sees_and_ends_its_watch(start: Start) -> None:
+    _, client = start(COMPRESSED, compressed=True)
+    show(client, 10, NO_BALL)
+    out = Example(client, "planner.py", "red ball", "--steps", "6").end()
+    turns = [float(turn) for _, turn in re.findall(COMMAND, out)]
+    assert (len(turns), turns[-1]) == (6, 0.3), "it looks around while nothing is to be seen"
+    show(client, 20, BALL)
+    client.answers.clear()
+    example = Example(client, "planner.py", "red ball", "--steps", "6")
+    client.wait(lambda: any(answer.watch for answer in client.answers), "an answer of the watch", timeout=30)
+    standing = client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches
+    assert [watch.instruction.id for watch in standing] == ["planner stop"]
+    out = example.end()
+    stop = re.findall("stop: (yes|no)", out)[-1]
+    forward, towards = (float(value) for value in re.findall(COMMAND, out)[-1])
+    assert abs(towards) < 0.3, out
+    assert (forward > 0.0) == (stop == "no"), out
+    assert client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches == []
+
+
+def test_the_planner_goes_through_the_demo_bag(start: Start) -> None:
+    _, client = start(COMPRESSED, compressed=True)
+    commands: list[Twist] = []
+    example = Example(client, "planner.py", "red ball", "--steps", "30")
+    client.subscribe(Twist, "/cmd_vel", commands.append, QoSProfile(depth=100))
+    for message in frames(10, range(420, 560)):
+        client.publish(message)
+        client.spin(0.1)
+    out = example.end()
+    assert len(re.findall(COMMAND, out)) == 30
+    assert "not answered" not in out
+    client.wait(lambda: commands[-1] == Twist(), "it to stop in the end")
+    # The ball comes into view and leaves it again: it neither turned all the time nor never.
+    searching = [twist.angular.z == 0.3 for twist in commands[:-1]]
+    assert 0 < sum(searching) < len(searching)
+    failed = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_ERROR]
+    assert all("no frame" in answer.error for answer in failed), [answer.error for answer in failed]
+
+
+def test_the_behaviour_tree_goes_on_or_looks_around_as_the_answers_say(start: Start) -> None:
+    _, client = start(COMPRESSED, compressed=True)
+    show(client, 10, NO_BALL)
+    out = Example(client, "behaviour_tree.py", "red ball", "--rounds", "2").end()
+    assert out.splitlines()[:2] == ["Do you see a red ball? no", "forward +0.00 m/s, turn +0.30 rad/s: done"]
+    show(client, 20, BALL)
+    client.answers.clear()
+    lines = Example(client, "behaviour_tree.py", "red ball", "--rounds", "1").end().splitlines()
+    assert lines[0] == "Do you see a red ball? yes"
+    free = lines[1] == "Do you need to stop? no"
+    expected = "forward +0.20 m/s, turn +0.00 rad/s: done" if free else "forward +0.00 m/s, turn +0.30 rad/s: done"
+    assert lines[2:] == [expected]
+    assert [answer.text for answer in client.answers] == ["yes", "no" if free else "yes"]
+
+
+def test_a_leaf_that_is_halted_cancels_its_goal(start: Start) -> None:
+    _, client = start({**ENDLESS, **COMPRESSED}, compressed=True)
+    show(client, 10, NO_BALL)
+    client.instruct("Tell me everything.", id="endless")
+    client.wait(lambda: bool(client.deltas), "the first piece")
+    out = Example(client, "behaviour_tree.py", "red ball", "--rounds", "1", "--patience", "0.5").end()
+    assert out.splitlines() == ["Do you see a red ball? halted", "forward +0.00 m/s, turn +0.30 rad/s: done"]
+    (answer,) = client.answers
+    assert (answer.finish_reason, answer.error) == (Reasoning.FINISH_CANCELLED, "cancelled while it waited")
+
+
+LAYOUT = json.loads((EXAMPLES / "foxglove_layout.json").read_text())
+OTHERS = {"/camera/image/compressed": CompressedImage, "/cmd_vel": Twist}
+"""Topics of the layout that are not the node's: the camera of launch/demo.launch.py, and the commands of a planner."""
+TYPES = {
+    kind: message
+    for message, kind in (
+        (CacheStats, "inf_mllm/CacheStats"),
+        (Reasoning, "inf_mllm/Reasoning"),
+        (Watch, "inf_mllm/Watch"),
+        (CompressedImage, "sensor_msgs/CompressedImage"),
+        (DiagnosticArray, "diagnostic_msgs/DiagnosticArray"),
+        (String, "std_msgs/String"),
+    )
+}
+
+
+def panels(layout: object) -> Iterator[str]:
+    """Names of the panels in a part of a layout."""
+    if isinstance(layout, str):
+        yield layout
+        if layout.startswith("Tab!"):
+            for tab in LAYOUT["configById"][layout]["tabs"]:
+                yield from panels(tab["layout"])
+    else:
+        assert layout["direction"] in ("row", "column")
+        assert 0 < layout["splitPercentage"] < 100
+        yield from panels(layout["first"])
+        yield from panels(layout["second"])
+
+
+def test_the_layout_shows_every_panel_once() -> None:
+    assert sorted(panels(LAYOUT["layout"])) == sorted(LAYOUT["configById"])
+
+
+def uses(config: dict) -> Iterator[tuple[str, bool]]:
+    """Message paths of a panel, and whether they are to lead to numbers."""
+    for key in ("topicPath", "topicToRender", "topicName"):
+        if key in config:
+            yield config[key], False
+    if "imageMode" in config:
+        yield config["imageMode"]["imageTopic"], False
+    for path in config.get("paths", []):
+        yield path["value"], True
+
+
+def walk(message: type, path: list[str]) -> object:
+    """The type at the end of a message path."""
+    kinds = dict(zip(message.get_fields_and_field_types(), message.SLOT_TYPES, strict=True))
+    name, is_slice = re.fullmatch(r"(\w+)(\[:\])?", path[0]).groups()
+    assert name in kinds, f"{message.__name__} has no {name}"
+    kind = kinds[name]
+    assert hasattr(kind, "value_type") == bool(is_slice), path
+    kind = kind.value_type if is_slice else kind
+    if len(path) == 1:
+        return kind
+    return walk(type(getattr(message(), name)), path[1:])
+
+
+def test_every_topic_and_message_path_of_the_layout_exists(start: Start) -> None:
+    _, client = start(COMPRESSED, compressed=True)
+    topics = {
+        name: TYPES.get(re.sub("/(msg|srv|action)/", "/", kind)) for name, kind in client.interface().items()
+    } | OTHERS
+    found = set()
+    for config in LAYOUT["configById"].values():
+        for path, number in uses(config):
+            topic, *fields = path.split(".")
+            message = topics[topic]
+            assert message is not None, topic
+            found.add(topic)
+            kind = walk(message, fields) if fields else None
+            assert not number or (isinstance(kind, BasicType) and kind.typename != "boolean"), path
+    for topic in ("reasoning", "evidence_image", "cache_stats", "watch"):
+        assert f"/inf_mllm/{topic}" in found
+    publish = next(config for config in LAYOUT["configById"].values() if "topicName" in config)
+    assert publish["datatype"] == "std_msgs/msg/String"
+    assert set(json.loads(publish["value"])) == set(String.get_fields_and_field_types())
