@@ -174,7 +174,7 @@ def test_who_asks_before_an_image_hears_of_both_cameras(start: Start) -> None:
         ({"cameras": ["front", "front"]}, 'cameras is a list with "front", expected labels that differ'),
         ({"cameras": ["front", ""]}, 'cameras is a list with "", expected a label that is not empty'),
         (
-            {"cameras": ["front", "<end_of_utterance>"]},
+            {"cameras": ["front", "<end_of_utterance>"], "camera_topics": ["/a", "/b"]},
             'cameras is a list with "<end_of_utterance>", expected labels without control tokens of the model',
         ),
         ({"cameras": ["front", "x" * 65]}, "expected labels of at most 64 bytes"),

@@ -81,7 +81,7 @@ def test_lines_are_published_on_rosout_with_level_and_origin(start: Start, rosou
     process, client = start()
     ready = wait_for_rosout(client, rosout, "ready ")
     assert (ready.name, ready.level) == ("inf_mllm", Log.INFO)
-    assert ready.file.endswith("app.rs")
+    assert ready.file.endswith("lifecycle.rs")
     assert ready.line > 0
     client.ask(QUESTION)
     refused = wait_for_rosout(client, rosout, "not answered: no frame has been seen yet")
