@@ -83,7 +83,7 @@ fn main() -> Result<(), Failure> {
         images: bag.images().collect::<Result<_, _>>()?,
         shown: 0,
     };
-    println!("{}; {TURN:?} each, {ROUNDS} times", engine.hardware());
+    println!("{}; {TURN:?} each, {ROUNDS} times", engine.stats().hardware);
     camera.show(&engine)?;
     println!("| watch | asked per s | frames/s without | with | lowered by |\n| --- | ---: | ---: | ---: | ---: |");
     for (name, choices) in [
