@@ -216,8 +216,9 @@ impl Engine {
             }
             std::thread::sleep(LOOK);
         }
-        let ended = loaded.threads.into_iter();
-        let whole = ended.fold(true, |whole, thread| thread.join().is_ok() && whole);
+        let joined = loaded.threads.into_iter().map(JoinHandle::join);
+        let joined = joined.collect::<Vec<_>>();
+        let whole = joined.iter().all(Result::is_ok);
         drop(loaded.prompt);
         lock(&self.shared.inbox).ahead = None;
         lock(&self.shared.stats).forget_session();
