@@ -7,6 +7,7 @@ use rayon::ThreadPool;
 
 use super::{parameter, EvalError};
 use crate::cache::{BoundedCache, CacheConfig, CacheShape, Mark};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Decoder;
 use crate::model::precision::Precision;
 use crate::model::template::{ChatTemplate, TextMessage};
@@ -40,7 +41,21 @@ impl EvalModel {
         threads: usize,
     ) -> Result<Self, EvalError> {
         let name = path.file_name().unwrap_or(path.as_os_str());
-        let model = TextModel::load(path, quantization, precision, device)?;
+        let name = name.to_string_lossy().into_owned();
+        let checkpoint = Checkpoint::open(path)?;
+        Self::of(name, &checkpoint, quantization, precision, device, threads)
+    }
+
+    /// The same of a checkpoint that has been opened, under this name.
+    pub fn of(
+        name: String,
+        checkpoint: &Checkpoint,
+        quantization: Quantization,
+        precision: Precision,
+        device: &Device,
+        threads: usize,
+    ) -> Result<Self, EvalError> {
+        let model = TextModel::of(checkpoint, quantization, precision, device)?;
         let ends_sentence = (0..model.config.vocab_size() as u32)
             .map(|id| model.tokenizer.decode(&[id]))
             .map(|text| Ok(text?.ends_with(['.', '!', '?', '\n'])))
@@ -48,7 +63,7 @@ impl EvalModel {
         Ok(Self {
             ends_sentence,
             shape: model.shape,
-            name: name.to_string_lossy().into_owned(),
+            name,
             dtype: model.dtype(),
             device: device.clone(),
             pool: thread_pool_for(threads, model.weight_bytes)?,

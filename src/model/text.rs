@@ -89,11 +89,20 @@ impl TextModel {
         precision: Precision,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(path)?;
-        let about = Self::about(&checkpoint)?;
+        Self::of(&Checkpoint::open(path)?, quantization, precision, device)
+    }
+
+    /// The same of a checkpoint that has been opened.
+    pub fn of(
+        checkpoint: &Checkpoint,
+        quantization: Quantization,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let about = Self::about(checkpoint)?;
         let tensors = checkpoint.tensors(about.names, quantization)?;
         let dtype = precision.dtype(tensors.as_ref(), device);
-        Self::build(&checkpoint, about, tensors, dtype, device)
+        Self::build(checkpoint, about, tensors, dtype, device)
     }
 
     pub fn dtype(&self) -> DType {

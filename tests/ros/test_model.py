@@ -14,9 +14,9 @@ MODEL = ROOT / "models" / "demo"
 START_SECONDS = 10.0
 
 
-def refusal(model: Path) -> str:
+def refusal(model: Path, **parameters: str) -> str:
     """Starts a node on something that is no checkpoint, with backtraces asked for; what it wrote to stderr."""
-    process = NodeProcess({"model": str(model)})
+    process = NodeProcess({"model": str(model), **parameters})
     status = process.wait_end(START_SECONDS)
     assert status is not None and status > 0, process.log
     for word in ("panicked", "stack backtrace", "Some("):
@@ -157,3 +157,33 @@ def test_a_download_that_was_not_finished_is_told_with_what_is_missing(hub: Path
     log = refusal(Path("org/model"))
     for word in ("model.safetensors, tokenizer.json are missing", "1.5 MB", "`hf download org/model` goes on with it"):
         assert word in log, log
+
+
+def quantisations(folder: Path) -> Path:
+    """A folder with two decoders and no tower, which text alone could use."""
+    folder.mkdir()
+    for name in ("llama", "qwen3"):
+        shutil.copy(ROOT / "tests" / "golden" / "gguf" / f"{name}.gguf", folder)
+    return folder
+
+
+@pytest.mark.usefixtures("domain")
+def test_several_decoders_in_one_place_are_listed_and_the_chosen_one_is_taken(tmp_path: Path) -> None:
+    folder = quantisations(tmp_path / "models")
+    log = refusal(folder)
+    for word in ("llama.gguf (llama, 0.2 MB, ", "qwen3.gguf (qwen3, 0.2 MB, ", "model_file"):
+        assert word in log, log
+    log = refusal(folder, model_file="qwen3.gguf")
+    assert f"{folder}/qwen3.gguf: a decoder alone" in log
+    for name in ("../models/qwen3.gguf", str(MODEL / "model.safetensors")):
+        log = refusal(folder, model_file=name)
+        assert "model_file is" in log and f"the name of a file within {folder}" in log, log
+
+
+def test_weights_that_are_chosen_by_name_answer(start: Start, tmp_path: Path) -> None:
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    _, client = start({"model": str(folder), "model_file": "model.fp16.safetensors"})
+    client.show(pictures.raw(sec=1))
+    answer = client.ask("What do you see?")
+    assert not answer.error and answer.text, answer

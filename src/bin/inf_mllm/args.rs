@@ -127,7 +127,13 @@ fn option(parameter: Parameter, default: &str) -> Arg {
 }
 
 /// What runs the model.
-const OF_THE_MODEL: [&str; 3] = ["device", "dtype", "quantization"];
+const OF_THE_MODEL: [&str; 5] = [
+    "model_file",
+    "projector_file",
+    "device",
+    "dtype",
+    "quantization",
+];
 
 /// Those of a replay: all but the folder of the model, which has an option of its own, the queue, which a replay has none of, and the
 /// age of pictures, which only a node that waits for them knows; the labels of cameras come with their topics, and no pictures with
@@ -197,7 +203,7 @@ pub struct Measured;
 
 impl Selection for Measured {
     fn takes(parameter: &Parameter) -> bool {
-        ["device", "dtype", "threads"].contains(&parameter.name)
+        ["model_file", "projector_file", "device", "dtype", "threads"].contains(&parameter.name)
     }
 
     fn defaults() -> SessionConfig {

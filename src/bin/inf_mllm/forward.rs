@@ -7,7 +7,6 @@ use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::files;
-use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::family::{model_type, Family};
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::text::TextModel;
@@ -37,7 +36,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let config = args.given.config()?;
     let device = config.device.open()?;
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = config.checkpoint_in(&args.model)?;
     let about = || format!("inputs {}", args.inputs.display());
     files::check(&args.inputs).with_context(about)?;
     let inputs = candle_core::safetensors::load(&args.inputs, &Device::Cpu).with_context(about)?;
@@ -50,7 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
         let marks = chunk.marks();
         (model.decoder, model.shape, chunk.embedded, marks)
     } else {
-        let model = TextModel::load(&args.model, config.quantization, config.dtype, &device)?;
+        let model = TextModel::of(&checkpoint, config.quantization, config.dtype, &device)?;
         let x = model.decoder.embed(&ids)?;
         let marks = vec![Mark::default(); ids.len()];
         (model.decoder, model.shape, x.into(), marks)

@@ -8,7 +8,6 @@ use candle_core::DType;
 use inf_mllm::cache::{host, BoundedCache, CacheConfig, CacheShape, Mark, PolicyKind, MIN_BUDGET};
 use inf_mllm::files;
 use inf_mllm::gpu;
-use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::chooser::{Chooser, Draws, Limits};
 use inf_mllm::model::decoder::step::Stepper;
 use inf_mllm::model::mllm::Mllm;
@@ -49,7 +48,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let config = args.given.config()?;
     let device = config.device.open()?;
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = config.checkpoint_in(&args.model)?;
     let mut model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
     let gpu = gpu::of(&device);
     model.decoder.lay_out_for(gpu.as_ref())?;

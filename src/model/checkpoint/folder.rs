@@ -126,7 +126,10 @@ const KINDS: [Kind; 13] = [
     },
     Kind {
         marks: |folder| folder.checkpoints_below(),
-        says: |_| "a model's folder within this one: give that".to_string(),
+        says: |_| {
+            "a model's folder within this one: give that, or one of its files as model_file"
+                .to_string()
+        },
     },
 ];
 
@@ -165,6 +168,18 @@ impl Folder {
                 && !name.starts_with("adapter_")
         };
         self.files.iter().any(weights)
+    }
+
+    /// The files of weights, those of the folders in it too.
+    pub fn weights(&self) -> Vec<String> {
+        let ends = [".gguf", WEIGHTS_ENDING];
+        let below = self.folders.iter();
+        let below = below.flat_map(|name| {
+            let inner = Self::look(&self.dir.join(name));
+            let inner = inner.map_or(Vec::new(), |inner| inner.ending(&ends));
+            inner.into_iter().map(move |file| format!("{name}/{file}"))
+        });
+        self.ending(&ends).into_iter().chain(below).collect()
     }
 
     /// What lies here in the place of what is missing.
@@ -253,7 +268,7 @@ fn ending(names: &[String], ends: &[&str]) -> Vec<String> {
 }
 
 /// The names, or the first of them and how many more there are.
-pub(super) fn list(names: &[String]) -> String {
+pub fn list(names: &[String]) -> String {
     let listed = names.iter().take(LISTED).map(String::as_str);
     let listed = listed.collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(LISTED) {

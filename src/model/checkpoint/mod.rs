@@ -3,12 +3,14 @@
 //!
 //! - this file: a checkpoint's files by name
 //! - `place`: from what the user gives to the folder or file that is meant
+//! - `chosen`: which files are meant, where there are several
 //! - `hub`: a model's name on a hub, in the cache on this machine
 //! - `folder`: what lies in a folder that is no whole checkpoint
 //! - `weight_files`: which files the weights are in
 //! - `content`: what a file is that is not what its name says
 //! - `quantised`: ways of quantising that are not read
 
+mod chosen;
 mod content;
 mod folder;
 mod hub;
@@ -33,7 +35,9 @@ use crate::files;
 use content::foreign_text;
 use folder::Folder;
 
+pub use chosen::{ChosenFiles, MODEL_FILE, PROJECTOR_FILE};
 pub use content::{foreign, obstacle};
+pub use folder::list;
 pub use hub::HubModel;
 pub use place::expand_home;
 pub use quantised::INSTEAD;
@@ -52,6 +56,8 @@ const NAMED: &str = "transformers_weights";
 pub struct Checkpoint {
     dir: PathBuf,
     form: Form,
+    /// The file of weights, or the index of several, that was chosen of safetensors.
+    weights: Option<String>,
 }
 
 /// What the files are.
@@ -69,13 +75,28 @@ impl Checkpoint {
     ///
     /// An error says what lies there instead.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::open_chosen(path, &ChosenFiles::default())
+    }
+
+    /// The same where several files could be meant, by the names of those that are.
+    pub fn open_chosen(path: &Path, chosen: &ChosenFiles) -> Result<Self, ModelError> {
         let dir = place::resolve(path)?;
         if !dir.is_dir() {
-            return Self::open_file(dir);
+            chosen.check_file(&dir)?;
+            return Self::open_file(dir, chosen);
         }
+        let weights = match chosen.model_in(&dir)? {
+            Some(file) if chosen::is_published(&file) => Some(chosen.shallow(&file, &dir)?),
+            Some(file) => {
+                let projector = chosen.projector_in(&dir)?;
+                return Self::of_gguf(file.clone(), GgufFiles::open(&file, &dir, projector));
+            }
+            None => None,
+        };
         let published = Self {
             dir,
             form: Form::Published,
+            weights,
         };
         let fail = |what: String| published.error(what);
         let folder = Folder::look(&published.dir).map_err(|e| fail(e.to_string()))?;
@@ -83,20 +104,18 @@ impl Checkpoint {
             return Err(fail(refusal));
         }
         let whole = folder.has(CONFIG) && folder.has_safetensors();
-        let found = if whole {
-            None
-        } else {
-            GgufFiles::find(&published.dir)?
-        };
-        if let Some(files) = found {
-            let form = Form::Gguf(Box::new(files));
-            return Ok(Self { form, ..published });
+        if !whole && published.weights.is_none() {
+            let projector = chosen.projector_in(&published.dir)?;
+            if let Some(found) = GgufFiles::find(&published.dir, projector).transpose() {
+                return Self::of_gguf(published.dir, found);
+            }
         }
         if let Some(Err(unsupported)) = folder.config.as_ref().map(quantised::check) {
             return Err(unsupported.of(published.path(CONFIG)));
         }
         published.check_download(&folder)?;
         if folder.has(CONFIG) {
+            chosen.check_published(&published.dir)?;
             // Weights that are not there are missed when they are asked for.
             return Ok(published);
         }
@@ -109,7 +128,27 @@ impl Checkpoint {
         }))
     }
 
-    fn open_file(file: PathBuf) -> Result<Self, ModelError> {
+    /// Of the GGUF files that were found at `place`, in a hub's cache with what to do where they are not whole.
+    fn of_gguf(place: PathBuf, found: Result<GgufFiles, ModelError>) -> Result<Self, ModelError> {
+        match found {
+            Ok(files) => Ok(Self {
+                dir: place,
+                form: Form::Gguf(Box::new(files)),
+                weights: None,
+            }),
+            Err(ModelError::File { file, what }) => {
+                let folder = file.parent().unwrap_or(Path::new(""));
+                let model = HubModel::of_snapshot(folder);
+                let advice = model.and_then(|model| model.unfinished(folder));
+                let what = [what].into_iter().chain(advice);
+                let what = what.collect::<Vec<_>>().join("; ");
+                Err(ModelError::File { file, what })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn open_file(file: PathBuf, chosen: &ChosenFiles) -> Result<Self, ModelError> {
         let ending = file.extension().unwrap_or_default();
         if let ("safetensors" | "json" | "jinja", Some(dir)) =
             (ending.to_string_lossy().as_ref(), file.parent())
@@ -122,8 +161,13 @@ impl Checkpoint {
                 file,
             });
         }
-        let form = Form::Gguf(Box::new(GgufFiles::open(&file)?));
-        Ok(Self { dir: file, form })
+        let place = match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let projector = chosen.projector_in(place)?;
+        let found = GgufFiles::open(&file, place, projector);
+        Self::of_gguf(file, found)
     }
 
     /// Fails if it is the GGUF file of a decoder alone, or if it cannot be told which vision tower beside it is meant.

@@ -96,8 +96,11 @@ impl Checkpoint {
         }
     }
 
-    /// The file of weights, or the index of those that they are in: what `config.json` names, or the one with the usual name.
+    /// The file of weights, or the index of those that they are in: what was chosen, or what `config.json` names, or the one with the usual name.
     pub(super) fn weights_name(&self) -> Result<String, ModelError> {
+        if let Some(chosen) = &self.weights {
+            return Ok(chosen.clone());
+        }
         let config: Value = self.json(CONFIG)?;
         let named = match &config[NAMED] {
             Value::Null => {
@@ -137,6 +140,6 @@ impl Checkpoint {
 }
 
 /// Whether it is the name of a file in a folder, and no way out of it.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     Path::new(text).file_name() == Some(text.as_ref())
 }

@@ -118,9 +118,9 @@ impl Gguf {
             "rope_parameters": self.rope_parameters(head_dim)?,
         });
         let config = llama::Config::from_json(json.clone(), architecture)
-            .map_err(|unsupported| unsupported.of(self.file.clone()))?;
+            .map_err(|unsupported| unsupported.of(self.file().to_path_buf()))?;
         match config.cache_shape() {
-            Err(unsupported) => Err(unsupported.of(self.file.clone())),
+            Err(unsupported) => Err(unsupported.of(self.file().to_path_buf())),
             Ok(_) => Ok((json, config)),
         }
     }

@@ -1,5 +1,7 @@
 //! The GGUF files of a model as the files of a published directory.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +10,15 @@ use serde_json::Value as Json;
 
 use super::decoder::Paths;
 use super::projector::{Projector, IMAGE};
+use super::split::{file_name, PartName};
 use super::template::with_images;
 use super::tensors::{GgufTensors, Part};
 use super::vocabulary::added_token;
 use super::Gguf;
+use crate::cache::told_bytes;
+use crate::model::checkpoint::{list, MODEL_FILE, PROJECTOR_FILE};
 use crate::model::decoder::llama;
-use crate::model::weights::Quantization;
+use crate::model::weights::{block_name, Quantization};
 use crate::model::ModelError;
 
 /// A decoder, and what lies beside it.
@@ -44,8 +49,9 @@ const GENERATION: &str = "generation_config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
 impl GgufFiles {
-    /// The decoder `file`, and the projector in its folder that goes with it.
-    pub fn open(file: &Path) -> Result<Self, ModelError> {
+    /// The decoder `file`, and the projector that goes with it: `projector`, or one in its folder, or one in the folder `place`, within
+    /// which the decoder lies.
+    pub fn open(file: &Path, place: &Path, projector: Option<PathBuf>) -> Result<Self, ModelError> {
         let decoder = Gguf::open(file)?;
         if decoder.is_projector() {
             let what =
@@ -53,45 +59,62 @@ impl GgufFiles {
             return Err(decoder.fail(what.to_string()));
         }
         let mut files = Self::new(Arc::new(decoder), Beside::Nothing)?;
-        files.beside = files.look_beside(file);
+        files.beside = match projector {
+            Some(chosen) => files.projector_of(&chosen)?,
+            None => match files.look_beside(file, file.parent().unwrap_or(place)) {
+                Beside::Nothing => files.look_beside(file, place),
+                found => found,
+            },
+        };
         Ok(files)
     }
 
-    /// The decoder and the projector of a directory, of which there must be one and at most one; nothing if no file is GGUF.
-    pub fn find(dir: &Path) -> Result<Option<Self>, ModelError> {
+    /// The decoder and the projector of a directory, of which there must be one and at most one, unless `projector` is the one;
+    /// nothing if no file is GGUF.
+    pub fn find(dir: &Path, projector: Option<PathBuf>) -> Result<Option<Self>, ModelError> {
         let fail = |what: String| ModelError::Directory {
             dir: dir.to_path_buf(),
             what,
         };
-        let (mut decoders, mut projectors) = (Vec::new(), Vec::new());
-        for file in files_of(dir).map_err(|e| fail(e.to_string()))? {
-            let gguf = Arc::new(Gguf::open(&file)?);
-            match gguf.is_projector() {
-                true => projectors.push(gguf),
-                false => decoders.push(gguf),
-            }
+        let models = models_of(dir).map_err(|e| fail(e.to_string()))?;
+        let opened = models.into_iter().map(Opened::new);
+        let (projectors, mut decoders) = opened.partition::<Vec<_>, _>(Opened::is_projector);
+        if let [_, _, ..] = decoders.as_slice() {
+            return Err(fail(format!(
+                "it holds the GGUF files of several decoders, expected one, or the name of the one that is meant as {MODEL_FILE}: {}",
+                told(&decoders)
+            )));
         }
-        match (decoders.as_slice(), projectors.as_slice()) {
-            ([], []) => Ok(None),
-            ([], projectors) => Err(fail(format!(
-                "it holds vision towers alone ({}): the GGUF file of the decoder is missing",
-                names(projectors)
-            ))),
-            ([decoder], []) => Ok(Some(Self::new(decoder.clone(), Beside::Nothing)?)),
-            ([decoder], [projector]) => {
-                let beside = Beside::Projector(Projector::new(projector.clone())?);
-                Ok(Some(Self::new(decoder.clone(), beside)?))
+        let Some(decoder) = decoders.pop() else {
+            return match projectors.is_empty() {
+                true => Ok(None),
+                false => Err(fail(format!(
+                    "it holds vision towers alone, the GGUF file of the decoder is missing: {}",
+                    told(&projectors)
+                ))),
+            };
+        };
+        let mut files = Self::new(decoder.gguf?, Beside::Nothing)?;
+        files.beside = match (projector, <[_; 1]>::try_from(projectors)) {
+            (Some(chosen), _) => files.projector_of(&chosen)?,
+            (None, Ok([only])) => Beside::Projector(Projector::new(only.gguf?)?),
+            (None, Err(several)) => {
+                files.choose(several.into_iter().map(|it| Projector::new(it.gguf?)))
             }
-            ([decoder], several) => {
-                let mut files = Self::new(decoder.clone(), Beside::Nothing)?;
-                files.beside = files.choose(several.iter().cloned().map(Projector::new));
-                Ok(Some(files))
-            }
-            (several, _) => Err(fail(format!(
-                "it holds the GGUF files of several decoders ({}), expected one: give the file that is meant in place of the folder",
-                names(several)
-            ))),
+        };
+        Ok(Some(files))
+    }
+
+    /// The projector that was chosen.
+    fn projector_of(&self, file: &Path) -> Result<Beside, ModelError> {
+        let gguf = Gguf::open(file)?;
+        if !gguf.is_projector() {
+            let what = "a decoder, expected the file of a vision tower (mmproj)";
+            return Err(gguf.fail(what.to_string()));
         }
+        let projector = Projector::new(Arc::new(gguf))?;
+        self.check_fit(&projector)?;
+        Ok(Beside::Projector(projector))
     }
 
     fn new(decoder: Arc<Gguf>, beside: Beside) -> Result<Self, ModelError> {
@@ -104,14 +127,13 @@ impl GgufFiles {
         })
     }
 
-    /// The projector in the folder of the decoder's file that goes with it. Other models' files may lie there, whole or not.
-    fn look_beside(&self, file: &Path) -> Beside {
-        let folder = match file.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => return Beside::Nothing,
+    /// The projector in `folder` that goes with the decoder of `file`. Other models' files may lie there, whole or not.
+    fn look_beside(&self, file: &Path, folder: &Path) -> Beside {
+        let folder = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
         };
-        let others = files_of(folder).unwrap_or_default();
+        let others = models_of(folder).unwrap_or_default();
         let others = others.iter().filter(|other| !same_file(other, file));
         let projectors = others.filter_map(|other| match Gguf::open(other) {
             Ok(gguf) if gguf.is_projector() => Some(Projector::new(Arc::new(gguf))),
@@ -143,8 +165,8 @@ impl GgufFiles {
             )),
             ([only], _) => Beside::Projector(only.clone()),
             (several, _) => Beside::Unclear(format!(
-                "several vision towers beside it go with it ({}), expected one: leave the one that is meant in the folder",
-                names(several.iter().map(|projector| &projector.gguf))
+                "several vision towers beside it go with it, expected one, or the name of the one that is meant as {PROJECTOR_FILE}: {}",
+                list(&several.iter().map(|it| it.gguf.told()).collect::<Vec<_>>())
             )),
         }
     }
@@ -186,8 +208,8 @@ impl GgufFiles {
     /// The file whose keys are those of the published file `name`.
     pub fn path(&self, name: &str) -> &Path {
         match self.projector() {
-            Some(projector) if [CONFIG, PREPROCESSOR].contains(&name) => &projector.gguf.file,
-            _ => &self.decoder.file,
+            Some(projector) if [CONFIG, PREPROCESSOR].contains(&name) => projector.gguf.file(),
+            _ => self.decoder.file(),
         }
     }
 
@@ -266,7 +288,7 @@ impl GgufFiles {
         files
             .into_iter()
             .flatten()
-            .map(|gguf| gguf.bytes.len() as u64)
+            .map(|gguf| gguf.size_in_bytes())
             .sum()
     }
 }
@@ -285,6 +307,13 @@ pub fn files_of(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The models of `dir`: a file of each, of one that is split the first of its parts that is there.
+fn models_of(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let (mut files, mut split) = (files_of(dir)?, HashSet::new());
+    files.retain(|file| PartName::of(file).is_none_or(|name| split.insert(name.first())));
+    Ok(files)
+}
+
 fn same_file(a: &Path, b: &Path) -> bool {
     match (fs::canonicalize(a), fs::canonicalize(b)) {
         (Ok(a), Ok(b)) => a == b,
@@ -298,10 +327,56 @@ fn is_called_projector(file: &Path) -> bool {
     name.to_ascii_lowercase().contains("mmproj")
 }
 
-fn names<'a>(files: impl IntoIterator<Item = &'a Arc<Gguf>>) -> String {
-    let name = |gguf: &Arc<Gguf>| {
-        let name = gguf.file.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+/// A file of a folder, with what it holds or why that cannot be told.
+struct Opened {
+    file: PathBuf,
+    gguf: Result<Arc<Gguf>, ModelError>,
+}
+
+impl Opened {
+    fn new(file: PathBuf) -> Self {
+        let gguf = Gguf::open(&file).map(Arc::new);
+        Self { file, gguf }
+    }
+
+    /// What cannot be read is what its name says.
+    fn is_projector(&self) -> bool {
+        match &self.gguf {
+            Ok(gguf) => gguf.is_projector(),
+            Err(_) => is_called_projector(&self.file),
+        }
+    }
+}
+
+fn told(files: &[Opened]) -> String {
+    let one = |opened: &Opened| match &opened.gguf {
+        Ok(gguf) => gguf.told(),
+        Err(ModelError::File { what, .. }) => format!("{} ({what})", file_name(&opened.file)),
+        Err(error) => format!("{} ({error})", file_name(&opened.file)),
     };
-    files.into_iter().map(name).collect::<Vec<_>>().join(", ")
+    list(&files.iter().map(one).collect::<Vec<_>>())
+}
+
+impl Gguf {
+    /// Name, architecture, size and types of the elements, the most bytes first.
+    fn told(&self) -> String {
+        let mut types = BTreeMap::new();
+        for info in self.header.tensors.values() {
+            *types.entry(block_name(info.dtype)).or_insert(0) += info.bytes.len();
+        }
+        let mut types = types.into_iter().collect::<Vec<_>>();
+        types.sort_by_key(|&(_, bytes)| Reverse(bytes));
+        let types = types.into_iter().map(|(name, _)| name);
+        let parts = match self.others.len() {
+            0 => String::new(),
+            more => format!("{} parts, ", more + 1),
+        };
+        format!(
+            "{} ({parts}{}, {}, {})",
+            file_name(self.file()),
+            self.architecture,
+            told_bytes(self.size_in_bytes()),
+            types.collect::<Vec<_>>().join(" ")
+        )
+    }
 }

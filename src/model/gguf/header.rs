@@ -24,6 +24,8 @@ pub struct TensorInfo {
     pub dtype: GgmlDType,
     /// As in `[out, in]`: the reverse of the file's order.
     pub dims: Vec<usize>,
+    /// Which of the model's files it is in, from 0 on.
+    pub part: usize,
     /// In the file.
     pub bytes: Range<usize>,
 }
@@ -189,6 +191,7 @@ fn place(
         let info = TensorInfo {
             dtype: entry.dtype,
             dims: entry.dims,
+            part: 0,
             bytes: from as usize..to as usize,
         };
         if tensors.insert(name.to_string(), info).is_some() {

@@ -3,6 +3,7 @@
 //! They are read as the published checkpoint that they were made from: keys become its JSON files, tensors get its names.
 //!
 //! - this file: a mapped file and its keys
+//! - `split`: a model in several files
 //! - `header`, `value`: what lies where in the file
 //! - `files`: the files of a model as those of a published directory
 //! - `decoder`: the decoder's configuration and the names of its tensors
@@ -20,6 +21,7 @@ mod projector;
 mod rope;
 mod sentencepiece;
 mod spelling;
+mod split;
 mod template;
 mod tensors;
 mod value;
@@ -32,23 +34,42 @@ use memmap2::Mmap;
 use super::checkpoint::obstacle;
 use super::decoder::Unsupported;
 use super::ModelError;
-use header::Header;
+use header::{Header, TensorInfo};
 use value::Value;
 
 pub use files::{files_of, GgufFiles, ENDING};
 
-/// A GGUF file, mapped into memory, with its header checked.
+/// A GGUF file, mapped into memory, with its header checked; or several that are the parts of one, with the keys of the first.
 #[derive(Debug)]
 pub struct Gguf {
-    file: PathBuf,
-    bytes: Mmap,
+    mapped: Mapped,
+    /// The parts behind the first.
+    others: Vec<Mapped>,
+    /// With the tensors of all parts.
     header: Header,
     architecture: String,
 }
 
+#[derive(Debug)]
+struct Mapped {
+    file: PathBuf,
+    bytes: Mmap,
+}
+
 impl Gguf {
-    /// Maps `file` and checks its header against its length.
+    /// Maps `file` and checks its header against its length. Of the parts of a model any can be given: all are read.
     pub fn open(file: &Path) -> Result<Self, ModelError> {
+        let part = Self::map(file)?;
+        let mut gguf = match part.split()? {
+            None => part,
+            Some(split) => part.joined(split)?,
+        };
+        gguf.architecture = gguf.text("general.architecture")?.to_string();
+        Ok(gguf)
+    }
+
+    /// The file alone.
+    fn map(file: &Path) -> Result<Self, ModelError> {
         let fail = |what: String| ModelError::File {
             file: file.to_path_buf(),
             what,
@@ -56,18 +77,31 @@ impl Gguf {
         let bytes = crate::files::map(file)
             .map_err(|e| fail(obstacle(file).unwrap_or_else(|| e.to_string())))?;
         let header = Header::parse(&bytes).map_err(fail)?;
-        let mut gguf = Self {
-            file: file.to_path_buf(),
-            bytes,
+        let file = file.to_path_buf();
+        Ok(Self {
+            mapped: Mapped { file, bytes },
+            others: Vec::new(),
             header,
             architecture: String::new(),
-        };
-        gguf.architecture = gguf.text("general.architecture")?.to_string();
-        if let Some(parts) = gguf.optional_size("split.count")?.filter(|&n| n > 1) {
-            let expected = "1: the parts merged into one file (llama-gguf-split --merge)";
-            return Err(gguf.unsupported("split.count", parts, expected));
-        }
-        Ok(gguf)
+        })
+    }
+
+    /// The first file.
+    fn file(&self) -> &Path {
+        &self.mapped.file
+    }
+
+    /// The file that a tensor is in.
+    fn part(&self, info: &TensorInfo) -> &Mapped {
+        let others = info.part.checked_sub(1);
+        let other = others.and_then(|number| self.others.get(number));
+        other.unwrap_or(&self.mapped)
+    }
+
+    /// Size of its files, bytes.
+    fn size_in_bytes(&self) -> u64 {
+        let parts = std::iter::once(&self.mapped).chain(&self.others);
+        parts.map(|part| part.bytes.len() as u64).sum()
     }
 
     /// Whether it holds a vision tower with its connector and no decoder.
@@ -81,7 +115,7 @@ impl Gguf {
         expected: &str,
         read: impl FnOnce(Value<'a>) -> Option<T>,
     ) -> Result<Option<T>, ModelError> {
-        let Some(value) = self.header.get(&self.bytes, key) else {
+        let Some(value) = self.header.get(&self.mapped.bytes, key) else {
             return Ok(None);
         };
         let described = value.clone();
@@ -155,7 +189,7 @@ impl Gguf {
 
     fn fail(&self, what: String) -> ModelError {
         ModelError::File {
-            file: self.file.clone(),
+            file: self.file().to_path_buf(),
             what,
         }
     }
@@ -170,6 +204,6 @@ impl Gguf {
         value: impl std::fmt::Display,
         expected: impl std::fmt::Display,
     ) -> ModelError {
-        Unsupported::new(field, value, expected).of(self.file.clone())
+        Unsupported::new(field, value, expected).of(self.file().to_path_buf())
     }
 }

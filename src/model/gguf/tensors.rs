@@ -42,7 +42,7 @@ impl Gguf {
     /// What lies at `info`, with the rows in this order if one is given.
     pub(super) fn stored<'a>(&'a self, info: &'a TensorInfo, rows: Option<Vec<u32>>) -> Stored<'a> {
         Stored {
-            map: &self.bytes,
+            map: &self.part(info).bytes,
             bytes: info.bytes.clone(),
             format: info.dtype,
             dims: &info.dims,
@@ -174,11 +174,12 @@ impl Source for GgufTensors {
 
     fn describe(&self, name: &str) -> String {
         if let Some((gguf, entry)) = self.find(name) {
-            return format!("{} in {}", entry.stored, gguf.file.display());
+            let file = &gguf.part(&entry.info).file;
+            return format!("{} in {}", entry.stored, file.display());
         }
         let missing = self.parts.iter().find_map(|part| {
             let stored = (part.stored)(name)?;
-            Some(format!("{stored} in {}", part.gguf.file.display()))
+            Some(format!("{stored} in {}", part.gguf.file().display()))
         });
         missing.unwrap_or_else(|| name.to_string())
     }

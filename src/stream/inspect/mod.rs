@@ -127,7 +127,7 @@ impl Report {
     fn fill(&mut self, path: &Path, options: &Options) -> Result<(), ModelError> {
         let device = options.session.device.open()?;
         self.device = device_name(&device);
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = options.session.checkpoint_in(path)?;
         for file in checkpoint.left_alone() {
             self.notes.push(format!(
                 "{} is not used, the weights beside it are; give that file to use it",

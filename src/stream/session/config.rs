@@ -1,14 +1,15 @@
 //! The session's parameters.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::recall::no_archive;
 use crate::cache::parameter::{parameters, ParameterError};
 use crate::cache::{CacheConfig, PolicyKind};
+use crate::model::checkpoint::{Checkpoint, ChosenFiles};
 use crate::model::mllm::Mllm;
 use crate::model::precision::Precision;
 use crate::model::weights::Quantization;
-use crate::model::DeviceKind;
+use crate::model::{DeviceKind, ModelError};
 use crate::stream::answer::ChosenBy;
 use crate::stream::archive::{ArchiveConfig, RecallMode};
 use crate::stream::camera::{of_each, CamerasConfig};
@@ -34,6 +35,12 @@ parameters! {
         /// lies in the share folder of another package. Where nothing is called so, a model's name on the hub (ORG/NAME or
         /// ORG/NAME@REVISION), taken from the local cache: nothing is downloaded.
         model_dir: PathBuf = PathBuf::from("models/demo"), name "model";
+        /// Of several files of weights in `model` the one that is meant, by its name there, which may have folders in it: the .gguf file of a
+        /// decoder (of one in several parts any), or safetensors, or an index of several; empty: the only one.
+        model_file: String = String::new();
+        /// Of several vision towers of GGUF models (mmproj) in `model`, or beside it, the one that is meant, in the same way; empty: the only
+        /// one that goes with the decoder.
+        projector_file: String = String::new();
         /// Where the model runs; auto: the GPU if there is one.
         device: DeviceKind = DeviceKind::Auto;
         /// Type of the arithmetic; auto: f32 on the CPU, on a GPU what most of the weights are stored as. bf16 on the CPU: weights
@@ -91,6 +98,20 @@ parameters! {
 }
 
 impl SessionConfig {
+    /// The checkpoint with the files that are chosen of it.
+    pub fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
+        self.checkpoint_in(&self.model_dir)
+    }
+
+    /// The same of another folder than the one in the parameters.
+    pub fn checkpoint_in(&self, model: &Path) -> Result<Checkpoint, ModelError> {
+        let chosen = ChosenFiles {
+            model: self.model_file.clone(),
+            projector: self.projector_file.clone(),
+        };
+        Checkpoint::open_chosen(model, &chosen)
+    }
+
     /// Fails where parameters do not fit each other, which each one's range cannot say.
     pub fn check(&self) -> Result<(), ParameterError> {
         let (longest, limit) = (self.max_new_tokens, self.max_new_tokens_limit);

@@ -50,7 +50,6 @@ use super::thumbnail::Thumbnails;
 use crate::cache::parameter::{ParameterError, Parameters, Value};
 use crate::cache::{BoundedCache, CacheUsage, PolicyKind, TensorError};
 use crate::gpu::{self, Gpu};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::chooser::Chooser;
 use crate::model::decoder::step::Stepper;
 use crate::model::mllm::Mllm;
@@ -106,7 +105,7 @@ impl Session {
     /// Loads the checkpoint, allocates the cache and feeds the protected prefix.
     pub fn new(config: SessionConfig) -> Result<Self, ModelError> {
         let device = config.device.open()?;
-        let checkpoint = Checkpoint::open(&config.model_dir)?;
+        let checkpoint = config.checkpoint()?;
         let pool = thread_pool(config.threads, &checkpoint)?;
         let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
         Self::with_model(model, pool, config)

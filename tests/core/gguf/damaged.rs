@@ -102,7 +102,6 @@ fn keys_that_do_not_fit_are_named() {
         ("llama.rope.freq_base", Value::F32(0.0), "a positive float"),
         ("llama.rope.dimension_count", Value::U32(4), "8"),
         ("llama.rope.scaling.type", text("yarn"), "\"linear\""),
-        ("split.count", Value::U16(3), "1"),
         ("llama.expert_count", Value::U32(8), "0"),
         ("llama.vocab_size", Value::U32(7), "6"),
         ("general.alignment", Value::U32(0), "a multiple of 8"),

@@ -1,13 +1,17 @@
 //! GGUF files: damaged ones, and those whose numbers are known.
 //!
 //! - `writer`: files written for a test
+//! - `chosen`: which of several files is meant
 //! - `converted`: published checkpoints in such files
 //! - `damaged`: what is refused, and how
 //! - `golden`: decoders with the numbers of transformers and the ids of their tokenizers
 //! - `projector`: a vision tower beside a decoder
+//! - `split`: a model in several files
 
+mod chosen;
 mod converted;
 mod damaged;
 mod golden;
 mod projector;
+mod split;
 pub mod writer;

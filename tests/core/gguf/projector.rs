@@ -18,14 +18,14 @@ use super::converted::{decoder, llava_next_projector};
 use super::writer::{size, text, texts, File};
 use crate::support::{deviation, golden, ids, json, tensors, tiny_config, tiny_dir, try_load};
 
-const MMPROJ: &str = "mmproj-model-f16.gguf";
+pub const MMPROJ: &str = "mmproj-model-f16.gguf";
 
-fn mmproj(name: &str) -> PathBuf {
+pub fn mmproj(name: &str) -> PathBuf {
     golden("gguf").join(format!("{name}.gguf"))
 }
 
 /// A directory with a decoder's and a projector's file.
-fn pair(decoder: &File, projector: &Path) -> TempDir {
+pub fn pair(decoder: &File, projector: &Path) -> TempDir {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("decoder.gguf"), decoder.bytes()).unwrap();
     fs::copy(projector, dir.path().join(MMPROJ)).unwrap();
@@ -39,7 +39,7 @@ fn with_template(file: File, dir: &Path) -> File {
     file.set("tokenizer.chat_template", text(template))
 }
 
-fn smolvlm() -> File {
+pub fn smolvlm() -> File {
     let decoder = decoder(&tiny_dir(), "model.text_model", "lm_head", None);
     with_template(decoder, &tiny_dir())
 }
@@ -283,6 +283,7 @@ fn a_decoder_given_by_its_file_finds_its_projector_among_those_of_others() {
         MMPROJ,
         "mmproj-model-q8_0.gguf",
         "expected one",
+        "projector_file",
     ] {
         assert!(error.contains(word), "{word:?} is not in: {error}");
     }
@@ -323,8 +324,9 @@ fn files_that_do_not_go_together_are_named() {
         &dir,
         &[
             "several decoders",
-            "decoder.gguf, other.gguf",
-            "expected one",
+            "decoder.gguf (llama, ",
+            "other.gguf (llama, ",
+            "model_file",
         ],
     );
     fs::remove_file(dir.path().join(MMPROJ)).unwrap();

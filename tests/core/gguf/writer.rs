@@ -1,7 +1,7 @@
 //! GGUF files written for a test.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -96,6 +96,43 @@ impl File {
         }
         file.with("blk.0.attn_norm.weight", ones())
             .with("blk.0.ffn_norm.weight", ones())
+    }
+
+    /// What a file holds.
+    pub fn read(file: &Path) -> Self {
+        let mut reader = fs::File::open(file).unwrap();
+        let content = gguf_file::Content::read(&mut reader).unwrap();
+        let mut names = content.tensor_infos.keys().collect::<Vec<_>>();
+        names.sort();
+        let tensor = |name: &String| {
+            let tensor = content.tensor(&mut fs::File::open(file).unwrap(), name, &Device::Cpu);
+            (name.clone(), tensor.unwrap())
+        };
+        let tensors = names.into_iter().map(tensor).collect();
+        Self {
+            metadata: content.metadata.into_iter().collect(),
+            tensors,
+        }
+    }
+
+    /// The same in several files, the first with so many tensors, the others with what is left in equal shares: as llama.cpp's
+    /// gguf-split writes them.
+    pub fn split(self, in_first: usize, count: usize) -> Vec<Self> {
+        let total = self.tensors.len();
+        let share = (total - in_first).div_ceil(count - 1);
+        let mut tensors = self.tensors.into_iter();
+        let mut metadata = self.metadata;
+        let part = |no: usize| {
+            let taken = if no == 0 { in_first } else { share };
+            let part = Self {
+                metadata: std::mem::take(&mut metadata),
+                tensors: tensors.by_ref().take(taken).collect(),
+            };
+            part.set("split.no", Value::U16(no as u16))
+                .set("split.count", Value::U16(count as u16))
+                .set("split.tensors.count", Value::I32(total as i32))
+        };
+        (0..count).map(part).collect()
     }
 
     pub fn set(mut self, key: &str, value: Value) -> Self {

@@ -136,17 +136,20 @@ fn several_decoders_are_listed_and_one_of_them_can_be_given() {
         dir.path(),
         &[
             "several decoders",
-            "a-Q4_0.gguf, b-Q8_0.gguf",
-            "give the file",
+            "a-Q4_0.gguf (llama, 0.2 MB, ",
+            "b-Q8_0.gguf (qwen3, ",
+            "model_file",
         ],
     );
+    let chosen = complete(&[path(dir.path()), "--model-file", "b-Q8_0.gguf"]);
+    assert_eq!(chosen["decoder"], "qwen3");
     let one = dir.path().join("b-Q8_0.gguf");
     assert_eq!(complete(&[path(&one)])["decoder"], "qwen3");
     let towers = TempDir::new().unwrap();
     fs::write(towers.path().join("mmproj-f16.gguf"), gguf("mmproj-llava")).unwrap();
     refused(
         towers.path(),
-        &["mmproj-f16.gguf", "the decoder is missing"],
+        &["mmproj-f16.gguf (clip, ", "the decoder is missing"],
     );
     let tower = towers.path().join("mmproj-f16.gguf");
     refused(

@@ -41,6 +41,16 @@ impl Common {
     pub fn config(&self) -> Result<SessionConfig> {
         Ok(self.given.config()?)
     }
+
+    /// What results are kept under: the folder's name, and that of the file if one was chosen in it.
+    pub fn model_name(&self, config: &SessionConfig) -> String {
+        let name = self.model.file_name().unwrap_or(self.model.as_os_str());
+        let name = name.to_string_lossy();
+        match config.model_file.as_str() {
+            "" => name.into_owned(),
+            file => format!("{name}/{file}"),
+        }
+    }
 }
 
 /// Policies and budgets to go through.
@@ -113,8 +123,9 @@ impl Bench {
     pub fn open(common: &Common) -> Result<Self> {
         let config = common.config()?;
         let device = config.device.open()?;
-        let model = EvalModel::load(
-            &common.model,
+        let model = EvalModel::of(
+            common.model_name(&config),
+            &config.checkpoint_in(&common.model)?,
             Quantization::None,
             config.dtype,
             &device,

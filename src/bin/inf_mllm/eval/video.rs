@@ -11,7 +11,6 @@ use inf_mllm::eval::variant::{Input, Recalling};
 use inf_mllm::eval::video::drive::{black, usual_script, Drive};
 use inf_mllm::eval::video::lane::{run as drive_through, LaneResult, Shown};
 use inf_mllm::eval::video::report::{Lane, Report};
-use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::stream::archive::ArchiveConfig;
 use inf_mllm::stream::session::EncodedFrame;
 use inf_mllm::stream::{Session, SessionConfig};
@@ -88,11 +87,9 @@ pub fn run(args: &Args) -> Result<()> {
         false => Ok(None),
     });
     let shown = shown.collect::<Result<Vec<_>>>()?;
-    let path = &args.common.model;
-    let name = path.file_name().unwrap_or(path.as_os_str());
     let model = Model {
-        name: name.to_string_lossy().into_owned(),
-        weights: Fingerprint::of_model(Checkpoint::open(path)?.dir())?,
+        name: args.common.model_name(&config),
+        weights: Fingerprint::of_model(config.checkpoint()?.dir())?,
         config,
     };
     let mut bench = Bench::of(model, &args.common)?;
