@@ -31,6 +31,7 @@ mod interruptions;
 mod kernels;
 mod llava;
 mod loading;
+mod packed;
 mod parameters;
 mod pauses;
 mod pictures;
