@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{DType, Device};
-use half::bf16;
+use half::{bf16, f16};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::{Config, Decoder};
 use inf_mllm::model::weights::{Names, Quantization};
@@ -43,6 +43,10 @@ impl View for Random {
             Dtype::BF16 => numbers
                 .flat_map(|x| bf16::from_f32(x).to_le_bytes())
                 .collect(),
+            Dtype::F16 => numbers
+                .flat_map(|x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+            Dtype::I32 => numbers.flat_map(|x| x.to_bits().to_le_bytes()).collect(),
             _ => numbers.flat_map(f32::to_le_bytes).collect(),
         })
     }
@@ -52,45 +56,87 @@ impl View for Random {
     }
 }
 
-/// Writes `config.json` and a `model.safetensors` of about `bytes` bytes into `dir`.
-pub fn write(dir: &Path, bytes: usize, dtype: Dtype) -> anyhow::Result<()> {
-    let table = ("embed_tokens", vec![VOCABULARY, HIDDEN]);
-    let of_layer = [
-        ("input_layernorm", vec![HIDDEN]),
-        ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-        ("self_attn.k_proj", vec![KEYS, HIDDEN]),
-        ("self_attn.v_proj", vec![KEYS, HIDDEN]),
-        ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-        ("post_attention_layernorm", vec![HIDDEN]),
-        ("mlp.gate_proj", vec![INNER, HIDDEN]),
-        ("mlp.up_proj", vec![INNER, HIDDEN]),
-        ("mlp.down_proj", vec![HIDDEN, INNER]),
-    ];
-    let layer_numbers = of_layer
+/// Tensors of a layer.
+const OF_LAYER: [(&str, &[usize]); 9] = [
+    ("input_layernorm", &[HIDDEN]),
+    ("self_attn.q_proj", &[HIDDEN, HIDDEN]),
+    ("self_attn.k_proj", &[KEYS, HIDDEN]),
+    ("self_attn.v_proj", &[KEYS, HIDDEN]),
+    ("self_attn.o_proj", &[HIDDEN, HIDDEN]),
+    ("post_attention_layernorm", &[HIDDEN]),
+    ("mlp.gate_proj", &[INNER, HIDDEN]),
+    ("mlp.up_proj", &[INNER, HIDDEN]),
+    ("mlp.down_proj", &[HIDDEN, INNER]),
+];
+
+/// How the tensors of a checkpoint are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Floats(Dtype),
+    /// Matrices of layers as AWQ has them, the rest as f16.
+    Awq,
+}
+
+const AWQ_GROUP: usize = 128;
+
+impl Form {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Floats(dtype) => dtype,
+            Self::Awq => Dtype::F16,
+        }
+    }
+
+    /// What stands for the tensor `weight` of a layer.
+    fn tensors(self, shape: &[usize]) -> Vec<(&'static str, Random)> {
+        let of = |dtype, shape| Random { dtype, shape };
+        match (self, shape) {
+            (Self::Awq, &[rows, columns]) => vec![
+                ("qweight", of(Dtype::I32, vec![columns, rows / 8])),
+                (
+                    "qzeros",
+                    of(Dtype::I32, vec![columns / AWQ_GROUP, rows / 8]),
+                ),
+                ("scales", of(Dtype::F16, vec![columns / AWQ_GROUP, rows])),
+            ],
+            _ => vec![("weight", of(self.dtype(), shape.to_vec()))],
+        }
+    }
+}
+
+/// Writes `config.json` and a `model.safetensors` of about so many numbers into `dir`.
+pub fn write(dir: &Path, numbers: usize, form: Form) -> anyhow::Result<()> {
+    let layer_numbers = OF_LAYER
         .iter()
         .map(|(_, shape)| shape.iter().product::<usize>())
         .sum::<usize>();
-    let numbers = bytes * 8 / dtype.bitsize();
     let layers = (numbers.saturating_sub(2 * VOCABULARY * HIDDEN) / layer_numbers).max(1);
-    let mut shapes = vec![
-        (format!("model.{}.weight", table.0), table.1.clone()),
-        ("model.norm.weight".to_string(), vec![HIDDEN]),
-        ("lm_head.weight".to_string(), table.1),
+    let plain = |name: &str, shape: Vec<usize>| {
+        let dtype = form.dtype();
+        (name.to_string(), Random { dtype, shape })
+    };
+    let mut tensors = vec![
+        plain("model.embed_tokens.weight", vec![VOCABULARY, HIDDEN]),
+        plain("model.norm.weight", vec![HIDDEN]),
+        plain("lm_head.weight", vec![VOCABULARY, HIDDEN]),
     ];
     for layer in 0..layers {
-        let names = of_layer.iter();
-        let named = names
-            .map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape.clone()));
-        shapes.extend(named);
+        for (name, shape) in OF_LAYER {
+            let parts = form.tensors(shape).into_iter();
+            tensors.extend(
+                parts.map(|(part, tensor)| (format!("model.layers.{layer}.{name}.{part}"), tensor)),
+            );
+        }
     }
-    let tensors = shapes
-        .into_iter()
-        .map(|(name, shape)| (name, Random { dtype, shape }));
     safetensors::serialize_to_file(tensors, None, &dir.join("model.safetensors"))?;
-    let config = json!({
+    let mut config = json!({
         "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER,
         "num_hidden_layers": layers, "num_attention_heads": 16, "num_key_value_heads": 4,
     });
+    if form == Form::Awq {
+        config["quantization_config"] =
+            json!({ "quant_method": "awq", "bits": 4, "group_size": AWQ_GROUP });
+    }
     fs::write(dir.join("config.json"), config.to_string())?;
     Ok(())
 }

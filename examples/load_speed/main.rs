@@ -1,7 +1,7 @@
 //! How long a checkpoint takes to load and how much memory at most, by type of the numbers in the file and in memory.
 //!
-//! `cargo run --release --example load_speed -- [MB]` writes files of so many megabytes (400) into the directory
-//! for temporary files, one after the other, and loads each in a process of its own, from the page cache.
+//! `cargo run --release --example load_speed -- [MB]` writes files of so many megabytes (400) of floats into the directory
+//! for temporary files, one after the other, and one of AWQ, and loads each in a process of its own, from the page cache.
 //! `... --example load_speed -- PATH` does it with a decoder that is there: a directory or a GGUF file.
 //!
 //! The last column is the peak, without what the process had before, against what the weights take.
@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::{ensure, Context};
 use candle_core::DType;
+use checkpoint::Form;
 use inf_mllm::model::weights::Quantization;
 use safetensors::Dtype;
 
@@ -66,12 +67,16 @@ fn main() -> anyhow::Result<()> {
     let Ok(megabytes) = first.parse::<usize>() else {
         return measure_all(Path::new(first));
     };
-    for stored in [Dtype::BF16, Dtype::F32] {
+    for (form, bytes) in [
+        (Form::Floats(Dtype::BF16), 2),
+        (Form::Floats(Dtype::F32), 4),
+        (Form::Awq, 2),
+    ] {
         let dir = env::temp_dir().join(format!("load_speed-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
-        println!("{megabytes} MB of {stored:?}");
-        let measured =
-            checkpoint::write(&dir, megabytes << 20, stored).and_then(|()| measure_all(&dir));
+        let numbers = (megabytes << 20) / bytes;
+        println!("{} million numbers as {form:?}", numbers / 1_000_000);
+        let measured = checkpoint::write(&dir, numbers, form).and_then(|()| measure_all(&dir));
         std::fs::remove_dir_all(&dir)?;
         measured?;
     }

@@ -11,6 +11,8 @@ use safetensors::Dtype;
 #[path = "../../examples/load_speed/checkpoint.rs"]
 mod checkpoint;
 
+use checkpoint::Form;
+
 const PATH: &str = "INF_MLLM_TEST_LOAD";
 const WAY: &str = "INF_MLLM_TEST_WAY";
 
@@ -39,8 +41,19 @@ fn load_and_print_the_peak() {
 #[test]
 fn the_peak_is_the_weights_and_little_more() {
     let dir = tempfile::tempdir().unwrap();
-    // 134 million numbers; the largest matrix has 16384 x 1024.
-    checkpoint::write(dir.path(), 256 << 20, Dtype::BF16).unwrap();
+    // The largest matrix has 16384 x 1024.
+    checkpoint::write(dir.path(), 128 << 20, Form::Floats(Dtype::BF16)).unwrap();
+    check_peak(dir.path());
+}
+
+#[test]
+fn the_peak_of_packed_matrices_is_no_higher() {
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint::write(dir.path(), 128 << 20, Form::Awq).unwrap();
+    check_peak(dir.path());
+}
+
+fn check_peak(dir: &Path) {
     let numbers = 16384 * 1024;
     for (way, (dtype, quantization, bytes)) in WAYS.iter().enumerate() {
         let output = Command::new(env::current_exe().unwrap())
@@ -50,10 +63,7 @@ fn the_peak_is_the_weights_and_little_more() {
                 "--ignored",
                 "--nocapture",
             ])
-            .envs([
-                (PATH, dir.path().as_os_str()),
-                (WAY, way.to_string().as_ref()),
-            ])
+            .envs([(PATH, dir.as_os_str()), (WAY, way.to_string().as_ref())])
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);

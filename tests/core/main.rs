@@ -32,6 +32,7 @@ mod kernels;
 mod lifecycle;
 mod llava;
 mod loading;
+mod packed;
 mod pairs;
 mod parameters;
 mod pauses;

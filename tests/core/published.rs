@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -86,11 +86,20 @@ const QWEN: [Known; 4] = [
     Known { name: "Qwen3-VL-4B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: Some(20 * 15), unused: &[] },
 ];
 
+#[rustfmt::skip]
+const QUANTISED: [Known; 3] = [
+    Known { name: "Qwen2.5-VL-3B-Instruct-AWQ", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [36, 2, 128], frame: Some(23 * 17), unused: &[] },
+    Known { name: "Qwen2.5-VL-3B-Instruct-quantized.w4a16", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [36, 2, 128], frame: Some(23 * 17), unused: &[] },
+    Known { name: "Qwen3-VL-2B-Instruct-FP8", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [28, 8, 128], frame: Some(20 * 15), unused: &[] },
+];
+
 /// A tensor in a file.
 struct Hole {
     name: String,
     dtype: String,
     shape: Vec<u64>,
+    /// Its numbers, where it is no hole.
+    values: Vec<i64>,
 }
 
 impl Hole {
@@ -100,9 +109,10 @@ impl Hole {
 
     fn element_bytes(&self) -> u64 {
         match self.dtype.as_str() {
-            "BOOL" => 1,
+            "BOOL" | "F8_E4M3" => 1,
             "F16" | "BF16" => 2,
-            "F32" => 4,
+            "F32" | "I32" => 4,
+            "I64" => 8,
             other => panic!("{}: unexpected element type {other}", self.name),
         }
     }
@@ -128,24 +138,26 @@ fn stands_for(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// All tensors of a checkpoint: parameters, then old buffers.
+/// All tensors of a checkpoint: parameters, what stands for quantised ones, then old buffers.
 fn holes(about: &Value) -> Vec<Hole> {
-    let dtype = about["dtype"].as_str().unwrap();
+    let dtype = about["dtype"].clone();
     let parameters = about["tensors"].as_object().unwrap().iter();
-    let parameters = parameters.map(|(pattern, shape)| (pattern, dtype, shape));
-    let buffers = about["buffers"].as_object().unwrap().iter();
-    let buffers = buffers.map(|(pattern, buffer)| {
-        let dtype = buffer["dtype"].as_str().unwrap();
-        (pattern, dtype, &buffer["shape"])
-    });
+    let parameters =
+        parameters.map(|(pattern, shape)| (pattern, json!({ "dtype": dtype, "shape": shape })));
+    let others = ["packed", "buffers"]
+        .into_iter()
+        .filter_map(|part| about[part].as_object());
+    let others = others
+        .flatten()
+        .map(|(pattern, one)| (pattern, one.clone()));
     parameters
-        .chain(buffers)
-        .flat_map(|(pattern, dtype, shape)| {
-            let shape = serde_json::from_value::<Vec<u64>>(shape.clone()).unwrap();
+        .chain(others)
+        .flat_map(|(pattern, one)| {
             names(pattern).into_iter().map(move |name| Hole {
                 name,
-                dtype: dtype.to_string(),
-                shape: shape.clone(),
+                dtype: one["dtype"].as_str().unwrap().to_string(),
+                shape: serde_json::from_value(one["shape"].clone()).unwrap(),
+                values: serde_json::from_value(one["values"].clone()).unwrap_or_default(),
             })
         })
         .collect()
@@ -157,8 +169,12 @@ fn write_sparse(file: &Path, holes: &[Hole]) {
     let mut holes = holes.iter().collect::<Vec<_>>();
     holes.sort_by_key(|hole| (Reverse(hole.element_bytes()), &hole.name));
     let mut end = 0;
+    let mut values = Vec::new();
     for hole in holes {
         let start = end;
+        if !hole.values.is_empty() {
+            values.push((start, &hole.values));
+        }
         end += hole.elements() * hole.element_bytes();
         header.insert(
             hole.name.clone(),
@@ -170,7 +186,13 @@ fn write_sparse(file: &Path, holes: &[Hole]) {
     let mut out = File::create(file).unwrap();
     out.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     out.write_all(header.as_bytes()).unwrap();
-    out.set_len(8 + header.len() as u64 + end).unwrap();
+    let numbers = 8 + header.len() as u64;
+    out.set_len(numbers + end).unwrap();
+    for (start, values) in values {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        out.seek(SeekFrom::Start(numbers + start)).unwrap();
+        out.write_all(&bytes.collect::<Vec<_>>()).unwrap();
+    }
 }
 
 /// The tensors in as many files as on the hub, with the index of several.
@@ -253,7 +275,7 @@ fn report(dir: &Path, context: usize) -> Report {
     Report::of(dir, &options)
 }
 
-fn check(known: &Known) {
+fn check(known: &Known) -> Report {
     let name = known.name;
     let about = about(name);
     let dir = write_directory(&about);
@@ -287,35 +309,92 @@ fn check(known: &Known) {
     let mut unused = unused.iter().map(|hole| &hole.name).collect::<Vec<_>>();
     unused.sort();
     assert_eq!(report.unused.iter().collect::<Vec<_>>(), unused, "{name}");
+    let parameters = about["parameters"].as_u64().unwrap();
+    if about["packed"].is_object() {
+        assert_eq!(report.parameters.total, parameters, "{name}");
+        return report;
+    }
     let used = used.iter().map(|hole| hole.elements()).sum::<u64>();
     assert_eq!(report.parameters.total, used, "{name}");
     let buffers = about["buffers"].as_object().unwrap();
-    let parameters = holes.iter().filter(|hole| {
+    let all = holes.iter().filter(|hole| {
         let patterns = buffers.keys();
         !patterns.clone().any(|one| stands_for(one, &hole.name))
     });
-    let parameters = parameters.map(Hole::elements).sum::<u64>();
-    assert_eq!(about["parameters"], parameters, "{name}");
+    assert_eq!(all.map(Hole::elements).sum::<u64>(), parameters, "{name}");
+    report
+}
+
+fn check_all(all: &[Known]) {
+    for known in all {
+        check(known);
+    }
 }
 
 #[test]
 fn text_decoders_are_complete() {
-    TEXT.iter().for_each(check);
+    check_all(&TEXT);
 }
 
 #[test]
 fn smolvlm_and_idefics3_are_complete() {
-    SMOLVLM.iter().for_each(check);
+    check_all(&SMOLVLM);
 }
 
 #[test]
 fn llava_is_complete() {
-    LLAVA.iter().for_each(check);
+    check_all(&LLAVA);
 }
 
 #[test]
 fn qwen_vl_is_complete() {
-    QWEN.iter().for_each(check);
+    check_all(&QWEN);
+}
+
+/// Quantised ones: what stands for a matrix is known, and what becomes of it.
+#[test]
+fn quantised_checkpoints_are_complete() {
+    for (known, told, kept) in [
+        (
+            &QUANTISED[0],
+            "AWQ, integers of 4 bits in groups of 128",
+            Some("Q4_1"),
+        ),
+        (
+            &QUANTISED[1],
+            "compressed-tensors, integers of 4 bits in groups of 128",
+            Some("Q4_0"),
+        ),
+        (
+            &QUANTISED[2],
+            "FP8, floats of 8 bits in blocks of 128 x 128",
+            None,
+        ),
+    ] {
+        let report = check(known);
+        let name = known.name;
+        assert_eq!(report.quantised.as_deref(), Some(told), "{name}");
+        let layers = known.cache[0] as usize;
+        let blocks = kept.and_then(|kept| report.kept.get(kept));
+        assert_eq!(
+            blocks.map(|blocks| blocks.tensors),
+            kept.map(|_| 7 * layers),
+            "{name}"
+        );
+        // All floats are f32 on the CPU.
+        let floats = 4 * report.parameters.total;
+        let smallest = if kept.is_some() { floats / 3 } else { floats };
+        assert!(
+            (smallest..=floats).contains(&report.weight_bytes),
+            "{name}: {}",
+            report.weight_bytes
+        );
+        assert!(
+            kept.is_none() || report.weight_bytes < floats / 2,
+            "{name}: {}",
+            report.weight_bytes
+        );
+    }
 }
 
 /// A matrix that is missing in one layer is found although nothing is read.

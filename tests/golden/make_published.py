@@ -11,6 +11,7 @@ import re
 from itertools import groupby
 
 import published_llava
+import published_quantised
 import published_qwen
 import published_smolvlm
 import published_text
@@ -20,14 +21,23 @@ from published_models import Published
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
 OUT = HERE / "published"
-MODELS = published_text.MODELS | published_smolvlm.MODELS | published_llava.MODELS | published_qwen.MODELS
+MODELS = (
+    published_text.MODELS
+    | published_smolvlm.MODELS
+    | published_llava.MODELS
+    | published_qwen.MODELS
+    | published_quantised.MODELS
+)
+MATRIX = re.compile(r"model\.(language_model\.)?layers\..*_proj\.weight")
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def tensors(model: Published) -> dict[str, list[int]]:
     """Shapes of the parameters by their published names."""
     # transformers writes into what it is given
-    config = CONFIG_MAPPING[model.config["model_type"]].from_dict(copy.deepcopy(model.config))
+    config = copy.deepcopy(model.config)
+    config.pop("quantization_config", None)
+    config = CONFIG_MAPPING[config["model_type"]].from_dict(config)
     factory = AutoModelForCausalLM if model.preprocessor is None else AutoModelForImageTextToText
     with torch.device("meta"):
         built = factory.from_config(config)
@@ -66,6 +76,8 @@ def number(name: str) -> int:
 
 def described(model: Published) -> dict:
     shapes = tensors(model)
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    packed = packed_matrices(model, shapes)
     return {
         "hub": model.hub,
         "family": model.family,
@@ -75,11 +87,29 @@ def described(model: Published) -> dict:
         "dtype": model.dtype,
         "shards": model.shards,
         "file_bytes": model.file_bytes,
-        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "parameters": parameters,
         "tensors": compact(shapes),
         "copies": model.duplicates,
         "buffers": {pattern: {"dtype": dtype, "shape": shape} for pattern, (dtype, shape) in model.buffers.items()},
-    }
+    } | ({"packed": packed} if packed else {})
+
+
+def packed_matrices(model: Published, shapes: dict[str, list[int]]) -> dict[str, dict]:
+    """Takes the decoder's matrices out of `shapes`: the tensors that stand for them, runs of layers as one line."""
+    if model.packed is None:
+        return {}
+    stored, about = {}, {}
+    for name in [name for name in shapes if MATRIX.fullmatch(name)]:
+        sides = shapes.pop(name)
+        for ending, (dtype, shape) in model.packed(*sides).items():
+            part = name.removesuffix("weight") + ending
+            stored[part] = shape
+            about[NUMBER.sub("#", part, count=1)] = (dtype, sides)
+    lines = {}
+    for pattern, shape in compact(stored).items():
+        dtype, sides = about[re.sub(r"\{.*?\}", "#", pattern)]
+        lines[pattern] = {"dtype": dtype, "shape": shape} | ({"values": sides} if dtype == "I64" else {})
+    return lines
 
 
 def one_line_lists(text: str) -> str:

@@ -1,5 +1,6 @@
 """What is said of a published checkpoint beside its sizes, and the sources that several of them share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -30,3 +31,5 @@ class Published:
     """Tensors that the files hold although they are tied: name, and the tensor that they equal."""
     buffers: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     """What older releases wrote beside the parameters: pattern, element type and shape."""
+    packed: Callable[[int, int], dict[str, tuple[str, list[int]]]] | None = None
+    """What stands for a matrix [rows, columns] of the decoder's layers: element types and shapes by endings of names."""

@@ -33,9 +33,9 @@ def pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def awq(folder: Path) -> None:
+def bitsandbytes(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -60,7 +60,7 @@ def bias_that_is_not_there(folder: Path) -> None:
     [
         (git_lfs_pointer, ["model.safetensors", "git lfs pull"]),
         (pickle, ["pytorch_model.bin", "never loaded", "save_pretrained"]),
-        (awq, ["quantization_config is AWQ with 4 bits", "q4_k"]),
+        (bitsandbytes, ["quantization_config is bitsandbytes with 4 bits", "q4_k"]),
         (broken_template, ["chat_template.jinja", "undefined"]),
         (link_to_nothing, ["model.safetensors is a link to ../../blobs/4d7a"]),
         (bias_that_is_not_there, ["q_proj.bias", "missing"]),

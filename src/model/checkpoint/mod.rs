@@ -8,7 +8,7 @@
 //! - `folder`: what lies in a folder that is no whole checkpoint
 //! - `weight_files`: which files the weights are in
 //! - `content`: what a file is that is not what its name says
-//! - `quantised`: ways of quantising that are not read
+//! - `quantised`: ways of quantising, and which of them are not read
 
 mod chosen;
 mod content;
@@ -28,7 +28,9 @@ use serde::de::DeserializeOwned;
 
 use super::gguf::{GgufFiles, ENDING};
 use super::json;
-use super::weights::{safetensors_format, Names, Quantization, SafetensorsFiles, Source, Weights};
+use super::weights::{
+    safetensors_format, Names, Quantization, SafetensorsFiles, Scheme, Source, Weights,
+};
 use super::{device_name, ModelError};
 use crate::cache::{out_of_memory, told_bytes, DeviceMemory, TensorError};
 use crate::files;
@@ -110,7 +112,7 @@ impl Checkpoint {
                 return Self::of_gguf(published.dir, found);
             }
         }
-        if let Some(Err(unsupported)) = folder.config.as_ref().map(quantised::check) {
+        if let Some(Err(unsupported)) = folder.config.as_ref().map(quantised::scheme) {
             return Err(unsupported.of(published.path(CONFIG)));
         }
         published.check_download(&folder)?;
@@ -268,13 +270,23 @@ impl Checkpoint {
         }
     }
 
+    /// How the weights are quantised, where `config.json` says that they are.
+    pub fn scheme(&self) -> Result<Option<Scheme>, ModelError> {
+        match &self.form {
+            Form::Gguf(_) => Ok(None),
+            Form::Published => quantised::scheme(&self.json(CONFIG)?)
+                .map_err(|unsupported| unsupported.of(self.path(CONFIG))),
+        }
+    }
+
     fn safetensors(
         &self,
         names: Names,
         quantization: Quantization,
     ) -> Result<SafetensorsFiles, ModelError> {
         let files = self.weight_files()?;
-        let tensors = SafetensorsFiles::open(&files, names, quantization)?;
+        let scheme = self.scheme()?;
+        let tensors = SafetensorsFiles::open(&files, names, quantization, scheme.as_ref())?;
         let named = self.weights_name()?;
         if named.ends_with(INDEX_ENDING) {
             let stored = tensors.stored_names().collect::<HashSet<_>>();

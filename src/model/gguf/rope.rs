@@ -6,6 +6,7 @@
 use serde_json::{json, Value as Json};
 
 use super::Gguf;
+use crate::model::weights::Bands;
 use crate::model::ModelError;
 
 pub const FACTORS: &str = "rope_freqs.weight";

@@ -9,7 +9,7 @@ use candle_core::{bail, DType, Device, Result, Tensor};
 use super::header::TensorInfo;
 use super::Gguf;
 use crate::cache::{out_of_memory, TensorError};
-use crate::model::weights::{block_name, Listed, Matrix, Quantization, Source, Stored};
+use crate::model::weights::{block_name, Bands, Listed, Matrix, Quantization, Source, Stored};
 
 /// A tensor of a file.
 #[derive(Debug, Clone)]

@@ -1,11 +1,12 @@
-//! Numbers in a mapped file as blocks of small integers: those that are stored, or made from floats.
+//! Blocks of small integers that are stored in a mapped file.
 
-use candle_core::quantized::k_quants::{self, GgmlType};
+use candle_core::quantized::k_quants::GgmlType;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{bail, Device, Result};
 
+use super::bands::{on, Bands, BAND};
 use super::finite;
-use super::stored::{Stored, BAND};
+use super::stored::Stored;
 
 /// `$run` with the type of the blocks that `$format` means.
 macro_rules! with_block {
@@ -58,39 +59,6 @@ impl Stored<'_> {
         }
         Ok(QStorage::Cpu(Box::new(blocks)))
     }
-
-    /// As blocks of the kind `to`.
-    pub fn quantised(&self, to: GgmlDType, device: &Device) -> Result<QTensor> {
-        let storage = match to {
-            GgmlDType::Q8_0 => self.to_blocks::<k_quants::BlockQ8_0>()?,
-            GgmlDType::Q5_0 => self.to_blocks::<k_quants::BlockQ5_0>()?,
-            GgmlDType::Q4K => self.to_blocks::<k_quants::BlockQ4K>()?,
-            other => bail!("weights to blocks {other:?}, expected Q8_0, Q5_0 or Q4K"),
-        };
-        on(device, QTensor::new(storage, self.shape()?)?)
-    }
-
-    fn to_blocks<T: GgmlType + 'static>(&self) -> Result<QStorage> {
-        let shape = self.shape()?;
-        if !shape
-            .last()
-            .is_some_and(|width| width.is_multiple_of(T::BLCK_SIZE))
-        {
-            bail!("rows of {shape:?} in blocks of {}", T::BLCK_SIZE);
-        }
-        let mut blocks = vec![T::zeros(); shape.iter().product::<usize>() / T::BLCK_SIZE];
-        self.bands(finite::BLOCKS, T::BLCK_SIZE, &mut blocks, T::from_float)?;
-        Ok(QStorage::Cpu(Box::new(blocks)))
-    }
-}
-
-/// The tensor on `device`.
-fn on(device: &Device, tensor: QTensor) -> Result<QTensor> {
-    if device.is_cpu() {
-        return Ok(tensor);
-    }
-    let storage = QStorage::from_data(tensor.data()?, device, tensor.dtype())?;
-    QTensor::new(storage, tensor.shape())
 }
 
 /// The blocks in `bytes`.
@@ -101,4 +69,10 @@ pub(super) fn as_blocks<T: GgmlType>(bytes: &[u8]) -> Result<&[T]> {
         bail!("blocks of {:?} that lie unaligned or are cut", T::DTYPE);
     }
     Ok(blocks)
+}
+
+/// The bytes of `blocks`, to be filled with blocks.
+pub(super) fn as_bytes<T: GgmlType>(blocks: &mut [T]) -> &mut [u8] {
+    // SAFETY: blocks are plain integers and half floats in C layout without padding, for which any bytes are values.
+    unsafe { blocks.align_to_mut().1 }
 }

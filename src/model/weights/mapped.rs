@@ -11,24 +11,27 @@ use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
-use super::{Listed, Matrix, Names, Quantization, Source, Stored};
+use super::packed::{self, Packed, Scheme};
+use super::{Bands, Listed, Matrix, Names, Quantization, Source, Stored};
 use crate::cache::{out_of_memory, TensorError};
 use crate::files;
 use crate::model::checkpoint::{foreign, INSTEAD};
 use crate::model::ModelError;
 
-struct Shard {
+pub(super) struct Shard {
     file: PathBuf,
-    bytes: Mmap,
+    pub bytes: Mmap,
 }
 
 /// A tensor in a shard.
-struct Entry {
-    shard: usize,
-    stored: String,
-    dtype: safetensors::Dtype,
-    dims: Vec<usize>,
-    bytes: Range<usize>,
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub shard: usize,
+    /// Its name in the file.
+    pub stored: String,
+    pub dtype: safetensors::Dtype,
+    pub dims: Vec<usize>,
+    pub bytes: Range<usize>,
 }
 
 /// The tensors of one checkpoint, in one file or several.
@@ -36,23 +39,35 @@ pub struct SafetensorsFiles {
     shards: Vec<Shard>,
     /// By the hub's name.
     entries: HashMap<String, Entry>,
+    /// Matrices for which several tensors stand, by the hub's name of their `weight`.
+    packed: HashMap<String, Packed>,
     quantization: Quantization,
 }
 
 impl SafetensorsFiles {
-    /// Maps `files` and checks their headers against their lengths. Of a name that two files hold, the error names both.
+    /// Maps `files` and checks their headers against their lengths. Of a name that two files hold, the error names both. Matrices
+    /// may be stored as `scheme` says.
     pub fn open(
         files: &[PathBuf],
         names: Names,
         quantization: Quantization,
+        scheme: Option<&Scheme>,
     ) -> std::result::Result<Self, ModelError> {
         let mut found = Self {
             shards: Vec::new(),
             entries: HashMap::new(),
+            packed: HashMap::new(),
             quantization,
         };
         for file in files {
             found.add(file, names)?;
+        }
+        if let Some(scheme) = scheme {
+            let packed = packed::take(&mut found.entries, scheme, &found.shards);
+            found.packed = packed.map_err(|(entry, what)| ModelError::File {
+                file: found.shards[entry.shard].file.clone(),
+                what: format!("the tensor {}: {what}", entry.stored),
+            })?;
         }
         Ok(found)
     }
@@ -96,7 +111,9 @@ impl SafetensorsFiles {
 
     /// Names as the files spell them.
     pub fn stored_names(&self) -> impl Iterator<Item = &str> {
-        self.entries.values().map(|entry| entry.stored.as_str())
+        let packed = self.packed.values().flat_map(Packed::entries);
+        let all = self.entries.values().chain(packed);
+        all.map(|entry| entry.stored.as_str())
     }
 
     fn stored(&self, name: &str, rows: Option<&[u32]>) -> Result<Stored<'_>> {
@@ -139,7 +156,10 @@ impl SafetensorsFiles {
 
 impl Source for SafetensorsFiles {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.entries.get(name).map(|entry| entry.dims.clone())
+        match self.packed.get(name) {
+            Some(packed) => Some(packed.dims().to_vec()),
+            None => self.entries.get(name).map(|entry| entry.dims.clone()),
+        }
     }
 
     fn tensor(
@@ -149,7 +169,12 @@ impl Source for SafetensorsFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let dense = self.stored(name, rows)?.dense(dtype);
+        let dense = match self.packed.get(name) {
+            Some(packed) => packed
+                .open(&self.shards, rows)
+                .and_then(|opened| opened.dense(dtype)),
+            None => self.stored(name, rows)?.dense(dtype),
+        };
         dense
             .map_err(|error| self.explain(name, error))?
             .to_device(device)
@@ -162,26 +187,36 @@ impl Source for SafetensorsFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<Matrix> {
-        let stored = self.stored(name, rows)?;
-        let width = stored.dims.last().copied().unwrap_or(0);
-        let matrix = match self.quantization.blocks(width) {
-            Some(blocks) => stored
-                .quantised(blocks, device)
-                .map(|blocks| Matrix::Quantised(Arc::new(blocks))),
-            None => stored
-                .dense(dtype)
-                .and_then(|tensor| Ok(Matrix::Dense(tensor.to_device(device)?))),
+        let Some(blocks) = self.blocks(name) else {
+            return Ok(Matrix::Dense(self.tensor(name, rows, dtype, device)?));
         };
-        matrix.map_err(|error| self.explain(name, error))
+        let quantised = match self.packed.get(name) {
+            Some(packed) => packed.open(&self.shards, rows).and_then(|opened| {
+                match packed.blocks() == Some(blocks) {
+                    true => opened.repacked(device),
+                    false => opened.quantised(blocks, device),
+                }
+            }),
+            None => self.stored(name, rows)?.quantised(blocks, device),
+        };
+        let quantised = quantised.map_err(|error| self.explain(name, error))?;
+        Ok(Matrix::Quantised(Arc::new(quantised)))
     }
 
     fn check(&self, name: &str) -> Result<()> {
-        self.stored(name, None).map(|_| ())
+        match self.packed.contains_key(name) {
+            true => Ok(()),
+            false => self.stored(name, None).map(|_| ()),
+        }
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
-        let width = self.entries.get(name)?.dims.last()?;
-        self.quantization.blocks(*width)
+        let width = *self.shape(name)?.last()?;
+        let same = self.packed.get(name).and_then(Packed::blocks);
+        match self.quantization {
+            Quantization::None => None,
+            wanted => same.or_else(|| wanted.blocks(width)),
+        }
     }
 
     fn same(&self, one: &str, other: &str) -> bool {
@@ -192,16 +227,22 @@ impl Source for SafetensorsFiles {
     }
 
     fn list(&self) -> Vec<Listed> {
-        let one = |(name, entry): (&String, &Entry)| Listed {
+        let one = |name: &String, entry: &Entry| Listed {
             name: name.clone(),
             dtype: entry.dtype.to_string(),
             bytes: entry.bytes.len(),
         };
-        self.entries.iter().map(one).collect()
+        let plain = self.entries.iter().map(|(name, entry)| one(name, entry));
+        let packed = self
+            .packed
+            .iter()
+            .flat_map(|(name, packed)| packed.entries().map(move |entry| one(name, entry)));
+        plain.chain(packed).collect()
     }
 
     fn describe(&self, name: &str) -> String {
-        match (self.entries.get(name), self.shards.as_slice()) {
+        let packed = self.packed.get(name).map(Packed::main);
+        match (self.entries.get(name).or(packed), self.shards.as_slice()) {
             (Some(entry), _) => self.whence(entry),
             (None, [only]) => format!("{name} in {}", only.file.display()),
             (None, several) => format!("{name} in any of {} files", several.len()),

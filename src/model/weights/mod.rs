@@ -2,8 +2,10 @@
 //!
 //! - this file: [`Weights`], which model code walks as it walks candle's `VarBuilder`
 //! - `mapped`: safetensors files, mapped into memory
-//! - `stored`: what lies in a mapped file, as tensors
-//! - `blocks`: the same as blocks of small integers
+//! - `bands`: numbers as floats or blocks, band by band
+//! - `stored`: floats and blocks in a mapped file
+//! - `blocks`: blocks as they are stored
+//! - `packed`: matrices as integers or 8-bit floats with scales, for which several tensors stand
 //! - `finite`: numbers that are none
 //! - `memory`: tensors that are in memory already
 //! - `names`: the spellings of published tensor names
@@ -12,12 +14,14 @@
 //! - `planes`: blocks as the GPU's kernels read them
 //! - `repacked`: what blocks take beside themselves once they are multiplied with
 
+mod bands;
 mod blocks;
 mod finite;
 mod hollow;
 mod mapped;
 mod memory;
 mod names;
+mod packed;
 mod planes;
 mod quantization;
 mod repacked;
@@ -33,10 +37,12 @@ use candle_nn::{Init, VarBuilder};
 use half::bf16;
 use rayon::prelude::*;
 
+pub use bands::Bands;
 pub use hollow::{Hollow, Kept};
 pub use mapped::{safetensors_format, SafetensorsFiles};
 pub use memory::TensorMap;
 pub use names::Names;
+pub use packed::Scheme;
 pub use planes::Planes;
 pub use quantization::{block_name, Matrix, Quantization};
 pub use repacked::repacked_bytes;
@@ -77,7 +83,7 @@ pub trait Source: Send + Sync {
     /// What errors call a tensor: its name in the file, and the file.
     fn describe(&self, name: &str) -> String;
 
-    /// Every tensor as it is stored.
+    /// Every tensor as it is stored; of several that stand for a matrix each, under its name.
     fn list(&self) -> Vec<Listed>;
 }
 

@@ -1,21 +1,16 @@
-//! Numbers in a mapped file as tensors: converted band by band on several threads, so that memory never holds a tensor twice.
+//! Numbers in a mapped file that lie there as floats or blocks.
 
 use std::ops::Range;
 
 use candle_core::quantized::k_quants::GgmlType;
 use candle_core::quantized::GgmlDType;
-use candle_core::{bail, DType, Device, Result, Tensor, WithDType};
+use candle_core::Result;
 use half::slice::HalfFloatSliceExt;
-use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
-use rayon::prelude::*;
 
+use super::bands::{shape_of, Bands, BAND};
 use super::blocks::{as_blocks, with_block};
-use super::finite;
-
-/// Numbers that a thread converts at a time: as f32 they stay in its cache.
-pub(super) const BAND: usize = 1 << 18;
 
 /// With a page that is read the system maps those around it that are in memory as one piece: at most so many bytes.
 const AROUND: usize = 2 << 20;
@@ -31,42 +26,42 @@ pub struct Stored<'a> {
     pub rows: Option<Vec<u32>>,
 }
 
-impl Stored<'_> {
-    /// As `dtype` on the CPU, each number by way of f32, which holds every float that is read exactly; an error if one is not finite, or
-    /// would not be as `dtype`.
-    pub fn dense(&self, dtype: DType) -> Result<Tensor> {
-        let count = self.shape()?.iter().product::<usize>();
-        // Zeros that nothing has written to yet take no memory, but only integers and f32 come that way.
-        match dtype {
-            DType::F32 => self.floats(finite::F32, vec![0f32; count], |from, to| {
-                to.copy_from_slice(from)
-            }),
-            DType::F16 => {
-                let zeros = vec![0u16; count].reinterpret_into::<f16>();
-                self.floats(finite::F16, zeros, |from, to| {
-                    to.convert_from_f32_slice(from)
-                })
-            }
-            DType::BF16 => {
-                let zeros = vec![0u16; count].reinterpret_into::<bf16>();
-                self.floats(finite::BF16, zeros, |from, to| {
-                    to.convert_from_f32_slice(from)
-                })
-            }
-            other => bail!("weights as {other:?}, expected f32, f16 or bf16"),
+impl Bands for Stored<'_> {
+    fn shape(&self) -> Result<Vec<usize>> {
+        shape_of(self.dims, self.rows.as_deref())
+    }
+
+    fn band(&self) -> usize {
+        let row = self.row();
+        match self.rows {
+            // Whole rows, for each is somewhere else.
+            Some(_) => row * (BAND / row).max(1),
+            None => BAND,
         }
     }
 
-    fn floats<T: WithDType>(
-        &self,
-        range: finite::Range,
-        mut zeros: Vec<T>,
-        narrow: fn(&[f32], &mut [T]),
-    ) -> Result<Tensor> {
-        self.bands(range, 1, &mut zeros, narrow)?;
-        Tensor::from_vec(zeros, self.shape()?, &Device::Cpu)
+    fn read(&self, start: usize, wide: &mut [f32]) -> Result<()> {
+        match &self.rows {
+            None => {
+                let bytes = self.widen(start, wide)?;
+                self.give_back(bytes);
+            }
+            Some(rows) => {
+                let row = self.row();
+                for (wide, &from) in wide.chunks_mut(row).zip(&rows[start / row..]) {
+                    self.widen(from as usize * row, wide)?;
+                }
+            }
+        }
+        Ok(())
     }
 
+    fn finish(&self) {
+        self.give_back_all();
+    }
+}
+
+impl Stored<'_> {
     /// Whether both hold the same numbers in the same form; `rows` does not count.
     pub fn same(&self, other: &Self) -> bool {
         if self.format != other.format || self.dims != other.dims {
@@ -87,61 +82,9 @@ impl Stored<'_> {
         same
     }
 
-    /// The dimensions of the result; an error if a row is asked for that is not there.
-    pub(super) fn shape(&self) -> Result<Vec<usize>> {
-        let mut shape = self.dims.to_vec();
-        if let Some(rows) = &self.rows {
-            let there = shape.first().copied().unwrap_or(0);
-            if let Some(row) = rows.iter().find(|&&row| row as usize >= there) {
-                bail!("row {row} of {there}");
-            }
-            shape[0] = rows.len();
-        }
-        Ok(shape)
-    }
-
-    /// Fills `out`, of which every element holds `numbers` of the tensor's: band by band, `convert` gets them as f32. An error if one is
-    /// not within `range`.
-    pub(super) fn bands<T: Send>(
-        &self,
-        range: finite::Range,
-        numbers: usize,
-        out: &mut [T],
-        convert: impl Fn(&[f32], &mut [T]) + Sync,
-    ) -> Result<()> {
-        let row = self.dims.iter().skip(1).product::<usize>();
-        let band = match self.rows {
-            // Whole rows, for each is somewhere else.
-            Some(_) => row * (BAND / row.max(1)).max(1),
-            None => BAND,
-        };
-        let bands = out.par_chunks_mut((band / numbers).max(1)).enumerate();
-        bands.try_for_each_init(Vec::new, |wide, (i, out)| -> Result<()> {
-            wide.clear();
-            wide.resize(out.len() * numbers, 0f32);
-            self.read(i * band, row.max(1), wide)?;
-            range.check(wide)?;
-            convert(wide, out);
-            Ok(())
-        })?;
-        self.give_back_all();
-        Ok(())
-    }
-
-    /// The numbers of the result from the `start`-th on, which begins a row of `row` numbers if the rows have an order.
-    fn read(&self, start: usize, row: usize, wide: &mut [f32]) -> Result<()> {
-        match &self.rows {
-            None => {
-                let bytes = self.widen(start, wide)?;
-                self.give_back(bytes);
-            }
-            Some(rows) => {
-                for (wide, &from) in wide.chunks_mut(row).zip(&rows[start / row..]) {
-                    self.widen(from as usize * row, wide)?;
-                }
-            }
-        }
-        Ok(())
+    /// Numbers of a row, at least one.
+    fn row(&self) -> usize {
+        self.dims.iter().skip(1).product::<usize>().max(1)
     }
 
     /// The numbers from the `start`-th on, into `wide`. Returns which bytes of the file they took.
@@ -181,21 +124,28 @@ impl Stored<'_> {
 
     /// Lets the system drop the tensor's pages, with those around it.
     pub(super) fn give_back_all(&self) {
-        let start = self.bytes.start.saturating_sub(AROUND);
-        let end = self.bytes.end.saturating_add(AROUND);
-        self.give_back(start..end.min(self.map.len()));
+        give_back_around(self.map, &self.bytes);
     }
 
     /// Lets the system drop pages of the file that have been read.
     pub(super) fn give_back(&self, bytes: Range<usize>) {
-        // SAFETY: the mapping is read-only, so that what is dropped from memory is read from the file again if need be.
-        let advised = unsafe {
-            self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
-        };
-        if let Err(error) = advised {
-            tracing::debug!("mapped pages cannot be given back: {error}");
-        }
+        give_back(self.map, bytes);
+    }
+}
+
+/// Lets the system drop pages of `map` that have been read, with those around them.
+pub(super) fn give_back_around(map: &Mmap, bytes: &Range<usize>) {
+    let start = bytes.start.saturating_sub(AROUND);
+    let end = bytes.end.saturating_add(AROUND);
+    give_back(map, start..end.min(map.len()));
+}
+
+fn give_back(map: &Mmap, bytes: Range<usize>) {
+    // SAFETY: the mapping is read-only, so that what is dropped from memory is read from the file again if need be.
+    let advised =
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    if let Err(error) = advised {
+        tracing::debug!("mapped pages cannot be given back: {error}");
     }
 }
 

@@ -102,6 +102,7 @@ impl Report {
         let unused = hollow.list().into_iter().map(|tensor| tensor.name);
         self.unused = unused.filter(|name| !seen.contains_key(name)).collect();
         self.unused.sort();
+        self.unused.dedup();
         let weights = self.weight_bytes.saturating_add(self.repacked_bytes);
         self.memory_bytes = weights.saturating_add(self.cache_bytes);
         self.fitting_budget = options.memory.map(|memory| {

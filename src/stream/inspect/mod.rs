@@ -49,6 +49,8 @@ pub struct Report {
     pub device: String,
     pub dtype: String,
     pub parameters: Parameters,
+    /// How the weights are quantised, where `config.json` says that they are.
+    pub quantised: Option<String>,
     /// What is in the files, by element type.
     pub stored: BTreeMap<String, Amount>,
     /// What it becomes in memory, by element or block type.
@@ -134,6 +136,7 @@ impl Report {
                 file.display()
             ));
         }
+        self.quantised = checkpoint.scheme()?.map(|scheme| scheme.to_string());
         let kind = model_type(&checkpoint)?;
         let opened = Opened {
             checkpoint: &checkpoint,
@@ -238,6 +241,13 @@ impl Report {
             let amount = self.stored.entry(tensor.dtype).or_default();
             amount.tensors += 1;
             amount.bytes += tensor.bytes as u64;
+        }
+        const QUANTISED: [&str; 3] = ["I32", "I8", "F8_E4M3"];
+        let stored = QUANTISED.iter().any(|kind| self.stored.contains_key(*kind));
+        if let Some(scheme) = self.quantised.as_ref().filter(|_| !stored) {
+            self.notes.push(format!(
+                "{CONFIG} says that weights are quantised ({scheme}), but none is stored so"
+            ));
         }
     }
 

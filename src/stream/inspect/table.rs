@@ -32,6 +32,9 @@ impl Display for Report {
                 ),
             )?;
         }
+        if let Some(quantised) = &self.quantised {
+            row("quantised", quantised.clone())?;
+        }
         for (kind, amount) in &self.stored {
             row("stored", of_kind(kind, amount))?;
         }

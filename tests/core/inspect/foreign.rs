@@ -138,22 +138,46 @@ fn adapters_and_policies_are_named_with_the_model_that_they_are_made_from() {
 
 #[test]
 fn quantised_weights_are_named_with_what_to_take() {
-    for (method, name) in [
-        ("awq", "AWQ"),
-        ("gptq", "GPTQ"),
-        ("compressed-tensors", "compressed-tensors"),
-        ("mxfp4", "MXFP4"),
+    for (given, field, name) in [
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+            "",
+            "bitsandbytes with 4 bits",
+        ),
+        (json!({"quant_method": "mxfp4"}), "", "MXFP4"),
+        (json!({"quant_method": "eetq"}), "", "EETQ"),
+        (json!({"quant_method": "hqq"}), "", "HQQ"),
+        (json!({"quant_method": "quanto"}), "", "Quanto"),
+        (
+            json!({"quant_method": "gptq", "bits": 2}),
+            ".bits",
+            "GPTQ with 2 bits",
+        ),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "is_marlin_format": true}),
+            ".is_marlin_format",
+            "GPTQ with 4 bits",
+        ),
+        (
+            json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}),
+            ".quant_algo",
+            "NVFP4",
+        ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}),
+            ".format",
+            "compressed-tensors",
+        ),
     ] {
         let dir = tiny_copy();
         edit(dir.path(), "config.json", |config| {
-            config["quantization_config"] = json!({"quant_method": method, "bits": 4});
+            config["quantization_config"] = given;
         });
         refused(
             dir.path(),
             &[
-                "config.json: quantization_config",
+                &format!("config.json: quantization_config{field} is"),
                 name,
-                "4 bits",
                 "weights as floats",
                 "q4_k",
                 "GGUF",
