@@ -10,6 +10,7 @@ import math
 import re
 from itertools import groupby
 
+import published_internvl
 import published_llava
 import published_qwen
 import published_smolvlm
@@ -20,7 +21,13 @@ from published_models import Published
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
 OUT = HERE / "published"
-MODELS = published_text.MODELS | published_smolvlm.MODELS | published_llava.MODELS | published_qwen.MODELS
+MODELS = (
+    published_text.MODELS
+    | published_smolvlm.MODELS
+    | published_llava.MODELS
+    | published_internvl.MODELS
+    | published_qwen.MODELS
+)
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -28,6 +35,8 @@ def tensors(model: Published) -> dict[str, list[int]]:
     """Shapes of the parameters by their published names."""
     # transformers writes into what it is given
     config = CONFIG_MAPPING[model.config["model_type"]].from_dict(copy.deepcopy(model.config))
+    if model.own_head:
+        config.tie_word_embeddings = False
     factory = AutoModelForCausalLM if model.preprocessor is None else AutoModelForImageTextToText
     with torch.device("meta"):
         built = factory.from_config(config)
