@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::decoder;
+use super::internvl;
 use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
@@ -34,6 +35,11 @@ pub trait FamilyConfig: Send + Sync {
     fn vocabulary(&self) -> usize {
         let size = self.text().vocab_size();
         size + usize::from(self.image_token().0 as usize == size)
+    }
+
+    /// A control token of which nothing is ever fed, so that the decoder need not have an embedding of it.
+    fn unfed_token(&self) -> Option<&str> {
+        None
     }
 
     /// The token that stands for a video's features in prompts that the published processor wrote, if it is another.
@@ -64,7 +70,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 7] = [
+pub const FAMILIES: [Family; 8] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -88,6 +94,12 @@ pub const FAMILIES: [Family; 7] = [
         model_types: &["llava_onevision"],
         names: llava::NAMES,
         open: llava_onevision::open,
+    },
+    Family {
+        name: "InternVL",
+        model_types: &["internvl"],
+        names: internvl::NAMES,
+        open: internvl::open,
     },
     Family {
         name: "Qwen2-VL",
@@ -136,11 +148,20 @@ impl Family {
     }
 }
 
+/// Layouts that are read in another form only: their `model_type`, and what to take.
+const OTHER_FORMS: [(&str, &str); 1] = [(
+    "internvl_chat",
+    "internvl, the same model as converted for transformers: its repository has the same name and -hf (InternVL3) or -HF (InternVL3.5) \
+     behind it, like OpenGVLab/InternVL3-1B-hf and OpenGVLab/InternVL3_5-1B-HF",
+)];
+
 /// A `model_type` that is no multimodal family's and none of `others`.
 fn unknown(checkpoint: &Checkpoint, found: &str, others: &[&str]) -> ModelError {
     let families = FAMILIES.iter().flat_map(|family| family.model_types);
     let known = families.chain(others).copied().collect::<Vec<_>>();
-    decoder::Unsupported::new("model_type", found, known.join(", ")).of(checkpoint.path(CONFIG))
+    let other_form = OTHER_FORMS.iter().find(|(name, _)| *name == found);
+    let expected = other_form.map_or_else(|| known.join(", "), |(_, take)| take.to_string());
+    decoder::Unsupported::new("model_type", found, expected).of(checkpoint.path(CONFIG))
 }
 
 /// The configuration of a checkpoint that is a decoder alone, checked.

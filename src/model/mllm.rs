@@ -102,7 +102,11 @@ impl Mllm {
         }
         let (image_token, placeholder) = family_config.image_token();
         tokenizer.check_control(placeholder, image_token)?;
-        tokenizer.check_vocabulary(family_config.vocabulary())?;
+        let vocabulary = family_config.vocabulary();
+        let unfed = family_config.unfed_token();
+        let unfed = unfed.and_then(|name| tokenizer.control(name).ok());
+        let is_behind = unfed.is_some_and(|id| id as usize == vocabulary);
+        tokenizer.check_vocabulary(vocabulary + usize::from(is_behind))?;
         let template = ChatTemplate::load(checkpoint)?;
         template.try_out(true)?;
         let ends = Ends::load(checkpoint, &tokenizer)?;

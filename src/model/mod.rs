@@ -7,6 +7,7 @@
 //! - `family`: the table of families; each has a folder with its configuration, tower and connector:
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
 //!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
+//!   - `internvl`: InternVL3, InternVL3.5
 //!   - `qwen2_vl`: Qwen2-VL
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
@@ -44,6 +45,7 @@ mod fields;
 pub mod finite;
 pub mod generation;
 pub mod gguf;
+pub mod internvl;
 mod json;
 pub mod linear;
 pub mod llava;

@@ -4,7 +4,7 @@ use super::ends::Ends;
 use super::tokenizer::ChatTokenizer;
 
 /// Control tokens of the checkpoints that are read which stand for images, for videos, around them, or fill up a batch.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 14] = [
     "<image>",
     "<video>",
     "<pad>",
@@ -16,6 +16,9 @@ const NAMES: [&str; 11] = [
     "<|vision_start|>",
     "<|vision_end|>",
     "<|image|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
 ];
 
 /// The first part of the tokens that number the tiles of a picture, as in `<row_1_col_2>`.

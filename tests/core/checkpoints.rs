@@ -123,9 +123,9 @@ fn unsupported_configurations_are_named_with_value_and_expectation() {
     unsupported(
         |c| {
             c["text_config"]["rope_scaling"] =
-                serde_json::json!({"rope_type": "dynamic", "factor": 2.0})
+                serde_json::json!({"rope_type": "longrope", "factor": 2.0})
         },
-        &["rope_type", "dynamic"],
+        &["rope_type", "longrope"],
     );
     unsupported(
         |c| c["text_config"]["rope_scaling"] = serde_json::json!({"rope_type": "yarn"}),

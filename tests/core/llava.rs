@@ -143,7 +143,7 @@ fn features_of_several_layers_are_those_of_each_side_by_side() {
 }
 
 /// A copy of a family's checkpoint with another value at `path` of one of its files.
-fn changed(name: &str, file: &str, path: &str, value: Value) -> TempDir {
+pub fn changed(name: &str, file: &str, path: &str, value: Value) -> TempDir {
     let dir = TempDir::new().unwrap();
     for entry in fs::read_dir(family(name)).unwrap() {
         let from = entry.unwrap().path();
@@ -157,16 +157,18 @@ fn changed(name: &str, file: &str, path: &str, value: Value) -> TempDir {
     dir
 }
 
+/// Such a copy does not load, and the error has these words.
+pub fn refused(name: &str, file: &str, path: &str, value: Value, words: &[&str]) {
+    let dir = changed(name, file, path, value);
+    let error = support::try_load(dir.path()).err().expect("it loads");
+    let error = error.to_string();
+    for word in words.iter().chain(&[file, "expected"]) {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
 #[test]
 fn configurations_that_cannot_be_computed_are_named_with_value_and_expectation() {
-    let refused = |name: &str, file: &str, path: &str, value: Value, words: &[&str]| {
-        let dir = changed(name, file, path, value);
-        let error = support::try_load(dir.path()).err().expect("it loads");
-        let error = error.to_string();
-        for word in words.iter().chain(&[file, "expected"]) {
-            assert!(error.contains(word), "{word:?} is not in: {error}");
-        }
-    };
     let config = |name: &str, path: &str, value: Value, words: &[&str]| {
         refused(name, "config.json", path, value, words);
     };
@@ -477,9 +479,14 @@ fn inf_mllm(args: &[&str]) -> String {
 
 #[test]
 fn the_command_line_gives_the_numbers_of_transformers() {
+    check_command_line(&["llava", "llava_next", "llava_onevision"]);
+}
+
+/// `forward` gives the numbers of these families' golden files, and `generate` makes their prompts.
+pub fn check_command_line(names: &[&str]) {
     let out = TempDir::new().unwrap();
     let out = out.path().join("out.safetensors");
-    for name in ["llava", "llava_next", "llava_onevision"] {
+    for name in names {
         let dir = family(name);
         let golden = dir.join("golden");
         let about = support::json(&golden.join("forward.json"));
@@ -540,7 +547,11 @@ fn path(path: &Path) -> &str {
 /// A bounded memory keeps the system prompt, which ends with a control token in some formats and with a blank in others.
 #[test]
 fn generate_takes_a_system_prompt_and_a_budget() {
-    for name in ["llava", "llava_next", "llava_onevision"] {
+    check_system_prompt_and_budget(&["llava", "llava_next", "llava_onevision"]);
+}
+
+pub fn check_system_prompt_and_budget(names: &[&str]) {
+    for name in names {
         let dir = family(name);
         let picture = dir.join("golden/two0.png");
         let printed = inf_mllm(&[

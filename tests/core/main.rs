@@ -27,6 +27,7 @@ mod golden_cache;
 mod golden_forward;
 mod half_steps;
 mod inspect;
+mod internvl;
 mod interruptions;
 mod kernels;
 mod lifecycle;

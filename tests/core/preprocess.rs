@@ -43,15 +43,14 @@ impl Case {
             "CLIPImageProcessor" => "llava",
             "LlavaNextImageProcessor" => "llava_next",
             "LlavaOnevisionImageProcessor" | "LlavaOnevisionVideoProcessor" => "llava_onevision",
+            "GotOcr2ImageProcessor" | "InternVLVideoProcessor" => "internvl",
             "Qwen2VLImageProcessor" => "qwen2_5_vl",
             other => panic!("no family has the processor {other}"),
         }
     }
 
     fn view(&self) -> View {
-        match self.kind() == "LlavaOnevisionVideoProcessor"
-            || self.do_image_splitting == Some(false)
-        {
+        match self.kind().ends_with("VideoProcessor") || self.do_image_splitting == Some(false) {
             true => View::Frame,
             false => View::Image {
                 of: self.images.len(),
@@ -71,7 +70,8 @@ impl Case {
             }
             // As many patches as before, of larger tiles.
             None => {
-                let side = |name: &str| vision[name].as_u64().unwrap();
+                let number = |value: &Value| value.as_u64().or(value[0].as_u64());
+                let side = |name: &str| number(&vision[name]).unwrap();
                 let patches = side("image_size") / side("patch_size");
                 let size = self.shape[self.shape.len() - 1] as u64;
                 vision["image_size"] = size.into();

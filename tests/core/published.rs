@@ -79,6 +79,16 @@ const LLAVA: [Known; 5] = [
 ];
 
 #[rustfmt::skip]
+const INTERNVL: [Known; 6] = [
+    Known { name: "InternVL3-1B-hf", kind: ("InternVL", "qwen2"), context: 32768, cache: [24, 2, 64], frame: Some(256), unused: &[] },
+    Known { name: "InternVL3-2B-hf", kind: ("InternVL", "qwen2"), context: 32768, cache: [28, 2, 128], frame: Some(256), unused: &[] },
+    Known { name: "InternVL3_5-1B-HF", kind: ("InternVL", "qwen3"), context: 40960, cache: [28, 8, 128], frame: Some(256), unused: &[] },
+    Known { name: "InternVL3_5-2B-HF", kind: ("InternVL", "qwen3"), context: 40960, cache: [28, 8, 128], frame: Some(256), unused: &[] },
+    Known { name: "InternVL3_5-4B-HF", kind: ("InternVL", "qwen3"), context: 40960, cache: [36, 8, 128], frame: Some(256), unused: &[] },
+    Known { name: "InternVL3_5-8B-HF", kind: ("InternVL", "qwen3"), context: 40960, cache: [36, 8, 128], frame: Some(256), unused: &[] },
+];
+
+#[rustfmt::skip]
 const QWEN: [Known; 4] = [
     Known { name: "Qwen2.5-VL-3B-Instruct", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [36, 2, 128], frame: Some(23 * 17), unused: &[] },
     Known { name: "Qwen2.5-VL-7B-Instruct", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [28, 4, 128], frame: Some(23 * 17), unused: &[] },
@@ -347,6 +357,11 @@ fn llava_is_complete() {
 }
 
 #[test]
+fn internvl_is_complete() {
+    INTERNVL.iter().for_each(check);
+}
+
+#[test]
 fn qwen_vl_is_complete() {
     check_all(&QWEN);
 }
@@ -416,10 +431,11 @@ fn a_layer_that_is_missing_is_named() {
 /// The largest of each kind, 16 GB and more, are inspected in a small part of that.
 #[test]
 fn inspecting_takes_little_memory() {
-    const LARGEST: [&str; 4] = [
+    const LARGEST: [&str; 5] = [
         "vicuna-7b-v1.5",
         "Idefics3-8B-Llama3",
         "llava-onevision-qwen2-7b-ov-hf",
+        "InternVL3_5-8B-HF",
         "Qwen2.5-VL-7B-Instruct",
     ];
     for name in LARGEST {

@@ -375,6 +375,8 @@ fn sessions_of_every_multimodal_family_answer_and_keep_the_same() {
         ("llava", KvStorage::Auto),
         ("llava_next", KvStorage::Auto),
         ("llava_onevision", KvStorage::Auto),
+        ("internvl", KvStorage::Auto),
+        ("internvl3_5", KvStorage::Auto),
         ("qwen2_vl", KvStorage::Auto),
         ("qwen2_5_vl", KvStorage::Auto),
         ("qwen3_vl", KvStorage::Auto),

@@ -14,7 +14,7 @@ from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, r
 from transformers import AutoConfig
 
 TEXT = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gpt_neox"]
-SEEING = ["llava", "llava_next", "llava_onevision", "idefics3"]
+SEEING = ["llava", "llava_next", "llava_onevision", "idefics3", "internvl", "internvl3_5"]
 TOLERANCE, CLOSE = 1e-3, 1e-4
 PREFIX, BUDGET, SLACK = 5, 64, 20
 TEXT_TOKENS, LAST_CHUNKS, LAST_ROWS = 150, [29, 16], 4

@@ -17,8 +17,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from transformers import (
     BaseImageProcessor,
+    BaseVideoProcessor,
     CLIPImageProcessor,
+    GotOcr2ImageProcessor,
     Idefics3ImageProcessor,
+    InternVLVideoProcessor,
     LlavaNextImageProcessor,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionVideoProcessor,
@@ -77,6 +80,21 @@ ONEVISION = {
     "image_grid_pinpoints": [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)],
     "image_processor_type": "LlavaOnevisionImageProcessor",
 }
+INTERNVL_VIDEO = {
+    **SHARED,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_processor_type": "InternVLVideoProcessor",
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 3,
+    "size": {"height": 448, "width": 448},
+}
+INTERNVL = {
+    **INTERNVL_VIDEO,
+    "crop_to_patches": False,
+    "image_processor_type": "GotOcr2ImageProcessor",
+    "max_patches": 12,
+    "min_patches": 1,
+}
 QWEN2_VL = {
     **CLIP,
     "image_processor_type": "Qwen2VLImageProcessor",
@@ -106,6 +124,9 @@ CASES = {
     "llava_next": Case(LlavaNextImageProcessor, LLAVA_NEXT, EACH),
     "onevision": Case(LlavaOnevisionImageProcessor, ONEVISION, [*EACH, ["scene.png", "strip.png"]]),
     "onevision_video": Case(LlavaOnevisionVideoProcessor, ONEVISION_VIDEO, EACH),
+    # InternVLProcessor says crop_to_patches in its call
+    "internvl": Case(GotOcr2ImageProcessor, INTERNVL, EACH, {"crop_to_patches": True}),
+    "internvl_video": Case(InternVLVideoProcessor, INTERNVL_VIDEO, EACH),
     "qwen2_vl": Case(Qwen2VLImageProcessor, QWEN2_VL, EACH),
     "qwen2_vl_capped": Case(Qwen2VLImageProcessor, QWEN2_VL | {"max_pixels": 100352}, [["scene.png"]]),
     "qwen2_vl_raised": Case(Qwen2VLImageProcessor, QWEN2_VL | {"min_pixels": 50176}, [["strip.png"]]),
@@ -136,7 +157,7 @@ def draw_picture(path: Path, width: int, height: int) -> None:
 
 def run(case: Case, processor: BaseImageProcessor, pictures: list[Image.Image]) -> tuple[torch.Tensor, dict]:
     """Pixel values, and what else the processor says."""
-    if case.processor is LlavaOnevisionVideoProcessor:
+    if issubclass(case.processor, BaseVideoProcessor):
         output = dict(processor(videos=[pictures], return_tensors="pt"))
         return output.pop("pixel_values_videos"), output
     info = {"return_row_col_info": True} if case.processor is Idefics3ImageProcessor else {}
@@ -171,7 +192,7 @@ def compare(case: Case, pixels: torch.Tensor, pictures: list[Image.Image], make:
         written_out, _ = run(case, make(case.processor), pictures)
     if (all_levels(written_out, case.config) != right).any():
         raise SystemExit("resample.py does not resize as torchvision does")
-    if case.processor is LlavaOnevisionVideoProcessor:
+    if issubclass(case.processor, BaseVideoProcessor):
         return {}
     other, _ = run(case, make(getattr(transformers, f"{case.processor.__name__}Pil")), pictures)
     off = (all_levels(other, case.config).int() - right.int()).abs()

@@ -10,6 +10,7 @@ import math
 import re
 from itertools import groupby
 
+import published_internvl
 import published_llava
 import published_quantised
 import published_qwen
@@ -25,6 +26,7 @@ MODELS = (
     published_text.MODELS
     | published_smolvlm.MODELS
     | published_llava.MODELS
+    | published_internvl.MODELS
     | published_qwen.MODELS
     | published_quantised.MODELS
 )
@@ -38,6 +40,8 @@ def tensors(model: Published) -> dict[str, list[int]]:
     config = copy.deepcopy(model.config)
     config.pop("quantization_config", None)
     config = CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    if model.own_head:
+        config.tie_word_embeddings = False
     factory = AutoModelForCausalLM if model.preprocessor is None else AutoModelForImageTextToText
     with torch.device("meta"):
         built = factory.from_config(config)

@@ -25,6 +25,8 @@ class Published:
     shards: int = 1
     file_bytes: int | None = None
     """Length of the one file as the hub lists it, read in public repositories. Every name, shape and type counts in it."""
+    own_head: bool = False
+    """Their output layer is one of its own although today's class ties it where, as here, the top of the file does not say so."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings of names in transformers and what the published files have instead; the first that fits counts."""
     duplicates: dict[str, str] = field(default_factory=dict)

@@ -125,6 +125,9 @@ impl RopeParameters {
         match kind.map_or("default", String::as_str) {
             // M-RoPE is told by its sections.
             "default" | "mrope" => Ok(RopeScaling::None),
+            // Up to the model's longest input, beyond which no cache goes, it changes nothing (`_compute_dynamic_ntk_parameters` of
+            // transformers 5.23).
+            "dynamic" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear {
                 factor: positive("rope factor", self.factor)?,
             }),
@@ -141,7 +144,7 @@ impl RopeParameters {
             other => Err(Unsupported::new(
                 "rope_type",
                 other,
-                "default, linear, llama3, yarn or mrope",
+                "default, dynamic, linear, llama3, yarn or mrope",
             )),
         }
     }
@@ -316,5 +319,7 @@ mod tests {
         let saved_again =
             r#"{"type": "mrope", "rope_type": "default", "mrope_section": [1, 1, 2]}"#;
         assert_eq!(scaling(saved_again), RopeScaling::None);
+        let dynamic = r#"{"type": "dynamic", "rope_type": "dynamic", "factor": 2.0}"#;
+        assert_eq!(scaling(dynamic), RopeScaling::None);
     }
 }

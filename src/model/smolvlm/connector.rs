@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{linear_no_bias, Linear, Module, VarBuilder};
 
 use super::config::Config;
+use crate::model::vision::shuffle::pixel_shuffle;
 
 /// Joins squares of `scale_factor` x `scale_factor` patches into one token each.
 #[derive(Debug, Clone)]
@@ -24,20 +25,10 @@ impl Connector {
             scale: cfg.scale_factor,
         })
     }
-
-    /// `[images, patches, width]` -> `[images, patches / scale^2, width * scale^2]`, each square row by row.
-    fn pixel_shuffle(&self, x: &Tensor) -> Result<Tensor> {
-        let (images, patches, width) = x.dims3()?;
-        let side = patches.isqrt();
-        let (s, out) = (self.scale, side / self.scale);
-        x.reshape((images, out, s, out, s * width))?
-            .transpose(2, 3)?
-            .reshape((images, out * out, s * s * width))
-    }
 }
 
 impl Module for Connector {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.proj.forward(&self.pixel_shuffle(x)?)
+        self.proj.forward(&pixel_shuffle(x, self.scale)?)
     }
 }

@@ -3,10 +3,12 @@
 //! - this file: what a family implements
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
+//! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
 
 pub mod beside;
 pub mod frames;
+pub mod shuffle;
 pub mod vit;
 
 use std::collections::HashMap;

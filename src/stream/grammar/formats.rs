@@ -8,6 +8,8 @@ pub enum TimeLabel {
     MinutesSeconds(&'static str),
     /// Seconds with one decimal, in the place of the braces.
     Seconds(&'static str),
+    /// No time, but the number of the frame within its user turn, from 1 on, in the place of the braces.
+    Number(&'static str),
 }
 
 /// The texts around the pieces of a conversation.
@@ -102,7 +104,7 @@ const ONEVISION: ChatFormat = ChatFormat {
     ..CHATML
 };
 
-const FORMATS: [ChatFormat; 10] = [
+const FORMATS: [ChatFormat; 11] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -176,6 +178,12 @@ const FORMATS: [ChatFormat; 10] = [
         ..ONEVISION
     },
     CHATML,
+    ChatFormat {
+        name: "InternVL",
+        families: &["InternVL"],
+        time: TimeLabel::Number("Frame{}: "),
+        ..CHATML
+    },
     ChatFormat {
         name: "Qwen2-VL",
         families: &["Qwen2-VL", "Qwen2.5-VL"],

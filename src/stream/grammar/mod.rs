@@ -21,8 +21,8 @@ use crate::model::tokenizer::ChatTokenizer;
 enum Turn {
     /// No user turn is open: at the start, or after an answer.
     Between,
-    /// A user turn is open and holds frames.
-    Frames,
+    /// A user turn is open and holds pictures, so many frames of cameras among them.
+    Frames(u64),
     /// An instruction has been put and the answer is due.
     Assistant,
 }
@@ -92,15 +92,23 @@ impl Grammar {
     /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began, `camera` the label of its camera where
     /// there are several.
     pub fn frame(&mut self, image_text: &str, elapsed_ns: i64, camera: Option<&str>) -> String {
-        let label = frame_label(self.format().time, elapsed_ns, camera);
-        self.picture(image_text, &label)
+        let number = match self.turn {
+            Turn::Frames(before) => before + 1,
+            Turn::Between | Turn::Assistant => 1,
+        };
+        let label = frame_label(self.format().time, number, elapsed_ns, camera);
+        let text = self.picture(image_text, &label);
+        self.turn = Turn::Frames(number);
+        text
     }
 
     /// A picture that is no frame of a camera.
     pub fn sent_picture(&mut self, image_text: &str) -> String {
         let label = match self.format().time {
             TimeLabel::MinutesSeconds(_) => "\nA picture that was sent:",
-            TimeLabel::Seconds(_) | TimeLabel::None => "A picture that was sent: ",
+            TimeLabel::Seconds(_) | TimeLabel::Number(_) | TimeLabel::None => {
+                "A picture that was sent: "
+            }
         };
         self.picture(image_text, label)
     }
@@ -108,10 +116,10 @@ impl Grammar {
     fn picture(&mut self, image_text: &str, label: &str) -> String {
         let mut text = std::mem::take(&mut self.owed);
         let format = self.format();
-        if self.turn != Turn::Frames {
+        if !matches!(self.turn, Turn::Frames(_)) {
             text.push_str(format.user);
+            self.turn = Turn::Frames(0);
         }
-        self.turn = Turn::Frames;
         text.push_str(label);
         text.push_str(format.before_frame);
         text.push_str(image_text);
@@ -127,7 +135,7 @@ impl Grammar {
         let format = self.format();
         let mut opening = std::mem::take(&mut self.owed);
         match self.turn {
-            Turn::Frames => opening.push_str(format.text_after_frames),
+            Turn::Frames(_) => opening.push_str(format.text_after_frames),
             Turn::Between | Turn::Assistant => {
                 opening.push_str(format.user);
                 opening.push_str(format.text_alone);
@@ -145,15 +153,16 @@ impl Grammar {
     }
 }
 
-/// When a frame was taken, as far as the format says it, and by which of several cameras.
-fn frame_label(label: TimeLabel, elapsed_ns: i64, camera: Option<&str>) -> String {
+/// When a frame was taken, or which of its turn it is, as far as the format says it, and by which of several cameras.
+fn frame_label(label: TimeLabel, number: u64, elapsed_ns: i64, camera: Option<&str>) -> String {
     let beside = camera.map_or_else(String::new, |camera| format!("{camera} camera: "));
+    let within = camera.map_or_else(String::new, |camera| format!(", {camera} camera"));
     match label {
         TimeLabel::None => beside,
         TimeLabel::MinutesSeconds(text) => {
-            let within = camera.map_or_else(String::new, |camera| format!(", {camera} camera"));
             text.replace("{}", &(minutes_seconds(elapsed_ns) + &within))
         }
+        TimeLabel::Number(text) => text.replace("{}", &(number.to_string() + &within)),
         TimeLabel::Seconds(text) => {
             let seconds = elapsed_ns.max(0) as f64 * 1e-9;
             text.replace("{}", &format!("{seconds:.1}")) + &beside
@@ -183,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_camera_s_label_stands_beside_the_time_and_nowhere_where_there_is_one_camera() {
-        let label = |time, camera| frame_label(time, 61_500_000_000, camera);
+        let label = |time, camera| frame_label(time, 7, 61_500_000_000, camera);
         let smolvlm = TimeLabel::MinutesSeconds("\nFrame from {}:");
         assert_eq!(label(smolvlm, None), "\nFrame from 01:01:");
         assert_eq!(
@@ -193,6 +202,9 @@ mod tests {
         let qwen = TimeLabel::Seconds("<{} seconds>");
         assert_eq!(label(qwen, None), "<61.5 seconds>");
         assert_eq!(label(qwen, Some("rear")), "<61.5 seconds>rear camera: ");
+        let internvl = TimeLabel::Number("Frame{}: ");
+        assert_eq!(label(internvl, None), "Frame7: ");
+        assert_eq!(label(internvl, Some("rear")), "Frame7, rear camera: ");
         assert_eq!(label(TimeLabel::None, None), "");
         assert_eq!(label(TimeLabel::None, Some("rear")), "rear camera: ");
     }

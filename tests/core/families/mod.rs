@@ -53,6 +53,8 @@ families! {
     llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream, frames;
+    internvl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, video;
+    internvl3_5: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, video;
     qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
@@ -97,7 +99,7 @@ fn fresh_save(family: &str) {
     }
 }
 
-/// The names that modules of LLaVA carry in today's transformers, as its conversion_mapping.py has them, are read as well.
+/// The names that modules of LLaVA and InternVL carry in today's transformers, as its conversion_mapping.py has them, are read as well.
 fn module_names(family: &str) {
     let dir = golden("families").join(family);
     let renamed = fresh::checkpoint(&dir, |saved| {
@@ -132,6 +134,13 @@ fn frames(family: &str) {
 fn stream(family: &str) {
     let dir = golden("families").join(family);
     stream::check_prompt(&dir);
+    stream::check_session(&dir);
+}
+
+/// The same of a family whose frames stand in the stream as a published video's do.
+fn video(family: &str) {
+    let dir = golden("families").join(family);
+    stream::check_video(&dir);
     stream::check_session(&dir);
 }
 

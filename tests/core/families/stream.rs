@@ -1,13 +1,17 @@
 //! The stream of a family whose frames carry no time: it is the published prompt, text and ids, and a session runs on it.
+//!
+//! Where a published video has words in front of each of its frames, the prompt is that of a video; else it is that of images.
 
 use std::path::Path;
 
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
+use inf_mllm::model::tokenizer::ChatTokenizer;
+use inf_mllm::model::vision::View;
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 
-use crate::support::{instruction, load, picture};
+use crate::support::{ids, instruction, json, load, picture, tensors};
 
 const SYSTEM: &str = "You are a mobile robot.";
 const QUESTION: &str = "What is in view?";
@@ -27,15 +31,41 @@ pub fn check_prompt(dir: &Path) {
         let whole = published(&model, system);
         assert_eq!(pieces.concat(), whole);
 
-        let mut ids = tokenizer.encode_prompt(&prefix).unwrap();
-        let mut before = ids.last().copied().filter(|_| !prefix.is_empty());
-        for piece in &pieces[1..] {
-            ids.extend(tokenizer.encode_after(before, piece).unwrap());
-            before = ids.last().copied();
-        }
         let wanted = tokenizer.encode_prompt(&whole).unwrap();
-        assert_eq!(ids, wanted, "ids of {pieces:?}");
+        assert_eq!(encoded(tokenizer, &pieces), wanted, "ids of {pieces:?}");
     }
+}
+
+/// Ids of the pieces of a stream, of which the first is its protected beginning.
+fn encoded(tokenizer: &ChatTokenizer, pieces: &[String]) -> Vec<u32> {
+    let mut ids = tokenizer.encode_prompt(&pieces[0]).unwrap();
+    let mut before = ids.last().copied().filter(|_| !pieces[0].is_empty());
+    for piece in &pieces[1..] {
+        ids.extend(tokenizer.encode_after(before, piece).unwrap());
+        before = ids.last().copied();
+    }
+    ids
+}
+
+/// Frames and a question, written piece by piece, are what the published processor makes of a video of these frames and the question.
+pub fn check_video(dir: &Path) {
+    let model = load(dir);
+    let tokenizer = &model.tokenizer;
+    let scene = json(&dir.join("golden/forward.json"))["scenes"]["frames"].take();
+    let mut grammar = Grammar::new(Chat::of(&model).unwrap());
+    let mut pieces = vec![grammar.prefix("", tokenizer)];
+    for (i, image) in scene["images"].as_array().unwrap().iter().enumerate() {
+        let file = dir.join("golden").join(image.as_str().unwrap());
+        let (width, height) = image::image_dimensions(file).unwrap();
+        let size = (width as usize, height as usize);
+        let markup = model.vision.markup(&model.vision.layout(size, View::Frame));
+        pieces.push(grammar.frame(&markup, i as i64 * 100_000_000, None));
+    }
+    let question = &scene["messages"][0]["content"][1]["text"];
+    pieces.push(grammar.instruction(question.as_str().unwrap(), tokenizer));
+    let published = tensors(&dir.join("golden/frames.inputs.safetensors"));
+    let wanted = ids(&published["input_ids"]);
+    assert_eq!(encoded(tokenizer, &pieces), wanted, "ids of {pieces:?}");
 }
 
 fn published(model: &Mllm, system: &str) -> String {

@@ -189,7 +189,13 @@ impl Picture for Endless {
 
 /// One model of each family, and the demo.
 pub fn visions() -> Vec<(String, Arc<dyn Vision>)> {
-    let names = ["idefics3", "llava", "llava_next", "llava_onevision"];
+    let names = [
+        "idefics3",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "internvl",
+    ];
     let qwen = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
     let families = names.iter().chain(&qwen);
     let dirs = families.map(|name| golden("families").join(name));

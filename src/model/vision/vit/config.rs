@@ -140,10 +140,11 @@ impl Config {
     }
 }
 
+/// Of a picture.
 pub const CHANNELS: usize = 3;
 
 /// The largest tile that is worked on, pixels per side; published towers take up to 980.
-const MAX_IMAGE: usize = 4096;
+pub const MAX_IMAGE: usize = 4096;
 
 impl Shape {
     /// Patches per side of a tile.

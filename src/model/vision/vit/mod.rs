@@ -6,43 +6,36 @@
 //!
 //! - this file: the tower
 //! - `config`: its configuration, and what of it can be computed
+//! - `parts`: what other towers of tiles are made of, too
 
 mod config;
+pub mod parts;
 
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{layer_norm, linear, LayerNorm, Linear, Module};
 
-use crate::cache::{shares, weighted_sums};
-use crate::model::activation::Activation;
 use crate::model::weights::Weights;
-use config::CHANNELS;
+use parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
 
-pub use config::{Config, Kind, Shape};
+pub use config::{Config, Kind, Shape, CHANNELS, MAX_IMAGE};
 
 /// From pixels to the input of the first layer.
 #[derive(Debug, Clone)]
 struct Embeddings {
-    patch_embedding: Linear,
+    patch_embedding: PatchEmbedding,
     /// `[1, 1, hidden]`
     class_embedding: Option<Tensor>,
     /// `[1, rows, hidden]`
     position_embedding: Tensor,
-    side: usize,
-    patch: usize,
 }
 
 impl Embeddings {
     fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let (hidden, patch) = (shape.hidden, shape.patch);
+        let hidden = shape.hidden;
         let is_clip = shape.kind == Kind::Clip;
-        let w_patch = w.pp("patch_embedding");
-        let weight = w_patch.get((hidden, CHANNELS, patch, patch), "weight")?;
-        let bias = match is_clip {
-            true => None,
-            false => Some(w_patch.get(hidden, "bias")?),
-        };
+        let (side, patch) = (shape.side(), shape.patch);
         let class_embedding = match is_clip {
             true => Some(w.get(hidden, "class_embedding")?.reshape((1, 1, hidden))?),
             false => None,
@@ -50,12 +43,11 @@ impl Embeddings {
         let position_embedding = w
             .pp("position_embedding")
             .get((shape.rows(), hidden), "weight")?;
+        let w_patch = w.pp("patch_embedding");
         Ok(Self {
-            patch_embedding: Linear::new(weight.flatten_from(1)?, bias),
+            patch_embedding: PatchEmbedding::new(hidden, side, patch, !is_clip, &w_patch)?,
             class_embedding,
             position_embedding: position_embedding.unsqueeze(0)?,
-            side: shape.side(),
-            patch,
         })
     }
 }
@@ -63,23 +55,9 @@ impl Embeddings {
 impl Module for Embeddings {
     /// `[tiles, 3, height, width]` -> `[tiles, rows, hidden]`
     fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let tiles = pixels.dim(0)?;
-        let (side, patch) = (self.side, self.patch);
-        // 1. a patch's values as one row; what no patch covers at the right and at the bottom is left out
-        let patches = pixels
-            .narrow(2, 0, side * patch)?
-            .narrow(3, 0, side * patch)?
-            .contiguous()?
-            .reshape(&[tiles, CHANNELS, side, patch, side, patch])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((tiles, side * side, CHANNELS * patch * patch))?;
-        // 2. a convolution whose windows do not overlap is a product
-        let patches = self.patch_embedding.forward(&patches)?;
+        let patches = self.patch_embedding.forward(pixels)?;
         let rows = match &self.class_embedding {
-            Some(class) => {
-                let hidden = class.dim(2)?;
-                Tensor::cat(&[&class.broadcast_as((tiles, 1, hidden))?, &patches], 1)?
-            }
+            Some(class) => behind(class, &patches)?,
             None => patches,
         };
         rows.broadcast_add(&self.position_embedding)
@@ -106,51 +84,13 @@ impl Attention {
             heads: shape.heads,
         })
     }
-
-    /// `[tiles, rows, hidden]` -> `[tiles, heads, rows, head_dim]`
-    fn by_head(&self, x: &Tensor) -> Result<Tensor> {
-        let (tiles, rows, hidden) = x.dims3()?;
-        x.reshape((tiles, rows, self.heads, hidden / self.heads))?
-            .transpose(1, 2)?
-            .contiguous()
-    }
 }
 
 impl Module for Attention {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let q = self.by_head(&self.q_proj.forward(x)?)?;
-        let k = self.by_head(&self.k_proj.forward(x)?)?;
-        let v = self.by_head(&self.v_proj.forward(x)?)?;
-        let scale = 1.0 / (q.dim(3)? as f64).sqrt();
-        let weights = shares(&(q * scale)?.matmul(&k.t()?)?)?;
-        let attended = weighted_sums(&weights, &v)?;
-        let attended = attended.transpose(1, 2)?.flatten_from(2)?;
-        self.out_proj.forward(&attended)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
-}
-
-impl Mlp {
-    fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let (hidden, inner) = (shape.hidden, shape.intermediate);
-        Ok(Self {
-            fc1: linear(hidden, inner, w.pp("fc1").var_builder())?,
-            fc2: linear(inner, hidden, w.pp("fc2").var_builder())?,
-            activation: shape.activation,
-        })
-    }
-}
-
-impl Module for Mlp {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2
-            .forward(&self.activation.forward(&self.fc1.forward(x)?)?)
+        let [q, k, v] =
+            [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| projection.forward(x));
+        self.out_proj.forward(&attended(&q?, &k?, &v?, self.heads)?)
     }
 }
 
@@ -168,7 +108,12 @@ impl Layer {
             layer_norm1: norm(shape, &w.pp("layer_norm1"))?,
             self_attn: Attention::new(shape, &w.pp("self_attn"))?,
             layer_norm2: norm(shape, &w.pp("layer_norm2"))?,
-            mlp: Mlp::new(shape, &w.pp("mlp"))?,
+            mlp: Mlp::new(
+                shape.hidden,
+                shape.intermediate,
+                shape.activation,
+                &w.pp("mlp"),
+            )?,
         })
     }
 }
@@ -184,10 +129,6 @@ impl Module for Layer {
 fn norm(shape: &Shape, w: &Weights) -> Result<LayerNorm> {
     layer_norm(shape.hidden, shape.epsilon, w.var_builder())
 }
-
-/// Tiles that go through the layers together: what a GPU needs to be busy, while the attention weights of many tiles would take
-/// gigabytes.
-const BATCH: usize = 8;
 
 /// The tower up to the last layer that is wanted of it.
 #[derive(Debug, Clone)]
@@ -246,11 +187,6 @@ impl Vit {
 impl Module for Vit {
     /// `[tiles, 3, height, width]` -> `[tiles, rows, width]`, the width that of the hidden states times the layers taken.
     fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let tiles = pixels.dim(0)?;
-        let batches = (0..tiles)
-            .step_by(BATCH)
-            .map(|at| self.batch(&pixels.narrow(0, at, BATCH.min(tiles - at))?))
-            .collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&batches, 0)
+        in_batches(pixels, |batch| self.batch(batch))
     }
 }

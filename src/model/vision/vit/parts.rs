@@ -1,0 +1,116 @@
+//! What the towers of tiles have in common.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{linear, Linear, Module};
+
+use super::config::CHANNELS;
+use crate::cache::{shares, weighted_sums};
+use crate::model::activation::Activation;
+use crate::model::weights::Weights;
+
+/// Patches of a tile as rows: a convolution whose windows do not overlap, which is a product.
+#[derive(Debug, Clone)]
+pub struct PatchEmbedding {
+    projection: Linear,
+    side: usize,
+    patch: usize,
+}
+
+impl PatchEmbedding {
+    /// `side` x `side` patches of `patch` x `patch` pixels; `w` holds `weight` (`[hidden, 3, patch, patch]`), and `bias` if there is one.
+    pub fn new(
+        hidden: usize,
+        side: usize,
+        patch: usize,
+        has_bias: bool,
+        w: &Weights,
+    ) -> Result<Self> {
+        let weight = w.get((hidden, CHANNELS, patch, patch), "weight")?;
+        let bias = match has_bias {
+            true => Some(w.get(hidden, "bias")?),
+            false => None,
+        };
+        Ok(Self {
+            projection: Linear::new(weight.flatten_from(1)?, bias),
+            side,
+            patch,
+        })
+    }
+}
+
+impl Module for PatchEmbedding {
+    /// `[tiles, 3, height, width]` -> `[tiles, side^2, hidden]`; what no patch covers at the right and at the bottom is left out.
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let tiles = pixels.dim(0)?;
+        let (side, patch) = (self.side, self.patch);
+        let patches = pixels
+            .narrow(2, 0, side * patch)?
+            .narrow(3, 0, side * patch)?
+            .contiguous()?
+            .reshape(&[tiles, CHANNELS, side, patch, side, patch])?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .reshape((tiles, side * side, CHANNELS * patch * patch))?;
+        self.projection.forward(&patches)
+    }
+}
+
+/// `rows` (`[tiles, rows, hidden]`) behind one row more of each tile, `first` (`[1, 1, hidden]`).
+pub fn behind(first: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    let (tiles, _, hidden) = rows.dims3()?;
+    Tensor::cat(&[&first.broadcast_as((tiles, 1, hidden))?, rows], 1)
+}
+
+/// Attention of all rows of a tile to all, by head; queries, keys and values are `[tiles, rows, hidden]`, and so is what comes of them.
+pub fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let by_head = |x: &Tensor| {
+        let (tiles, rows, hidden) = x.dims3()?;
+        x.reshape((tiles, rows, heads, hidden / heads))?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    let (q, k, v) = (by_head(q)?, by_head(k)?, by_head(v)?);
+    let scale = 1.0 / (q.dim(3)? as f64).sqrt();
+    let weights = shares(&(q * scale)?.matmul(&k.t()?)?)?;
+    weighted_sums(&weights, &v)?
+        .transpose(1, 2)?
+        .flatten_from(2)
+}
+
+/// `fc2(activation(fc1(x)))`
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    pub fn new(hidden: usize, inner: usize, activation: Activation, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            fc1: linear(hidden, inner, w.pp("fc1").var_builder())?,
+            fc2: linear(inner, hidden, w.pp("fc2").var_builder())?,
+            activation,
+        })
+    }
+}
+
+impl Module for Mlp {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc2
+            .forward(&self.activation.forward(&self.fc1.forward(x)?)?)
+    }
+}
+
+/// Tiles that go through the layers together: what a GPU needs to be busy, while the attention weights of many tiles would take
+/// gigabytes.
+const BATCH: usize = 8;
+
+/// What `tower` makes of `pixels` (`[tiles, 3, height, width]`), a few tiles at a time.
+pub fn in_batches(pixels: &Tensor, tower: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let tiles = pixels.dim(0)?;
+    let batches = (0..tiles)
+        .step_by(BATCH)
+        .map(|at| tower(&pixels.narrow(0, at, BATCH.min(tiles - at))?))
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&batches, 0)
+}
