@@ -1,7 +1,7 @@
 //! GGUF files written for a test.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -98,6 +98,21 @@ impl File {
             .with("blk.0.ffn_norm.weight", ones())
     }
 
+    /// What a file holds.
+    pub fn open(file: &Path) -> Self {
+        let mut bytes = fs::File::open(file).unwrap();
+        let content = gguf_file::Content::read(&mut bytes).unwrap();
+        let names = content.tensor_infos.keys();
+        let tensors = names.map(|name| {
+            let tensor = content.tensor(&mut bytes, name, &Device::Cpu).unwrap();
+            (name.clone(), tensor)
+        });
+        Self {
+            tensors: tensors.collect(),
+            metadata: content.metadata.into_iter().collect(),
+        }
+    }
+
     pub fn set(mut self, key: &str, value: Value) -> Self {
         self.metadata.retain(|(known, _)| known != key);
         self.metadata.push((key.to_string(), value));
@@ -110,9 +125,42 @@ impl File {
         self
     }
 
+    pub fn without_tensors(mut self) -> Self {
+        self.tensors.clear();
+        self
+    }
+
+    /// The keys that begin so, with their values.
+    pub fn keys(&self, beginning: &str) -> Vec<(String, Value)> {
+        let keys = self.metadata.iter();
+        keys.filter(|(key, _)| key.starts_with(beginning))
+            .cloned()
+            .collect()
+    }
+
+    /// The strings of an array.
+    pub fn texts(&self, key: &str) -> Vec<String> {
+        let (_, array) = self
+            .metadata
+            .iter()
+            .find(|(known, _)| known == key)
+            .unwrap();
+        let texts = array.to_vec().unwrap().iter();
+        texts
+            .map(|text| text.to_string().unwrap().clone())
+            .collect()
+    }
+
     pub fn with(mut self, name: &str, tensor: QTensor) -> Self {
         self.tensors.retain(|(known, _)| known != name);
         self.tensors.push((name.to_string(), tensor));
+        self
+    }
+
+    /// Every tensor as `change` makes it of its name and what it is.
+    pub fn map(mut self, change: impl Fn(String, QTensor) -> (String, QTensor)) -> Self {
+        let tensors = self.tensors.into_iter();
+        self.tensors = tensors.map(|(name, tensor)| change(name, tensor)).collect();
         self
     }
 
