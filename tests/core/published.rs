@@ -89,10 +89,12 @@ const INTERNVL: [Known; 6] = [
 ];
 
 #[rustfmt::skip]
-const QWEN: [Known; 4] = [
+const QWEN: [Known; 6] = [
+    Known { name: "Qwen2-VL-2B-Instruct", kind: ("Qwen2-VL", "qwen2_vl_text"), context: 32_768, cache: [28, 2, 128], frame: Some(23 * 17), unused: &[] },
     Known { name: "Qwen2.5-VL-3B-Instruct", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [36, 2, 128], frame: Some(23 * 17), unused: &[] },
     Known { name: "Qwen2.5-VL-7B-Instruct", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [28, 4, 128], frame: Some(23 * 17), unused: &[] },
     Known { name: "Qwen3-VL-2B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [28, 8, 128], frame: Some(20 * 15), unused: &[] },
+    Known { name: "Qwen3-VL-8B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: Some(20 * 15), unused: &[] },
     Known { name: "Qwen3-VL-4B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: Some(20 * 15), unused: &[] },
 ];
 
@@ -129,7 +131,7 @@ impl Hole {
 }
 
 /// The names of a pattern: `{first..last}` stands for the numbers of a run of layers.
-fn names(pattern: &str) -> Vec<String> {
+pub fn names(pattern: &str) -> Vec<String> {
     let Some((before, rest)) = pattern.split_once('{') else {
         return vec![pattern.to_string()];
     };

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use inf_mllm::cache::{CacheShape, KvBuffer, KvStorage};
+use inf_mllm::cache::{
+    BoundedCache, CacheConfig, CacheShape, KvBuffer, KvStorage, Mark, PolicyKind,
+};
 use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::decoder::{Config, Decoder};
 use inf_mllm::model::family::model_type;
@@ -111,6 +113,19 @@ pub fn deviation(a: &Tensor, b: &Tensor) -> f32 {
         .unwrap()
         .to_scalar::<f32>()
         .unwrap()
+}
+
+/// Logits of a text in a cache that holds all of it, `[tokens, vocab]`.
+pub fn logits(decoder: &Decoder, shape: CacheShape, ids: &[u32]) -> Tensor {
+    let config = CacheConfig {
+        policy: PolicyKind::Full,
+        budget: ids.len().max(64),
+        ..CacheConfig::default()
+    };
+    let mut cache = BoundedCache::new(shape, &config, 0, DType::F32, &Device::Cpu).unwrap();
+    let marks = vec![Mark::default(); ids.len()];
+    let hidden = decoder.append(&decoder.embed(ids).unwrap(), &marks, &mut cache);
+    decoder.logits(&hidden.unwrap()).unwrap()
 }
 
 /// What is left of `numbers` (`[heads, tokens, head_dim]`) that were stored, f32.

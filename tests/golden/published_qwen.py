@@ -1,4 +1,4 @@
-"""Published Qwen2.5-VL and Qwen3-VL."""
+"""Published Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
 
 from published_models import CLIP_MEAN, CLIP_STD, HALF, Published
 
@@ -52,7 +52,32 @@ def qwen2_5_vl(hidden: int, layers: int, heads: int, kv_heads: int, **rest: obje
     }
 
 
-def qwen3_vl(hidden: int, intermediate: int, layers: int, heads: int) -> dict:
+def qwen2_vl(hidden: int, layers: int, heads: int, kv_heads: int, **rest: object) -> dict:
+    config = qwen2_5_vl(hidden, layers, heads, kv_heads, **rest)
+    tower = {
+        "depth": 32,
+        "embed_dim": 1280,
+        "mlp_ratio": 4,
+        "num_heads": 16,
+        "in_chans": 3,
+        "hidden_size": hidden,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "spatial_patch_size": 14,
+        "temporal_patch_size": 2,
+    }
+    same = {"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"}
+    return config | same | {"max_position_embeddings": 32768, "vision_config": tower}
+
+
+# The towers of the 2B and the 4B, and of the 8B.
+SMALL_TOWER = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
+LARGE_TOWER = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
+
+
+def qwen3_vl(
+    hidden: int, intermediate: int, layers: int, heads: int, tower: dict = SMALL_TOWER, tied: bool = True
+) -> dict:
     return {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "image_token_id": 151655,
@@ -76,21 +101,21 @@ def qwen3_vl(hidden: int, intermediate: int, layers: int, heads: int) -> dict:
             "rms_norm_eps": 1e-06,
             "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
             "rope_theta": 5000000,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": tied,
             "use_cache": True,
             "vocab_size": 151936,
         },
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": tied,
         "transformers_version": "4.57.0.dev0",
         "video_token_id": 151656,
         "vision_config": {
-            "deepstack_visual_indexes": [5, 11, 17],
-            "depth": 24,
+            "deepstack_visual_indexes": tower["deepstack_visual_indexes"],
+            "depth": tower["depth"],
             "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": 1024,
+            "hidden_size": tower["hidden_size"],
             "in_channels": 3,
             "initializer_range": 0.02,
-            "intermediate_size": 4096,
+            "intermediate_size": tower["intermediate_size"],
             "model_type": "qwen3_vl",
             "num_heads": 16,
             "num_position_embeddings": 2304,
@@ -128,6 +153,29 @@ PREPROCESSOR_3 = {
 NAMES_2_5 = "transformers, with the beginnings of the hub's files (see families/qwen2_5_vl/fresh/names.json)"
 
 MODELS = {
+    "Qwen2-VL-2B-Instruct": Published(
+        hub="Qwen/Qwen2-VL-2B-Instruct",
+        family="qwen2_vl",
+        dtype="BF16",
+        shards=2,
+        renamed=RENAMED_2_5,
+        config=qwen2_vl(
+            1536,
+            28,
+            12,
+            2,
+            intermediate_size=8960,
+            max_window_layers=28,
+            tie_word_embeddings=True,
+            vocab_size=151936,
+        ),
+        preprocessor=PREPROCESSOR_2_5 | {"processor_class": "Qwen2VLProcessor"},
+        read={
+            "config": "the spelling is that of Qwen2.5-VL, the sizes read in public repositories",
+            "names": NAMES_2_5,
+            "parameters": "2,208,985,600, read in public repositories",
+        },
+    ),
     "Qwen2.5-VL-3B-Instruct": Published(
         hub="Qwen/Qwen2.5-VL-3B-Instruct",
         family="qwen2_5_vl",
@@ -198,6 +246,19 @@ MODELS = {
             "config": "read as quoted in several public repositories",
             "names": "transformers",
             "parameters": "4,437,815,808, read in public repositories",
+        },
+    ),
+    "Qwen3-VL-8B-Instruct": Published(
+        hub="Qwen/Qwen3-VL-8B-Instruct",
+        family="qwen3_vl",
+        dtype="BF16",
+        shards=4,
+        config=qwen3_vl(4096, 12288, 36, 32, LARGE_TOWER, tied=False),
+        preprocessor=PREPROCESSOR_3,
+        read={
+            "config": "the spelling is that of the 4B, the sizes read in public repositories",
+            "names": "transformers",
+            "parameters": "8,767,123,696 in 750 tensors, read in public repositories",
         },
     ),
 }

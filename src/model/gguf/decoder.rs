@@ -4,16 +4,25 @@ use serde_json::{json, Value as Json};
 
 use super::rope::FACTORS;
 use super::spelling::{Name, Spelling};
-use super::tensors::Entry;
+use super::tensors::{Entry, Form};
 use super::vocabulary::TOKENS;
 use super::Gguf;
 use crate::model::decoder::llama;
 use crate::model::ModelError;
 
-/// The architectures that are read: those that a published configuration calls the same.
-const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+/// The architectures that are read, and what published configurations call them. Qwen2-VL's is that of Qwen2.5-VL too.
+const ARCHITECTURES: [(&str, &str); 5] = [
+    ("llama", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    (QWEN2_VL, llama::QWEN2_VL),
+    (QWEN3_VL, llama::QWEN3_VL),
+];
+pub const QWEN2_VL: &str = "qwen2vl";
+pub const QWEN3_VL: &str = "qwen3vl";
 
 const OUTPUT: &str = "output.weight";
+const DEEP_LAYERS: &str = "n_deepstack_layers";
 
 /// Names of a decoder alone, `model` and `lm_head` being what a multimodal family may call otherwise.
 const NAMES: Spelling = Spelling(&[
@@ -70,11 +79,12 @@ impl Gguf {
     /// The decoder's configuration, checked, as JSON in the published spelling and as the decoder takes it.
     pub(super) fn decoder_config(&self) -> Result<(Json, llama::Config), ModelError> {
         let architecture = self.architecture.as_str();
-        if !ARCHITECTURES.contains(&architecture) {
-            let expected = ARCHITECTURES.map(|name| format!("{name:?}")).join(", ");
+        let known = ARCHITECTURES.iter().find(|(name, _)| *name == architecture);
+        let Some((_, model_type)) = known else {
+            let expected = ARCHITECTURES.map(|(name, _)| format!("{name:?}"));
             let value = format!("{architecture:?}");
-            return Err(self.unsupported("general.architecture", value, expected));
-        }
+            return Err(self.unsupported("general.architecture", value, expected.join(", ")));
+        };
         let key = |name: &str| format!("{architecture}.{name}");
         let heads = self.size(&key("attention.head_count"))?;
         let hidden_size = self.size(&key("embedding_length"))?;
@@ -100,12 +110,17 @@ impl Gguf {
             return Err(self.unsupported(&key("vocab_size"), given, expected));
         }
         let window = self.optional_size(&key("attention.sliding_window"))?;
+        let layers = self.size(&key("block_count"))?;
+        if let Some(deep) = self.deep_layers()?.filter(|&deep| deep > layers) {
+            let expected = format!("at most {layers}, the number of layers");
+            return Err(self.unsupported(&key(DEEP_LAYERS), deep, expected));
+        }
         let json = json!({
-            "model_type": architecture,
+            "model_type": model_type,
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
             "intermediate_size": self.size(&key("feed_forward_length"))?,
-            "num_hidden_layers": self.size(&key("block_count"))?,
+            "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": self.optional_size(&key("attention.head_count_kv"))?,
             "head_dim": head_dim,
@@ -117,12 +132,17 @@ impl Gguf {
             "use_sliding_window": window.is_some(),
             "rope_parameters": self.rope_parameters(head_dim)?,
         });
-        let config = llama::Config::from_json(json.clone(), architecture)
+        let config = llama::Config::from_json(json.clone(), model_type)
             .map_err(|unsupported| unsupported.of(self.file().to_path_buf()))?;
         match config.cache_shape() {
             Err(unsupported) => Err(unsupported.of(self.file().to_path_buf())),
             Ok(_) => Ok((json, config)),
         }
+    }
+
+    /// The first layers that take features of earlier layers of a tower, if the file says how many they are.
+    pub(super) fn deep_layers(&self) -> Result<Option<usize>, ModelError> {
+        self.optional_size(&format!("{}.{DEEP_LAYERS}", self.architecture))
     }
 
     /// The decoder's tensors under published names. One that has no place in the decoder is an error.
@@ -144,12 +164,10 @@ impl Gguf {
                     self.architecture, config.num_hidden_layers
                 )));
             };
-            let entry = Entry {
-                stored: stored.clone(),
-                info: info.clone(),
-                paired: self.paired(config, &name.pattern),
-            };
-            entries.push((paths.place(&hub), entry));
+            let form = self
+                .paired(config, &name.pattern)
+                .map_or(Form::Whole, Form::Paired);
+            entries.push((paths.place(&hub), Entry::new(stored, info, form)));
         }
         Ok(entries)
     }

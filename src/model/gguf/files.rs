@@ -271,7 +271,7 @@ impl GgufFiles {
         if let Some(projector) = self.projector().cloned() {
             parts.push(Part {
                 gguf: projector.gguf.clone(),
-                entries: projector.entries()?.into_iter().collect(),
+                entries: projector.entries()?,
                 stored: Box::new(move |name| projector.stored(name)),
             });
         }

@@ -1,10 +1,12 @@
-//! Scaled rotary frequencies: a GGUF file tells them by a tensor with a divisor for each frequency, and by no key.
+//! The rotary embedding of a GGUF file: base, scaling, and the axes of positions.
 //!
-//! The one scaling that converters write this way is Llama 3.1's, of which the divisors are the values at the frequencies; its
+//! Scaled frequencies are told by a tensor with a divisor for each, and by no key. The one scaling that converters write this way is Llama 3.1's, of which the divisors are the values at the frequencies; its
 //! parameters are worked out from them, so that the arithmetic is that of a published checkpoint.
 
 use serde_json::{json, Value as Json};
 
+use super::decoder::{QWEN2_VL, QWEN3_VL};
+use super::value::Value;
 use super::Gguf;
 use crate::model::weights::Bands;
 use crate::model::ModelError;
@@ -17,6 +19,36 @@ const TOLERANCE: f64 = 1e-4;
 impl Gguf {
     /// The rotary embedding of heads of `head_dim`, as `rope_parameters` of a configuration.
     pub(super) fn rope_parameters(&self, head_dim: usize) -> Result<Json, ModelError> {
+        let mut parameters = self.frequencies(head_dim)?;
+        // That the axes take turns is said by the architecture alone.
+        let interleaved = match self.architecture.as_str() {
+            QWEN2_VL => false,
+            QWEN3_VL => true,
+            _ => return Ok(parameters),
+        };
+        parameters["mrope_section"] = self.sections(head_dim)?.into();
+        parameters["mrope_interleaved"] = interleaved.into();
+        Ok(parameters)
+    }
+
+    /// Pairs of a head on each axis of positions: time, row, column, and a fourth that these models do not have.
+    fn sections(&self, head_dim: usize) -> Result<Vec<u64>, ModelError> {
+        let key = format!("{}.rope.dimension_sections", self.architecture);
+        let sections = self.elements(&key, "a whole number", Value::whole)?;
+        let pairs = (head_dim / 2) as u64;
+        let sum = |numbers: &[u64]| numbers.iter().fold(0u64, |sum, &n| sum.saturating_add(n));
+        match sections.as_slice() {
+            [axes @ .., 0] | axes if axes.len() == 3 && sum(axes) == pairs => Ok(axes.to_vec()),
+            _ => Err(self.unsupported(
+                &key,
+                format!("{sections:?}"),
+                format!("three numbers that add up to {pairs}, half of a head, and 0"),
+            )),
+        }
+    }
+
+    /// The frequencies as `rope_parameters` of a configuration.
+    fn frequencies(&self, head_dim: usize) -> Result<Json, ModelError> {
         let architecture = &self.architecture;
         let theta = self.optional_float(&format!("{architecture}.rope.freq_base"))?;
         let theta = theta.unwrap_or(10_000.0);

@@ -1,4 +1,6 @@
-//! Names of tensors in GGUF files and in published checkpoints.
+//! Names of tensors in GGUF files and in published checkpoints, and those that converters cut into pieces.
+
+use super::tensors::Form;
 
 /// Pairs of a name in the file and the published one, without `.weight` or `.bias` at their ends; `#` is the number of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +24,49 @@ impl Spelling {
         let fits = |&&(_, known): &&(&str, &str)| known == name.stem || known == name.pattern;
         let (stored, _) = self.0.iter().find(fits)?;
         Some(name.rename(stored))
+    }
+}
+
+/// A published tensor that converters cut into pieces: whole names; `#` is the number of a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    pub hub: &'static str,
+    pub pieces: &'static [&'static str],
+    /// How the pieces become the published tensor.
+    pub form: Form,
+}
+
+impl Cut {
+    /// Which piece `stored` is, and of which layer, if it is one.
+    pub fn piece(&self, stored: &str) -> Option<(usize, Option<usize>)> {
+        let layer = Name::parse(stored).layer;
+        let piece = self.names(layer).position(|name| name == stored)?;
+        let layer = layer.filter(|_| self.hub.contains('#'));
+        Some((piece, layer))
+    }
+
+    /// The names of the pieces in the file.
+    pub fn names(&self, layer: Option<usize>) -> impl Iterator<Item = String> {
+        self.pieces.iter().map(move |name| numbered(name, layer))
+    }
+
+    /// The published name.
+    pub fn hub(&self, layer: Option<usize>) -> String {
+        numbered(self.hub, layer)
+    }
+
+    /// The name in the file of the first piece of the published tensor.
+    pub fn stored(&self, hub: &str) -> Option<String> {
+        let layer = Name::parse(hub).layer;
+        (self.hub(layer) == hub).then(|| numbered(self.pieces[0], layer))
+    }
+}
+
+/// `pattern` with the number of a layer in the place of `#`.
+fn numbered(pattern: &str, layer: Option<usize>) -> String {
+    match layer {
+        Some(layer) => pattern.replacen('#', &layer.to_string(), 1),
+        None => pattern.to_string(),
     }
 }
 
@@ -65,10 +110,7 @@ impl<'a> Name<'a> {
     }
 
     fn rename(&self, pattern: &str) -> String {
-        let mut name = match self.layer {
-            Some(layer) => pattern.replacen('#', &layer.to_string(), 1),
-            None => pattern.to_string(),
-        };
+        let mut name = numbered(pattern, self.layer);
         if !self.kind.is_empty() {
             name.push('.');
             name.push_str(self.kind);
@@ -79,7 +121,7 @@ impl<'a> Name<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::Spelling;
+    use super::{Cut, Form, Spelling};
 
     const SPELLING: Spelling = Spelling(&[
         ("output_norm", "model.norm"),
@@ -118,5 +160,30 @@ mod tests {
         ] {
             assert_eq!(SPELLING.hub(stored, 12), None, "{stored}");
         }
+    }
+
+    #[test]
+    fn pieces_are_told_from_other_tensors() {
+        let rows = Cut {
+            hub: "blocks.#.attn.qkv.weight",
+            pieces: &["v.blk.#.attn_q.weight", "v.blk.#.attn_k.weight"],
+            form: Form::Rows,
+        };
+        assert_eq!(rows.piece("v.blk.3.attn_k.weight"), Some((1, Some(3))));
+        assert_eq!(rows.hub(Some(3)), "blocks.3.attn.qkv.weight");
+        assert_eq!(
+            rows.stored("blocks.3.attn.qkv.weight").as_deref(),
+            Some("v.blk.3.attn_q.weight")
+        );
+        assert_eq!(rows.piece("v.blk.3.attn_k.bias"), None);
+        assert_eq!(rows.stored("blocks.3.attn.qkv.bias"), None);
+        let frames = Cut {
+            hub: "patch_embed.proj.weight",
+            pieces: &["v.patch_embd.weight", "v.patch_embd.weight.1"],
+            form: Form::Frames,
+        };
+        assert_eq!(frames.piece("v.patch_embd.weight.1"), Some((1, None)));
+        assert_eq!(frames.piece("v.patch_embd.weight.2"), None);
+        assert_eq!(frames.piece("v.patch_embd.bias"), None);
     }
 }

@@ -11,14 +11,75 @@ use super::Gguf;
 use crate::cache::{out_of_memory, TensorError};
 use crate::model::weights::{block_name, Bands, Listed, Matrix, Quantization, Source, Stored};
 
-/// A tensor of a file.
+/// A published tensor and what the file has of it.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Name in the file.
-    pub stored: String,
-    pub info: TensorInfo,
-    /// Heads whose rows lie in pairs: `[heads, half, 2, ..]` in the file, `[heads, 2, half, ..]` in a published checkpoint.
-    pub paired: Option<usize>,
+    /// Names in the file, and what lies there: one, but for tensors that converters cut.
+    pub pieces: Vec<(String, TensorInfo)>,
+    pub form: Form,
+}
+
+/// How what lies in the file becomes the published tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// It is the same.
+    Whole,
+    /// The rows of so many heads lie in pairs: `[heads, half, 2, ..]` in the file, `[heads, 2, half, ..]` published.
+    Paired(usize),
+    /// Pieces that follow one another along the first dimension.
+    Rows,
+    /// Pieces `[out, in, side, side]`, one for each frame of a patch: `[out, in, frames, side, side]` published.
+    Frames,
+}
+
+impl Entry {
+    pub fn new(stored: &str, info: &TensorInfo, form: Form) -> Self {
+        Self {
+            pieces: vec![(stored.to_string(), info.clone())],
+            form,
+        }
+    }
+
+    /// Joins pieces; the error names one that does not fit to the first.
+    pub fn joined(
+        pieces: Vec<(String, TensorInfo)>,
+        form: Form,
+    ) -> std::result::Result<Self, String> {
+        let first = &pieces[0].1.dims;
+        let same = |dims: &[usize]| match form {
+            Form::Rows => dims[1..] == first[1..],
+            _ => dims == first,
+        };
+        match pieces.iter().find(|(_, info)| !same(&info.dims)) {
+            None => Ok(Self { pieces, form }),
+            Some((name, info)) => Err(format!(
+                "the tensor {name} has the shape {:?}, expected one that goes with {first:?} of {}",
+                info.dims, pieces[0].0
+            )),
+        }
+    }
+
+    fn first(&self) -> &TensorInfo {
+        &self.pieces[0].1
+    }
+
+    fn is_cut(&self) -> bool {
+        self.pieces.len() > 1
+    }
+
+    /// The published shape.
+    fn dims(&self) -> Vec<usize> {
+        let mut dims = self.first().dims.clone();
+        match self.form {
+            Form::Whole | Form::Paired(_) => {}
+            Form::Rows => {
+                let rows = self.pieces.iter().map(|(_, info)| info.dims[0]);
+                dims[0] = rows.fold(0, usize::saturating_add);
+            }
+            Form::Frames => dims.insert(dims.len().min(2), self.pieces.len()),
+        }
+        dims
+    }
 }
 
 /// The name in a file of a published name, if it has one.
@@ -62,10 +123,13 @@ impl GgufTensors {
         let Some((gguf, entry)) = self.find(name) else {
             bail!("the tensor {} is missing", self.describe(name));
         };
-        let rows = match entry.paired {
-            None => rows.map(<[u32]>::to_vec),
-            Some(heads) => {
-                let order = unpaired(entry.info.dims[0], heads);
+        if entry.is_cut() {
+            bail!("the tensor {} is in pieces", self.describe(name));
+        }
+        let rows = match entry.form {
+            Form::Whole | Form::Rows | Form::Frames => rows.map(<[u32]>::to_vec),
+            Form::Paired(heads) => {
+                let order = unpaired(entry.first().dims[0], heads);
                 match rows {
                     None => Some(order),
                     // A row beyond the last one stays one.
@@ -76,7 +140,7 @@ impl GgufTensors {
                 }
             }
         };
-        Ok(gguf.stored(&entry.info, rows))
+        Ok(gguf.stored(entry.first(), rows))
     }
 
     fn dense(&self, stored: &Stored, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
@@ -84,6 +148,27 @@ impl GgufTensors {
             .dense(dtype)
             .and_then(|tensor| tensor.to_device(device))
             .map_err(|error| self.explain(name, error))
+    }
+
+    /// A tensor of several pieces.
+    fn joined(
+        &self,
+        (gguf, entry): (&Gguf, &Entry),
+        rows: Option<&[u32]>,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let pieces = entry.pieces.iter();
+        let pieces = pieces
+            .map(|(_, info)| gguf.stored(info, None).dense(dtype))
+            .collect::<Result<Vec<_>>>()?;
+        let whole = match entry.form {
+            Form::Frames => Tensor::stack(&pieces, 2)?,
+            _ => Tensor::cat(&pieces, 0)?,
+        };
+        match rows {
+            None => Ok(whole),
+            Some(rows) => whole.index_select(&Tensor::new(rows, &Device::Cpu)?, 0),
+        }
     }
 
     /// Says which tensor an error is about; that the GPU is full is about all of them.
@@ -109,7 +194,7 @@ fn unpaired(rows: usize, heads: usize) -> Vec<u32> {
 
 impl Source for GgufTensors {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.find(name).map(|(_, entry)| entry.info.dims.clone())
+        self.find(name).map(|(_, entry)| entry.dims())
     }
 
     fn tensor(
@@ -119,7 +204,13 @@ impl Source for GgufTensors {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.dense(&self.stored(name, rows)?, name, dtype, device)
+        match self.find(name).filter(|(_, entry)| entry.is_cut()) {
+            None => self.dense(&self.stored(name, rows)?, name, dtype, device),
+            Some(cut) => self
+                .joined(cut, rows, dtype)
+                .and_then(|tensor| tensor.to_device(device))
+                .map_err(|error| self.explain(name, error)),
+        }
     }
 
     fn matrix(
@@ -129,11 +220,13 @@ impl Source for GgufTensors {
         dtype: DType,
         device: &Device,
     ) -> Result<Matrix> {
+        let Some(blocks) = self.blocks(name) else {
+            return Ok(Matrix::Dense(self.tensor(name, rows, dtype, device)?));
+        };
         let stored = self.stored(name, rows)?;
-        let quantised = match self.blocks(name) {
-            None => return Ok(Matrix::Dense(self.dense(&stored, name, dtype, device)?)),
-            Some(blocks) if blocks == stored.format => stored.blocks(device),
-            Some(blocks) => stored.quantised(blocks, device),
+        let quantised = match blocks {
+            blocks if blocks == stored.format => stored.blocks(device),
+            blocks => stored.quantised(blocks, device),
         };
         let quantised = quantised.map_err(|error| self.explain(name, error))?;
         Ok(Matrix::Quantised(Arc::new(quantised)))
@@ -145,13 +238,13 @@ impl Source for GgufTensors {
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
-        let (_, entry) = self.find(name)?;
-        let stored = entry.info.dtype;
+        let (_, entry) = self.find(name).filter(|(_, entry)| !entry.is_cut())?;
+        let stored = entry.first().dtype;
         let is_float = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16].contains(&stored);
         match (is_float, self.quantization) {
             (false, Quantization::None) => None,
             (false, _) => Some(stored),
-            (true, wanted) => wanted.blocks(*entry.info.dims.last()?),
+            (true, wanted) => wanted.blocks(*entry.first().dims.last()?),
         }
     }
 
@@ -166,16 +259,16 @@ impl Source for GgufTensors {
         let entries = self.parts.iter().flat_map(|part| &part.entries);
         let one = |(name, entry): (&String, &Entry)| Listed {
             name: name.clone(),
-            dtype: block_name(entry.info.dtype).to_string(),
-            bytes: entry.info.bytes.len(),
+            dtype: block_name(entry.first().dtype).to_string(),
+            bytes: entry.pieces.iter().map(|(_, info)| info.bytes.len()).sum(),
         };
         entries.map(one).collect()
     }
 
     fn describe(&self, name: &str) -> String {
         if let Some((gguf, entry)) = self.find(name) {
-            let file = &gguf.part(&entry.info).file;
-            return format!("{} in {}", entry.stored, file.display());
+            let (stored, info) = &entry.pieces[0];
+            return format!("{stored} in {}", gguf.part(info).file.display());
         }
         let missing = self.parts.iter().find_map(|part| {
             let stored = (part.stored)(name)?;

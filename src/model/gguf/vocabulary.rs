@@ -21,6 +21,9 @@ const ENDS: [&str; 3] = [
     "tokenizer.ggml.eom_token_id",
 ];
 
+/// The control token that ends a text, and answers too, as llama.cpp has it: no key names it where another ends a turn.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
 /// Kinds of tokens in llama.cpp's numbering.
 pub mod kind {
     pub const NORMAL: u64 = 1;
@@ -28,6 +31,8 @@ pub mod kind {
     pub const CONTROL: u64 = 3;
     /// Added by a model's maker.
     pub const USER_DEFINED: u64 = 4;
+    /// Rows of the embedding that the tokenizer has no token for.
+    pub const UNUSED: u64 = 5;
 }
 
 /// How GPT-2 cuts text into words.
@@ -58,7 +63,14 @@ impl Gguf {
             }
         }
         let mut json = match self.text(MODEL)? {
-            "gpt2" => self.byte_level()?,
+            "gpt2" => {
+                // An answer holds no ids that the tokenizer does not know.
+                let kinds = tokens.iter().zip(&kinds);
+                for (token, _) in kinds.filter(|(_, &kind)| kind == kind::UNUSED) {
+                    vocab.remove(*token);
+                }
+                self.byte_level()?
+            }
             "llama" => self.sentence_piece(&tokens, &kinds)?,
             other => {
                 let expected = "\"gpt2\" or \"llama\"";
@@ -93,7 +105,13 @@ impl Gguf {
     pub(super) fn generation_config(&self) -> Result<Json, ModelError> {
         let ids = ENDS.iter().map(|key| self.id(key));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
-        let ids = ids.into_iter().flatten().collect::<Vec<_>>();
+        let mut ids = ids.into_iter().flatten().collect::<Vec<_>>();
+        let tokens = self.elements(TOKENS, "a string", Value::text)?;
+        let kinds = self.elements(TYPES, "a whole number", Value::whole)?;
+        let mut all = (0..).zip(tokens.iter().zip(&kinds));
+        let ends_text =
+            all.find(|(_, (token, &kind))| **token == END_OF_TEXT && kind == kind::CONTROL);
+        ids.extend(ends_text.map(|(id, _)| id));
         Ok(json!({ "eos_token_id": ids }))
     }
 

@@ -9,11 +9,13 @@
 //! - `user_text`: what a user types never becomes a control token
 
 mod fresh;
-mod model;
-mod scenes;
+pub mod model;
+pub mod scenes;
 mod stream;
-mod templates;
+pub mod templates;
 mod user_text;
+
+use std::path::Path;
 
 use crate::streams;
 use crate::support::golden;
@@ -147,7 +149,11 @@ fn video(family: &str) {
 /// A stream through the bounded cache.
 fn bounded_cache(family: &str) {
     let dir = golden("families").join(family);
-    let model = Model::load(&dir);
+    check_bounded_cache(&Model::load(&dir), &dir);
+}
+
+/// The same of a model that is another form of the checkpoint in `dir`.
+pub fn check_bounded_cache(model: &Model, dir: &Path) {
     let decoder = (model.decoder().clone(), model.shape());
     let needed = ["inf_mllm", "streaming_llm"];
     streams::check_all(decoder, &dir.join("cache"), &needed);

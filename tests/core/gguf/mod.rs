@@ -6,6 +6,8 @@
 //! - `damaged`: what is refused, and how
 //! - `golden`: decoders with the numbers of transformers and the ids of their tokenizers
 //! - `projector`: a vision tower beside a decoder
+//! - `published`: published files without their numbers
+//! - `qwen_vl`: the Qwen-VL families as llama.cpp's converter writes them
 //! - `split`: a model in several files
 
 mod chosen;
@@ -13,5 +15,7 @@ mod converted;
 mod damaged;
 mod golden;
 mod projector;
+mod published;
+mod qwen_vl;
 mod split;
 pub mod writer;

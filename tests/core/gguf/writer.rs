@@ -147,9 +147,42 @@ impl File {
         self
     }
 
+    pub fn without_tensors(mut self) -> Self {
+        self.tensors.clear();
+        self
+    }
+
+    /// The keys that begin so, with their values.
+    pub fn keys(&self, beginning: &str) -> Vec<(String, Value)> {
+        let keys = self.metadata.iter();
+        keys.filter(|(key, _)| key.starts_with(beginning))
+            .cloned()
+            .collect()
+    }
+
+    /// The strings of an array.
+    pub fn texts(&self, key: &str) -> Vec<String> {
+        let (_, array) = self
+            .metadata
+            .iter()
+            .find(|(known, _)| known == key)
+            .unwrap();
+        let texts = array.to_vec().unwrap().iter();
+        texts
+            .map(|text| text.to_string().unwrap().clone())
+            .collect()
+    }
+
     pub fn with(mut self, name: &str, tensor: QTensor) -> Self {
         self.tensors.retain(|(known, _)| known != name);
         self.tensors.push((name.to_string(), tensor));
+        self
+    }
+
+    /// Every tensor as `change` makes it of its name and what it is.
+    pub fn map(mut self, change: impl Fn(String, QTensor) -> (String, QTensor)) -> Self {
+        let tensors = self.tensors.into_iter();
+        self.tensors = tensors.map(|(name, tensor)| change(name, tensor)).collect();
         self
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value as Json};
 
-use super::{vision_config, Kind, IMAGE, IMAGE_SIZE};
+use super::{vision_config, Kind, IMAGE, IMAGE_SIZE, TEXT_DECODERS};
 use crate::model::gguf::decoder::Paths;
 use crate::model::gguf::spelling::Spelling;
 use crate::model::gguf::Gguf;
@@ -10,11 +10,15 @@ use crate::model::ModelError;
 
 pub const KIND: Kind = Kind {
     name: "idefics3",
+    decoders: &TEXT_DECODERS,
     paths: Paths {
         text: "model.text_model",
         head: "lm_head",
     },
-    names: NAMES,
+    prefix: "",
+    names: &[NAMES],
+    cut: &[],
+    unused: &[],
     config,
     processor,
     output: "mm.model.fc.weight",

@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value as Json};
 
-use super::{vision_config, Kind, IMAGE, IMAGE_SIZE, LAYERS};
+use super::{vision_config, Kind, IMAGE, IMAGE_SIZE, LAYERS, TEXT_DECODERS};
 use crate::model::gguf::decoder::Paths;
 use crate::model::gguf::spelling::Spelling;
 use crate::model::gguf::value::Value;
@@ -11,11 +11,15 @@ use crate::model::ModelError;
 
 pub const KIND: Kind = Kind {
     name: "mlp",
+    decoders: &TEXT_DECODERS,
     paths: Paths {
         text: "language_model.model",
         head: "language_model.lm_head",
     },
-    names: NAMES,
+    prefix: "",
+    names: &[NAMES],
+    cut: &[],
+    unused: &[],
     config,
     processor,
     output: "mm.2.weight",

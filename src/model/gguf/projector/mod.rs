@@ -4,18 +4,21 @@
 //! - this file: the file, and the table of projectors
 //! - `idefics3`: SmolVLM, Idefics3
 //! - `mlp`: LLaVA-1.5, LLaVA-NeXT
+//! - `qwen_vl`: Qwen2-VL, Qwen2.5-VL, Qwen3-VL
 
 mod idefics3;
 mod mlp;
+mod qwen_vl;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{json, Value as Json};
 
 use super::decoder::Paths;
-use super::header::TensorInfo;
-use super::spelling::Spelling;
-use super::tensors::Entry;
+use super::spelling::{Cut, Spelling};
+use super::tensors::{Entry, Form};
 use super::value::Value;
 use super::Gguf;
 use crate::model::ModelError;
@@ -25,6 +28,7 @@ pub const ARCHITECTURE: &str = "clip";
 pub const IMAGE: &str = "<image>";
 
 const TYPE: &str = "clip.projector_type";
+const WIDTH: &str = "clip.vision.embedding_length";
 const LAYERS: &str = "clip.vision.block_count";
 const IMAGE_SIZE: &str = "clip.vision.image_size";
 
@@ -33,8 +37,16 @@ const IMAGE_SIZE: &str = "clip.vision.image_size";
 struct Kind {
     /// What `clip.projector_type` says.
     name: &'static str,
+    /// The architectures of decoders that it goes with.
+    decoders: &'static [&'static str],
     paths: Paths,
-    names: Spelling,
+    /// What published names begin with that are in `names` and `cut`.
+    prefix: &'static str,
+    names: &'static [Spelling],
+    /// What converters cut into pieces.
+    cut: &'static [Cut],
+    /// Tensors that converters write and no model uses.
+    unused: &'static [&'static str],
     /// `config.json` but for `text_config`, of the projector and the decoder.
     config: fn(&Gguf, &Gguf) -> Result<Json, ModelError>,
     /// `preprocessor_config.json`.
@@ -45,7 +57,16 @@ struct Kind {
     plain_decoder: bool,
 }
 
-static KINDS: [Kind; 2] = [idefics3::KIND, mlp::KIND];
+static KINDS: [Kind; 5] = [
+    idefics3::KIND,
+    mlp::KIND,
+    qwen_vl::QWEN2_VL,
+    qwen_vl::QWEN2_5_VL,
+    qwen_vl::QWEN3_VL,
+];
+
+/// Decoders of texts, which projectors of several families are put in front of.
+const TEXT_DECODERS: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
 /// The file of a vision tower and its connector.
 #[derive(Debug, Clone)]
@@ -54,6 +75,8 @@ pub struct Projector {
     kind: &'static Kind,
     /// The tower's layers are called the wrong way round, as the first converters did it.
     swapped: bool,
+    /// Layers of the tower whose features reach deeper layers of the decoder, in order.
+    deep: Vec<usize>,
 }
 
 impl Projector {
@@ -65,15 +88,16 @@ impl Projector {
             return Err(gguf.unsupported(TYPE, format!("{name:?}"), expected));
         };
         // What comes first widens: its rows are as long as the tower is wide.
-        let (width, inner) = (
-            gguf.size("clip.vision.embedding_length")?,
-            gguf.size("clip.vision.feed_forward_length")?,
-        );
+        let width = gguf.size(WIDTH)?;
         let first = gguf.header.tensors.get("v.blk.0.ffn_down.weight");
-        let swapped = width != inner && first.is_some_and(|info| info.dims == [inner, width]);
+        let widens =
+            |dims: &[usize]| matches!(dims, &[inner, rows] if rows == width && inner != width);
+        let swapped = first.is_some_and(|info| widens(&info.dims));
+        let deep = qwen_vl::deep_layers(&gguf)?;
         Ok(Self {
             kind,
             swapped,
+            deep,
             gguf,
         })
     }
@@ -99,6 +123,20 @@ impl Projector {
 
     /// The family's `config.json`.
     pub fn config(&self, decoder: &Gguf, text_config: &Json) -> Result<Json, ModelError> {
+        let decoders = self.kind.decoders;
+        if !decoders.contains(&decoder.architecture.as_str()) {
+            let decoders = decoders.iter().map(|name| format!("{name:?}"));
+            return Err(self.gguf.unsupported(
+                TYPE,
+                format!("{:?}", self.kind.name),
+                format!(
+                    "the type of a projector for a decoder of architecture {:?} ({}); this one is for {}",
+                    decoder.architecture,
+                    decoder.file.display(),
+                    decoders.collect::<Vec<_>>().join(" or ")
+                ),
+            ));
+        }
         let mut config = (self.kind.config)(&self.gguf, decoder)?;
         config["text_config"] = text_config.clone();
         Ok(config)
@@ -122,30 +160,81 @@ impl Projector {
     }
 
     /// The tensors under published names. One that has no place in the family is an error.
-    pub fn entries(&self) -> Result<Vec<(String, Entry)>, ModelError> {
+    pub fn entries(&self) -> Result<HashMap<String, Entry>, ModelError> {
         let layers = self.gguf.size(LAYERS)?;
-        let tensors = self.gguf.header.tensors.iter();
-        let entry = |(stored, info): (&String, &TensorInfo)| {
-            let name = self.kind.names.hub(&self.swap(stored), layers);
-            let name = name.ok_or_else(|| {
-                self.gguf.fail(format!(
-                    "the tensor {stored} has no place beside a projector of type {} and a tower with {layers} layers",
-                    self.kind.name
-                ))
-            })?;
-            let entry = Entry {
-                stored: stored.clone(),
-                info: info.clone(),
-                paired: None,
+        let mut entries = HashMap::new();
+        for (stored, info) in &self.gguf.header.tensors {
+            if self.kind.unused.contains(&stored.as_str()) {
+                continue;
+            }
+            let (hub, entry) = match self.found(stored, layers)? {
+                Found::Whole(hub) => (hub, Entry::new(stored, info, Form::Whole)),
+                Found::First(hub, entry) => (hub, entry),
+                Found::Later => continue,
+                Found::Nothing => {
+                    return Err(self.gguf.fail(format!(
+                        "the tensor {stored} has no place beside a projector of type {} and a tower with {layers} layers",
+                        self.kind.name
+                    )))
+                }
             };
-            Ok((name, entry))
+            entries.insert(format!("{}{hub}", self.kind.prefix), entry);
+        }
+        Ok(entries)
+    }
+
+    /// What `stored` is of the published checkpoint.
+    fn found(&self, stored: &str, layers: usize) -> Result<Found, ModelError> {
+        let cuts = self.kind.cut.iter();
+        let piece = cuts
+            .filter_map(|cut| Some((cut, cut.piece(stored)?)))
+            .next();
+        let Some((cut, (index, layer))) = piece else {
+            let called = self.called(stored);
+            let hub = called.and_then(|called| {
+                self.kind
+                    .names
+                    .iter()
+                    .find_map(|names| names.hub(&called, layers))
+            });
+            return Ok(hub.map_or(Found::Nothing, Found::Whole));
         };
-        tensors.map(entry).collect()
+        if layer.is_some_and(|layer| layer >= layers) {
+            return Ok(Found::Nothing);
+        }
+        let tensors = &self.gguf.header.tensors;
+        let mut pieces = Vec::new();
+        for name in cut.names(layer) {
+            let info = tensors.get(&name).ok_or_else(|| self.gguf.missing(&name))?;
+            pieces.push((name, info.clone()));
+        }
+        if index > 0 {
+            return Ok(Found::Later);
+        }
+        let entry = Entry::joined(pieces, cut.form).map_err(|what| self.gguf.fail(what))?;
+        Ok(Found::First(cut.hub(layer), entry))
     }
 
     /// The name in the file of the published `name`.
     pub fn stored(&self, name: &str) -> Option<String> {
-        Some(self.swap(&self.kind.names.stored(name)?))
+        let name = name.strip_prefix(self.kind.prefix)?;
+        if let Some(piece) = self.kind.cut.iter().find_map(|cut| cut.stored(name)) {
+            return Some(piece);
+        }
+        let stored = self
+            .kind
+            .names
+            .iter()
+            .find_map(|names| names.stored(name))?;
+        Some(qwen_vl::with_layer(&self.swap(&stored), &self.deep).into_owned())
+    }
+
+    /// `stored` as the table of names has it; nothing for a merger of a layer that has none.
+    fn called<'a>(&self, stored: &'a str) -> Option<Cow<'a, str>> {
+        match self.swapped {
+            true => Some(self.swap(stored).into()),
+            false => qwen_vl::with_place(stored, &self.deep),
+        }
     }
 
     fn swap(&self, stored: &str) -> String {
@@ -158,7 +247,18 @@ impl Projector {
     }
 }
 
-/// `vision_config` as the towers of all families spell it.
+/// What a tensor of the file is.
+enum Found {
+    /// The published one of this name.
+    Whole(String),
+    /// The first piece of the published one of this name.
+    First(String, Entry),
+    /// Another piece.
+    Later,
+    Nothing,
+}
+
+/// `vision_config` as SigLIP and CLIP spell it.
 fn vision_config(projector: &Gguf) -> Result<Json, ModelError> {
     let size = |name: &str| projector.size(&format!("clip.vision.{name}"));
     Ok(json!({
