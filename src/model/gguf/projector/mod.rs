@@ -132,7 +132,7 @@ impl Projector {
                 format!(
                     "the type of a projector for a decoder of architecture {:?} ({}); this one is for {}",
                     decoder.architecture,
-                    decoder.file.display(),
+                    decoder.file().display(),
                     decoders.collect::<Vec<_>>().join(" or ")
                 ),
             ));

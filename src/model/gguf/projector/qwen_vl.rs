@@ -202,7 +202,7 @@ fn qwen3_vl(projector: &Gguf, decoder: &Gguf) -> Result<Json, ModelError> {
             format!("{} layers ({deep:?})", deep.len()),
             format!(
                 "{expected}, n_deepstack_layers of {}",
-                decoder.file.display()
+                decoder.file().display()
             ),
         ));
     }
@@ -273,7 +273,11 @@ pub fn deep_layers(projector: &Gguf) -> Result<Vec<usize>, ModelError> {
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect::<Vec<_>>();
-    if projector.header.get(&projector.bytes, DEEP_FLAGS).is_none() {
+    if projector
+        .header
+        .get(&projector.mapped.bytes, DEEP_FLAGS)
+        .is_none()
+    {
         return Ok(deep);
     }
     let flags = projector.elements(DEEP_FLAGS, "a truth value", Value::truth)?;
