@@ -149,7 +149,7 @@ def test_what_is_no_choice_and_no_grammar_is_refused_and_the_node_goes_on(start:
 
 
 def test_answers_of_a_fixed_form_keep_their_blanks_and_choices_their_length(start: Start) -> None:
-    _, client = start({"max_new_tokens_limit": 10})
+    _, client = start({"max_new_tokens": 10, "max_new_tokens_limit": 10})
     client.show(pictures.now())
     answer = client.ask("What next?", grammar_kind=Instruction.GRAMMAR_REGEX, grammar="\n left\n", max_new_tokens=10)
     assert (answer.text, answer.error) == ("\n left\n", "")

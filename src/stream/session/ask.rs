@@ -51,7 +51,9 @@ impl Session {
         meanwhile: &dyn Fn() -> Meanwhile,
         on_delta: &mut dyn FnMut(AnswerDelta),
     ) -> Progress {
+        let mut picture = None;
         let outcome = self.with_all_shown(instruction.ephemeral, |session| {
+            picture = session.state.stream.picture;
             session.checked_ask(instruction, meanwhile, &mut asking, on_delta)
         });
         self.follow_cache();
@@ -61,7 +63,7 @@ impl Session {
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
         let mut answer = asking.run.finish(finish, error, on_delta);
-        answer.detections = self.detections(instruction, &answer);
+        answer.detections = self.detections(instruction, &answer, picture);
         Progress::Answered(Box::new(answer))
     }
 

@@ -83,8 +83,13 @@ impl Session {
 
     /// Boxes and points in the text of an answer, in the newest frame; none where the instruction brought pictures, as the text does not say
     /// which one is meant.
-    pub(super) fn detections(&self, instruction: &Instruction, answer: &Answer) -> Detections {
-        let (format, picture) = (self.detection_format(), self.state.stream.picture);
+    pub(super) fn detections(
+        &self,
+        instruction: &Instruction,
+        answer: &Answer,
+        picture: Option<(usize, usize)>,
+    ) -> Detections {
+        let format = self.detection_format();
         let (Some(format), Some(camera), []) = (format, picture, &instruction.images[..]) else {
             return Detections::default();
         };
