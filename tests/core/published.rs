@@ -360,7 +360,7 @@ fn llava_is_complete() {
 
 #[test]
 fn internvl_is_complete() {
-    INTERNVL.iter().for_each(check);
+    check_all(&INTERNVL);
 }
 
 #[test]

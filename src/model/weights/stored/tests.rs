@@ -1,6 +1,7 @@
 use std::io::Write;
 
 use candle_core::quantized::QTensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::*;
 
