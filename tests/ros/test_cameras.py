@@ -28,6 +28,9 @@ FRONT, REAR = "/front/image", "/rear/image"
 
 def connected(client: Client, publisher: Publisher) -> Publisher:
     client.wait(lambda: publisher.get_subscription_count() > 0, "the node to hear the camera")
+    # Its side of the match, of which nothing is seen from here, may come a little later.
+    for _ in range(3):
+        client.fresh_stats()
     return publisher
 
 

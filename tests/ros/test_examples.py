@@ -13,7 +13,7 @@ from client import Client
 from conftest import ROOT, Start
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from inf_mllm.msg import CacheStats, Reasoning, Watch
+from inf_mllm.msg import CacheStats, Instruction, Reasoning, Watch
 from inf_mllm.srv import ListWatches
 from rclpy.qos import QoSProfile
 from rosidl_parser.definition import BasicType
@@ -24,7 +24,7 @@ EXAMPLES = ROOT / "examples"
 BALL, NO_BALL = range(500, 511), range(142, 153)
 """Frames of the demo bag: with a red ball before the camera at the end, and with none."""
 COMPRESSED = {"image_transport": "compressed"}
-ENDLESS = {"temperature": 100.0, "max_new_tokens": 60_000, "max_new_tokens_limit": 60_000, "seed": 3}
+LONG = {"max_new_tokens": 5000, "max_new_tokens_limit": 5000}
 COMMAND = r"forward (\S+) m/s, turn (\S+) rad/s"
 
 
@@ -115,14 +115,16 @@ def test_the_behaviour_tree_goes_on_or_looks_around_as_the_answers_say(start: St
 
 
 def test_a_leaf_that_is_halted_cancels_its_goal(start: Start) -> None:
-    _, client = start({**ENDLESS, **COMPRESSED}, compressed=True)
+    _, client = start({**LONG, **COMPRESSED}, compressed=True)
     show(client, 10, NO_BALL)
-    client.instruct("Tell me everything.", id="endless")
+    for number in range(4):
+        # Each goes on for seconds, and cannot end before.
+        client.instruct(f"Tell me everything, {number}.", grammar_kind=Instruction.GRAMMAR_REGEX, grammar="[a-z]{3000}")
     client.wait(lambda: bool(client.deltas), "the first piece")
     out = Example(client, "behaviour_tree.py", "red ball", "--rounds", "1", "--patience", "0.5").end()
     assert out.splitlines() == ["Do you see a red ball? halted", "forward +0.00 m/s, turn +0.30 rad/s: done"]
-    (answer,) = client.answers
-    assert (answer.finish_reason, answer.error) == (Reasoning.FINISH_CANCELLED, "cancelled while it waited")
+    cancelled = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_CANCELLED]
+    assert [answer.error for answer in cancelled] == ["cancelled while it waited"]
 
 
 LAYOUT = json.loads((EXAMPLES / "foxglove_layout.json").read_text())
@@ -185,6 +187,8 @@ def walk(message: type, path: list[str]) -> object:
 
 def test_every_topic_and_message_path_of_the_layout_exists(start: Start) -> None:
     _, client = start(COMPRESSED, compressed=True)
+    named = {path.split(".")[0] for config in LAYOUT["configById"].values() for path, _ in uses(config)}
+    client.wait(lambda: named <= {*client.interface(), *OTHERS}, "the topics of the layout")
     topics = {
         name: TYPES.get(re.sub("/(msg|srv|action)/", "/", kind)) for name, kind in client.interface().items()
     } | OTHERS
