@@ -126,7 +126,9 @@ fn sessions_run_under_every_policy() {
             assert_ne!(answer.finish, FinishReason::Error, "{about}");
             assert!(answer.output_tokens > 0, "{about}");
             assert_eq!(answer.frames_seen, FRAMES as u64, "{about}");
-            assert!(answer.vision_tokens >= 4, "{about}");
+            // The last frames are fed when a question comes.
+            let kept = policy != PolicyKind::LastFrames;
+            assert_eq!(answer.vision_tokens >= 4, kept, "{about}");
             assert!(session.usage().used <= budget, "{about}");
         }
     }

@@ -139,7 +139,7 @@ fn a_directory_with_one_gguf_file_is_loaded_and_others_are_refused() {
         .unwrap();
     assert!(TextModel::load(dir.path(), Quantization::None, Precision::F32, &Device::Cpu).is_ok());
     std::fs::write(dir.path().join("b.gguf"), "").unwrap();
-    refused("b.gguf: not a GGUF file");
+    refused("b.gguf (not a GGUF file");
     std::fs::remove_file(dir.path().join("b.gguf")).unwrap();
     // A configuration without weights of its own is that of the model which the file was made from.
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"gpt2\"}").unwrap();

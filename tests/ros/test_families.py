@@ -38,7 +38,8 @@ def test_the_node_runs_a_published_checkpoint(family: str, start: Start) -> None
 
 @pytest.mark.parametrize("family", GGUF)
 def test_the_node_runs_gguf_files(family: str, start: Start) -> None:
-    started = start({"model": str(GOLDEN / "gguf" / family), "budget": GGUF_BUDGET} | SAME)
+    parameters = {"model": str(GOLDEN / "gguf" / family), "budget": GGUF_BUDGET, "frames_per_group": 1}
+    started = start(parameters | SAME)
     runs(*started, [pictures.raw(sec=sec) for sec in range(1, FRAMES + 1)])
 
 

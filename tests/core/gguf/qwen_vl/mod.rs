@@ -214,6 +214,8 @@ fn conversation(model: &Path, policy: PolicyKind) -> Vec<Said> {
         ..tiny_config()
     };
     config.cache.policy = policy;
+    // Which a directory may ask for and a file cannot.
+    config.repetition_penalty = 1.0;
     let mut session = Session::new(config).unwrap();
     let mut said = Vec::new();
     for round in 0..2 {
@@ -293,6 +295,9 @@ fn commands_run_them() {
                 path(model),
                 "--image",
                 path(&picture),
+                // Which a directory may ask for and a file cannot.
+                "--repetition-penalty",
+                "1",
             ];
             let said = succeeded(&run(&[&args[..], &texts, &["--json"]].concat()));
             serde_json::from_str::<Json>(&said).unwrap()["generated_ids"].take()
