@@ -153,6 +153,7 @@ def test_answers_of_a_fixed_form_keep_their_blanks_and_choices_their_length(star
     client.show(pictures.now())
     answer = client.ask("What next?", grammar_kind=Instruction.GRAMMAR_REGEX, grammar="\n left\n", max_new_tokens=10)
     assert (answer.text, answer.error) == ("\n left\n", "")
+    client.wait(lambda: any(delta.done for delta in client.deltas), "the last piece")
     pieces = [delta.text for delta in client.deltas if delta.instruction_id == answer.instruction_id]
     assert "".join(pieces) == answer.text
     long = "it stands behind the blue box and the yellow cone and the green pillar"
