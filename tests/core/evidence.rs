@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
 use inf_mllm::cache::parameter::Value;
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Kernel, Mark, PolicyKind, QuerySource, Rope, Scope,
@@ -12,15 +13,14 @@ use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::montage::montage;
 use inf_mllm::stream::{
-    Answer, CameraImage, Evidence, FinishReason, ImageData, Recall, RecallMode, Session,
-    SessionConfig,
+    Answer, Evidence, FinishReason, Recall, RecallMode, Session, SessionConfig,
 };
 use proptest::prelude::*;
 
 use crate::failures::{seen, show};
 use crate::recall::{archived, config as recalling, remembering, within};
 use crate::steps::kernels;
-use crate::support::{instruction, load, tiny_config};
+use crate::support::{camera_image, instruction, load, tiny_config};
 
 /// Frames of the cache's stream; of each `TOKENS` image tokens.
 const FRAMES: usize = 7;
@@ -327,15 +327,9 @@ fn shown_in(sizes: &[(u32, u32)], side: usize) -> Answer {
     config.evidence.thumbnail_side = side;
     let mut session = Session::new(config).unwrap();
     for (i, &(width, height)) in sizes.iter().enumerate() {
-        let data = ImageData::Raw {
-            encoding: "rgb8".to_string(),
-            width,
-            height,
-            step: width * 3,
-            is_bigendian: false,
-            data: [200, 40 * i as u8, 20].repeat((width * height) as usize),
-        };
-        let image = CameraImage::recorded(i as i64 * 1_000_000_000, "camera", data);
+        let colour = image::Rgb([200, 40 * i as u8, 20]);
+        let picture = RgbImage::from_pixel(width, height, colour);
+        let image = camera_image(&picture, i as i64 * 1_000_000_000);
         session.push_frame(&image).unwrap();
     }
     ask(&mut session, Recall::default(), true)

@@ -17,6 +17,7 @@ use serde_json::{json, Value};
 use tempfile::TempDir;
 
 use crate::support::{self, deviation, golden, ids, instruction, load, picture, tensors};
+use crate::variants::copy;
 
 fn family(name: &str) -> PathBuf {
     golden("families").join(name)
@@ -144,13 +145,7 @@ fn features_of_several_layers_are_those_of_each_side_by_side() {
 
 /// A copy of a family's checkpoint with another value at `path` of one of its files.
 pub fn changed(name: &str, file: &str, path: &str, value: Value) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in fs::read_dir(family(name)).unwrap() {
-        let from = entry.unwrap().path();
-        if from.is_file() {
-            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-        }
-    }
+    let dir = copy(name);
     let mut json = support::json(&dir.path().join(file));
     *json.pointer_mut(path).unwrap() = value;
     fs::write(dir.path().join(file), json.to_string()).unwrap();

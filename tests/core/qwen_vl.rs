@@ -12,11 +12,11 @@ use inf_mllm::model::vision::View;
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 use serde_json::{json, Value};
-use tempfile::TempDir;
 
 use crate::support::{
     self, deviation, golden, ids, instruction, load, picture, tensors, tiny_config,
 };
+use crate::variants::copy;
 
 const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
 
@@ -230,18 +230,6 @@ fn pictures_of_any_shape_go_through_every_family() {
             }
         }
     }
-}
-
-/// A copy of a family's checkpoint.
-fn copy(family: &str) -> TempDir {
-    let copy = TempDir::new().unwrap();
-    for entry in fs::read_dir(dir(family)).unwrap() {
-        let from = entry.unwrap().path();
-        if from.is_file() {
-            fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
-        }
-    }
-    copy
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::failures::show;
 use crate::support::{self, golden, instruction, tiny_config};
+use crate::variants::copy_of;
 
 const FILE: &str = "generation_config.json";
 
@@ -19,13 +20,7 @@ fn checkpoint() -> PathBuf {
 
 /// A copy of the checkpoint with other rules.
 fn with_rules(rules: &[(&str, Value)]) -> TempDir {
-    let copy = TempDir::new().unwrap();
-    for entry in fs::read_dir(checkpoint()).unwrap() {
-        let from = entry.unwrap().path();
-        if from.is_file() {
-            fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
-        }
-    }
+    let copy = copy_of(&checkpoint());
     let mut config = support::json(&copy.path().join(FILE));
     for (name, value) in rules {
         config[name] = value.clone();

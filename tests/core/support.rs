@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, KvBuffer, KvStorage, Mark, PolicyKind,
 };
@@ -155,16 +156,22 @@ pub fn tiny_session() -> Session {
 
 /// A picture of one colour with a stamp in milliseconds.
 pub fn picture(stamp_ms: i64, colour: [u8; 3]) -> CameraImage {
-    const SIDE: usize = 24;
+    const SIDE: u32 = 24;
+    let picture = RgbImage::from_pixel(SIDE, SIDE, image::Rgb(colour));
+    camera_image(&picture, stamp_ms * 1_000_000)
+}
+
+/// A picture as a camera sends it, raw.
+pub fn camera_image(picture: &RgbImage, stamp_ns: i64) -> CameraImage {
     let data = ImageData::Raw {
         encoding: "rgb8".to_string(),
-        width: SIDE as u32,
-        height: SIDE as u32,
-        step: SIDE as u32 * 3,
+        width: picture.width(),
+        height: picture.height(),
+        step: picture.width() * 3,
         is_bigendian: false,
-        data: colour.repeat(SIDE * SIDE),
+        data: picture.as_raw().clone(),
     };
-    CameraImage::recorded(stamp_ms * 1_000_000, "camera", data)
+    CameraImage::recorded(stamp_ns, "camera", data)
 }
 
 pub fn instruction(id: &str, text: &str) -> Instruction {
