@@ -7,13 +7,12 @@ use image::RgbImage;
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::vision::{Pixels, View};
-use inf_mllm::stream::frame::{CameraImage, ImageData};
 use inf_mllm::stream::{Answer, Instruction, Session, SessionConfig};
 use serde_json::Value;
 
 use crate::cache_stream::Seen;
 use crate::support::{
-    deviation, golden, ids, instruction, json, load, picture, tensors, tiny_config,
+    camera_image, deviation, golden, ids, instruction, json, load, picture, tensors, tiny_config,
 };
 
 const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
@@ -112,18 +111,6 @@ fn the_logits_of_a_published_video_prompt_are_reproduced() {
     let hidden = hidden.narrow(0, marks.len() - kept, kept).unwrap();
     let off = deviation(&model.decoder.logits(&hidden).unwrap(), wanted);
     assert!(off <= 1e-4, "logits differ by {off}");
-}
-
-fn camera_image(frame: &RgbImage, stamp_ns: i64) -> CameraImage {
-    let data = ImageData::Raw {
-        encoding: "rgb8".to_string(),
-        width: frame.width(),
-        height: frame.height(),
-        step: frame.width() * 3,
-        is_bigendian: false,
-        data: frame.as_raw().clone(),
-    };
-    CameraImage::recorded(stamp_ns, "camera", data)
 }
 
 fn config(family: &str) -> SessionConfig {
@@ -228,6 +215,10 @@ fn a_question_sees_the_frame_that_waits_and_an_ephemeral_one_leaves_it_waiting()
         let stamp = answer.newest_frame.as_ref().unwrap().stamp_ns;
         assert_eq!((stamp, answer.frames_seen), (2 * HALF_A_SECOND_NS, 3));
         assert_eq!(state(&one), before, "{family}");
+        // The tower has seen that frame.
+        let vision = one.times().vision;
+        ask(&mut one, true);
+        assert_eq!(one.times().vision, vision, "{family}");
         // The one that follows goes with it as if nobody had asked.
         let frame = camera_image(&frames(family)[3], 3 * HALF_A_SECOND_NS);
         for session in [&mut one, &mut twin] {

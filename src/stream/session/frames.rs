@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::groups::Waiting;
+use super::groups::{Alone, Waiting};
 use super::last_frames::{Frame, Shown};
 use super::Session;
 use crate::cache::{CacheError, PolicyKind};
@@ -236,6 +236,7 @@ impl Session {
                 image: image.without_data(),
                 pixels: self.encoder.pixels(&seen.look)?,
                 thumbnail: seen.thumbnail,
+                alone: Alone::default(),
             })?
         } else {
             let (features, took) = match seen.features {

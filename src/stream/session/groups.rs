@@ -1,11 +1,12 @@
 //! Frames that the tower takes two at a time, as it was trained on videos: the first waits for the second, and for no question.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::frames::Entered;
 use super::Session;
-use crate::model::vision::Pixels;
+use crate::model::vision::{ImageFeatures, Pixels};
 use crate::model::ModelError;
 use crate::stream::frame::CameraImage;
 use crate::stream::thumbnail::Thumbnail;
@@ -20,6 +21,19 @@ pub struct Waiting {
     pub image: CameraImage,
     pub pixels: Pixels,
     pub thumbnail: Option<Arc<Thumbnail>>,
+    pub alone: Alone,
+}
+
+/// What the tower has made of a frame by itself, if that has been asked for: copies share it, so that ephemeral questions, behind each of which
+/// the frame waits again, ask for it once.
+#[derive(Clone, Default)]
+pub struct Alone(Arc<OnceLock<ImageFeatures>>);
+
+impl fmt::Debug for Alone {
+    /// It follows from the frame's pixels, and is no part of a state.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alone")
+    }
 }
 
 impl Waiting {
@@ -64,11 +78,8 @@ impl Session {
     }
 
     fn enter_pair(&mut self, first: &Waiting, second: Waiting) -> Result<Entered, ModelError> {
-        let started = Instant::now();
-        let vision = self.model.vision.clone();
-        let pixels = vision.join(&first.pixels, &second.pixels)?;
-        let features = vision.encode(&pixels)?;
-        self.times.vision = started.elapsed();
+        let pixels = self.model.vision.join(&first.pixels, &second.pixels)?;
+        let features = self.see(&pixels)?;
         let memory = &mut self.state.stream.memory;
         let [from_ns, to_ns] =
             [first, &second].map(|frame| memory.since_epoch(frame.image.stamp_ns));
@@ -78,11 +89,24 @@ impl Session {
         Ok(Entered::new(second.image, second.thumbnail, unit))
     }
 
+    /// Tower and connector.
+    fn see(&mut self, pixels: &Pixels) -> Result<ImageFeatures, ModelError> {
+        let started = Instant::now();
+        let features = self.encoder.encode(pixels)?;
+        self.times.vision = started.elapsed();
+        Ok(features)
+    }
+
     /// A frame that stands for both of a pair, as the published processors fill up an odd number of frames.
     fn enter_alone(&mut self, frame: Waiting) -> Result<Entered, ModelError> {
-        let started = Instant::now();
-        let features = self.model.vision.encode(&frame.pixels)?;
-        self.times.vision = started.elapsed();
+        let seen = &frame.alone.0;
+        let features = match seen.get() {
+            Some(features) => features.clone(),
+            None => {
+                let features = self.see(&frame.pixels)?;
+                seen.get_or_init(|| features).clone()
+            }
+        };
         let elapsed_ns = self.state.stream.memory.since_epoch(frame.image.stamp_ns);
         let layout = frame.pixels.layout;
         let unit = self.enter(&frame.image, elapsed_ns, layout, features)?;
