@@ -33,7 +33,7 @@ const EPSILON: f64 = 1e-5;
 impl Projector {
     /// `hidden` is the decoder's width.
     fn new(shape: &Shape, hidden: usize, w: &Weights) -> Result<Self> {
-        let joined = shape.hidden * shape.scale.pow(2);
+        let joined = shape.tower.hidden * shape.scale.pow(2);
         Ok(Self {
             layer_norm: layer_norm(joined, EPSILON, w.pp("layer_norm").var_builder())?,
             linear_1: linear(joined, hidden, w.pp("linear_1").var_builder())?,

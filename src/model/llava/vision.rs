@@ -58,7 +58,7 @@ struct Projector {
 impl Projector {
     fn new(config: &VisionConfig, hidden: usize, w: &Weights) -> Result<Self> {
         let (joined, bias) = (
-            config.tower.hidden * config.layers.len(),
+            config.tower.sizes.hidden * config.layers.len(),
             config.projector_bias,
         );
         Ok(Self {
