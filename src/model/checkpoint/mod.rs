@@ -42,7 +42,6 @@ pub use chosen::{ChosenFiles, MODEL_FILE, PROJECTOR_FILE};
 pub use content::{foreign, obstacle};
 pub use folder::list;
 pub use hub::HubModel;
-pub use place::expand_home;
 pub use quantised::INSTEAD;
 
 const CONFIG: &str = "config.json";

@@ -9,8 +9,6 @@ use super::hub::{commit_of, HubModel, MAIN, SNAPSHOTS};
 use crate::model::ModelError;
 use crate::paths;
 
-pub use crate::paths::expand_home;
-
 const NOTHING: &str = "there is no such file or folder";
 
 /// What lies at `path`: a file, or the folder of a model; of the root of a model in a hub's cache (`models--org--name`) the snapshot
