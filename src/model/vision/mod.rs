@@ -3,11 +3,13 @@
 //! - this file: what a family implements
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
+//! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
 
 pub mod beside;
 pub mod frames;
+pub mod projector;
 pub mod shuffle;
 pub mod vit;
 
