@@ -5,7 +5,6 @@ use std::path::{Component, Path, PathBuf};
 use super::content::obstacle;
 use super::folder::{list, Folder};
 use super::weight_files::is_name;
-use super::{INDEX_ENDING, WEIGHTS_ENDING};
 use crate::cache::parameter::ParameterError;
 use crate::files;
 use crate::model::ModelError;
@@ -65,12 +64,6 @@ impl ChosenFiles {
             false => Err(refusal(PROJECTOR_FILE, &self.projector, expected)),
         }
     }
-}
-
-/// Whether the chosen file is safetensors, or an index of several.
-pub(super) fn is_published(file: &Path) -> bool {
-    let name = file.to_string_lossy();
-    name.ends_with(WEIGHTS_ENDING) || name.ends_with(INDEX_ENDING)
 }
 
 fn refusal(name: &'static str, value: &str, expected: String) -> ModelError {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::hub::MODELS;
-use super::{CONFIG, INDEX, INDEX_ENDING, SINGLE, WEIGHTS_ENDING};
+use super::weight_files::is_published;
+use super::{CONFIG, INDEX, SINGLE, WEIGHTS_ENDING};
 use crate::files;
 
 /// Names that a message lists before it only counts them.
@@ -163,10 +164,7 @@ impl Folder {
 
     /// Whether weights as safetensors are there, other than an adapter's.
     pub fn has_safetensors(&self) -> bool {
-        let weights = |name: &String| {
-            (name.ends_with(WEIGHTS_ENDING) || name.ends_with(INDEX_ENDING))
-                && !name.starts_with("adapter_")
-        };
+        let weights = |name: &String| is_published(name) && !name.starts_with("adapter_");
         self.files.iter().any(weights)
     }
 

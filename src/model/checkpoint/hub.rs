@@ -21,7 +21,7 @@ pub(super) const MODELS: &str = "models--";
 pub(super) const SNAPSHOTS: &str = "snapshots";
 
 /// The branch that is meant where none is named.
-const MAIN: &str = "main";
+pub(super) const MAIN: &str = "main";
 
 /// What the name of a file ends in that is being downloaded.
 const INCOMPLETE: &str = ".incomplete";

@@ -36,6 +36,7 @@ use crate::cache::{out_of_memory, told_bytes, DeviceMemory, TensorError};
 use crate::files;
 use content::foreign_text;
 use folder::Folder;
+use weight_files::is_published;
 
 pub use chosen::{ChosenFiles, MODEL_FILE, PROJECTOR_FILE};
 pub use content::{foreign, obstacle};
@@ -87,7 +88,9 @@ impl Checkpoint {
             return Self::open_file(dir, chosen);
         }
         let weights = match chosen.model_in(&dir)? {
-            Some(file) if chosen::is_published(&file) => Some(chosen.shallow(&file, &dir)?),
+            Some(file) if is_published(&file.to_string_lossy()) => {
+                Some(chosen.shallow(&file, &dir)?)
+            }
             Some(file) => {
                 let projector = chosen.projector_in(&dir)?;
                 return Self::of_gguf(file.clone(), GgufFiles::open(&file, &dir, projector));

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::content::obstacle;
-use super::hub::{commit_of, HubModel, SNAPSHOTS};
+use super::hub::{commit_of, HubModel, MAIN, SNAPSHOTS};
 use crate::model::ModelError;
 use crate::paths;
 
@@ -50,7 +50,7 @@ fn snapshot(root: &Path) -> Result<PathBuf, ModelError> {
         }
     }
     folders.sort();
-    let main = commit_of(root, "main").ok().flatten().unwrap_or_default();
+    let main = commit_of(root, MAIN).ok().flatten().unwrap_or_default();
     let of_main = folders.iter().find(|path| path.ends_with(&main));
     match (of_main, folders.as_slice()) {
         (Some(path), _) if !main.is_empty() => Ok(path.clone()),

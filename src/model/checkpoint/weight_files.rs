@@ -110,11 +110,9 @@ impl Checkpoint {
             named => named,
         };
         let expected = "the name of a safetensors file, or of the index of several";
-        let name = named.as_str().filter(|name| {
-            let known = [WEIGHTS_ENDING, INDEX_ENDING].iter();
-            Path::new(name).file_name() == Some(name.as_ref())
-                && known.clone().any(|ending| name.ends_with(ending))
-        });
+        let name = named
+            .as_str()
+            .filter(|name| is_name(name) && is_published(name));
         match name {
             Some(name) if self.has(name) => Ok(name.to_string()),
             Some(name) => Err(match obstacle(&self.path(name)) {
@@ -137,6 +135,13 @@ impl Checkpoint {
         }
         Ok(self.json::<Index>(name)?.weight_map)
     }
+}
+
+/// Whether it is the name of safetensors, or of an index of several.
+pub(super) fn is_published(name: &str) -> bool {
+    [WEIGHTS_ENDING, INDEX_ENDING]
+        .iter()
+        .any(|ending| name.ends_with(ending))
 }
 
 /// Whether it is the name of a file in a folder, and no way out of it.

@@ -61,10 +61,14 @@ impl GgufFiles {
         let mut files = Self::new(Arc::new(decoder), Beside::Nothing)?;
         files.beside = match projector {
             Some(chosen) => files.projector_of(&chosen)?,
-            None => match files.look_beside(file, file.parent().unwrap_or(place)) {
-                Beside::Nothing => files.look_beside(file, place),
-                found => found,
-            },
+            None => {
+                let folder = file.parent().filter(|it| !it.as_os_str().is_empty());
+                let folder = folder.unwrap_or(place);
+                match files.look_beside(file, folder) {
+                    Beside::Nothing if folder != place => files.look_beside(file, place),
+                    found => found,
+                }
+            }
         };
         Ok(files)
     }
@@ -129,10 +133,6 @@ impl GgufFiles {
 
     /// The projector in `folder` that goes with the decoder of `file`. Other models' files may lie there, whole or not.
     fn look_beside(&self, file: &Path, folder: &Path) -> Beside {
-        let folder = match folder.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => folder,
-        };
         let others = models_of(folder).unwrap_or_default();
         let others = others.iter().filter(|other| !same_file(other, file));
         let projectors = others.filter_map(|other| match Gguf::open(other) {

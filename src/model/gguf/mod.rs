@@ -168,23 +168,42 @@ impl Gguf {
             .ok_or_else(|| self.missing(key))
     }
 
-    /// The elements of an array, each read by `read`, which says what it expects.
+    /// The elements of an array that must be there, each read by `read`, which gives what is `expected`.
     fn elements<'a, T>(
         &'a self,
         key: &str,
         expected: &str,
         read: impl Fn(Value<'a>) -> Option<T>,
     ) -> Result<Vec<T>, ModelError> {
-        let list = self
-            .value(key, "an array", Value::list)?
-            .ok_or_else(|| self.missing(key))?;
+        self.optional_elements(key, expected, read)?
+            .ok_or_else(|| self.missing(key))
+    }
+
+    fn optional_elements<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(Value<'a>) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ModelError> {
+        let Some(list) = self.value(key, "an array", Value::list)? else {
+            return Ok(None);
+        };
         let element = |(i, value): (usize, Value<'a>)| {
             let described = value.clone();
             read(value).ok_or_else(|| {
                 self.unsupported(&format!("{key}[{i}]"), described.describe(), expected)
             })
         };
-        list.enumerate().map(element).collect()
+        list.enumerate()
+            .map(element)
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// The tensor of this name in the file, which must be there.
+    fn tensor(&self, name: &str) -> Result<&TensorInfo, ModelError> {
+        let tensor = self.header.tensors.get(name);
+        tensor.ok_or_else(|| self.missing(name))
     }
 
     fn fail(&self, what: String) -> ModelError {

@@ -9,7 +9,7 @@ use crate::model::activation::Activation;
 use crate::model::decoder::Unsupported;
 use crate::model::fields::{side, without_nulls};
 use crate::model::json;
-use crate::model::vision::vit::{CHANNELS, MAX_IMAGE};
+use crate::model::vision::vit::{activation_of, Sizes, CHANNELS};
 
 /// Mirrors `config.json`; missing fields have the values of transformers' `InternVLConfig`.
 #[derive(Debug, Clone, Deserialize)]
@@ -101,15 +101,7 @@ impl Default for VisionConfig {
 /// What tower and projector need to know, checked.
 #[derive(Debug, Clone)]
 pub struct Shape {
-    pub hidden: usize,
-    pub intermediate: usize,
-    pub layers: usize,
-    pub heads: usize,
-    /// Side of a tile, pixels.
-    pub image: usize,
-    pub patch: usize,
-    pub activation: Activation,
-    pub epsilon: f64,
+    pub tower: Sizes,
     pub norms: NormType,
     /// Queries, keys and values of the tower have biases.
     pub qkv_bias: bool,
@@ -121,14 +113,9 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Patches per side of a tile.
-    pub fn side(&self) -> usize {
-        self.image / self.patch
-    }
-
     /// Tokens of a tile.
     pub fn tokens(&self) -> usize {
-        (self.side() / self.scale).pow(2)
+        (self.tower.side() / self.scale).pow(2)
     }
 }
 
@@ -137,11 +124,6 @@ fn only<T: PartialEq + Display>(field: &str, value: T, expected: T) -> Result<()
         true => Ok(()),
         false => Err(Unsupported::new(field, value, expected)),
     }
-}
-
-fn activation(field: &str, name: &str) -> Result<Activation, Unsupported> {
-    let expected = "silu, quick_gelu or a form of gelu";
-    Activation::parse(name).ok_or_else(|| Unsupported::new(field, name, expected))
 }
 
 impl Config {
@@ -164,22 +146,15 @@ impl Config {
             strategy,
             WITHOUT_CLASS_TOKEN,
         )?;
-        let vision =
+        let (vision, tower) =
             json::of_value::<VisionConfig>(&without_nulls(self.vision_config.clone(), &[]))
-                .and_then(|vision| vision.check().map(|()| vision))
+                .and_then(|vision| vision.sizes().map(|sizes| (vision, sizes)))
                 .map_err(|unsupported| unsupported.within("vision_config"))?;
-        let act = activation("hidden_act", &vision.hidden_act);
+        let activation = activation_of("projector_hidden_act", &self.projector_hidden_act)?;
         Ok(Shape {
-            scale: self.scale(vision.image_size / vision.patch_size)?,
-            projector_activation: activation("projector_hidden_act", &self.projector_hidden_act)?,
-            activation: act.map_err(|unsupported| unsupported.within("vision_config"))?,
-            hidden: vision.hidden_size,
-            intermediate: vision.intermediate_size,
-            layers: vision.num_hidden_layers,
-            heads: vision.num_attention_heads,
-            image: vision.image_size,
-            patch: vision.patch_size,
-            epsilon: vision.layer_norm_eps,
+            scale: self.scale(tower.side())?,
+            projector_activation: activation,
+            tower,
             norms: vision.norm_type,
             qkv_bias: vision.attention_bias,
             qk_norm: vision.use_qk_norm,
@@ -202,33 +177,24 @@ impl Config {
 }
 
 impl VisionConfig {
-    fn check(&self) -> Result<(), Unsupported> {
+    /// The tower's sizes, if it can be computed.
+    fn sizes(&self) -> Result<Sizes, Unsupported> {
         only("model_type", self.model_type.as_str(), MODEL_TYPE)?;
-        only("num_channels", self.num_channels, CHANNELS)?;
         let positions = self.use_absolute_position_embeddings;
         only("use_absolute_position_embeddings", positions, true)?;
         // Without it a norm stands behind the tower, which no published checkpoint has.
         only("use_mean_pooling", self.use_mean_pooling, true)?;
-        Unsupported::zeros(&[
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("patch_size", self.patch_size),
-        ])?;
-        Unsupported::too_large(&[
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-        ])?;
-        Unsupported::negative(&[("layer_norm_eps", self.layer_norm_eps)])?;
-        if !(self.patch_size..=MAX_IMAGE).contains(&self.image_size) {
-            let expected = format!("patch_size ({}) to {MAX_IMAGE}", self.patch_size);
-            return Err(Unsupported::new("image_size", self.image_size, expected));
-        }
-        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let (heads, hidden) = (self.num_attention_heads, self.hidden_size);
-            let expected = format!("a divisor of hidden_size ({hidden})");
-            return Err(Unsupported::new("num_attention_heads", heads, expected));
-        }
-        Ok(())
+        let sizes = Sizes {
+            hidden: self.hidden_size,
+            intermediate: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            image: self.image_size,
+            patch: self.patch_size,
+            activation: activation_of("hidden_act", &self.hidden_act)?,
+            epsilon: self.layer_norm_eps,
+        };
+        sizes.check(self.num_channels)?;
+        Ok(sizes)
     }
 }

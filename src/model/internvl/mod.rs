@@ -93,7 +93,7 @@ impl FamilyConfig for InternVl {
         checkpoint: &Checkpoint,
         weights: &Weights,
     ) -> Result<Box<dyn Vision>, ModelError> {
-        let processor = Processor::load(checkpoint, self.shape.image)?;
+        let processor = Processor::load(checkpoint, self.shape.tower.image)?;
         let hidden = self.text.hidden_size();
         InternVlVision::new(&self.shape, hidden, self.image_token, processor, weights)
             .map(|vision| Box::new(vision) as Box<dyn Vision>)

@@ -118,16 +118,9 @@ impl Processor {
 
     /// The tiles of an image that is cut into `rows` and `columns`, row by row, and the whole of it.
     pub fn tiles(&self, picture: &dyn Picture, [rows, columns]: [usize; 2]) -> Vec<Tile> {
-        let line = 3 * self.tile;
-        let whole = (columns * self.tile, rows * self.tile);
-        let resized = self.resizer.resize(picture, whole);
-        let tile = |at: usize| {
-            let (row, column) = (at / columns, at % columns);
-            let lines = resized.chunks_exact(columns * line);
-            let lines = lines.skip(row * self.tile).take(self.tile);
-            let rgb = lines.flat_map(|all| &all[column * line..][..line]);
-            self.tile_of(rgb.copied().collect())
-        };
+        let size = (columns * self.tile, rows * self.tile);
+        let resized = Tile::resized(&self.resizer, picture, size);
+        let tile = |at: usize| resized.cut(self.tile, at / columns, at % columns);
         let mut tiles = (0..rows * columns).map(tile).collect::<Vec<_>>();
         tiles.push(self.whole(picture));
         tiles
@@ -135,15 +128,7 @@ impl Processor {
 
     /// The whole picture at the size of a tile, its aspect ratio given up.
     pub fn whole(&self, picture: &dyn Picture) -> Tile {
-        self.tile_of(self.resizer.resize(picture, (self.tile, self.tile)))
-    }
-
-    fn tile_of(&self, rgb: Vec<u8>) -> Tile {
-        Tile {
-            width: self.tile,
-            height: self.tile,
-            rgb,
-        }
+        Tile::resized(&self.resizer, picture, (self.tile, self.tile))
     }
 }
 

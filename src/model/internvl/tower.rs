@@ -6,6 +6,7 @@ use candle_nn::{layer_norm, linear, linear_b, rms_norm, LayerNorm, Linear, Modul
 use super::config::{NormType, Shape};
 use crate::model::vision::shuffle::pixel_shuffle;
 use crate::model::vision::vit::parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
+use crate::model::vision::vit::Sizes;
 use crate::model::weights::Weights;
 
 /// What the norms of queries and keys add to a variance; configurations do not say it (`InternVLVisionRMSNorm` of transformers 5.23).
@@ -22,11 +23,11 @@ struct Embeddings {
 }
 
 impl Embeddings {
-    fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let (hidden, side) = (shape.hidden, shape.side());
+    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
+        let (hidden, side) = (sizes.hidden, sizes.side());
         let w_patch = w.pp("patch_embeddings").pp("projection");
         Ok(Self {
-            patch_embeddings: PatchEmbedding::new(hidden, side, shape.patch, true, &w_patch)?,
+            patch_embeddings: PatchEmbedding::new(sizes, true, &w_patch)?,
             cls_token: w.get((1, 1, hidden), "cls_token")?,
             position_embeddings: w.get((1, 1 + side * side, hidden), "position_embeddings")?,
         })
@@ -49,10 +50,13 @@ enum Norm {
 
 impl Norm {
     fn new(shape: &Shape, w: &Weights) -> Result<Self> {
+        let Sizes {
+            hidden, epsilon, ..
+        } = shape.tower;
         let vb = w.var_builder();
         Ok(match shape.norms {
-            NormType::LayerNorm => Self::Layer(layer_norm(shape.hidden, shape.epsilon, vb)?),
-            NormType::RmsNorm => Self::Rms(rms_norm(shape.hidden, shape.epsilon, vb)?),
+            NormType::LayerNorm => Self::Layer(layer_norm(hidden, epsilon, vb)?),
+            NormType::RmsNorm => Self::Rms(rms_norm(hidden, epsilon, vb)?),
         })
     }
 }
@@ -75,7 +79,7 @@ struct Projection {
 
 impl Projection {
     fn new(shape: &Shape, [name, norm]: [&str; 2], w: &Weights) -> Result<Self> {
-        let hidden = shape.hidden;
+        let hidden = shape.tower.hidden;
         Ok(Self {
             linear: linear_b(hidden, hidden, shape.qkv_bias, w.pp(name).var_builder())?,
             norm: match shape.qk_norm {
@@ -107,13 +111,13 @@ struct Attention {
 
 impl Attention {
     fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let hidden = shape.hidden;
+        let hidden = shape.tower.hidden;
         Ok(Self {
             q_proj: Projection::new(shape, ["q_proj", "q_norm"], w)?,
             k_proj: Projection::new(shape, ["k_proj", "k_norm"], w)?,
             v_proj: linear_b(hidden, hidden, shape.qkv_bias, w.pp("v_proj").var_builder())?,
             projection_layer: linear(hidden, hidden, w.pp("projection_layer").var_builder())?,
-            heads: shape.heads,
+            heads: shape.tower.heads,
         })
     }
 }
@@ -142,13 +146,13 @@ struct Layer {
 
 impl Layer {
     fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let (hidden, inner) = (shape.hidden, shape.intermediate);
+        let hidden = shape.tower.hidden;
         Ok(Self {
             layernorm_before: Norm::new(shape, &w.pp("layernorm_before"))?,
             attention: Attention::new(shape, &w.pp("attention"))?,
             lambda_1: w.get(hidden, "lambda_1")?,
             layernorm_after: Norm::new(shape, &w.pp("layernorm_after"))?,
-            mlp: Mlp::new(hidden, inner, shape.activation, &w.pp("mlp"))?,
+            mlp: Mlp::new(&shape.tower, &w.pp("mlp"))?,
             lambda_2: w.get(hidden, "lambda_2")?,
         })
     }
@@ -176,8 +180,8 @@ impl InternVit {
     pub fn new(shape: &Shape, w: &Weights) -> Result<Self> {
         let w_layers = w.pp("encoder").pp("layer");
         Ok(Self {
-            embeddings: Embeddings::new(shape, &w.pp("embeddings"))?,
-            layers: (0..shape.layers)
+            embeddings: Embeddings::new(&shape.tower, &w.pp("embeddings"))?,
+            layers: (0..shape.tower.layers)
                 .map(|i| Layer::new(shape, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
             scale: shape.scale,

@@ -3,56 +3,29 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{layer_norm, linear, LayerNorm, Linear, Module};
+use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::config::Shape;
 use super::processor::Processor;
 use super::tower::InternVit;
 use super::{IMAGE, IMAGE_END, IMAGE_START};
-use crate::model::activation::Activation;
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
+use crate::model::vision::projector::Projector;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
 use crate::model::weights::Weights;
 use crate::model::ModelError;
 
-/// A norm, and two linear layers with an activation between them.
-#[derive(Debug, Clone)]
-struct Projector {
-    layer_norm: LayerNorm,
-    linear_1: Linear,
-    activation: Activation,
-    linear_2: Linear,
-}
-
 /// What the projector's norm adds to a variance: the default of torch, which no configuration changes.
 const EPSILON: f64 = 1e-5;
-
-impl Projector {
-    /// `hidden` is the decoder's width.
-    fn new(shape: &Shape, hidden: usize, w: &Weights) -> Result<Self> {
-        let joined = shape.hidden * shape.scale.pow(2);
-        Ok(Self {
-            layer_norm: layer_norm(joined, EPSILON, w.pp("layer_norm").var_builder())?,
-            linear_1: linear(joined, hidden, w.pp("linear_1").var_builder())?,
-            activation: shape.projector_activation,
-            linear_2: linear(hidden, hidden, w.pp("linear_2").var_builder())?,
-        })
-    }
-}
-
-impl Module for Projector {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.linear_1.forward(&self.layer_norm.forward(x)?)?;
-        self.linear_2.forward(&self.activation.forward(&x)?)
-    }
-}
 
 pub struct InternVlVision {
     processor: Processor,
     vision_tower: InternVit,
+    /// In front of the projector.
+    layer_norm: LayerNorm,
     multi_modal_projector: Projector,
     tokens_per_tile: usize,
     image_token: u32,
@@ -69,10 +42,18 @@ impl InternVlVision {
         processor: Processor,
         w: &Weights,
     ) -> Result<Self> {
+        let joined = shape.tower.hidden * shape.scale.pow(2);
+        let w_projector = w.pp("multi_modal_projector");
         Ok(Self {
             processor,
             vision_tower: InternVit::new(shape, &w.pp("vision_tower"))?,
-            multi_modal_projector: Projector::new(shape, hidden, &w.pp("multi_modal_projector"))?,
+            layer_norm: layer_norm(joined, EPSILON, w_projector.pp("layer_norm").var_builder())?,
+            multi_modal_projector: Projector::new(
+                (joined, hidden),
+                shape.projector_activation,
+                true,
+                &w_projector,
+            )?,
             tokens_per_tile: shape.tokens(),
             image_token,
             dtype: w.dtype(),
@@ -200,7 +181,8 @@ impl Vision for InternVlVision {
     }
 
     fn connect(&self, features: &TowerOutput, _: &Layout) -> Result<ImageFeatures> {
-        let projected = self.multi_modal_projector.forward(&features.features)?;
+        let normed = self.layer_norm.forward(&features.features)?;
+        let projected = self.multi_modal_projector.forward(&normed)?;
         Ok(ImageFeatures {
             rows: projected.flatten_to(1)?,
             deep: Vec::new(),

@@ -38,14 +38,14 @@ impl Grids {
             let field = "vision_feature_select_strategy";
             return Err(Unsupported::new(field, "full", expected));
         }
-        let tile = vision.tower.image;
+        let tile = vision.tower.sizes.image;
         let pinpoints = config.image_grid_pinpoints.as_deref().unwrap_or(default);
         let fits = |side: &usize| (1..=MAX_SIDE).contains(side) && side.is_multiple_of(tile);
         match pinpoints.iter().find(|sides| !sides.iter().all(fits)) {
             None if !pinpoints.is_empty() => Ok(Self {
                 pinpoints: pinpoints.to_vec(),
                 tile,
-                side: vision.tower.side(),
+                side: vision.tower.sizes.side(),
             }),
             odd => Err(Unsupported::new(
                 "image_grid_pinpoints",

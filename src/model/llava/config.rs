@@ -74,7 +74,7 @@ pub struct VisionConfig {
 impl VisionConfig {
     /// Rows of features per tile.
     pub fn rows(&self) -> usize {
-        usize::from(self.class_token) + self.tower.side().pow(2)
+        usize::from(self.class_token) + self.tower.sizes.side().pow(2)
     }
 }
 
@@ -108,10 +108,7 @@ impl Config {
         Ok(VisionConfig {
             layers: self.feature_layers(&tower, defaults)?,
             class_token: self.class_token(&tower, defaults)?,
-            activation: Activation::parse(activation).ok_or_else(|| {
-                let expected = "silu, quick_gelu or a form of gelu";
-                Unsupported::new("projector_hidden_act", activation, expected)
-            })?,
+            activation: vit::activation_of("projector_hidden_act", activation)?,
             projector_bias: self.multimodal_projector_bias.unwrap_or(true),
             tower,
         })
@@ -127,7 +124,7 @@ impl Config {
             Some(FeatureLayers::One(layer)) => vec![*layer],
             Some(FeatureLayers::Several(layers)) => layers.clone(),
         };
-        let outputs = tower.layers.saturating_add(1);
+        let outputs = tower.sizes.layers.saturating_add(1);
         let from_start = |&layer: &i64| {
             let distance = usize::try_from(layer.unsigned_abs()).ok()?;
             match layer < 0 {
@@ -141,7 +138,7 @@ impl Config {
             .ok_or_else(|| {
                 let expected = format!(
                     "-{outputs} to {}, or a list of at most {MAX_JOINED} such numbers",
-                    tower.layers
+                    tower.sizes.layers
                 );
                 Unsupported::new("vision_feature_layer", format!("{listed:?}"), expected)
             })

@@ -174,7 +174,7 @@ impl FamilyConfig for Llava {
     ) -> std::result::Result<Box<dyn Vision>, ModelError> {
         let config = &self.vision;
         let pinpoints = self.arrangement.pinpoints();
-        let processor = Processor::load(checkpoint, config.tower.image, pinpoints)?;
+        let processor = Processor::load(checkpoint, config.tower.sizes.image, pinpoints)?;
         let arrangement = self.arrangement.clone();
         let hidden = self.text.hidden_size();
         LlavaVision::new(config, hidden, processor, arrangement, weights)

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{linear_b, Linear, Module};
+use candle_nn::Module;
 
 use super::config::VisionConfig;
 use super::processor::Processor;
-use crate::model::activation::Activation;
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
+use crate::model::vision::projector::Projector;
 use crate::model::vision::vit::Vit;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, Tile, TowerOutput, View, Vision,
@@ -47,35 +47,6 @@ pub trait Arrangement: Send + Sync {
     fn arranged(&self, projected: &Tensor, newline: &Tensor, layout: &Layout) -> Result<Tensor>;
 }
 
-/// Two linear layers with an activation between them.
-#[derive(Debug, Clone)]
-struct Projector {
-    linear_1: Linear,
-    activation: Activation,
-    linear_2: Linear,
-}
-
-impl Projector {
-    fn new(config: &VisionConfig, hidden: usize, w: &Weights) -> Result<Self> {
-        let (joined, bias) = (
-            config.tower.hidden * config.layers.len(),
-            config.projector_bias,
-        );
-        Ok(Self {
-            linear_1: linear_b(joined, hidden, bias, w.pp("linear_1").var_builder())?,
-            activation: config.activation,
-            linear_2: linear_b(hidden, hidden, bias, w.pp("linear_2").var_builder())?,
-        })
-    }
-}
-
-impl Module for Projector {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.linear_1.forward(x)?;
-        self.linear_2.forward(&self.activation.forward(&x)?)
-    }
-}
-
 /// The way from pictures to rows of the decoder's input.
 pub struct LlavaVision {
     processor: Processor,
@@ -98,10 +69,16 @@ impl LlavaVision {
         w: &Weights,
     ) -> Result<Self> {
         let w_tower = w.pp("vision_tower").pp("vision_model");
+        let joined = config.tower.sizes.hidden * config.layers.len();
         Ok(Self {
             processor,
             vision_tower: Vit::new(&config.tower, &config.layers, config.class_token, &w_tower)?,
-            multi_modal_projector: Projector::new(config, hidden, &w.pp("multi_modal_projector"))?,
+            multi_modal_projector: Projector::new(
+                (joined, hidden),
+                config.activation,
+                config.projector_bias,
+                &w.pp("multi_modal_projector"),
+            )?,
             image_newline: match arrangement.pinpoints() {
                 Some(_) => w.get(hidden, "image_newline")?,
                 None => Tensor::zeros(0, w.dtype(), w.device())?,

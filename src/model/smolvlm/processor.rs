@@ -126,33 +126,15 @@ impl ImageProcessor {
         let mut tiles = Vec::with_capacity(rows * columns + 1);
         for row in 0..rows {
             for column in 0..columns {
-                tiles.push(self.cut(&whole, row, column));
+                tiles.push(whole.cut(self.size, row, column));
             }
         }
         tiles.push(self.resize(&packed(&whole), (self.size, self.size)));
         tiles
     }
 
-    fn resize(&self, picture: &dyn Picture, (width, height): (usize, usize)) -> Tile {
-        Tile {
-            width,
-            height,
-            rgb: self.resizer.resize(picture, (width, height)),
-        }
-    }
-
-    fn cut(&self, whole: &Tile, row: usize, column: usize) -> Tile {
-        let lines = whole.rgb.chunks_exact(3 * whole.width);
-        let lines = lines.skip(row * self.size).take(self.size);
-        let bytes = 3 * self.size;
-        Tile {
-            width: self.size,
-            height: self.size,
-            rgb: lines
-                .flat_map(|line| &line[column * bytes..][..bytes])
-                .copied()
-                .collect(),
-        }
+    fn resize(&self, picture: &dyn Picture, size: (usize, usize)) -> Tile {
+        Tile::resized(&self.resizer, picture, size)
     }
 
     /// Size with the longest edge at `longest_edge`, the other one scaled with it and made even by adding one.

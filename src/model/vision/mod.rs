@@ -3,11 +3,13 @@
 //! - this file: what a family implements
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
+//! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
 
 pub mod beside;
 pub mod frames;
+pub mod projector;
 pub mod shuffle;
 pub mod vit;
 
@@ -17,6 +19,7 @@ use candle_core::{Result, Tensor};
 
 use super::preprocess::picture::Picture;
 use super::preprocess::recipe::FrameRecipe;
+use super::preprocess::resample::Resizer;
 use super::ModelError;
 
 /// What a picture is for the model.
@@ -44,6 +47,36 @@ pub struct Tile {
     pub width: usize,
     pub height: usize,
     pub rgb: Vec<u8>,
+}
+
+impl Tile {
+    /// The whole of a picture at `size` (width, height).
+    pub fn resized(
+        resizer: &Resizer,
+        picture: &dyn Picture,
+        (width, height): (usize, usize),
+    ) -> Self {
+        Self {
+            width,
+            height,
+            rgb: resizer.resize(picture, (width, height)),
+        }
+    }
+
+    /// Of this one in squares of `side` pixels the one at `row` and `column`.
+    pub fn cut(&self, side: usize, row: usize, column: usize) -> Self {
+        let lines = self.rgb.chunks_exact(3 * self.width);
+        let lines = lines.skip(row * side).take(side);
+        let bytes = 3 * side;
+        Self {
+            width: side,
+            height: side,
+            rgb: lines
+                .flat_map(|line| &line[column * bytes..][..bytes])
+                .copied()
+                .collect(),
+        }
+    }
 }
 
 /// A picture in tiles.

@@ -34,6 +34,25 @@ pub(super) struct Entry {
     pub bytes: Range<usize>,
 }
 
+impl Entry {
+    /// Its numbers, if they are floats that are read as they are.
+    pub fn floats<'a>(&'a self, shards: &'a [Shard]) -> Option<Stored<'a>> {
+        let format = match self.dtype {
+            safetensors::Dtype::F32 => GgmlDType::F32,
+            safetensors::Dtype::F16 => GgmlDType::F16,
+            safetensors::Dtype::BF16 => GgmlDType::BF16,
+            _ => return None,
+        };
+        Some(Stored {
+            map: &shards[self.shard].bytes,
+            bytes: self.bytes.clone(),
+            format,
+            dims: &self.dims,
+            rows: None,
+        })
+    }
+}
+
 /// The tensors of one checkpoint, in one file or several.
 pub struct SafetensorsFiles {
     shards: Vec<Shard>,
@@ -120,22 +139,17 @@ impl SafetensorsFiles {
         let Some(entry) = self.entries.get(name) else {
             bail!("the tensor {} is missing", self.describe(name));
         };
-        let format = match entry.dtype {
-            safetensors::Dtype::F32 => GgmlDType::F32,
-            safetensors::Dtype::F16 => GgmlDType::F16,
-            safetensors::Dtype::BF16 => GgmlDType::BF16,
-            other => bail!(
-                "the tensor {}: element type is {other}{}, expected F32, F16 or BF16; {INSTEAD}",
+        let Some(stored) = entry.floats(&self.shards) else {
+            bail!(
+                "the tensor {}: element type is {}{}, expected F32, F16 or BF16; {INSTEAD}",
                 self.whence(entry),
-                called(other)
-            ),
+                entry.dtype,
+                called(entry.dtype)
+            );
         };
         Ok(Stored {
-            map: &self.shards[entry.shard].bytes,
-            bytes: entry.bytes.clone(),
-            format,
-            dims: &entry.dims,
             rows: rows.map(<[u32]>::to_vec),
+            ..stored
         })
     }
 

@@ -88,7 +88,7 @@ impl Stored<'_> {
     }
 
     /// The numbers from the `start`-th on, into `wide`. Returns which bytes of the file they took.
-    fn widen(&self, start: usize, wide: &mut [f32]) -> Result<Range<usize>> {
+    pub(super) fn widen(&self, start: usize, wide: &mut [f32]) -> Result<Range<usize>> {
         let (block, size) = (self.format.block_size(), self.format.type_size());
         let from = self.bytes.start + start / block * size;
         let range = from..from + wide.len() / block * size;

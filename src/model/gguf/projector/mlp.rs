@@ -83,8 +83,8 @@ const MERGE: &str = "clip.vision.mm_patch_merge_type";
 const PINPOINTS: &str = "clip.vision.image_grid_pinpoints";
 
 fn config(projector: &Gguf, decoder: &Gguf) -> Result<Json, ModelError> {
-    let layers = match projector.header.get(&projector.mapped.bytes, FEATURES) {
-        Some(_) => projector.elements(FEATURES, "a whole number", Value::whole)?,
+    let layers = match projector.optional_elements(FEATURES, "a whole number", Value::whole)? {
+        Some(layers) => layers,
         // The first converters left out the layers behind the features.
         None => vec![projector.size(LAYERS)? as u64],
     };

@@ -105,13 +105,11 @@ impl Projector {
     /// Fails if what comes out of it is not as wide as the decoder.
     pub fn check_width(&self, hidden_size: usize) -> Result<(), ModelError> {
         let output = self.kind.output;
-        let info = self.gguf.header.tensors.get(output);
-        let info = info.ok_or_else(|| self.gguf.missing(output))?;
-        match info.dims[0] == hidden_size {
+        let rows = self.gguf.tensor(output)?.dims[0];
+        match rows == hidden_size {
             true => Ok(()),
             false => Err(self.gguf.fail(format!(
-                "the tensor {output} has {} rows, expected {hidden_size}, the width of the decoder",
-                info.dims[0]
+                "the tensor {output} has {rows} rows, expected {hidden_size}, the width of the decoder"
             ))),
         }
     }
@@ -202,11 +200,10 @@ impl Projector {
         if layer.is_some_and(|layer| layer >= layers) {
             return Ok(Found::Nothing);
         }
-        let tensors = &self.gguf.header.tensors;
         let mut pieces = Vec::new();
         for name in cut.names(layer) {
-            let info = tensors.get(&name).ok_or_else(|| self.gguf.missing(&name))?;
-            pieces.push((name, info.clone()));
+            let info = self.gguf.tensor(&name)?.clone();
+            pieces.push((name, info));
         }
         if index > 0 {
             return Ok(Found::Later);

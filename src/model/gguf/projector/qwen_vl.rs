@@ -219,8 +219,7 @@ fn qwen3_vl(projector: &Gguf, decoder: &Gguf) -> Result<Json, ModelError> {
 /// The width within a layer, as the tensors have it: for Qwen2-VL converters write the decoder's width as `feed_forward_length`, or 0.
 fn inner(projector: &Gguf) -> Result<usize, ModelError> {
     let name = "v.blk.0.ffn_up.weight";
-    let info = projector.header.tensors.get(name);
-    let info = info.ok_or_else(|| projector.missing(name))?;
+    let info = projector.tensor(name)?;
     // What is called so widens, or narrows where the layers are called the wrong way round.
     let width = projector.size(WIDTH)?;
     match *info.dims.as_slice() {
@@ -236,9 +235,7 @@ fn inner(projector: &Gguf) -> Result<usize, ModelError> {
 
 /// The first dimension of a tensor.
 fn rows(projector: &Gguf, name: &str) -> Result<usize, ModelError> {
-    let info = projector.header.tensors.get(name);
-    let info = info.ok_or_else(|| projector.missing(name))?;
-    Ok(info.dims[0])
+    Ok(projector.tensor(name)?.dims[0])
 }
 
 fn processor(projector: &Gguf) -> Result<Json, ModelError> {
@@ -273,14 +270,10 @@ pub fn deep_layers(projector: &Gguf) -> Result<Vec<usize>, ModelError> {
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect::<Vec<_>>();
-    if projector
-        .header
-        .get(&projector.mapped.bytes, DEEP_FLAGS)
-        .is_none()
-    {
+    let flags = projector.optional_elements(DEEP_FLAGS, "a truth value", Value::truth)?;
+    let Some(flags) = flags else {
         return Ok(deep);
-    }
-    let flags = projector.elements(DEEP_FLAGS, "a truth value", Value::truth)?;
+    };
     let flagged = flags.iter().enumerate().filter(|(_, flag)| **flag);
     let flagged = flagged.map(|(layer, _)| layer).collect::<Vec<_>>();
     match flagged == deep {

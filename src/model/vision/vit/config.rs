@@ -49,7 +49,7 @@ impl Default for Config {
             intermediate_size: 3072,
             num_hidden_layers: 12,
             num_attention_heads: 12,
-            num_channels: 3,
+            num_channels: CHANNELS,
             image_size: 224,
             patch_size: None,
             hidden_act: None,
@@ -58,10 +58,9 @@ impl Default for Config {
     }
 }
 
-/// A tower's sizes, checked.
+/// What is said of every tower of tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Shape {
-    pub kind: Kind,
+pub struct Sizes {
     pub hidden: usize,
     pub intermediate: usize,
     pub layers: usize,
@@ -71,6 +70,13 @@ pub struct Shape {
     pub patch: usize,
     pub activation: Activation,
     pub epsilon: f64,
+}
+
+/// A tower's kind and its sizes, checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    pub kind: Kind,
+    pub sizes: Sizes,
 }
 
 impl Config {
@@ -93,67 +99,74 @@ impl Config {
             Kind::Siglip => (16, "gelu_pytorch_tanh", 1e-6),
         };
         let named = self.hidden_act.as_deref().unwrap_or(activation);
-        let shape = Shape {
-            kind,
+        let sizes = Sizes {
             hidden: self.hidden_size,
             intermediate: self.intermediate_size,
             layers: self.num_hidden_layers,
             heads: self.num_attention_heads,
             image: self.image_size,
             patch: self.patch_size.unwrap_or(patch),
-            activation: Activation::parse(named).ok_or_else(|| {
-                Unsupported::new("hidden_act", named, "silu, quick_gelu or a form of gelu")
-            })?,
+            activation: activation_of("hidden_act", named)?,
             epsilon: self.layer_norm_eps.unwrap_or(epsilon),
         };
-        Unsupported::zeros(&[
-            ("hidden_size", shape.hidden),
-            ("intermediate_size", shape.intermediate),
-            ("num_attention_heads", shape.heads),
-            ("patch_size", shape.patch),
-        ])?;
-        Unsupported::too_large(&[
-            ("hidden_size", shape.hidden),
-            ("intermediate_size", shape.intermediate),
-        ])?;
-        Unsupported::negative(&[("layer_norm_eps", shape.epsilon)])?;
-        if self.num_channels != CHANNELS {
-            return Err(Unsupported::new(
-                "num_channels",
-                self.num_channels,
-                CHANNELS,
-            ));
-        }
-        if !(shape.patch..=MAX_IMAGE).contains(&shape.image) {
-            let expected = format!("patch_size ({}) to {MAX_IMAGE}", shape.patch);
-            return Err(Unsupported::new("image_size", shape.image, expected));
-        }
-        if !shape.hidden.is_multiple_of(shape.heads) {
-            let expected = format!("a divisor of hidden_size ({})", shape.hidden);
-            return Err(Unsupported::new(
-                "num_attention_heads",
-                shape.heads,
-                expected,
-            ));
-        }
-        Ok(shape)
+        sizes.check(self.num_channels)?;
+        Ok(Shape { kind, sizes })
     }
+}
+
+/// The activation that `field` names.
+pub fn activation_of(field: &str, name: &str) -> Result<Activation, Unsupported> {
+    let expected = "silu, quick_gelu or a form of gelu";
+    Activation::parse(name).ok_or_else(|| Unsupported::new(field, name, expected))
 }
 
 /// Of a picture.
 pub const CHANNELS: usize = 3;
 
 /// The largest tile that is worked on, pixels per side; published towers take up to 980.
-pub const MAX_IMAGE: usize = 4096;
+const MAX_IMAGE: usize = 4096;
 
-impl Shape {
+impl Sizes {
+    /// Checks that a tower of these sizes can be computed, and that a picture has the `channels` that it takes.
+    pub fn check(&self, channels: usize) -> Result<(), Unsupported> {
+        Unsupported::zeros(&[
+            ("hidden_size", self.hidden),
+            ("intermediate_size", self.intermediate),
+            ("num_attention_heads", self.heads),
+            ("patch_size", self.patch),
+        ])?;
+        Unsupported::too_large(&[
+            ("hidden_size", self.hidden),
+            ("intermediate_size", self.intermediate),
+        ])?;
+        Unsupported::negative(&[("layer_norm_eps", self.epsilon)])?;
+        if channels != CHANNELS {
+            return Err(Unsupported::new("num_channels", channels, CHANNELS));
+        }
+        if !(self.patch..=MAX_IMAGE).contains(&self.image) {
+            let expected = format!("patch_size ({}) to {MAX_IMAGE}", self.patch);
+            return Err(Unsupported::new("image_size", self.image, expected));
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            let expected = format!("a divisor of hidden_size ({})", self.hidden);
+            return Err(Unsupported::new(
+                "num_attention_heads",
+                self.heads,
+                expected,
+            ));
+        }
+        Ok(())
+    }
+
     /// Patches per side of a tile.
     pub fn side(&self) -> usize {
         self.image / self.patch
     }
+}
 
+impl Shape {
     /// Class token, and patches.
     pub fn rows(&self) -> usize {
-        usize::from(self.kind == Kind::Clip) + self.side().pow(2)
+        usize::from(self.kind == Kind::Clip) + self.sizes.side().pow(2)
     }
 }

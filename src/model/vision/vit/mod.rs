@@ -19,7 +19,7 @@ use candle_nn::{layer_norm, linear, LayerNorm, Linear, Module};
 use crate::model::weights::Weights;
 use parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
 
-pub use config::{Config, Kind, Shape, CHANNELS, MAX_IMAGE};
+pub use config::{activation_of, Config, Kind, Shape, Sizes, CHANNELS};
 
 /// From pixels to the input of the first layer.
 #[derive(Debug, Clone)]
@@ -33,9 +33,8 @@ struct Embeddings {
 
 impl Embeddings {
     fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let hidden = shape.hidden;
         let is_clip = shape.kind == Kind::Clip;
-        let (side, patch) = (shape.side(), shape.patch);
+        let hidden = shape.sizes.hidden;
         let class_embedding = match is_clip {
             true => Some(w.get(hidden, "class_embedding")?.reshape((1, 1, hidden))?),
             false => None,
@@ -45,7 +44,7 @@ impl Embeddings {
             .get((shape.rows(), hidden), "weight")?;
         let w_patch = w.pp("patch_embedding");
         Ok(Self {
-            patch_embedding: PatchEmbedding::new(hidden, side, patch, !is_clip, &w_patch)?,
+            patch_embedding: PatchEmbedding::new(&shape.sizes, !is_clip, &w_patch)?,
             class_embedding,
             position_embedding: position_embedding.unsqueeze(0)?,
         })
@@ -74,14 +73,14 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let load = |name| linear(shape.hidden, shape.hidden, w.pp(name).var_builder());
+    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
+        let load = |name| linear(sizes.hidden, sizes.hidden, w.pp(name).var_builder());
         Ok(Self {
             q_proj: load("q_proj")?,
             k_proj: load("k_proj")?,
             v_proj: load("v_proj")?,
             out_proj: load("out_proj")?,
-            heads: shape.heads,
+            heads: sizes.heads,
         })
     }
 }
@@ -103,17 +102,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(shape: &Shape, w: &Weights) -> Result<Self> {
+    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         Ok(Self {
-            layer_norm1: norm(shape, &w.pp("layer_norm1"))?,
-            self_attn: Attention::new(shape, &w.pp("self_attn"))?,
-            layer_norm2: norm(shape, &w.pp("layer_norm2"))?,
-            mlp: Mlp::new(
-                shape.hidden,
-                shape.intermediate,
-                shape.activation,
-                &w.pp("mlp"),
-            )?,
+            layer_norm1: norm(sizes, &w.pp("layer_norm1"))?,
+            self_attn: Attention::new(sizes, &w.pp("self_attn"))?,
+            layer_norm2: norm(sizes, &w.pp("layer_norm2"))?,
+            mlp: Mlp::new(sizes, &w.pp("mlp"))?,
         })
     }
 }
@@ -126,8 +120,8 @@ impl Module for Layer {
     }
 }
 
-fn norm(shape: &Shape, w: &Weights) -> Result<LayerNorm> {
-    layer_norm(shape.hidden, shape.epsilon, w.var_builder())
+fn norm(sizes: &Sizes, w: &Weights) -> Result<LayerNorm> {
+    layer_norm(sizes.hidden, sizes.epsilon, w.var_builder())
 }
 
 /// The tower up to the last layer that is wanted of it.
@@ -152,11 +146,11 @@ impl Vit {
         Ok(Self {
             embeddings: Embeddings::new(shape, &w.pp("embeddings"))?,
             pre_layrnorm: match is_clip {
-                true => Some(norm(shape, &w.pp("pre_layrnorm"))?),
+                true => Some(norm(&shape.sizes, &w.pp("pre_layrnorm"))?),
                 false => None,
             },
             layers: (0..depth)
-                .map(|i| Layer::new(shape, &w_layers.pp(i)))
+                .map(|i| Layer::new(&shape.sizes, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
             taken: taken.to_vec(),
             dropped: usize::from(is_clip && !class_token),

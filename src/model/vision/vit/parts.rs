@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{linear, Linear, Module};
 
-use super::config::CHANNELS;
+use super::config::{Sizes, CHANNELS};
 use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
 use crate::model::weights::Weights;
@@ -17,14 +17,9 @@ pub struct PatchEmbedding {
 }
 
 impl PatchEmbedding {
-    /// `side` x `side` patches of `patch` x `patch` pixels; `w` holds `weight` (`[hidden, 3, patch, patch]`), and `bias` if there is one.
-    pub fn new(
-        hidden: usize,
-        side: usize,
-        patch: usize,
-        has_bias: bool,
-        w: &Weights,
-    ) -> Result<Self> {
+    /// `w` holds `weight` (`[hidden, 3, patch, patch]`), and `bias` if there is one.
+    pub fn new(sizes: &Sizes, has_bias: bool, w: &Weights) -> Result<Self> {
+        let (hidden, patch) = (sizes.hidden, sizes.patch);
         let weight = w.get((hidden, CHANNELS, patch, patch), "weight")?;
         let bias = match has_bias {
             true => Some(w.get(hidden, "bias")?),
@@ -32,7 +27,7 @@ impl PatchEmbedding {
         };
         Ok(Self {
             projection: Linear::new(weight.flatten_from(1)?, bias),
-            side,
+            side: sizes.side(),
             patch,
         })
     }
@@ -85,11 +80,12 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    pub fn new(hidden: usize, inner: usize, activation: Activation, w: &Weights) -> Result<Self> {
+    pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
+        let (hidden, inner) = (sizes.hidden, sizes.intermediate);
         Ok(Self {
             fc1: linear(hidden, inner, w.pp("fc1").var_builder())?,
             fc2: linear(inner, hidden, w.pp("fc2").var_builder())?,
-            activation,
+            activation: sizes.activation,
         })
     }
 }

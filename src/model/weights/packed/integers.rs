@@ -7,7 +7,7 @@ use super::{Entry, Layout, Parts, Scheme, FLOATS};
 use crate::model::weights::mapped::Shard;
 
 /// Weights of the blocks that take the integers over.
-const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 
 /// A matrix in integers.
 pub struct Integers {

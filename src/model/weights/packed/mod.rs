@@ -168,23 +168,11 @@ impl Entry {
 
     /// Its numbers as f32; an error if one is not finite.
     fn numbers(&self, shards: &[Shard]) -> std::result::Result<Vec<f32>, String> {
-        let bytes = self.in_shard(shards);
-        let numbers: Vec<f32> = match self.dtype {
-            Dtype::F32 => {
-                let numbers = bytes.as_chunks().0.iter();
-                numbers.map(|&bytes| f32::from_le_bytes(bytes)).collect()
-            }
-            Dtype::F16 => {
-                let numbers = bytes.as_chunks().0.iter();
-                let numbers = numbers.map(|&bytes| half::f16::from_le_bytes(bytes).to_f32());
-                numbers.collect()
-            }
-            _ => {
-                let numbers = bytes.as_chunks().0.iter();
-                let numbers = numbers.map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32());
-                numbers.collect()
-            }
-        };
+        let mut numbers = vec![0f32; self.dims.iter().product()];
+        let stored = self.floats(shards);
+        let stored = stored.ok_or_else(|| format!("{} holds no floats", self.stored))?;
+        let read = stored.widen(0, &mut numbers);
+        read.map_err(|error| error.to_string())?;
         match numbers.iter().find(|number| !number.is_finite()) {
             Some(number) => Err(format!(
                 "{number} is among its scales ({}), expected finite ones only",

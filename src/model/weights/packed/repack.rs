@@ -9,11 +9,9 @@ use candle_core::{bail, Result};
 use half::f16;
 use rayon::prelude::*;
 
+use super::integers::BLOCK;
 use super::{unpack, Bands, Opened};
 use crate::model::weights::blocks::as_bytes;
-
-/// Weights in a block.
-const BLOCK: usize = 32;
 
 /// The blocks of the matrix.
 pub fn blocks(matrix: &Opened, integers: &unpack::Opened) -> Result<QStorage> {

@@ -1,0 +1,38 @@
+//! The projector of LLaVA's kind, which other families took over.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{linear_b, Linear, Module};
+
+use crate::model::activation::Activation;
+use crate::model::weights::Weights;
+
+/// Two linear layers with an activation between them.
+#[derive(Debug, Clone)]
+pub struct Projector {
+    linear_1: Linear,
+    activation: Activation,
+    linear_2: Linear,
+}
+
+impl Projector {
+    /// From features of `width` numbers to rows of `hidden`; `w` holds `linear_1` and `linear_2`.
+    pub fn new(
+        (width, hidden): (usize, usize),
+        activation: Activation,
+        bias: bool,
+        w: &Weights,
+    ) -> Result<Self> {
+        Ok(Self {
+            linear_1: linear_b(width, hidden, bias, w.pp("linear_1").var_builder())?,
+            activation,
+            linear_2: linear_b(hidden, hidden, bias, w.pp("linear_2").var_builder())?,
+        })
+    }
+}
+
+impl Module for Projector {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.linear_1.forward(x)?;
+        self.linear_2.forward(&self.activation.forward(&x)?)
+    }
+}
