@@ -333,12 +333,6 @@ fn a_frame_that_comes_during_a_long_answer_is_taken_in_after_so_many_tokens() {
         let answer = asked.answer();
         assert_eq!((answer.error, answer.frames_seen), (None, frames_seen));
         assert!(answer.output_tokens > 20);
-        let stats = asked.engine.stats();
-        assert_eq!(
-            stats.frames_used >= 2,
-            every > 0,
-            "before the next piece of work"
-        );
         assert!(asked.engine.shutdown(PATIENCE));
     }
 }
