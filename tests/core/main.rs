@@ -2,6 +2,7 @@
 
 mod archive;
 mod bags;
+mod blocks;
 mod cache_attention;
 mod cache_axes;
 mod cache_marks;
@@ -31,6 +32,7 @@ mod interruptions;
 mod kernels;
 mod llava;
 mod loading;
+mod panels;
 mod parameters;
 mod pauses;
 mod pictures;
