@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
+use candle_core::{bail, CpuStorage, DType, Device, Error, Result, Storage, Tensor};
 use candle_nn::Module;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::weights::{Matrix, Weights};
+use super::weights::{products, Instructions, Matrix, Panels, Rounded, Weights};
 use crate::gpu::Gpu;
 use crate::simd::{self, dot_products, many_products};
 
@@ -82,10 +82,19 @@ impl Linear {
         Ok(Self::of(self.weight.for_kernels(gpu)?, self.bias.clone()))
     }
 
+    /// The same as the CPU's own products take it, see [`Matrix::for_cpu`].
+    pub fn for_cpu(&self) -> Result<Self> {
+        Ok(Self::of(self.weight.for_cpu()?, self.bias.clone()))
+    }
+
     /// `[rows, out]` without the bias, for any kind of weight and number of rows.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Matrix::Dense(weight) => x.matmul(&weight.t()?),
+            Matrix::Panels(weight) => {
+                let mut products = in_panels(x, &[weight])?;
+                products.pop().ok_or_else(|| Error::msg("no product"))
+            }
             Matrix::Planes(weight) => weight.product(x),
             Matrix::Quantised(weight) if pays_to_widen(weight, x)? => {
                 let weight = weight.dequantize(x.device())?;
@@ -147,7 +156,7 @@ impl Module for Linear {
 pub fn forward_all<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<[Tensor; N]> {
     let products = match on_cpu(x, layers)? {
         Some(outs) => outs.to_vec(),
-        None => match quantised(x, layers)? {
+        None => match together(x, layers)? {
             Some(outs) => outs,
             None => layers
                 .iter()
@@ -161,19 +170,49 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<
         .map(|(layer, product)| layer.add_bias(product))
         .collect::<Result<Vec<_>>>()?;
     outs.try_into()
-        .map_err(|_| candle_core::Error::msg("one output per layer"))
+        .map_err(|_| Error::msg("one output per layer"))
 }
 
-/// candle's joint product of quantised layers, where it has one for them: the input is quantised once.
-fn quantised<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<Vec<Tensor>>> {
-    let mut weights = Vec::with_capacity(N);
+/// The joint product of quantised layers, where there is one for them: the input is rounded once.
+fn together<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<Vec<Tensor>>> {
+    let mut blocks = Vec::with_capacity(N);
+    let mut panels = Vec::with_capacity(N);
     for layer in layers {
         match &layer.weight {
-            Matrix::Quantised(weight) if N > 1 => weights.push(weight.as_ref()),
+            Matrix::Quantised(weight) if N > 1 => blocks.push(weight.as_ref()),
+            Matrix::Panels(weight) => panels.push(weight.as_ref()),
             _ => return Ok(None),
         }
     }
-    QTensor::gemv_fused_shared_lhs(&weights, x)
+    match (panels.len(), blocks.len()) {
+        (0, _) => QTensor::gemv_fused_shared_lhs(&blocks, x),
+        (_, 0) => Ok(Some(in_panels(x, &panels)?)),
+        _ => Ok(None),
+    }
+}
+
+/// The products of `x` (`[rows, width]`) with weights in panels, of its type.
+fn in_panels(x: &Tensor, weights: &[&Panels]) -> Result<Vec<Tensor>> {
+    let (rows, width) = x.dims2()?;
+    for weight in weights {
+        let (outputs, inputs) = weight.dims2();
+        if inputs != width {
+            bail!("rows of {width} numbers times a matrix of [{outputs}, {inputs}], expected {inputs}");
+        }
+    }
+    if rows == 0 {
+        let empty = |weight: &&Panels| Tensor::zeros((0, weight.dims2().0), x.dtype(), x.device());
+        return weights.iter().map(empty).collect();
+    }
+    let input = x.to_dtype(DType::F32)?.contiguous()?;
+    let input = input.storage_and_layout();
+    let input = &values(&input.0, input.1.start_offset())?[..rows * width];
+    let products = products(&Rounded::new(input, width), weights, Instructions::best());
+    let tensors = weights.iter().zip(products).map(|(weight, product)| {
+        let product = Tensor::from_vec(product, (rows, weight.dims2().0), &Device::Cpu)?;
+        product.to_dtype(x.dtype())
+    });
+    tensors.collect()
 }
 
 /// The product of f32 on the CPU, or nothing where candle's is the one to use: another type, another device.
@@ -236,7 +275,7 @@ fn on_cpu<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<[T
 fn values(storage: &Storage, start: usize) -> Result<&[f32]> {
     match storage {
         Storage::Cpu(CpuStorage::F32(values)) => Ok(&values[start..]),
-        _ => candle_core::bail!("a product on the CPU of weights that are not f32 on the CPU"),
+        _ => bail!("a product on the CPU of weights that are not f32 on the CPU"),
     }
 }
 
