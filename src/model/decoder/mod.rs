@@ -2,6 +2,7 @@
 //!
 //! - this file: embedding, layers, output, and how a chunk goes through them
 //! - `config`: which decoder a checkpoint has
+//! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
@@ -11,6 +12,7 @@
 mod attention;
 mod config;
 pub mod gpt_neox;
+mod layout;
 pub mod llama;
 mod rope;
 pub mod step;
@@ -26,13 +28,10 @@ use super::threads::Awake;
 use super::weights::{Matrix, Weights};
 use super::ModelError;
 use crate::cache::{BoundedCache, LayerSlots, Mark, Token};
-use crate::gpu::Gpu;
 
 pub use config::{Config, Unsupported};
+pub use layout::LayOut;
 pub use rope::RopeParameters;
-
-/// Lays a matrix out anew.
-pub type LayOut<'a> = dyn Fn(&Linear) -> Result<Linear> + 'a;
 
 /// A layer of a decoder.
 pub trait Block: Debug + Send + Sync {
@@ -166,37 +165,6 @@ impl Decoder {
             device: text.device().clone(),
             weight_bytes: text.taken() - before,
         })
-    }
-
-    /// Lays the matrices out as the kernels of `gpu` take them, or the products of the CPU, layer by layer, so that no more than a layer is
-    /// there twice. For layers that a GPU's kernels do not know nothing changes.
-    pub fn lay_out_for(&mut self, gpu: Option<&Arc<dyn Gpu>>) -> Result<()> {
-        match gpu {
-            None if !self.device.is_cpu() => Ok(()),
-            None => self.lay_out(&Linear::for_cpu),
-            Some(_) if self.layers.iter().any(|layer| layer.as_llama().is_none()) => Ok(()),
-            Some(gpu) => self.lay_out(&|linear| linear.for_kernels(gpu)),
-        }
-    }
-
-    fn lay_out(&mut self, change: &LayOut) -> Result<()> {
-        for layer in &mut self.layers {
-            if let Some(laid_out) = layer.laid_out(change)? {
-                *layer = laid_out;
-            }
-        }
-        let one = match (&self.embed_tokens, self.lm_head.weight()) {
-            (Matrix::Quantised(embedding), Matrix::Quantised(head)) => Arc::ptr_eq(embedding, head),
-            _ => false,
-        };
-        self.lm_head = change(&self.lm_head)?;
-        self.embed_tokens = match one {
-            true => self.lm_head.weight().clone(),
-            false => change(&Linear::of(self.embed_tokens.clone(), None))?
-                .weight()
-                .clone(),
-        };
-        Ok(())
     }
 
     pub fn device(&self) -> &Device {

@@ -90,17 +90,15 @@ fn round(x: &[f32; GROUP], out: &mut Group) {
     // The reciprocal of a number that is not normal may be infinite; all that is lost then is below 1e-36.
     let by = if scale.is_normal() { MOST / most } else { 0.0 };
     let mut rounded = [0i32; GROUP];
-    for i in 0..GROUP {
-        rounded[i] = (x[i] * by).round_ties_even() as i32;
+    for (rounded, x) in rounded.iter_mut().zip(x) {
+        *rounded = (x * by).round_ties_even() as i32;
     }
     let halves = rounded.as_chunks::<{ GROUP / 2 }>().0;
-    for half in 0..2 {
-        let mut sum = 0;
-        for i in 0..GROUP / 2 {
-            sum += halves[half][i];
-            out.integers[half][i] = halves[half][i] as i8;
+    for ((rounded, integers), sum) in halves.iter().zip(&mut out.integers).zip(&mut out.sums) {
+        *sum = rounded.iter().sum();
+        for (integer, rounded) in integers.iter_mut().zip(rounded) {
+            *integer = *rounded as i8;
         }
-        out.sums[half] = sum;
     }
     out.scale = scale;
     out.total = scale * (out.sums[0] + out.sums[1]) as f32;

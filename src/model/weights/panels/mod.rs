@@ -6,6 +6,7 @@
 //!
 //! - this file: a matrix in panels, and products with it
 //! - `record`: 16 blocks of each kind, packed and unpacked
+//! - `pack`: their integers
 //! - `input`: the input, rounded
 //! - `lanes`: what a product needs of vector instructions, and the same without any
 //! - `x86`, `neon`: those of x86 and of aarch64
@@ -15,6 +16,7 @@ mod input;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pack;
 mod record;
 mod strip;
 #[cfg(target_arch = "x86_64")]

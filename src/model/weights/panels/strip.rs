@@ -28,16 +28,16 @@ pub enum Instructions {
 impl Instructions {
     /// Those that this processor has, the fastest last.
     pub fn available() -> Vec<Self> {
-        let known: &[(Self, fn() -> bool)] = &[
-            (Self::Portable, || true),
+        let known = [
+            (Self::Portable, true),
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Avx2::is_available),
+            (Self::Avx2, Avx2::is_available()),
             #[cfg(target_arch = "x86_64")]
-            (Self::Vnni, Vnni::is_available),
+            (Self::Vnni, Vnni::is_available()),
             #[cfg(target_arch = "aarch64")]
-            (Self::Neon, Neon::is_available),
+            (Self::Neon, Neon::is_available()),
         ];
-        let there = known.iter().filter(|(_, is_available)| is_available());
+        let there = known.iter().filter(|(_, is_available)| *is_available);
         there.map(|(instructions, _)| *instructions).collect()
     }
 
@@ -114,8 +114,8 @@ impl<R: Record> Strip<'_, R> {
         at: usize,
     ) -> usize {
         let mut x: [&[Group]; T] = [&[]; T];
-        for t in 0..T {
-            x[t] = &self.x.row(self.first + row + t)[..panel.len() * R::GROUPS];
+        for (t, x) in x.iter_mut().enumerate() {
+            *x = &self.x.row(self.first + row + t)[..panel.len() * R::GROUPS];
         }
         let mut sums = [lanes.splat_float(0.0); T];
         for (i, record) in panel.iter().enumerate() {

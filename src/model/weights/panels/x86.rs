@@ -78,10 +78,10 @@ impl Lanes for Vnni {
     #[inline(always)]
     fn dot_5(self, sums: __m512i, weights: [__m512i; 4], x: &[i8; 16]) -> __m512i {
         let mut sums = sums;
-        for i in 0..4 {
+        for (i, weights) in weights.into_iter().enumerate() {
             let x = self.avx512f._mm512_set1_epi32(four(x, i));
             // SAFETY: `self` proves that the processor has the instruction.
-            sums = unsafe { _mm512_dpbusd_epi32(sums, weights[i], x) };
+            sums = unsafe { _mm512_dpbusd_epi32(sums, weights, x) };
         }
         sums
     }
@@ -249,8 +249,8 @@ impl Lanes for Avx2 {
     fn dot_5(self, sums: Two<__m256i>, weights: [Two<__m256i>; 4], x: &[i8; 16]) -> Two<__m256i> {
         // 4 * 2 * 127 * 31 is within i16.
         let mut pairs = self.pairs(weights[0], x, 0);
-        for i in 1..4 {
-            pairs = self.add_i16(pairs, self.pairs(weights[i], x, i));
+        for (i, weights) in weights.into_iter().enumerate().skip(1) {
+            pairs = self.add_i16(pairs, self.pairs(weights, x, i));
         }
         self.add_pairs(sums, pairs)
     }
@@ -273,15 +273,15 @@ impl Lanes for Avx2 {
     fn dot_8(self, sums: Two<__m256i>, weights: [Two<__m256i>; 4], x: &[i8; 16]) -> Two<__m256i> {
         let sign = self.avx._mm256_set1_epi8(i8::MIN);
         let mut sums = sums;
-        for i in 0..4 {
+        for (i, weights) in weights.into_iter().enumerate() {
             let x = self.avx._mm256_set1_epi32(four(x, i));
-            let mut pairs = weights[i];
-            for half in 0..2 {
+            let mut pairs = weights;
+            for pairs in &mut pairs {
                 // The magnitude times x with the weight's sign: 2 * 127 * 128 is within i16.
-                let weight = self.avx2._mm256_xor_si256(weights[i][half], sign);
+                let weight = self.avx2._mm256_xor_si256(*pairs, sign);
                 let magnitude = self.avx2._mm256_abs_epi8(weight);
                 let x = self.avx2._mm256_sign_epi8(x, weight);
-                pairs[half] = self.avx2._mm256_maddubs_epi16(magnitude, x);
+                *pairs = self.avx2._mm256_maddubs_epi16(magnitude, x);
             }
             sums = self.add_pairs(sums, pairs);
         }
