@@ -25,7 +25,9 @@
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `activation`: the activation functions that configurations name
 //! - `precision`: the type that a model computes in
+//! - `sum`: sums of tensors in the same threads as products
 //! - `threads`: how many threads the products are spread over
+//! - `memory`: memory that was let go
 //! - `placeholders`: the tokens that no answer holds
 //! - `device`: where the model runs
 //! - `finite`: numbers that are none in what a model has computed
@@ -51,6 +53,7 @@ pub mod linear;
 pub mod llava;
 pub mod llava_next;
 pub mod llava_onevision;
+pub mod memory;
 pub mod mllm;
 mod placeholders;
 pub mod precision;
@@ -60,6 +63,7 @@ pub mod qwen2_vl;
 pub mod qwen3_vl;
 mod qwen_vl;
 pub mod smolvlm;
+mod sum;
 pub mod template;
 pub mod text;
 pub mod text_stream;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::{hint, thread};
 
 use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
@@ -38,13 +39,17 @@ pub fn thread_pool_for(threads: usize, weight_bytes: u64) -> Result<ThreadPool, 
 ///
 /// Between two products of a step the others have nothing to do for some microseconds. Left alone they fall asleep, and waking up takes
 /// them longer than their share of a product. They look for work meanwhile, whoever it is from, and let other programs have the
-/// processor now and then.
+/// processor now and then. One that has found nothing for [`PATIENCE`] falls asleep all the same: where a step is held up that long, by
+/// other programs or by what it does alone, being awake gains nothing.
 pub struct Awake {
     over: Arc<AtomicBool>,
 }
 
 /// How often a thread looks for work before it lets other programs in.
 const LOOKS: usize = 64;
+
+/// How long it looks in vain: some ten times what waking up takes.
+const PATIENCE: Duration = Duration::from_micros(500);
 
 impl Awake {
     /// For the pool that it is called in; none outside of a pool, and where there is but one thread.
@@ -72,13 +77,15 @@ impl Drop for Awake {
 
 fn look_for_work(over: &AtomicBool) {
     let mut looks = 0;
+    let mut since = Instant::now();
     while !over.load(Ordering::Relaxed) {
         if rayon::yield_now() == Some(Yield::Executed) {
-            looks = 0;
+            (looks, since) = (0, Instant::now());
             continue;
         }
         looks += 1;
         match looks % LOOKS {
+            0 if since.elapsed() > PATIENCE => return,
             0 => thread::yield_now(),
             _ => hint::spin_loop(),
         }
@@ -110,6 +117,9 @@ mod tests {
                 rayon::broadcast(|_| barrier.wait());
             });
         }
+        // Nobody looks for ever.
+        let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        pool.install(|| look_for_work(&AtomicBool::new(false)));
         // Outside of a pool there is nobody to keep awake.
         assert!(Awake::here().is_none());
     }

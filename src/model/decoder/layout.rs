@@ -8,6 +8,7 @@ use candle_core::Result;
 use super::Decoder;
 use crate::gpu::Gpu;
 use crate::model::linear::Linear;
+use crate::model::memory::give_back;
 use crate::model::weights::Matrix;
 
 /// Lays a matrix out anew.
@@ -49,6 +50,7 @@ impl Decoder {
                 .clone(),
         };
         self.weight_bytes = bytes.get();
+        give_back();
         Ok(())
     }
 }

@@ -119,16 +119,17 @@ impl Report {
         self.unused.sort();
         self.unused.dedup();
         let weights = self.weight_bytes.saturating_add(self.repacked_bytes);
-        self.memory_bytes = weights.saturating_add(self.cache_bytes);
+        let model = weights.saturating_add(self.tokenizer_bytes);
+        self.memory_bytes = model.saturating_add(self.cache_bytes);
         self.fitting_budget = options.memory.map(|memory| {
-            let slots = memory.saturating_sub(weights) / self.kv_bytes_per_token.max(1);
+            let slots = memory.saturating_sub(model) / self.kv_bytes_per_token.max(1);
             usize::try_from(slots)
                 .unwrap_or(usize::MAX)
                 .min(self.context)
         });
         if let (Some(memory), Some(0)) = (options.memory, self.fitting_budget) {
             self.problems.push(format!(
-                "the weights take {weights} bytes, and {memory} bytes of memory leave no room for a cache"
+                "weights and tokenizer take {model} bytes, and {memory} bytes of memory leave no room for a cache"
             ));
         }
     }

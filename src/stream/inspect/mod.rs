@@ -64,9 +64,11 @@ pub struct Report {
     pub weight_bytes: u64,
     /// What blocks take beside themselves on the CPU once they have been multiplied with.
     pub repacked_bytes: u64,
+    /// About what vocabulary and tokenizer take.
+    pub tokenizer_bytes: u64,
     pub budget: usize,
     pub cache_bytes: u64,
-    /// Weights, what they take beside themselves, and cache, without the working memory of a step.
+    /// Weights, what they take beside themselves, tokenizer and cache, without the working memory of a step.
     pub memory_bytes: u64,
     /// The largest budget with which weights and cache fit the memory that was named.
     pub fitting_budget: Option<usize>,
@@ -175,6 +177,7 @@ impl Report {
             text_path: config.text_path(),
             head_path: config.head_path(),
         };
+        self.tokenizer_bytes = model.tokenizer.memory_bytes() as u64;
         self.fill_kept(&hollow, &keeping, opened.options);
         let (chat, known) = Chat::find(&model)?;
         self.notes.extend(chat.remarks(&model, known));
@@ -210,6 +213,7 @@ impl Report {
             text_path: &paths.0,
             head_path: &paths.1,
         };
+        self.tokenizer_bytes = model.tokenizer.chat().memory_bytes() as u64;
         self.fill_kept(&hollow, &keeping, opened.options);
         let context = model.shape.max_positions;
         opened.options.session.cache.plan(0, context)?;

@@ -76,9 +76,10 @@ impl Display for Report {
             row(
                 "expected memory",
                 format!(
-                    "{} = weights {}{repacked} + cache {} (budget {})",
+                    "{} = weights {}{repacked} + tokenizer {} + cache {} (budget {})",
                     size(self.memory_bytes),
                     size(self.weight_bytes),
+                    size(self.tokenizer_bytes),
                     size(self.cache_bytes),
                     self.budget
                 ),

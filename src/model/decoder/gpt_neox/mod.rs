@@ -14,6 +14,7 @@ use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::Activation;
 use crate::model::linear::{forward_all, Linear};
+use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
 pub use config::Config;
@@ -160,9 +161,9 @@ impl Block for Layer {
         let attended = self
             .attention
             .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
-        let sum = (x + attended)?;
-        let expanded = self.mlp(if self.parallel { x } else { &sum })?;
-        sum + expanded
+        let added = sum(x, &attended)?;
+        let expanded = self.mlp(if self.parallel { x } else { &added })?;
+        sum(&added, &expanded)
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::gated_silu;
 use crate::model::linear::{forward_all, Linear};
+use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
 pub use config::{Config, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
@@ -167,10 +168,10 @@ impl Block for Layer {
         let attended = self
             .self_attn
             .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
-        let x = (x + attended)?;
+        let x = sum(x, &attended)?;
         let expanded = self
             .mlp
             .forward(&self.post_attention_layernorm.forward(&x)?)?;
-        x + expanded
+        sum(&x, &expanded)
     }
 }
