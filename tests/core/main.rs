@@ -2,6 +2,7 @@
 
 mod archive;
 mod bags;
+mod blocks;
 mod cache_attention;
 mod cache_axes;
 mod cache_marks;
@@ -35,6 +36,7 @@ mod llava;
 mod loading;
 mod packed;
 mod pairs;
+mod panels;
 mod parameters;
 mod pauses;
 mod pictures;
