@@ -48,8 +48,8 @@ pub fn instruction(
         message.time_limit.sec,
         message.time_limit.nanosec,
     );
-    let watch = watching(message);
-    instruction.watch = watch.clone().ok().flatten();
+    let (watch, watch_problem) = watching(message);
+    instruction.watch = watch;
     instruction.time_limit = limit.clone().ok().filter(|limit| !limit.is_zero());
     let choices = strings(&message.choices).iter();
     let problem = not_utf8("text", &message.text)
@@ -64,7 +64,7 @@ pub fn instruction(
         .or(limit.err())
         .or(grammar.err())
         .or(images.err())
-        .or(watch.err());
+        .or(watch_problem);
     (instruction, problem)
 }
 
@@ -130,38 +130,44 @@ fn recall_mode(recall: u8) -> Result<Option<RecallMode>, String> {
     }
 }
 
-/// How an instruction is asked again and again, if it is a watch, or what is wrong with that.
-fn watching(message: &NativeMsg<InstructionMsg>) -> Result<Option<Watching>, String> {
+/// How an instruction is asked again and again, if it is a watch, and what cannot be read of that. A watch of which something cannot be
+/// read is one all the same: its refusal ends it.
+fn watching(message: &NativeMsg<InstructionMsg>) -> (Option<Watching>, Option<String>) {
     const ASK: u8 = InstructionMsg::MODE_ASK as u8;
     const WATCH: u8 = InstructionMsg::MODE_WATCH as u8;
     match message.mode {
-        ASK => return Ok(None),
+        ASK => return (None, None),
         WATCH => {}
         other => {
-            return Err(format!(
-                "instruction mode is {other}, expected {ASK} (ask) or {WATCH} (watch)"
-            ))
+            let problem =
+                format!("instruction mode is {other}, expected {ASK} (ask) or {WATCH} (watch)");
+            return (None, Some(problem));
         }
     }
-    let (period, least) = (&message.watch_period, &message.watch_min_interval);
-    let period = span_of_time("watch_period", period.sec, period.nanosec)?;
-    let min_interval = span_of_time("watch_min_interval", least.sec, least.nanosec)?;
-    let every = match message.watch_frames {
-        0 => Every::Period(period),
-        frames if period.is_zero() => Every::Frames(frames.into()),
-        frames => {
-            return Err(format!(
-                "instruction watch_period is {period:?} and watch_frames is {frames}, expected one of them to be 0"
-            ))
-        }
-    };
-    Ok(Some(Watching {
-        every,
+    let every = every(message);
+    let least = &message.watch_min_interval;
+    let min_interval = span_of_time("watch_min_interval", least.sec, least.nanosec);
+    let watching = Watching {
+        every: every.clone().unwrap_or(Every::Period(Duration::ZERO)),
         on_change: message.watch_on_change,
         hysteresis: message.watch_hysteresis,
-        min_interval,
+        min_interval: min_interval.clone().unwrap_or_default(),
         survives_reset: message.watch_survives_reset,
-    }))
+    };
+    (Some(watching), every.err().or(min_interval.err()))
+}
+
+/// The distance of one asking of a watch to the next.
+fn every(message: &NativeMsg<InstructionMsg>) -> Result<Every, String> {
+    let period = &message.watch_period;
+    let period = span_of_time("watch_period", period.sec, period.nanosec)?;
+    match message.watch_frames {
+        0 => Ok(Every::Period(period)),
+        frames if period.is_zero() => Ok(Every::Frames(frames.into())),
+        frames => Err(format!(
+            "instruction watch_period is {period:?} and watch_frames is {frames}, expected one of them to be 0"
+        )),
+    }
 }
 
 /// The grammar of the answer, if it has one.
