@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::vision::{QwenVision, Tower};
-use super::{Measures, AROUND_IMAGE, IMAGE_PAD};
+use super::{Measures, VideoSizes, AROUND_IMAGE, IMAGE_PAD};
 use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
@@ -27,6 +27,8 @@ pub struct Kind {
     pub visual_path: &'static str,
     /// The axes of positions take turns frequency by frequency.
     pub interleaved: bool,
+    /// What the limits of a video's pixels count.
+    pub video_sizes: VideoSizes,
 }
 
 /// A family's `vision_config`.
@@ -142,10 +144,15 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
         weights: &Weights,
     ) -> std::result::Result<Box<dyn Vision>, ModelError> {
         let at = (weights.dtype(), weights.device());
-        let vision = QwenVision::new(checkpoint, &self.measures, at, || {
-            let vb = weights.pp(self.kind.visual_path).var_builder();
-            self.vision.tower(&self.measures, vb)
-        })?;
+        let vision = QwenVision::new(
+            checkpoint,
+            (&self.measures, self.kind.video_sizes),
+            at,
+            || {
+                let vb = weights.pp(self.kind.visual_path).var_builder();
+                self.vision.tower(&self.measures, vb)
+            },
+        )?;
         Ok(Box::new(vision))
     }
 }

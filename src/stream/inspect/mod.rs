@@ -162,7 +162,7 @@ impl Report {
         let dtype = self.fill_decoder(config.text(), tensors.as_ref(), opened)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
-        let model = Mllm::build(
+        let mut model = Mllm::build(
             checkpoint,
             family,
             hollow.clone(),
@@ -179,6 +179,7 @@ impl Report {
         let (chat, known) = Chat::find(&model)?;
         self.notes.extend(chat.remarks(&model, known));
         let session = opened.options.session;
+        session.limit_frames(&mut model)?;
         self.fill_frames((&model, &chat), session)?;
         PromptCheck::new(&model, chat, session)?.check(&session.system_prompt)
     }

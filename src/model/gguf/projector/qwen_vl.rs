@@ -26,6 +26,7 @@ pub const QWEN2_VL: Kind = Kind {
     unused: &[POSITIONS],
     config: qwen2_vl,
     processor,
+    video_size: None,
     output: OUTPUT,
     plain_decoder: false,
 };
@@ -50,6 +51,7 @@ pub const QWEN3_VL: Kind = Kind {
     unused: &[],
     config: qwen3_vl,
     processor: qwen3_processor,
+    video_size: Some([4096, 24576 * 1024]),
     ..QWEN2_VL
 };
 
