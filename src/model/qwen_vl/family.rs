@@ -11,7 +11,7 @@ use super::{Measures, VideoSizes, AROUND_IMAGE, IMAGE_PAD};
 use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
-use crate::model::family::{text_config, FamilyConfig, CONFIG};
+use crate::model::family::{text_config, FamilyConfig, VideoAxis, CONFIG};
 use crate::model::fields::without_nulls;
 use crate::model::json;
 use crate::model::vision::Vision;
@@ -37,6 +37,11 @@ pub trait VisionConfig: DeserializeOwned + Default + Send + Sync + 'static {
     fn measures(&self) -> std::result::Result<Measures, Unsupported>;
 
     fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>>;
+
+    /// Where the frames of a video stand, if they are one span of the prompt.
+    fn video_axis(&self) -> Option<VideoAxis> {
+        None
+    }
 }
 
 /// Mirrors `config.json`.
@@ -132,6 +137,10 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
 
     fn image_token(&self) -> (u32, &str) {
         (self.image_token_id, IMAGE_PAD)
+    }
+
+    fn video_axis(&self) -> Option<VideoAxis> {
+        self.vision.video_axis()
     }
 
     fn markup_tokens(&self) -> &[&str] {
