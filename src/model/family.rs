@@ -47,6 +47,11 @@ pub trait FamilyConfig: Send + Sync {
         None
     }
 
+    /// Where the frames of a video stand on the axis of time, if they share one picture's rows, columns and markup.
+    fn video_axis(&self) -> Option<VideoAxis> {
+        None
+    }
+
     /// Other control tokens that a picture's markup needs.
     fn markup_tokens(&self) -> &[&str] {
         &[]
@@ -58,6 +63,15 @@ pub trait FamilyConfig: Send + Sync {
         checkpoint: &Checkpoint,
         weights: &Weights,
     ) -> Result<Box<dyn Vision>, ModelError>;
+}
+
+/// Where the parts of one video, a frame or a group of frames each, stand on the axis of time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum VideoAxis {
+    /// One position behind another.
+    Parts,
+    /// By their times: so many positions for a second.
+    Seconds(f64),
 }
 
 /// A family of multimodal checkpoints.
