@@ -15,7 +15,9 @@ use crate::support::{
     camera_image, deviation, golden, ids, instruction, json, load, picture, tensors, tiny_config,
 };
 
-const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
+const FAMILIES: [&str; 4] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"];
+/// Those whose prompts have each pair with its time, as the stream has; the older ones have all of a video in one.
+const TIMED: [&str; 2] = ["qwen3_vl", "cosmos3_omni"];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)
@@ -80,10 +82,14 @@ fn pairs_are_those_of_the_published_processor_and_tower() {
     }
 }
 
-/// A prompt of Qwen3-VL has each pair with its time, as the stream has; the older ones have all of a video in one.
 #[test]
 fn the_logits_of_a_published_video_prompt_are_reproduced() {
-    let family = "qwen3_vl";
+    for family in TIMED {
+        check_logits(family);
+    }
+}
+
+fn check_logits(family: &str) {
     let model = load(&dir(family));
     let expected = tensors(&golden(&format!("video_pairs/{family}.safetensors")));
     let config = json(&dir(family).join("config.json"));
@@ -110,7 +116,7 @@ fn the_logits_of_a_published_video_prompt_are_reproduced() {
     let kept = wanted.dim(0).unwrap();
     let hidden = hidden.narrow(0, marks.len() - kept, kept).unwrap();
     let off = deviation(&model.decoder.logits(&hidden).unwrap(), wanted);
-    assert!(off <= 1e-4, "logits differ by {off}");
+    assert!(off <= 1e-4, "{family}: logits differ by {off}");
 }
 
 fn config(family: &str) -> SessionConfig {
@@ -155,13 +161,15 @@ fn state(session: &Session) -> (Seen, String) {
 
 #[test]
 fn a_stream_answers_what_transformers_answers_to_the_same_video() {
-    let family = "qwen3_vl";
     let about = about();
-    let wanted = about["families"][family]["generated_ids"].clone();
-    let wanted: Vec<u32> = serde_json::from_value(wanted).unwrap();
-    let mut config = config(family);
-    config.max_new_tokens = wanted.len();
-    for ephemeral in [true, false] {
+    for (family, ephemeral) in TIMED
+        .iter()
+        .flat_map(|name| [(*name, true), (*name, false)])
+    {
+        let wanted = about["families"][family]["generated_ids"].clone();
+        let wanted: Vec<u32> = serde_json::from_value(wanted).unwrap();
+        let mut config = config(family);
+        config.max_new_tokens = wanted.len();
         let mut session = session(config.clone());
         show(
             &mut session,

@@ -1,11 +1,13 @@
 """Writes `cache/` of the families with M-RoPE: a stream with images through their bounded cache."""
 
+import argparse
 from functools import partial
 from pathlib import Path
 
 import torch
 from decoders import TextModel, open_text_model
-from golden_io import check_sensitive, max_diff, sha256, write_json, write_tensors
+from family_hub import weights_sha256
+from golden_io import check_sensitive, max_diff, write_json, write_tensors
 from mrope_reference import (
     EXTENT_OF_ONE,
     NO_DEEPSTACK,
@@ -24,7 +26,7 @@ from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoModelForImageTextToText
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni")
 TOLERANCE, CLOSE = 1e-3, 1e-4
 PREFIX, BUDGET, SLACK = 5, 72, 28
 TEXT_TOKENS, EVERY, LAST_CHUNKS, LAST_ROWS = 150, 30, [29, 16], 4
@@ -176,7 +178,7 @@ def make(family: str) -> None:
         out / "cases.json",
         {
             "tolerance": TOLERANCE,
-            "model_sha256": sha256(directory / "model.safetensors"),
+            "model_sha256": weights_sha256(directory),
             "reference_against_transformers": off,
             "chunks": chunks,
             "cases": cases,
@@ -185,5 +187,7 @@ def make(family: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in NAMES:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES, help="families to make")
+    for name in parser.parse_args().names:
         make(name)
