@@ -161,7 +161,11 @@ def write_rest(out: Path, about: dict) -> None:
         for path in family.glob(pattern):
             shutil.copyfile(path, out / path.name)
     config = with_token_ids(about["config"], json.loads((family / "config.json").read_text()))
-    files = {"config.json": config, "preprocessor_config.json": about["preprocessor_config"]}
+    files = {
+        "config.json": config,
+        "preprocessor_config.json": about["preprocessor_config"],
+        "video_preprocessor_config.json": about.get("video_preprocessor_config"),
+    }
     for name, value in files.items():
         if value is not None:
             (out / name).write_text(json.dumps(value, indent=2) + "\n")

@@ -53,6 +53,11 @@ pub trait FamilyConfig: Send + Sync {
         &[]
     }
 
+    /// Where the frames of a video stand on the axis of time, if they share one picture's rows, columns and markup.
+    fn video_axis(&self) -> Option<VideoAxis> {
+        None
+    }
+
     /// Other control tokens that a picture's markup needs.
     fn markup_tokens(&self) -> &[&str] {
         &[]
@@ -80,6 +85,15 @@ impl OtherPart {
         let dotted = format!(".{name}");
         self.names.iter().any(|part| dotted.contains(part))
     }
+}
+
+/// Where the parts of one video, a frame or a group of frames each, stand on the axis of time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum VideoAxis {
+    /// One position behind another.
+    Parts,
+    /// By their times: so many positions for a second.
+    Seconds(f64),
 }
 
 /// A family of multimodal checkpoints.

@@ -21,6 +21,7 @@ mod eval;
 mod evidence;
 mod failures;
 mod families;
+mod frame_pixels;
 mod frames;
 mod freezing;
 mod gguf;

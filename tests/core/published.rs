@@ -286,8 +286,16 @@ fn write_directory(about: &Value) -> TempDir {
     let mut config = about["config"].clone();
     take_token_ids(&mut config, &json(&family.join("config.json")));
     let mut files = vec![("config.json", &config)];
-    if about["preprocessor_config"].is_object() {
-        files.push(("preprocessor_config.json", &about["preprocessor_config"]));
+    for (name, value) in [
+        ("preprocessor_config.json", &about["preprocessor_config"]),
+        (
+            "video_preprocessor_config.json",
+            &about["video_preprocessor_config"],
+        ),
+    ] {
+        if value.is_object() {
+            files.push((name, value));
+        }
     }
     for (name, value) in files {
         fs::write(dir.path().join(name), value.to_string()).unwrap();

@@ -16,6 +16,7 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
+use inf_mllm::stream::grammar::Shot;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -184,6 +185,15 @@ pub fn camera_image(picture: &RgbImage, stamp_ns: i64) -> CameraImage {
         data: picture.as_raw().clone(),
     };
     CameraImage::recorded(stamp_ns, "camera", data)
+}
+
+/// A frame of the only camera, as far as it matters to the text around it.
+pub fn shot(elapsed_ns: i64) -> Shot<'static> {
+    Shot {
+        grid: [1, 1, 1],
+        elapsed_ns,
+        camera: (0, None),
+    }
 }
 
 pub fn instruction(id: &str, text: &str) -> Instruction {

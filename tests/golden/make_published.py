@@ -85,12 +85,14 @@ def described(model: Published) -> dict:
     shapes = tensors(model)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     packed = packed_matrices(model, shapes)
+    video = {"video_preprocessor_config": model.video_preprocessor} if model.video_preprocessor else {}
     return {
         "hub": model.hub,
         "family": model.family,
         "source": model.read,
         "config": model.config,
         "preprocessor_config": model.preprocessor,
+        **video,
         "dtype": model.dtype,
         "shards": model.shards,
         **({"folders": model.folders} if model.folders else {}),

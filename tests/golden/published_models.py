@@ -22,6 +22,8 @@ class Published:
     read: dict[str, str]
     """Where sizes, names and the number of parameters were read."""
     preprocessor: dict | None = None
+    video_preprocessor: dict | None = None
+    """video_preprocessor_config.json, of those that have one."""
     shards: int = 1
     file_bytes: int | None = None
     """Length of the one file as the hub lists it, read in public repositories. Every name, shape and type counts in it."""

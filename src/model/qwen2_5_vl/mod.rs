@@ -10,7 +10,7 @@ mod tower;
 
 use super::checkpoint::Checkpoint;
 use super::family::FamilyConfig;
-use super::qwen_vl::{Kind, QwenVl};
+use super::qwen_vl::{Kind, QwenVl, VideoSizes};
 use super::ModelError;
 use config::Config;
 
@@ -19,6 +19,7 @@ const KIND: Kind = Kind {
     text_path: "model",
     visual_path: "visual",
     interleaved: false,
+    video_sizes: VideoSizes::EachFrame,
 };
 
 /// Reads and checks `config.json`.

@@ -11,7 +11,7 @@ mod tower;
 
 use super::checkpoint::Checkpoint;
 use super::family::{FamilyConfig, OtherPart};
-use super::qwen_vl::{Kind, QwenVl};
+use super::qwen_vl::{Kind, QwenVl, VideoSizes};
 use super::ModelError;
 use config::Config;
 
@@ -20,6 +20,7 @@ const KIND: Kind = Kind {
     text_path: "model.language_model",
     visual_path: "model.visual",
     interleaved: true,
+    video_sizes: VideoSizes::WholeVideo,
 };
 
 /// Reads and checks `config.json`.

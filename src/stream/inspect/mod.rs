@@ -14,7 +14,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde::Serialize;
 
-use super::grammar::{Chat, Grammar};
+use super::grammar::{Chat, Grammar, Shot};
 use super::session::{PromptCheck, SessionConfig};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder;
@@ -164,7 +164,7 @@ impl Report {
         let dtype = self.fill_decoder(config.text(), tensors.as_ref(), opened)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
-        let model = Mllm::build(
+        let mut model = Mllm::build(
             checkpoint,
             family,
             hollow.clone(),
@@ -182,6 +182,7 @@ impl Report {
         let (chat, known) = Chat::find(&model)?;
         self.notes.extend(chat.remarks(&model, known));
         let session = opened.options.session;
+        session.limit_frames(&mut model)?;
         self.fill_frames((&model, &chat), session)?;
         PromptCheck::new(&model, chat, session)?.check(&session.system_prompt)
     }
@@ -267,9 +268,17 @@ impl Report {
             let layout = model.vision.layout((width, height), View::Frame);
             let markup = model.vision.markup(&layout);
             let mut grammar = Grammar::new(chat.clone());
-            let first = model.tokenizer.encode(&grammar.frame(&markup, 0, None))?;
-            let text = grammar.frame(&markup, A_SECOND_NS, None);
-            let next = model.tokenizer.encode_after(first.last().copied(), &text)?;
+            let mut frame = |elapsed_ns| {
+                let shot = Shot {
+                    grid: layout.grid,
+                    elapsed_ns,
+                    camera: (0, None),
+                };
+                grammar.frame(&markup, &shot).text
+            };
+            let first = model.tokenizer.encode(&frame(0))?;
+            let next = frame(A_SECOND_NS);
+            let next = model.tokenizer.encode_after(first.last().copied(), &next)?;
             self.frames.push(Frame {
                 width,
                 height,
