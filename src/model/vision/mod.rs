@@ -1,14 +1,18 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
 //!
 //! - this file: what a family implements
+//! - `attention`: attention on the CPU
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
+//! - `layers`: linear layers
 //! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
 
+pub mod attention;
 pub mod beside;
 pub mod frames;
+pub mod layers;
 pub mod projector;
 pub mod shuffle;
 pub mod vit;
