@@ -15,6 +15,7 @@ mod choices;
 mod commands;
 mod constraints;
 mod conversation;
+mod cosmos3;
 mod engine;
 mod engine_on_gpu;
 mod eval;

@@ -18,7 +18,7 @@ use crate::support::{
     tiny_config,
 };
 
-const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
+const FAMILIES: [&str; 4] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)

@@ -1,6 +1,6 @@
 //! Paths, golden files and small models that several tests use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,6 +93,18 @@ pub fn copy_tiny_to(dir: &Path) {
 
 pub fn json(file: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// The files of a checkpoint's weights: those of its index, or the only one.
+pub fn weight_files(dir: &Path) -> Vec<PathBuf> {
+    let index = dir.join("model.safetensors.index.json");
+    if !index.is_file() {
+        return vec![dir.join("model.safetensors")];
+    }
+    let map = json(&index)["weight_map"].take();
+    let files = map.as_object().unwrap().values();
+    let files = files.map(|file| dir.join(file.as_str().unwrap()));
+    files.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub fn tensors(file: &Path) -> HashMap<String, Tensor> {

@@ -3,12 +3,14 @@
 And `cache_videos/` of Qwen2.5-VL, where they are the parts of two videos.
 """
 
+import argparse
 from functools import partial
 from pathlib import Path
 
 import torch
 from decoders import TextModel, open_text_model
-from golden_io import check_sensitive, max_diff, sha256, write_json, write_tensors
+from family_hub import weights_sha256
+from golden_io import check_sensitive, max_diff, write_json, write_tensors
 from mrope_reference import (
     APART,
     EXTENT_OF_ONE,
@@ -28,7 +30,7 @@ from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoModelForImageTextToText
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni")
 WITH_VIDEOS = "qwen2_5_vl"
 # The images of the two videos, and how much later each is than the one before.
 VIDEOS = ((("two", 0), 0), (("two", 0), 2), (("two", 0), 9)), ((("one", 0), 0), (("one", 0), 1), (("one", 0), 14))
@@ -218,7 +220,7 @@ def make(family: str, videos: bool = False) -> None:
         out / "cases.json",
         {
             "tolerance": TOLERANCE,
-            "model_sha256": sha256(directory / "model.safetensors"),
+            "model_sha256": weights_sha256(directory),
             "reference_against_transformers": off,
             "chunks": chunks,
             "cases": cases,
@@ -227,6 +229,8 @@ def make(family: str, videos: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    for name in NAMES:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES, help="families to make")
+    for name in parser.parse_args().names:
         make(name)
     make(WITH_VIDEOS, videos=True)

@@ -2,7 +2,7 @@
 
 The video is SIZE pixels of the picture `small.png` of each family at SCALE times its size, moved to the right by SHIFT pixels from frame to
 frame (what leaves comes in again on the left), two frames a second, an odd number of them: the last is taken twice. transformers 5.23, which this
-was made with, leaves the vision tokens of the whole video around those of Qwen3-VL's frames; the checkpoints were not trained so (5.5 did not
+was made with, leaves the vision tokens of the whole video around those of Qwen3-VL's frames (and of Cosmos 3's); the checkpoints were not trained so (5.5 did not
 write them), and they are taken out again here.
 
 Of the families whose video is one span of the prompt a longer and slower one is put through them too, by which the axis of time reaches farther
@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 OUT = HERE / "video_pairs"
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni")
 FRAMES, SCALE, SHIFT, RATE = 5, 2, 4, 2.0
 LONG_FRAMES, LONG_RATE = 17, 0.5
 ONE_SPAN = ("qwen2_vl", "qwen2_5_vl")
@@ -46,7 +46,7 @@ def inputs(family: str, count: int, rate: float) -> dict[str, torch.Tensor]:
         do_sample_frames=False,
         return_tensors="pt",
     )
-    if family == "qwen3_vl":
+    if not family.startswith("qwen2"):
         batch = without_outer_pair(batch, processor.tokenizer)
     return dict(batch)
 

@@ -16,8 +16,8 @@ FAMILIES = GOLDEN / "families"
 MULTIMODAL = sorted(path.parent.name for path in FAMILIES.glob("*/preprocessor_config.json"))
 GGUF = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Decoder and projector as llama.cpp's converter writes them."""
-LIMITS = {"qwen3_vl": {"frame_max_pixels": 1920}}
-"""Of the tiny checkpoint, whose video processor makes frames of more tokens than fit, and of its GGUF files, whose frames are as large as published ones."""
+LIMITS = dict.fromkeys(("qwen3_vl", "cosmos3_omni"), {"frame_max_pixels": 1920})
+"""Of tiny checkpoints, whose video processors make frames of more tokens than fit, and of GGUF files of one, whose frames are as large as published ones."""
 FRAMES = 12
 SAME = {"system_prompt": "", "max_new_tokens": 6}
 BUDGET = 96
@@ -28,7 +28,16 @@ GGUF_BUDGET = 900
 
 def test_every_kind_of_checkpoint_is_there() -> None:
     kinds = {json.loads((FAMILIES / name / "config.json").read_text())["model_type"] for name in MULTIMODAL}
-    assert kinds >= {"idefics3", "llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl"}
+    assert kinds >= {
+        "idefics3",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "internvl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "cosmos3_omni",
+    }
 
 
 @pytest.mark.parametrize("family", MULTIMODAL)

@@ -32,5 +32,5 @@ const KIND: Kind = Kind {
 
 /// Reads and checks `config.json`.
 pub fn open(checkpoint: &Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError> {
-    QwenVl::<Config>::open(checkpoint, &KIND)
+    QwenVl::<Config>::open(checkpoint, &KIND, &[])
 }

@@ -11,7 +11,7 @@ use super::{Measures, VideoSizes, AROUND_IMAGE, IMAGE_PAD};
 use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
-use crate::model::family::{text_config, FamilyConfig, VideoAxis, CONFIG};
+use crate::model::family::{text_config, FamilyConfig, OtherPart, VideoAxis, CONFIG};
 use crate::model::fields::without_nulls;
 use crate::model::json;
 use crate::model::vision::Vision;
@@ -63,6 +63,7 @@ fn published_image_pad() -> u32 {
 /// A checkpoint's configuration, read and checked.
 pub struct QwenVl<V> {
     kind: &'static Kind,
+    other_parts: &'static [OtherPart],
     text: decoder::Config,
     image_token_id: u32,
     vision: V,
@@ -71,9 +72,11 @@ pub struct QwenVl<V> {
 
 impl<V: VisionConfig> QwenVl<V> {
     /// Reads and checks `config.json`, in the nested form or in the older flat one, which has the decoder's fields at the top level.
+    /// `other_parts` are those that the files may have beside the model.
     pub fn open(
         checkpoint: &Checkpoint,
         kind: &'static Kind,
+        other_parts: &'static [OtherPart],
     ) -> std::result::Result<Box<dyn FamilyConfig>, ModelError> {
         let file = || checkpoint.path(CONFIG);
         let mut json: Value = checkpoint.json(CONFIG)?;
@@ -102,6 +105,7 @@ impl<V: VisionConfig> QwenVl<V> {
         Ok(Box::new(Self {
             measures: measures.map_err(|error| error.within("vision_config").of(file()))?,
             kind,
+            other_parts,
             text,
             image_token_id: config.image_token_id,
             vision: config.vision_config,
@@ -137,6 +141,10 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
 
     fn image_token(&self) -> (u32, &str) {
         (self.image_token_id, IMAGE_PAD)
+    }
+
+    fn other_parts(&self) -> &'static [OtherPart] {
+        self.other_parts
     }
 
     fn video_axis(&self) -> Option<VideoAxis> {

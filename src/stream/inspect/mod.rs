@@ -74,7 +74,9 @@ pub struct Report {
     pub problems: Vec<String>,
     /// What runs otherwise than one may think.
     pub notes: Vec<String>,
-    /// Tensors in the files that the model does not use.
+    /// Parts of the checkpoint that are known to have nothing to do with answers.
+    pub left_alone: BTreeMap<String, Amount>,
+    /// Other tensors in the files that the model does not use.
     pub unused: Vec<String>,
 }
 
@@ -174,6 +176,7 @@ impl Report {
             quantization: opened.options.session.quantization,
             text_path: config.text_path(),
             head_path: config.head_path(),
+            other_parts: config.other_parts(),
         };
         self.fill_kept(&hollow, &keeping, opened.options);
         let (chat, known) = Chat::find(&model)?;
@@ -199,6 +202,7 @@ impl Report {
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
         let paths = (about.text.clone(), about.head.clone());
+        let other_parts = about.other_parts;
         let built_as = opened.built_as(dtype);
         let model = TextModel::build(checkpoint, about, hollow.clone(), built_as, &Device::Cpu)?;
         if let Some(template) = &model.template {
@@ -210,6 +214,7 @@ impl Report {
             quantization: opened.options.session.quantization,
             text_path: &paths.0,
             head_path: &paths.1,
+            other_parts,
         };
         self.fill_kept(&hollow, &keeping, opened.options);
         let context = model.shape.max_positions;
