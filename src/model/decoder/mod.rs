@@ -181,6 +181,11 @@ impl Decoder {
         self.weight_bytes
     }
 
+    /// Memory of the table of embeddings, which may be the output layer too, bytes.
+    pub fn embedding_bytes(&self) -> usize {
+        self.embed_tokens.bytes()
+    }
+
     /// `[tokens, hidden]` for token ids.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let index = || Tensor::from_slice(ids, ids.len(), &self.device);

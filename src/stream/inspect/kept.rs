@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::DType;
 
 use super::{Options, Report};
+use crate::model::family::OtherPart;
 use crate::model::weights::{
     block_name, repacked_bytes, Hollow, Kept, Matrix, Quantization, Source,
 };
@@ -18,6 +19,8 @@ pub struct Keeping<'a> {
     /// Where decoder and output layer stand in the tree of tensors.
     pub text_path: &'a str,
     pub head_path: &'a str,
+    /// What the files may hold beside.
+    pub other_parts: &'static [OtherPart],
 }
 
 impl Keeping<'_> {
@@ -114,8 +117,18 @@ impl Report {
                 "{count} matrices as {kind}: rows of {width} do not fill blocks of 256"
             ));
         }
-        let unused = hollow.list().into_iter().map(|tensor| tensor.name);
-        self.unused = unused.filter(|name| !seen.contains_key(name)).collect();
+        let listed = hollow.list().into_iter();
+        for tensor in listed.filter(|tensor| !seen.contains_key(&tensor.name)) {
+            let mut parts = keeping.other_parts.iter();
+            match parts.find(|part| part.holds(&tensor.name)) {
+                Some(part) => {
+                    let amount = self.left_alone.entry(part.what.to_string()).or_default();
+                    amount.tensors += 1;
+                    amount.bytes += tensor.bytes as u64;
+                }
+                None => self.unused.push(tensor.name),
+            }
+        }
         self.unused.sort();
         self.unused.dedup();
         let weights = self.weight_bytes.saturating_add(self.repacked_bytes);
