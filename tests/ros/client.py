@@ -54,6 +54,7 @@ class Client:
         self._process = process
         self.name = name
         self.stats: list[CacheStats] = []
+        self._stats_sent_ns: list[int] = []
         self.answers: list[Reasoning] = []
         self.deltas: list[ReasoningDelta] = []
         self.texts: list[str] = []
@@ -76,7 +77,7 @@ class Client:
                 message, topic if topic.startswith("/") else f"{name}/{topic}", take, reliable
             )
             for message, topic, take in (
-                (CacheStats, "cache_stats", self.stats.append),
+                (CacheStats, "cache_stats", self._take_stats),
                 (DiagnosticArray, "/diagnostics", self.diagnostics.append),
                 (Reasoning, reasoning, self.answers.append),
                 (ReasoningDelta, "reasoning_delta", self.deltas.append),
@@ -155,10 +156,14 @@ class Client:
 
     def fresh_stats(self) -> CacheStats:
         """Statistics that count everything the node had finished when this was called."""
-        # The first one to come may have been taken before.
-        enough = len(self.stats) + 2
-        self.wait(lambda: len(self.stats) >= enough, "fresh statistics")
+        # Messages wait here for as long as nobody looks, so their time of publication counts; the first one may have been taken before.
+        asked_ns = time.time_ns()
+        self.wait(lambda: sum(sent_ns > asked_ns for sent_ns in self._stats_sent_ns) >= 2, "fresh statistics")
         return self.stats[-1]
+
+    def _take_stats(self, message: CacheStats, info: dict[str, int]) -> None:
+        self.stats.append(message)
+        self._stats_sent_ns.append(info["source_timestamp"])
 
     def show(self, image: Image | CompressedImage | bytes) -> None:
         """Publishes an image and waits until it is used or rejected."""
