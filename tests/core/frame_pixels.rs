@@ -107,6 +107,22 @@ fn what_a_video_processor_s_file_may_not_say_is_told_with_it() {
     }
 }
 
+#[test]
+fn the_size_of_smolvlm2_s_frames_is_checked() {
+    let dir = copy("idefics3");
+    let file = dir.path().join("preprocessor_config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    for size in [0, 5000] {
+        config["video_sampling"] = json!({ "video_size": { "longest_edge": size } });
+        fs::write(&file, config.to_string()).unwrap();
+        let error = try_load(dir.path()).err().expect("it loads").to_string();
+        let field = "video_sampling.video_size.longest_edge";
+        for word in [field, &size.to_string(), "1 to 4096"] {
+            assert!(error.contains(word), "{word} is not in: {error}");
+        }
+    }
+}
+
 fn config(family: &str, min: usize, max: usize) -> SessionConfig {
     SessionConfig {
         model_dir: golden("families").join(family),

@@ -374,6 +374,23 @@ fn frames_that_do_not_belong_together_are_one_each() {
 }
 
 #[test]
+fn frames_that_were_encoded_before_are_taken_in_pairs_too() {
+    for family in FAMILIES {
+        let [mut one, mut twin] = [0; 2].map(|_| session(config(family)));
+        show(&mut one, family, 5);
+        for (number, frame) in frames(family).iter().take(5).enumerate() {
+            let image = camera_image(frame, number as i64 * HALF_A_SECOND_NS);
+            let encoded = one.encode_frame(&image).unwrap();
+            twin.push_encoded(&encoded).unwrap();
+        }
+        assert_eq!(one.usage().used, twin.usage().used, "{family}");
+        let [answer, other] = [&mut one, &mut twin].map(|session| ask(session, false));
+        assert_eq!(answer.token_ids, other.token_ids, "{family}");
+        assert_eq!((answer.frames_seen, other.frames_seen), (5, 5), "{family}");
+    }
+}
+
+#[test]
 fn each_camera_has_pairs_of_its_own() {
     let family = "qwen2_5_vl";
     let mut config = config(family);

@@ -40,7 +40,7 @@ impl Case {
     /// The directory of a family that has this processor.
     fn family(&self) -> &'static str {
         match self.kind() {
-            "Idefics3ImageProcessor" => "idefics3",
+            "Idefics3ImageProcessor" | "SmolVLMVideoProcessor" => "idefics3",
             "CLIPImageProcessor" => "llava",
             "LlavaNextImageProcessor" => "llava_next",
             "LlavaOnevisionImageProcessor" | "LlavaOnevisionVideoProcessor" => "llava_onevision",
@@ -88,6 +88,13 @@ impl Case {
         };
         write("config.json", &config);
         write("preprocessor_config.json", &self.preprocessor_config);
+        if self.kind() == "SmolVLMVideoProcessor" {
+            // In one file with what images are brought to.
+            let mut images = self.preprocessor_config.clone();
+            images["video_sampling"] = serde_json::json!({ "video_size": images["size"] });
+            images["size"] = serde_json::json!({ "longest_edge": 2048 });
+            write("preprocessor_config.json", &images);
+        }
         if self.kind().starts_with("Qwen") && self.view() == View::Frame {
             write("video_preprocessor_config.json", &self.preprocessor_config);
             // Limits, mean and deviation of images are none of frames'.

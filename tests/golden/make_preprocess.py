@@ -28,6 +28,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLVideoProcessor,
+    SmolVLMVideoProcessor,
 )
 
 OUT = HERE / "preprocess"
@@ -53,6 +54,13 @@ IDEFICS3 = {
     "resample": 1,
     "size": {"longest_edge": 2048},
 }
+# as SmolVLM2's video_sampling has it: the longest edge of a frame is a tile's
+SMOLVLM_VIDEO = {
+    **IDEFICS3,
+    "image_processor_type": "SmolVLMVideoProcessor",
+    "size": {"longest_edge": 512},
+}
+SMOLVLM_VIDEO.pop("do_image_splitting")
 CLIP_336 = {
     **SHARED,
     **CLIP,
@@ -131,6 +139,7 @@ class Case:
 CASES = {
     "idefics3_split": Case(Idefics3ImageProcessor, IDEFICS3, EACH),
     "idefics3_whole": Case(Idefics3ImageProcessor, IDEFICS3, EACH, {"do_image_splitting": False}),
+    "smolvlm_video": Case(SmolVLMVideoProcessor, SMOLVLM_VIDEO, EACH),
     "clip_336": Case(CLIPImageProcessor, CLIP_336, EACH),
     "llava_next": Case(LlavaNextImageProcessor, LLAVA_NEXT, EACH),
     "onevision": Case(LlavaOnevisionImageProcessor, ONEVISION, [*EACH, ["scene.png", "strip.png"]]),
@@ -146,10 +155,14 @@ CASES = {
     "qwen3_vl_video": Case(Qwen3VLVideoProcessor, QWEN3_VL_VIDEO, EACH),
     # of both frames together
     "qwen3_vl_video_capped": Case(
-        Qwen3VLVideoProcessor, QWEN3_VL_VIDEO | {"size": {"longest_edge": 200704, "shortest_edge": 4096}}, [["scene.png"]]
+        Qwen3VLVideoProcessor,
+        QWEN3_VL_VIDEO | {"size": {"longest_edge": 200704, "shortest_edge": 4096}},
+        [["scene.png"]],
     ),
     "qwen3_vl_video_raised": Case(
-        Qwen3VLVideoProcessor, QWEN3_VL_VIDEO | {"size": {"longest_edge": 401408, "shortest_edge": 100352}}, [["strip.png"]]
+        Qwen3VLVideoProcessor,
+        QWEN3_VL_VIDEO | {"size": {"longest_edge": 401408, "shortest_edge": 100352}},
+        [["strip.png"]],
     ),
 }
 
@@ -182,7 +195,9 @@ def run(case: Case, processor: BaseImageProcessor, pictures: list[Image.Image]) 
         # a picture is every frame of its group
         frames = pictures * case.config.get("temporal_patch_size", 1)
         output = dict(processor(videos=[frames], do_sample_frames=False, return_tensors="pt"))
-        return output.pop("pixel_values_videos"), as_lists(output)
+        output.pop("pixel_attention_mask", None)
+        name = "pixel_values_videos" if "pixel_values_videos" in output else "pixel_values"
+        return output.pop(name), as_lists(output)
     info = {"return_row_col_info": True} if case.processor is Idefics3ImageProcessor else {}
     output = dict(processor(images=[pictures], return_tensors="pt", **case.call, **info))
     output.pop("pixel_attention_mask", None)

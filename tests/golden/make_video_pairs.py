@@ -66,7 +66,9 @@ def without_outer_pair(batch: dict[str, torch.Tensor], tokenizer) -> dict[str, t
 def positions(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Positions [3, tokens] of a prompt with one video."""
     vision = model.config.vision_config
-    (parts, height, width) = (batch["video_grid_thw"][0] // torch.tensor([1, *[vision.spatial_merge_size] * 2])).tolist()
+    (parts, height, width) = (
+        batch["video_grid_thw"][0] // torch.tensor([1, *[vision.spatial_merge_size] * 2])
+    ).tolist()
     step = 1.0
     if "second_per_grid_ts" in batch:
         step = vision.tokens_per_second * float(batch["second_per_grid_ts"][0])

@@ -16,7 +16,7 @@ FAMILIES = GOLDEN / "families"
 MULTIMODAL = sorted(path.parent.name for path in FAMILIES.glob("*/preprocessor_config.json"))
 GGUF = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Decoder and projector as llama.cpp's converter writes them."""
-LIMITS = dict.fromkeys(("qwen3_vl", "cosmos3_omni"), {"frame_max_pixels": 1920})
+LIMITS = {"qwen3_vl": {"frame_max_pixels": 1920}, "cosmos3_omni": {"frame_max_pixels": 1920}}
 """Of tiny checkpoints, whose video processors make frames of more tokens than fit, and of GGUF files of one, whose frames are as large as published ones."""
 FRAMES = 12
 SAME = {"system_prompt": "", "max_new_tokens": 6}

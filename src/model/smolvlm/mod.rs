@@ -167,7 +167,7 @@ impl Vision for SmolVlmVision {
             layout,
             tiles: self
                 .processor
-                .tiles(&Bounded::new(picture), (rows, columns)),
+                .tiles(&Bounded::new(picture), (rows, columns), view),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A picture to tiles, as the published Idefics3 / SmolVLM image processor does it.
 //!
-//! First to the longest edge, with the aspect ratio kept. A frame of the stream then becomes one tile. An image of a prompt goes to
+//! First to the longest edge, with the aspect ratio kept; that of frames is another in SmolVLM2. A frame of the stream then becomes one tile. An image of a prompt goes to
 //! multiples of a tile and is cut, if the checkpoint says so, and the whole of it follows as one tile more.
 
 use serde::Deserialize;
@@ -9,7 +9,9 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::preprocess::picture::{PackedRgb, Picture};
 use crate::model::preprocess::resample::Resizer;
-use crate::model::preprocess::{filter, processor_config, Normalisation, NormalisationConfig};
+use crate::model::preprocess::{
+    filter, processor_config, video_processor_config, Normalisation, NormalisationConfig,
+};
 use crate::model::vision::{Tile, View};
 use crate::model::ModelError;
 
@@ -28,6 +30,19 @@ struct Config {
     resample: u8,
     #[serde(flatten)]
     normalisation: NormalisationConfig,
+}
+
+/// What the same file says of videos, in SmolVLM2, or a file of the video processor's own.
+#[derive(Debug, Clone, Deserialize)]
+struct VideoConfig {
+    size: Option<LongestEdge>,
+    /// What counts where it is there: the processor of the checkpoints' time (transformers 4.50) takes it for the frames' `size`.
+    video_sampling: Option<VideoSampling>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct VideoSampling {
+    video_size: Option<LongestEdge>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -50,6 +65,8 @@ const MAX_SIDE: usize = 4096;
 #[derive(Debug)]
 pub struct ImageProcessor {
     longest_edge: usize,
+    /// The same of frames.
+    frame_edge: usize,
     /// Side of a tile, pixels.
     size: usize,
     /// Images of a prompt are cut into tiles.
@@ -62,7 +79,15 @@ impl ImageProcessor {
     /// Reads the processor's configuration for a tower of `image_size` pixels.
     pub fn load(checkpoint: &Checkpoint, image_size: usize) -> Result<Self, ModelError> {
         let (file, config) = processor_config::<Config>(checkpoint)?;
-        Self::new(&config, image_size).map_err(|unsupported| unsupported.of(file))
+        let (origin, video) = video_processor_config::<VideoConfig>(checkpoint)?;
+        let mut processor =
+            Self::new(&config, image_size).map_err(|unsupported| unsupported.of(file))?;
+        if let Some((name, side)) = video.longest_edge() {
+            let checked = check_side(name, side);
+            checked.map_err(|unsupported| origin.error(unsupported))?;
+            processor.frame_edge = side;
+        }
+        Ok(processor)
     }
 
     fn new(config: &Config, image_size: usize) -> Result<Self, Unsupported> {
@@ -85,12 +110,11 @@ impl ImageProcessor {
             ("size.longest_edge", longest_edge),
             ("max_image_size.longest_edge", size),
         ] {
-            if !(1..=MAX_SIDE).contains(&side) {
-                return Err(Unsupported::new(name, side, format!("1 to {MAX_SIDE}")));
-            }
+            check_side(name, side)?;
         }
         Ok(Self {
             longest_edge,
+            frame_edge: longest_edge,
             size,
             splits: config.do_image_splitting,
             resizer: Resizer::new(filter(config.resample)?),
@@ -103,7 +127,7 @@ impl ImageProcessor {
         if view == View::Frame || !self.splits {
             return (0, 0);
         }
-        let (width, height) = self.whole_tiles(self.first_size(size));
+        let (width, height) = self.whole_tiles(first_size(size, self.longest_edge));
         match (height / self.size, width / self.size) {
             (1, 1) => (0, 0),
             several => several,
@@ -112,12 +136,21 @@ impl ImageProcessor {
 
     /// The sizes that a frame of this size (width, height) is brought to, one after the other.
     pub fn frame_sizes(&self, size: (usize, usize)) -> Vec<(usize, usize)> {
-        vec![self.first_size(size), (self.size, self.size)]
+        vec![first_size(size, self.frame_edge), (self.size, self.size)]
     }
 
     /// The tiles of a picture that is cut into `rows` and `columns`, row by row, and the whole of it.
-    pub fn tiles(&self, picture: &dyn Picture, (rows, columns): (usize, usize)) -> Vec<Tile> {
-        let first = self.resize(picture, self.first_size(picture.size()));
+    pub fn tiles(
+        &self,
+        picture: &dyn Picture,
+        (rows, columns): (usize, usize),
+        view: View,
+    ) -> Vec<Tile> {
+        let longest = match view {
+            View::Image { .. } => self.longest_edge,
+            View::Frame => self.frame_edge,
+        };
+        let first = self.resize(picture, first_size(picture.size(), longest));
         if rows * columns == 0 {
             return vec![self.resize(&packed(&first), (self.size, self.size))];
         }
@@ -137,21 +170,6 @@ impl ImageProcessor {
         Tile::resized(&self.resizer, picture, size)
     }
 
-    /// Size with the longest edge at `longest_edge`, the other one scaled with it and made even by adding one.
-    fn first_size(&self, (width, height): (usize, usize)) -> (usize, usize) {
-        let aspect = width as f64 / height as f64;
-        let longest = self.longest_edge;
-        let even = |side: f64| {
-            let side = side as usize;
-            (side + side % 2).max(1)
-        };
-        if width >= height {
-            (longest, even(longest as f64 / aspect))
-        } else {
-            (even(longest as f64 * aspect), longest)
-        }
-    }
-
     /// The longer side at the next multiple of a tile, the other scaled with it and then at its own next multiple.
     fn whole_tiles(&self, (width, height): (usize, usize)) -> (usize, usize) {
         let aspect = width as f64 / height as f64;
@@ -163,6 +181,38 @@ impl ImageProcessor {
             let height = up(height);
             (up((height as f64 * aspect) as usize), height)
         }
+    }
+}
+
+impl VideoConfig {
+    /// The longest edge of frames, with the field that says it.
+    fn longest_edge(&self) -> Option<(&'static str, usize)> {
+        let sampling = self.video_sampling.as_ref();
+        let sampled = sampling.and_then(|sampling| sampling.video_size.as_ref());
+        let sampled = sampled.map(|size| ("video_sampling.video_size.longest_edge", size));
+        let found = sampled.or(self.size.as_ref().map(|size| ("size.longest_edge", size)));
+        found.map(|(name, size)| (name, size.longest_edge))
+    }
+}
+
+fn check_side(name: &str, side: usize) -> Result<(), Unsupported> {
+    match (1..=MAX_SIDE).contains(&side) {
+        true => Ok(()),
+        false => Err(Unsupported::new(name, side, format!("1 to {MAX_SIDE}"))),
+    }
+}
+
+/// Size of a picture (width, height) with the longest edge at `longest`, the other one scaled with it and made even by adding one.
+fn first_size((width, height): (usize, usize), longest: usize) -> (usize, usize) {
+    let aspect = width as f64 / height as f64;
+    let even = |side: f64| {
+        let side = side as usize;
+        (side + side % 2).max(1)
+    };
+    if width >= height {
+        (longest, even(longest as f64 / aspect))
+    } else {
+        (even(longest as f64 * aspect), longest)
     }
 }
 

@@ -29,6 +29,13 @@ pub struct Waiting {
 #[derive(Clone, Default)]
 pub struct Alone(Arc<OnceLock<ImageFeatures>>);
 
+impl Alone {
+    /// What the tower has made of it.
+    pub fn of(features: ImageFeatures) -> Self {
+        Self(Arc::new(OnceLock::from(features)))
+    }
+}
+
 impl fmt::Debug for Alone {
     /// It follows from the frame's pixels, and is no part of a state.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
