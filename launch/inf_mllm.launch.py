@@ -58,9 +58,9 @@ def ended(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
 
 
 def strings(text: str) -> list[str]:
-    """The strings of a list that is written as YAML."""
+    """The strings of a list that is written as YAML. Launch cannot hand an empty one over."""
     values = yaml.safe_load(text)
-    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+    if values and isinstance(values, list) and all(isinstance(value, str) for value in values):
         return values
     raise ValueError("not a list of strings")
 
@@ -71,7 +71,9 @@ def argument(context: LaunchContext, name: str, kind: type) -> str | int | bool 
     try:
         return strings(text) if kind is list else coerce_to_type(text, kind)
     except (ValueError, yaml.YAMLError):
-        expected = {int: "an integer", bool: "true or false", str: "a string", list: "a list of strings"}[kind]
+        expected = {int: "an integer", bool: "true or false", str: "a string", list: "a list of strings, not empty"}[
+            kind
+        ]
         raise ValueError(f"{name} is {text!r}, expected {expected}") from None
 
 

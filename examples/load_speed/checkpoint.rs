@@ -155,12 +155,15 @@ pub fn load(path: &Path, quantization: Quantization, dtype: DType) -> anyhow::Re
 
 /// The most memory that this process has had, with what it had of files, bytes.
 pub fn peak_memory() -> anyhow::Result<u64> {
+    status("VmHWM")
+}
+
+/// A line of `/proc/self/status`, bytes.
+pub fn status(name: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kilobytes
-        .context("no VmHWM in /proc/self/status")?
-        .trim()
-        .parse::<u64>()?
-        * 1024)
+    let kilobytes = kilobytes.with_context(|| format!("no {name} in /proc/self/status"))?;
+    Ok(kilobytes.trim().parse::<u64>()? * 1024)
 }

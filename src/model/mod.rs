@@ -11,6 +11,7 @@
 //!   - `qwen2_vl`: Qwen2-VL
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
+//!   - `cosmos3`: Cosmos 3 Nano and Super
 //! - `qwen_vl`: what the Qwen-VL families share
 //! - `fields`: fields of configurations that stand in more than one form
 //! - `mllm`: a loaded multimodal checkpoint
@@ -25,7 +26,9 @@
 //! - `linear`: linear layers, with products of their own for a few rows on the CPU
 //! - `activation`: the activation functions that configurations name
 //! - `precision`: the type that a model computes in
+//! - `sum`: sums of tensors in the same threads as products
 //! - `threads`: how many threads the products are spread over
+//! - `memory`: memory that was let go
 //! - `placeholders`: the tokens that no answer holds
 //! - `device`: where the model runs
 //! - `finite`: numbers that are none in what a model has computed
@@ -37,6 +40,7 @@ pub mod activation;
 pub mod checkpoint;
 pub mod chooser;
 pub mod constraint;
+pub mod cosmos3;
 pub mod decoder;
 mod device;
 pub mod ends;
@@ -51,6 +55,7 @@ pub mod linear;
 pub mod llava;
 pub mod llava_next;
 pub mod llava_onevision;
+pub mod memory;
 pub mod mllm;
 mod placeholders;
 pub mod precision;
@@ -60,6 +65,7 @@ pub mod qwen2_vl;
 pub mod qwen3_vl;
 mod qwen_vl;
 pub mod smolvlm;
+mod sum;
 pub mod template;
 pub mod text;
 pub mod text_stream;

@@ -23,6 +23,7 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
+from rclpy.parameter import parameter_dict_from_yaml_file
 from rclpy.qos import qos_profile_parameter_events
 
 MODEL = str(ROOT / "models" / "demo")
@@ -32,6 +33,7 @@ TYPES = {
     "integer": ParameterType.PARAMETER_INTEGER,
     "double": ParameterType.PARAMETER_DOUBLE,
     "string": ParameterType.PARAMETER_STRING,
+    "bool_array": ParameterType.PARAMETER_BOOL_ARRAY,
     "double_array": ParameterType.PARAMETER_DOUBLE_ARRAY,
     "string_array": ParameterType.PARAMETER_STRING_ARRAY,
 }
@@ -47,7 +49,11 @@ def table() -> dict[str, dict]:
 
 
 def message(name: str, value: object) -> Parameter:
-    code = TYPES[table()[name]["type"]] if isinstance(value, list) else CODES[type(value)]
+    if isinstance(value, list):
+        flags = any(isinstance(element, bool) for element in value)
+        code = TYPES["bool_array" if flags else table()[name]["type"]]
+    else:
+        code = CODES[type(value)]
     return Parameter(name=name, value=ParameterValue(type=code, **{FIELDS[code]: value}))
 
 
@@ -97,13 +103,17 @@ def test_a_name_that_no_parameter_has_is_not_set_for_every_service(start: Start)
     assert [(d.name, d.type) for d in described] == [("bugdet", ParameterType.PARAMETER_NOT_SET)]
 
 
-def test_a_dump_of_the_parameters_can_be_loaded(start: Start) -> None:
+def test_a_dump_of_the_parameters_can_be_loaded(start: Start, tmp_path: Path) -> None:
     _, client = start({"budget": 300, "temperature": 0.5})
     names = list(table())
     dump = dict(zip(names, get(client, *names), strict=True))
-    refused = [result.reason for result in put(client, **dump) if not result.successful]
-    assert refused == []
-    parameters = [message(name, value) for name, value in dump.items()]
+    # As `ros2 param load` reads it, to which an empty list is one of booleans.
+    file = parameter_file(tmp_path, {client.name: {"ros__parameters": dump}})
+    parameters = list(parameter_dict_from_yaml_file(str(file)).values())
+    assert len(parameters) == len(names)
+    request = SetParameters.Request(parameters=parameters)
+    results = client.call(SetParameters, f"{client.name}/set_parameters", request).results
+    assert [result.reason for result in results if not result.successful] == []
     atomically = SetParametersAtomically.Request(parameters=parameters)
     result = client.call(SetParametersAtomically, f"{client.name}/set_parameters_atomically", atomically).result
     assert result.successful, result.reason
@@ -134,6 +144,7 @@ def test_a_dump_of_the_parameters_can_be_loaded(start: Start) -> None:
         ("min_change", "all", 'parameter min_change is "all", expected a number, 0.0 to 1.0'),
         ("max_new_tokens", 1.5, "parameter max_new_tokens is 1.5, expected an integer, 1 to "),
         ("system_prompt", 3, "parameter system_prompt is 3, expected a string"),
+        ("camera_rates", [True], "parameter camera_rates is of type boolean array, expected a list of numbers"),
         ("temprature", 0.5, "unknown parameter temprature (is temperature meant?), expected one of: model, "),
     ],
 )

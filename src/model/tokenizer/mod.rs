@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -30,19 +31,21 @@ const GUARD: char = '\u{FDD0}';
 #[derive(Debug, Clone)]
 pub struct ChatTokenizer {
     /// As published, for decoding.
-    full: Tokenizer,
+    full: Arc<Tokenizer>,
     /// Without control tokens: it cannot produce one, whatever the text. For a run at the start of a text.
-    plain: Tokenizer,
+    plain: Arc<Tokenizer>,
     /// The same for a run behind an added token, where some tokenizers put no space in front.
-    inner: Tokenizer,
+    inner: Arc<Tokenizer>,
     /// The same for a run behind other text, where none does.
-    continued: Tokenizer,
+    continued: Arc<Tokenizer>,
     /// Ids that the tokenizer puts in front of every text, and the text that they stand for.
     opening: (Vec<u32>, String),
     /// Control tokens, longest first.
     controls: Vec<AddedToken>,
     /// What normalising may make of a text.
     growth: Growth,
+    /// Pairs of tokens that make another.
+    merges: usize,
     file: PathBuf,
 }
 
@@ -89,11 +92,11 @@ impl ChatTokenizer {
             let text = json.to_string();
             guarded(|| Tokenizer::from_str(&text)).map_err(&fail)
         };
-        let full = tokenizer(&json)?;
-        let plain_of = |json: &Value| -> Result<Tokenizer, ModelError> {
+        let full = Arc::new(tokenizer(&json)?);
+        let plain_of = |json: &Value| -> Result<Arc<Tokenizer>, ModelError> {
             let mut plain = tokenizer(json)?;
             plain.set_encode_special_tokens(true);
-            Ok(plain)
+            Ok(Arc::new(plain))
         };
         let mut controls = Vec::new();
         for entry in json["added_tokens"].as_array_mut().into_iter().flatten() {
@@ -143,6 +146,7 @@ impl ChatTokenizer {
             opening: (opening, text),
             controls,
             growth,
+            merges: json["model"]["merges"].as_array().map_or(0, Vec::len),
             file,
         })
     }
@@ -352,6 +356,18 @@ impl ChatTokenizer {
         controls.map(|control| (control.content.as_str(), control.id))
     }
 
+    /// About what it takes in memory, bytes: the vocabulary from tokens to ids and back, and the pairs of tokens that make another, in
+    /// each of the tokenizers.
+    pub fn memory_bytes(&self) -> usize {
+        let plain = [&self.plain, &self.inner, &self.continued];
+        let others = plain.windows(2).filter(|two| !Arc::ptr_eq(two[0], two[1]));
+        let tokenizers = 2 + others.count();
+        let vocabulary: HashMap<String, u32> = self.full.get_vocab(true);
+        let spelled = vocabulary.keys().map(|token| allocated(token.len()));
+        let both = 2 * (spelled.sum::<usize>() + table_bytes::<(String, u32)>(vocabulary.len()));
+        tokenizers * (both + table_bytes::<[u32; 4]>(self.merges))
+    }
+
     /// Whether there is a token with this id.
     pub fn has(&self, id: u32) -> bool {
         self.full.id_to_token(id).is_some()
@@ -362,6 +378,16 @@ impl ChatTokenizer {
         let vocab: HashMap<String, u32> = self.full.get_vocab(true);
         vocab.values().max().map_or(0, |&id| id as usize + 1)
     }
+}
+
+/// What an allocation of so many bytes takes with its header, as glibc has it.
+fn allocated(bytes: usize) -> usize {
+    (bytes + 8).next_multiple_of(16).max(32)
+}
+
+/// What a hash table of so many entries takes: places for a power of two of them, of which an eighth stays free, with a byte each.
+fn table_bytes<Entry>(entries: usize) -> usize {
+    (entries * 8 / 7).next_power_of_two() * (size_of::<Entry>() + 1)
 }
 
 /// What the library makes of a file from outside. It panics at descriptions that contradict themselves; a tokenizer is not changed by

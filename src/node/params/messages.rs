@@ -23,6 +23,16 @@ pub fn value(given: &ParameterValue) -> Option<Value> {
     }
 }
 
+/// Whether this is an empty list: rcl says of one that it is not set, and `ros2 param` that it is one of booleans.
+pub fn is_empty_list(given: &ParameterValue) -> bool {
+    match given {
+        ParameterValue::NotSet => true,
+        ParameterValue::BoolArray(values) => values.is_empty(),
+        ParameterValue::ByteArray(values) => values.is_empty(),
+        _ => false,
+    }
+}
+
 /// What a value of such a kind is called.
 pub fn kind(given: &ParameterValue) -> String {
     match given {
@@ -39,7 +49,7 @@ const INTEGERS: u8 = ros::ParameterType::PARAMETER_INTEGER_ARRAY as u8;
 const DOUBLES: u8 = ros::ParameterType::PARAMETER_DOUBLE_ARRAY as u8;
 const STRINGS: u8 = ros::ParameterType::PARAMETER_STRING_ARRAY as u8;
 
-/// The value of a message as ROS has it; of the lists that no parameter of the node is only the kind.
+/// The value of a message as ROS has it.
 pub fn from_message(message: &ros::ParameterValue) -> ParameterValue {
     use ros::ParameterType as Type;
     match message.type_ {
@@ -50,8 +60,12 @@ pub fn from_message(message: &ros::ParameterValue) -> ParameterValue {
         INTEGERS => ParameterValue::IntegerArray(message.integer_array_value.clone()),
         DOUBLES => ParameterValue::DoubleArray(message.double_array_value.clone()),
         STRINGS => ParameterValue::StringArray(message.string_array_value.clone()),
-        list if list == Type::PARAMETER_BYTE_ARRAY as u8 => ParameterValue::ByteArray(Vec::new()),
-        list if list == Type::PARAMETER_BOOL_ARRAY as u8 => ParameterValue::BoolArray(Vec::new()),
+        list if list == Type::PARAMETER_BYTE_ARRAY as u8 => {
+            ParameterValue::ByteArray(message.byte_array_value.clone())
+        }
+        list if list == Type::PARAMETER_BOOL_ARRAY as u8 => {
+            ParameterValue::BoolArray(message.bool_array_value.clone())
+        }
         _ => ParameterValue::NotSet,
     }
 }

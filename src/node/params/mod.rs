@@ -74,8 +74,7 @@ fn take(config: &mut NodeConfig, given: &Override) -> Result<(), ParameterError>
 fn checked(parameter: &Parameter, value: &ParameterValue) -> Result<Value, ParameterError> {
     let is_list = matches!(parameter.kind, Kind::Numbers(_) | Kind::Texts);
     match messages::value(value) {
-        // rcl says of an empty list that it is not set.
-        None if is_list && *value == ParameterValue::NotSet => {
+        None if is_list && messages::is_empty_list(value) => {
             parameter.checked(Value::Texts(Vec::new()))
         }
         Some(Value::Numbers(_) | Value::Texts(_)) if !is_list => {

@@ -9,6 +9,7 @@ use super::cameras::Cameras;
 use super::inbox::Inbox;
 use super::worker::{Ending, Worker};
 use super::{lock, Basis, Complaints, Engine, EngineError, EngineEvents, Shared, Transition};
+use crate::model::memory::give_back;
 use crate::model::vision::frames::FrameEncoder;
 use crate::stream::lifecycle::{Asked, NoSuchTransition, Outcome, State};
 use crate::stream::session::{PromptCheck, Session, SessionConfig};
@@ -272,15 +273,6 @@ impl Engine {
             self.shared.tell(ended, &inbox);
         }
         whole
-    }
-}
-
-/// Gives what was let go back to the system: the allocator of glibc keeps much of it for whoever asks next.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointers, and holds the allocator's own locks.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

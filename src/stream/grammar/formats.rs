@@ -194,7 +194,7 @@ const FORMATS: [ChatFormat; 11] = [
     },
     ChatFormat {
         name: "Qwen3-VL",
-        families: &["Qwen3-VL"],
+        families: &["Qwen3-VL", "Cosmos 3"],
         time: TimeLabel::Seconds("<{} seconds>"),
         before_frame: "<|vision_start|>",
         after_frame: "<|vision_end|>",

@@ -76,9 +76,10 @@ impl Display for Report {
             row(
                 "expected memory",
                 format!(
-                    "{} = weights {}{repacked} + cache {} (budget {})",
+                    "{} = weights {}{repacked} + tokenizer {} + cache {} (budget {})",
                     size(self.memory_bytes),
                     size(self.weight_bytes),
+                    size(self.tokenizer_bytes),
                     size(self.cache_bytes),
                     self.budget
                 ),
@@ -86,6 +87,9 @@ impl Display for Report {
         }
         if let Some(budget) = self.fitting_budget {
             row("largest budget", format!("{budget} tokens in that memory"))?;
+        }
+        for (part, amount) in &self.left_alone {
+            row("left alone", of_kind(part, amount))?;
         }
         if !self.unused.is_empty() {
             let listed = self.unused.iter().take(LISTED);

@@ -4,14 +4,17 @@
 
 mod config;
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::attention::{Heads, Projected};
-use super::Block;
+use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::Activation;
 use crate::model::linear::{forward_all, Linear};
+use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
 pub use config::Config;
@@ -63,6 +66,16 @@ impl Attention {
         let [q, k, v] = forward_all(x, &[&self.query, &self.key, &self.value])?;
         let attended = self.heads.attend(&Projected { q, k, v }, tokens, caches)?;
         self.dense.forward(&attended)
+    }
+
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
+        Ok(Self {
+            query: change(&self.query)?,
+            key: change(&self.key)?,
+            value: change(&self.value)?,
+            dense: change(&self.dense)?,
+            heads: self.heads,
+        })
     }
 }
 
@@ -127,6 +140,18 @@ impl Layer {
 }
 
 impl Block for Layer {
+    fn laid_out(&self, change: &LayOut) -> Result<Option<Arc<dyn Block>>> {
+        Ok(Some(Arc::new(Self {
+            input_layernorm: self.input_layernorm.clone(),
+            attention: self.attention.laid_out(change)?,
+            post_attention_layernorm: self.post_attention_layernorm.clone(),
+            dense_h_to_4h: change(&self.dense_h_to_4h)?,
+            dense_4h_to_h: change(&self.dense_4h_to_h)?,
+            activation: self.activation,
+            parallel: self.parallel,
+        })))
+    }
+
     fn forward(
         &self,
         x: &Tensor,
@@ -136,9 +161,9 @@ impl Block for Layer {
         let attended = self
             .attention
             .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
-        let sum = (x + attended)?;
-        let expanded = self.mlp(if self.parallel { x } else { &sum })?;
-        sum + expanded
+        let added = sum(x, &attended)?;
+        let expanded = self.mlp(if self.parallel { x } else { &added })?;
+        sum(&added, &expanded)
     }
 }
 

@@ -10,11 +10,11 @@ use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::attention::{Heads, Projected};
-use super::Block;
+use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
-use crate::gpu::Gpu;
 use crate::model::activation::gated_silu;
 use crate::model::linear::{forward_all, Linear};
+use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
 pub use config::{Config, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
@@ -59,12 +59,12 @@ impl Attention {
         })
     }
 
-    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
         Ok(Self {
-            q_proj: self.q_proj.for_kernels(gpu)?,
-            k_proj: self.k_proj.for_kernels(gpu)?,
-            v_proj: self.v_proj.for_kernels(gpu)?,
-            o_proj: self.o_proj.for_kernels(gpu)?,
+            q_proj: change(&self.q_proj)?,
+            k_proj: change(&self.k_proj)?,
+            v_proj: change(&self.v_proj)?,
+            o_proj: change(&self.o_proj)?,
             norms: self.norms.clone(),
             heads: self.heads,
         })
@@ -108,11 +108,11 @@ impl Mlp {
         })
     }
 
-    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
         Ok(Self {
-            gate_proj: self.gate_proj.for_kernels(gpu)?,
-            up_proj: self.up_proj.for_kernels(gpu)?,
-            down_proj: self.down_proj.for_kernels(gpu)?,
+            gate_proj: change(&self.gate_proj)?,
+            up_proj: change(&self.up_proj)?,
+            down_proj: change(&self.down_proj)?,
         })
     }
 }
@@ -150,12 +150,12 @@ impl Block for Layer {
         Some(self)
     }
 
-    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
+    fn laid_out(&self, change: &LayOut) -> Result<Option<Arc<dyn Block>>> {
         Ok(Some(Arc::new(Self {
             input_layernorm: self.input_layernorm.clone(),
-            self_attn: self.self_attn.for_kernels(gpu)?,
+            self_attn: self.self_attn.laid_out(change)?,
             post_attention_layernorm: self.post_attention_layernorm.clone(),
-            mlp: self.mlp.for_kernels(gpu)?,
+            mlp: self.mlp.laid_out(change)?,
         })))
     }
 
@@ -168,10 +168,10 @@ impl Block for Layer {
         let attended = self
             .self_attn
             .forward(&self.input_layernorm.forward(x)?, tokens, caches)?;
-        let x = (x + attended)?;
+        let x = sum(x, &attended)?;
         let expanded = self
             .mlp
             .forward(&self.post_attention_layernorm.forward(&x)?)?;
-        x + expanded
+        sum(&x, &expanded)
     }
 }
