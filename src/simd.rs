@@ -15,15 +15,6 @@ use pulp::Simd;
 ///
 /// This is candle's own product without what it asks the system each time, how many cores there are.
 pub fn many_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
-    products_of_many(a, b, width, out, false);
-}
-
-/// As [`many_products`], but `out += a * b^T`.
-pub fn add_many_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
-    products_of_many(a, b, width, out, true);
-}
-
-fn products_of_many(a: &[f32], b: &[f32], width: usize, out: &mut [f32], add: bool) {
     let (rows, columns) = match width {
         0 => (0, 0),
         width => (a.len() / width, b.len() / width),
@@ -42,14 +33,14 @@ fn products_of_many(a: &[f32], b: &[f32], width: usize, out: &mut [f32], add: bo
             out.as_mut_ptr(),
             1,
             columns as isize,
-            add,
+            false,
             a.as_ptr(),
             1,
             width as isize,
             b.as_ptr(),
             width as isize,
             1,
-            if add { 1.0f32 } else { 0.0 },
+            0.0f32,
             1.0f32,
             false,
             false,

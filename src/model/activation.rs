@@ -29,6 +29,17 @@ impl Activation {
     pub fn parse(name: &str) -> Option<Self> {
         serde_json::from_value(name.into()).ok()
     }
+
+    /// Of each of the values, with the vector instructions of the caller.
+    #[inline(always)]
+    pub fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::Silu => each(values, silu),
+            Self::Gelu => each(values, gelu),
+            Self::GeluTanh => each(values, gelu_tanh),
+            Self::QuickGelu => each(values, quick_gelu),
+        }
+    }
 }
 
 impl Module for Activation {
@@ -90,26 +101,21 @@ impl NullaryFnOnce for Part<'_> {
     #[inline(always)]
     fn call(self) {
         let Self { activation, x, out } = self;
-        match activation {
-            Activation::Silu => each(x, out, silu),
-            Activation::Gelu => each(x, out, gelu),
-            Activation::GeluTanh => each(x, out, gelu_tanh),
-            Activation::QuickGelu => each(x, out, quick_gelu),
-        }
+        out.copy_from_slice(x);
+        activation.apply(out);
     }
 }
 
 #[inline(always)]
-fn each(x: &[f32], out: &mut [f32], function: impl Fn(f32) -> f32) {
-    let (lanes, rest) = x.as_chunks::<16>();
-    let (out, out_rest) = out.as_chunks_mut::<16>();
-    for (out, x) in out.iter_mut().zip(lanes) {
-        for i in 0..16 {
-            out[i] = function(x[i]);
+fn each(values: &mut [f32], function: impl Fn(f32) -> f32) {
+    let (lanes, rest) = values.as_chunks_mut::<16>();
+    for lane in lanes {
+        for x in lane.iter_mut() {
+            *x = function(*x);
         }
     }
-    for (out, &x) in out_rest.iter_mut().zip(rest) {
-        *out = function(x);
+    for x in rest {
+        *x = function(*x);
     }
 }
 

@@ -248,6 +248,15 @@ impl Source for GgufTensors {
         }
     }
 
+    fn half(&self, name: &str) -> Option<DType> {
+        let (_, entry) = self.find(name)?;
+        match entry.first().dtype {
+            GgmlDType::F16 => Some(DType::F16),
+            GgmlDType::BF16 => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
     fn same(&self, one: &str, other: &str) -> bool {
         match (self.stored(one, None), self.stored(other, None)) {
             (Ok(one), Ok(other)) => one.same(&other),

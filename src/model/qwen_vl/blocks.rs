@@ -1,13 +1,14 @@
 //! The layers of a tower.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm, VarBuilder};
+use candle_nn::{rms_norm, Module, RmsNorm, VarBuilder};
 
 use super::{Angles, Measures};
 use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
 use crate::model::vision::attention::{self, Windows};
 use crate::model::vision::layers::Linear;
+use crate::model::vision::norm::{layer_norm, LayerNorm};
 
 /// What the published towers add to a variance; their configurations do not say it.
 const EPS: f64 = 1e-6;
@@ -56,7 +57,7 @@ impl PatchEmbed {
             false => None,
         };
         Ok(Self {
-            proj: Linear::new(weight, bias),
+            proj: Linear::packed(weight, bias)?,
         })
     }
 }
@@ -210,14 +211,14 @@ impl Feed {
     /// What comes of `x`, added to `past`.
     fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Plain { fc1, fc2, act } => fc2.onto(&act.forward(&fc1.forward(x)?)?, past),
+            Self::Plain { fc1, fc2, act } => fc2.onto(&fc1.activated(x, *act)?, past),
             Self::Gated {
                 gate_proj,
                 up_proj,
                 down_proj,
                 act,
             } => {
-                let gate = act.forward(&gate_proj.forward(x)?)?;
+                let gate = gate_proj.activated(x, *act)?;
                 down_proj.onto(&(gate * up_proj.forward(x)?)?, past)
             }
         }
@@ -297,7 +298,7 @@ impl Module for Merger {
             true => self.norm.forward(&squares(x)?)?,
             false => squares(&self.norm.forward(x)?)?,
         };
-        let inner = Activation::Gelu.forward(&self.fc1.forward(&x)?)?;
+        let inner = self.fc1.activated(&x, Activation::Gelu)?;
         self.fc2.forward(&inner)
     }
 }

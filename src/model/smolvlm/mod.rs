@@ -15,13 +15,14 @@ mod tiles;
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use super::checkpoint::Checkpoint;
 use super::decoder;
 use super::family::{text_config, FamilyConfig, CONFIG};
 use super::preprocess::picture::{Bounded, Picture};
 use super::preprocess::recipe::FrameRecipe;
+use super::vision::norm::{layer_norm, LayerNorm};
 use super::vision::vit::Vit;
 use super::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
@@ -94,11 +95,7 @@ impl FamilyConfig for SmolVlm {
                     tower.pp("post_layernorm").var_builder(),
                 )?,
                 tower: Vit::new(&shape, &[shape.sizes.layers], false, &tower)?,
-                connector: Connector::new(
-                    config,
-                    self.text.hidden_size(),
-                    model.pp("connector").var_builder(),
-                )?,
+                connector: Connector::new(config, self.text.hidden_size(), &model.pp("connector"))?,
                 tile: shape.sizes.image,
                 tokens_per_tile: config.tokens_per_tile(),
                 image_token: config.image_token_id,

@@ -1,24 +1,41 @@
-//! Linear layers of towers. On the CPU a product is added to its bias, or to what goes past the layer, where that lies.
+//! Linear layers of towers. On the CPU bias, activation and what goes past a layer are added to a product while it is in the cache.
 
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
+use candle_core::{bail, CpuStorage, DType, Device, Result, Storage, Tensor};
 use candle_nn::{Module, VarBuilder};
-use rayon::prelude::*;
 
-use crate::simd::add_many_products;
+use super::panels::{Panels, Then};
+use crate::model::activation::Activation;
+use crate::model::weights::Weights;
 
 /// `y = x W^T + b`
 #[derive(Debug, Clone)]
-pub struct Linear {
-    /// `[out, in]`
-    weight: Tensor,
-    /// `[out]`
-    bias: Option<Tensor>,
+pub enum Linear {
+    /// As the CPU multiplies.
+    Panels {
+        weight: Panels,
+        /// `[out]`
+        bias: Option<Vec<f32>>,
+    },
+    /// As candle multiplies: on a GPU, and shapes without numbers.
+    Dense(candle_nn::Linear),
 }
 
 impl Linear {
-    /// `weight` is `[out, in]`, `bias` is `[out]`.
+    /// `weight` is `[out, in]`, `bias` is `[out]`; multiplied by candle on any device.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+        Self::Dense(candle_nn::Linear::new(weight, bias))
+    }
+
+    /// The same, on the CPU in panels. A shape without numbers stays one.
+    pub fn packed(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        if !weight.device().is_cpu() || !weight.is_contiguous() {
+            return Ok(Self::new(weight, bias));
+        }
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1());
+        Ok(Self::Panels {
+            weight: Panels::of(&weight)?,
+            bias: bias.transpose()?,
+        })
     }
 
     /// Takes `weight`, and `bias` if `bias`.
@@ -28,89 +45,86 @@ impl Linear {
             true => Some(vb.get(outputs, "bias")?),
             false => None,
         };
-        Ok(Self::new(weight, bias))
+        Self::packed(weight, bias)
     }
 
-    /// The layer's outputs added to `past`, which has their shape.
+    /// The same; on the CPU `weight` stays of 16 bits where it is stored so.
+    pub fn stored(inputs: usize, outputs: usize, bias: bool, w: &Weights) -> Result<Self> {
+        let weight = w.narrow((outputs, inputs), "weight")?;
+        let bias = match bias {
+            true => Some(w.get(outputs, "bias")?),
+            false => None,
+        };
+        Self::packed(weight, bias)
+    }
+
+    /// `activation` of the outputs.
+    pub fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        match self {
+            Self::Panels { weight, bias } => in_panels(x, weight, bias, Some(activation), None),
+            Self::Dense(linear) => activation.forward(&linear.forward(x)?),
+        }
+    }
+
+    /// The outputs added to `past`, which has their shape.
     pub fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
-        match self.on_cpu(x, Some(past))? {
-            Some(sum) => Ok(sum),
-            None => past + self.product(x)?,
+        match self {
+            Self::Panels { weight, bias } => in_panels(x, weight, bias, None, Some(past)),
+            Self::Dense(linear) => past + linear.forward(x)?,
         }
-    }
-
-    fn product(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::Linear::new(self.weight.clone(), self.bias.clone()).forward(x)
-    }
-
-    /// The outputs, on top of `past` if it is given; nothing where candle's product is the one to use: another type or device.
-    fn on_cpu(&self, x: &Tensor, past: Option<&Tensor>) -> Result<Option<Tensor>> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let mut dims = x.dims().to_vec();
-        let Some(width) = dims.last_mut() else {
-            return Ok(None);
-        };
-        if *width != inputs || inputs == 0 || outputs == 0 {
-            return Ok(None);
-        }
-        *width = outputs;
-        let operands = [Some(x), Some(&self.weight), past];
-        if !operands.into_iter().flatten().all(plain)
-            || past.is_some_and(|past| past.dims() != dims)
-        {
-            return Ok(None);
-        }
-        let bias = match &self.bias {
-            Some(bias) => bias.to_vec1()?,
-            None => vec![0.0; outputs],
-        };
-        let rows = x.elem_count() / inputs;
-        let mut out = vec![0.0f32; rows * outputs];
-        match past {
-            Some(past) => with_values(past, |past| {
-                let rows = out.par_chunks_mut(outputs).zip(past.par_chunks(outputs));
-                rows.for_each(|(out, past)| {
-                    for ((out, past), bias) in out.iter_mut().zip(past).zip(&bias) {
-                        *out = past + bias;
-                    }
-                });
-            })?,
-            None => {
-                let rows = out.par_chunks_mut(outputs);
-                rows.for_each(|out| out.copy_from_slice(&bias));
-            }
-        }
-        with_values(x, |x| {
-            with_values(&self.weight, |weight| {
-                add_many_products(x, weight, inputs, &mut out)
-            })
-        })??;
-        Tensor::from_vec(out, dims, &Device::Cpu).map(Some)
     }
 }
 
 impl Module for Linear {
     /// `[.., in]` -> `[.., out]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.on_cpu(x, None)? {
-            Some(out) => Ok(out),
-            None => self.product(x),
+        match self {
+            Self::Panels { weight, bias } => in_panels(x, weight, bias, None, None),
+            Self::Dense(linear) => linear.forward(x),
         }
     }
 }
 
-/// f32 in one piece on the CPU.
-fn plain(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous()
+fn in_panels(
+    x: &Tensor,
+    weight: &Panels,
+    bias: &Option<Vec<f32>>,
+    activation: Option<Activation>,
+    past: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2();
+    let mut dims = x.dims().to_vec();
+    match dims.last_mut() {
+        Some(width) if *width == inputs => *width = outputs,
+        _ => bail!("{dims:?} times a matrix of [{outputs}, {inputs}]"),
+    }
+    if let Some(other) = past.filter(|past| past.dims() != dims) {
+        bail!("{dims:?} onto {:?}", other.dims());
+    }
+    let wide = |x: &Tensor| x.to_dtype(DType::F32)?.contiguous();
+    let past = past.map(wide).transpose()?;
+    let product = |past: Option<&[f32]>| {
+        let then = Then {
+            bias: bias.as_deref(),
+            activation,
+            past,
+        };
+        with_values(&wide(x)?, |x| weight.product(x, then))
+    };
+    let out = match &past {
+        Some(past) => with_values(past, |past| product(Some(past)))??,
+        None => product(None)?,
+    };
+    Tensor::from_vec(out, dims, &Device::Cpu)?.to_dtype(x.dtype())
 }
 
-/// What `run` makes of the numbers of a tensor that is [`plain`].
+/// What `run` makes of the numbers of a contiguous f32 tensor on the CPU.
 fn with_values<R>(x: &Tensor, run: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
         Storage::Cpu(CpuStorage::F32(values)) => {
             Ok(run(&values[layout.start_offset()..][..x.elem_count()]))
         }
-        _ => candle_core::bail!("a product on the CPU of numbers that are not f32 on the CPU"),
+        _ => bail!("a product on the CPU of numbers that are not f32 on the CPU"),
     }
 }

@@ -5,6 +5,8 @@
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
 //! - `layers`: linear layers
+//! - `norm`: the norm of rows
+//! - `panels`: matrices as the CPU multiplies many rows with them
 //! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
@@ -13,6 +15,8 @@ pub mod attention;
 pub mod beside;
 pub mod frames;
 pub mod layers;
+pub mod norm;
+pub mod panels;
 pub mod projector;
 pub mod shuffle;
 pub mod vit;

@@ -24,16 +24,16 @@ impl Projector {
         w: &Weights,
     ) -> Result<Self> {
         Ok(Self {
-            linear_1: Linear::load(width, hidden, bias, w.pp("linear_1").var_builder())?,
+            linear_1: Linear::stored(width, hidden, bias, &w.pp("linear_1"))?,
             activation,
-            linear_2: Linear::load(hidden, hidden, bias, w.pp("linear_2").var_builder())?,
+            linear_2: Linear::stored(hidden, hidden, bias, &w.pp("linear_2"))?,
         })
     }
 }
 
 impl Module for Projector {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.linear_1.forward(x)?;
-        self.linear_2.forward(&self.activation.forward(&x)?)
+        let inner = self.linear_1.activated(x, self.activation)?;
+        self.linear_2.forward(&inner)
     }
 }

@@ -105,6 +105,10 @@ impl Source for Hollow {
         self.source.blocks(name)
     }
 
+    fn half(&self, name: &str) -> Option<DType> {
+        self.source.half(name)
+    }
+
     fn same(&self, one: &str, other: &str) -> bool {
         self.source.same(one, other)
     }

@@ -233,6 +233,14 @@ impl Source for SafetensorsFiles {
         }
     }
 
+    fn half(&self, name: &str) -> Option<DType> {
+        match self.entries.get(name)?.dtype {
+            safetensors::Dtype::F16 => Some(DType::F16),
+            safetensors::Dtype::BF16 => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
     fn same(&self, one: &str, other: &str) -> bool {
         match (self.stored(one, None), self.stored(other, None)) {
             (Ok(one), Ok(other)) => one.same(&other),

@@ -80,6 +80,11 @@ pub trait Source: Send + Sync {
     /// The blocks that [`Self::matrix`] gives; none: floats.
     fn blocks(&self, name: &str) -> Option<GgmlDType>;
 
+    /// The 16-bit type that a tensor's numbers are stored in, if they are.
+    fn half(&self, _name: &str) -> Option<DType> {
+        None
+    }
+
     /// Whether two tensors are known to hold the same numbers.
     fn same(&self, one: &str, other: &str) -> bool;
 
@@ -176,6 +181,21 @@ impl Weights {
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let name = self.checked(name, &shape.into())?;
         self.taking(self.source.tensor(&name, None, self.dtype, &self.device)?)
+    }
+
+    /// As [`Self::get`], but on the CPU numbers of 16 bits stay so: for products that widen them on the way.
+    pub fn narrow(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let full = self.checked(name, &shape.into())?;
+        let half = self.source.half(&full);
+        let dtype = match half.filter(|_| self.device.is_cpu() && self.dtype == DType::F32) {
+            Some(_) if self.rounded => DType::BF16,
+            Some(half) => half,
+            None => return self.get(self.source.shape(&full).unwrap_or_default(), name),
+        };
+        let tensor = self.source.tensor(&full, None, dtype, &self.device)?;
+        let bytes = tensor.elem_count() * dtype.size_in_bytes();
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        Ok(tensor)
     }
 
     /// As [`Self::get`], with the first dimension in the order of `rows`.

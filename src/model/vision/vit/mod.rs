@@ -14,9 +14,10 @@ pub mod parts;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use crate::model::vision::layers::Linear;
+use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::weights::Weights;
 use parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
 
@@ -75,7 +76,7 @@ struct Attention {
 
 impl Attention {
     fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
-        let load = |name| Linear::load(sizes.hidden, sizes.hidden, true, w.pp(name).var_builder());
+        let load = |name| Linear::stored(sizes.hidden, sizes.hidden, true, &w.pp(name));
         Ok(Self {
             q_proj: load("q_proj")?,
             k_proj: load("k_proj")?,

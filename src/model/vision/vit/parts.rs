@@ -22,13 +22,13 @@ impl PatchEmbedding {
     /// `w` holds `weight` (`[hidden, 3, patch, patch]`), and `bias` if there is one.
     pub fn new(sizes: &Sizes, has_bias: bool, w: &Weights) -> Result<Self> {
         let (hidden, patch) = (sizes.hidden, sizes.patch);
-        let weight = w.get((hidden, CHANNELS, patch, patch), "weight")?;
+        let weight = w.narrow((hidden, CHANNELS, patch, patch), "weight")?;
         let bias = match has_bias {
             true => Some(w.get(hidden, "bias")?),
             false => None,
         };
         Ok(Self {
-            projection: Linear::new(weight.flatten_from(1)?, bias),
+            projection: Linear::packed(weight.flatten_from(1)?, bias)?,
             side: sizes.side(),
             patch,
         })
@@ -96,8 +96,8 @@ impl Mlp {
     pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         let (hidden, inner) = (sizes.hidden, sizes.intermediate);
         Ok(Self {
-            fc1: Linear::load(hidden, inner, true, w.pp("fc1").var_builder())?,
-            fc2: Linear::load(inner, hidden, true, w.pp("fc2").var_builder())?,
+            fc1: Linear::stored(hidden, inner, true, &w.pp("fc1"))?,
+            fc2: Linear::stored(inner, hidden, true, &w.pp("fc2"))?,
             activation: sizes.activation,
         })
     }
@@ -110,7 +110,7 @@ impl Mlp {
     }
 
     fn inner(&self, x: &Tensor) -> Result<Tensor> {
-        self.activation.forward(&self.fc1.forward(x)?)
+        self.fc1.activated(x, self.activation)
     }
 }
 
