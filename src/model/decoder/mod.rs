@@ -1,6 +1,7 @@
 //! The text decoders, with attention on the bounded cache.
 //!
 //! - this file: embedding, layers, output, and how a chunk goes through them
+//! - `layer`: the layers, by what they remember of the stream
 //! - `config`: which decoder a checkpoint has
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
@@ -11,11 +12,11 @@
 mod attention;
 mod config;
 pub mod gpt_neox;
+mod layer;
 pub mod llama;
 mod rope;
 pub mod step;
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -24,32 +25,12 @@ use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm};
 use super::linear::Linear;
 use super::weights::{Matrix, Weights};
 use super::ModelError;
-use crate::cache::{BoundedCache, LayerSlots, Mark, Token};
+use crate::cache::{BoundedCache, Mark, Token};
 use crate::gpu::Gpu;
 
 pub use config::{Config, Unsupported};
+pub use layer::{Block, Layer, Recurrent};
 pub use rope::RopeParameters;
-
-/// A layer of a decoder.
-pub trait Block: Debug + Send + Sync {
-    /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, the attention of each on its own cache.
-    fn forward(
-        &self,
-        x: &Tensor,
-        tokens: &[Vec<Token>],
-        caches: Vec<LayerSlots<'_>>,
-    ) -> Result<Tensor>;
-
-    /// What a device's own kernels work with, where there are such for layers of this kind.
-    fn as_llama(&self) -> Option<&llama::Layer> {
-        None
-    }
-
-    /// The layer with its matrices as those kernels take them, see [`Matrix::for_kernels`]; none: there are no such kernels.
-    fn for_kernels(&self, _: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
-        Ok(None)
-    }
-}
 
 /// The norm in front of the output layer.
 #[derive(Debug, Clone)]
@@ -102,7 +83,7 @@ pub struct Decoder {
     /// `[vocab, hidden]`
     embed_tokens: Matrix,
     /// In their order; one can be put around another, to watch it.
-    pub layers: Vec<Arc<dyn Block>>,
+    pub layers: Vec<Layer>,
     norm: Norm,
     lm_head: Linear,
     dtype: DType,
@@ -116,10 +97,11 @@ impl Decoder {
     pub fn new(config: &Config, text: &Weights, head: &Weights) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size(), config.hidden_size());
         let before = text.taken();
-        let (embed, norm, layers): (_, _, Vec<Arc<dyn Block>>) = match config {
+        let (embed, norm, layers): (_, _, Vec<Layer>) = match config {
             Config::Llama(cfg) => {
-                let layer = |i| -> Result<Arc<dyn Block>> {
-                    Ok(Arc::new(llama::Layer::new(cfg, &text.pp("layers").pp(i))?))
+                let layer = |i| -> Result<Layer> {
+                    let layer = llama::Layer::new(cfg, &text.pp("layers").pp(i))?;
+                    Ok(Layer::Attention(Arc::new(layer)))
                 };
                 let norm = text.pp("norm").var_builder();
                 (
@@ -134,9 +116,9 @@ impl Decoder {
                 let shape = cfg.cache_shape().map_err(candle_core::Error::wrap)?;
                 let activation = cfg.activation().map_err(candle_core::Error::wrap)?;
                 let about = (activation, shape.rope.rotary_dim);
-                let layer = |i| -> Result<Arc<dyn Block>> {
-                    let w = text.pp("layers").pp(i);
-                    Ok(Arc::new(gpt_neox::Layer::new(cfg, about, &w)?))
+                let layer = |i| -> Result<Layer> {
+                    let layer = gpt_neox::Layer::new(cfg, about, &text.pp("layers").pp(i))?;
+                    Ok(Layer::Attention(Arc::new(layer)))
                 };
                 let norm = text.pp("final_layer_norm").var_builder();
                 (
@@ -162,9 +144,12 @@ impl Decoder {
     }
 
     /// Lays the matrices out as the kernels of `gpu` take them, layer by layer, so that no more than a layer is there twice. Without a GPU,
-    /// and for layers that its kernels do not know, nothing changes.
+    /// and for decoders of whose layers its kernels do not know some, nothing changes.
     pub fn lay_out_for(&mut self, gpu: Option<&Arc<dyn Gpu>>) -> Result<()> {
-        let Some(gpu) = gpu else { return Ok(()) };
+        let whole = self.layers.iter().all(Layer::keeps_keys);
+        let Some(gpu) = gpu.filter(|_| whole) else {
+            return Ok(());
+        };
         for layer in &mut self.layers {
             match layer.for_kernels(gpu)? {
                 Some(laid_out) => *layer = laid_out,
@@ -235,7 +220,7 @@ impl Decoder {
         self.append_all(chunk, marks, std::slice::from_mut(cache), self.layers.len())
     }
 
-    /// Puts a chunk through the first `layers` layers, for what the cache hears there ([`BoundedCache::listen`]): the states that come
+    /// Puts a chunk through the decoder as far as the first `layers` layers that keep keys, for what the cache hears there ([`BoundedCache::listen`]): the states that come
     /// out of them, normalised, `[tokens, hidden]` as [`Self::append`] does.
     ///
     /// It is not in the layers behind, so that the cache is worth nothing until [`BoundedCache::put_back`]. Where layers compact together
@@ -248,10 +233,22 @@ impl Decoder {
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
         let layers = match cache.admissible(marks)? == marks.len() {
-            true => layers,
+            true => self.depth(layers),
             false => self.layers.len(),
         };
         self.append_all(chunk, marks, std::slice::from_mut(cache), layers)
+    }
+
+    /// How many layers there are as far as the first `keeping` that keep keys.
+    fn depth(&self, keeping: usize) -> usize {
+        let layers = (1..).zip(&self.layers);
+        let mut depths = layers.filter(|(_, layer)| layer.keeps_keys());
+        match keeping.checked_sub(1) {
+            Some(last) => depths
+                .nth(last)
+                .map_or(self.layers.len(), |(depth, _)| depth),
+            None => 0,
+        }
     }
 
     /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
@@ -313,16 +310,23 @@ impl Decoder {
             .iter_mut()
             .map(|cache| cache.admit(marks))
             .collect::<std::result::Result<Vec<_>, _>>()?;
+        let (mut keeping, mut recurrent) = (0, 0);
         for (i, layer) in self.layers.iter().enumerate().take(layers) {
-            if caches.iter().any(|cache| cache.withdraws_at(i)) {
+            let of_kind = match layer.keeps_keys() {
+                true => &mut keeping,
+                false => &mut recurrent,
+            };
+            let index = *of_kind;
+            *of_kind += 1;
+            let mut withdrawing = caches.iter().filter(|cache| cache.withdraws_at(index));
+            if layer.keeps_keys() && withdrawing.next().is_some() {
                 (x, tokens) = text_only(&x, &tokens)?;
                 deep.clear();
             }
             if tokens.iter().all(Vec::is_empty) {
                 return Ok(x);
             }
-            let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
-            x = layer.forward(&x, &tokens, caches)?;
+            x = layer.forward(&x, &tokens, (caches, index))?;
             if let Some(added) = deep.get(i) {
                 x = (x + added)?;
             }

@@ -104,9 +104,10 @@ impl Report {
         self.unused.sort();
         self.unused.dedup();
         let weights = self.weight_bytes.saturating_add(self.repacked_bytes);
-        self.memory_bytes = weights.saturating_add(self.cache_bytes);
+        let constant = weights.saturating_add(self.state_bytes);
+        self.memory_bytes = constant.saturating_add(self.cache_bytes);
         self.fitting_budget = options.memory.map(|memory| {
-            let slots = memory.saturating_sub(weights) / self.kv_bytes_per_token.max(1);
+            let slots = memory.saturating_sub(constant) / self.kv_bytes_per_token.max(1);
             usize::try_from(slots)
                 .unwrap_or(usize::MAX)
                 .min(self.context)
