@@ -11,6 +11,7 @@ import re
 from itertools import groupby
 
 import published_internvl
+import published_lfm2
 import published_llava
 import published_quantised
 import published_qwen
@@ -27,6 +28,7 @@ MODELS = (
     | published_smolvlm.MODELS
     | published_llava.MODELS
     | published_internvl.MODELS
+    | published_lfm2.MODELS
     | published_qwen.MODELS
     | published_quantised.MODELS
 )

@@ -26,7 +26,16 @@ GGUF_BUDGET = 900
 
 def test_every_kind_of_checkpoint_is_there() -> None:
     kinds = {json.loads((FAMILIES / name / "config.json").read_text())["model_type"] for name in MULTIMODAL}
-    assert kinds >= {"idefics3", "llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl"}
+    assert kinds >= {
+        "idefics3",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "internvl",
+        "lfm2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+    }
 
 
 @pytest.mark.parametrize("family", MULTIMODAL)

@@ -7,12 +7,14 @@
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
+//! - `lfm2`: layers of LFM2
 //! - `step`: one token through all of it in a device's own kernels
 
 mod attention;
 mod config;
 pub mod gpt_neox;
 mod layer;
+pub mod lfm2;
 pub mod llama;
 mod rope;
 pub mod step;
@@ -92,7 +94,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// `text` stands at the decoder (`embed_tokens`, `layers`, `norm`; for GPT-NeoX `embed_in`, `layers`, `final_layer_norm`),
+    /// `text` stands at the decoder (`embed_tokens`, `layers`, `norm`; for GPT-NeoX `embed_in`, `layers`, `final_layer_norm`; for LFM2
+    /// `embed_tokens`, `layers`, `embedding_norm`),
     /// `head` at the output layer (`lm_head`, `embed_out`).
     pub fn new(config: &Config, text: &Weights, head: &Weights) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size(), config.hidden_size());
@@ -125,6 +128,27 @@ impl Decoder {
                     "embed_in",
                     Norm::Layer(layer_norm(hidden, cfg.layer_norm_eps, norm)?),
                     (0..cfg.num_hidden_layers)
+                        .map(layer)
+                        .collect::<Result<_>>()?,
+                )
+            }
+            Config::Lfm2(cfg) => {
+                let attends = cfg.attends().map_err(candle_core::Error::wrap)?;
+                let w_layers = text.pp("layers");
+                let layer = |(i, attends)| -> Result<Layer> {
+                    let w = w_layers.pp(i);
+                    Ok(match attends {
+                        true => Layer::Attention(Arc::new(lfm2::attending(cfg, &w)?)),
+                        false => Layer::Recurrent(Arc::new(lfm2::ConvLayer::new(cfg, &w)?)),
+                    })
+                };
+                let norm = text.pp("embedding_norm").var_builder();
+                (
+                    "embed_tokens",
+                    Norm::Rms(rms_norm(hidden, cfg.norm_eps, norm)?),
+                    attends
+                        .into_iter()
+                        .enumerate()
                         .map(layer)
                         .collect::<Result<_>>()?,
                 )

@@ -93,8 +93,9 @@ impl Module for Attention {
     }
 }
 
+/// A layer, as SigLIP 2 has it too.
 #[derive(Debug, Clone)]
-struct Layer {
+pub struct Layer {
     layer_norm1: LayerNorm,
     self_attn: Attention,
     layer_norm2: LayerNorm,
@@ -102,7 +103,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
+    pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         Ok(Self {
             layer_norm1: norm(sizes, &w.pp("layer_norm1"))?,
             self_attn: Attention::new(sizes, &w.pp("self_attn"))?,
@@ -113,6 +114,7 @@ impl Layer {
 }
 
 impl Module for Layer {
+    /// `[tiles, rows, hidden]` -> `[tiles, rows, hidden]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = (x + self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
         let expanded = self.mlp.forward(&self.layer_norm2.forward(&x)?)?;
