@@ -116,22 +116,28 @@ def write_file(path: Path, part: list[Entry], seed: int) -> None:
                 out.write(stored(values, entry.dtype))
 
 
-def write_weights(out: Path, tensors: list[Entry], shards: int, seed: int) -> None:
-    """One file, or as many as there are on the hub, of about one size, with their index."""
+def write_weights(out: Path, tensors: list[Entry], about: dict, seed: int) -> None:
+    """One file, or as many as there are on the hub, of about one size, with their index; of a pipeline in its folders."""
+    shards, folders = about["shards"], about.get("folders", {})
     if shards == 1:
         write_file(out / "model.safetensors", tensors, seed)
         return
-    total = sum(entry.bytes for entry in tensors)
-    parts, before = [[] for _ in range(shards)], 0
-    for entry in tensors:
-        parts[before * shards // total].append(entry)
+    files: dict[str, list[Entry]] = {}
+    for folder, beginnings in folders.items():
+        files[f"{folder}/model.safetensors"] = [it for it in tensors if it.name.startswith(tuple(beginnings))]
+    inner = {entry.name for part in files.values() for entry in part}
+    rest, before = [entry for entry in tensors if entry.name not in inner], 0
+    total = sum(entry.bytes for entry in rest)
+    stem = "transformer/diffusion_pytorch_model" if folders else "model"
+    for entry in rest:
+        shard = before * shards // total + 1
+        files.setdefault(f"{stem}-{shard:05}-of-{shards:05}.safetensors", []).append(entry)
         before += entry.bytes
-    places = {}
-    for i, part in enumerate(parts):
-        name = f"model-{i + 1:05}-of-{shards:05}.safetensors"
+    for name, part in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
         write_file(out / name, part, seed)
-        places |= {entry.name: name for entry in part}
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    places = {entry.name: name for name, part in files.items() for entry in part}
+    index = {"metadata": {"total_size": sum(entry.bytes for entry in tensors)}, "weight_map": places}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -155,7 +161,11 @@ def write_rest(out: Path, about: dict) -> None:
         for path in family.glob(pattern):
             shutil.copyfile(path, out / path.name)
     config = with_token_ids(about["config"], json.loads((family / "config.json").read_text()))
-    files = {"config.json": config, "preprocessor_config.json": about["preprocessor_config"]}
+    files = {
+        "config.json": config,
+        "preprocessor_config.json": about["preprocessor_config"],
+        "video_preprocessor_config.json": about.get("video_preprocessor_config"),
+    }
     for name, value in files.items():
         if value is not None:
             (out / name).write_text(json.dumps(value, indent=2) + "\n")
@@ -179,7 +189,7 @@ def main() -> None:
     except FileExistsError:
         sys.exit(f"{args.out} exists, expected a directory to make")
     write_rest(args.out, about)
-    write_weights(args.out, tensors, about["shards"], args.seed)
+    write_weights(args.out, tensors, about, args.seed)
     print(f"{args.out}: {about['parameters']:,} parameters, {size / 1e9:.1f} GB in {about['shards']} file(s)")
 
 

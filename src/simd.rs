@@ -1,6 +1,11 @@
 //! Products of rows with vector instructions, which the cache and the model share.
 //!
-//! [`dot_products`], [`dot`] and [`exp`] are inlined into the caller's dispatch, so that they have the caller's instructions.
+//! [`dot_products`] and [`dot`] are inlined into the caller's dispatch, so that they have the caller's instructions.
+//!
+//! - this file: products of rows
+//! - `tiles`: products of tiles, softmax of a row
+
+pub mod tiles;
 
 use gemm::Parallelism;
 use pulp::Simd;
@@ -10,6 +15,15 @@ use pulp::Simd;
 ///
 /// This is candle's own product without what it asks the system each time, how many cores there are.
 pub fn many_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
+    products_of_many(a, b, width, out, false);
+}
+
+/// As [`many_products`], but `out += a * b^T`.
+pub fn add_many_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
+    products_of_many(a, b, width, out, true);
+}
+
+fn products_of_many(a: &[f32], b: &[f32], width: usize, out: &mut [f32], add: bool) {
     let (rows, columns) = match width {
         0 => (0, 0),
         width => (a.len() / width, b.len() / width),
@@ -28,14 +42,14 @@ pub fn many_products(a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
             out.as_mut_ptr(),
             1,
             columns as isize,
-            false,
+            add,
             a.as_ptr(),
             1,
             width as isize,
             b.as_ptr(),
             width as isize,
             1,
-            0.0f32,
+            if add { 1.0f32 } else { 0.0 },
             1.0f32,
             false,
             false,

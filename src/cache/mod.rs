@@ -113,7 +113,7 @@ pub use recall::{contrast, scores, Heard, Probe, Scores, Side, Summary};
 pub use report::{CacheUsage, Retained};
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
-pub use slots::{FrameId, Mark, Place, Token};
+pub use slots::{FrameId, Mark, Place, Token, Video};
 pub use state::{LayerState, StateShape};
 pub use steps::{StepLayer, StepTurns};
 pub use storage::{KvBuffer, Storage};

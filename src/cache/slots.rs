@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::num::NonZeroU16;
+
 /// Number of a frame in the stream, counted from 0 since the last reset.
 pub type FrameId = u32;
 
@@ -29,6 +31,17 @@ pub struct Place {
     pub offset: [u16; 3],
     /// The largest extent of the whole image on any axis, which is the room that it takes in the stream; 0: no image token.
     pub extent: u16,
+    /// The video that the image is a part of, where one has several that share their rows and columns.
+    pub video: Option<Video>,
+}
+
+/// Which video an image is a part of, and how much later it is than the part before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Video {
+    /// The video's number: its parts follow one another.
+    pub number: NonZeroU16,
+    /// Positions on the axis of time since the part before; of a first part it does not matter.
+    pub step: u16,
 }
 
 impl Mark {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
+use super::cosmos3;
 use super::decoder;
 use super::internvl;
 use super::lfm2_vl;
@@ -48,6 +49,16 @@ pub trait FamilyConfig: Send + Sync {
         None
     }
 
+    /// What the files may hold beside the model, and is left alone.
+    fn other_parts(&self) -> &'static [OtherPart] {
+        &[]
+    }
+
+    /// Where the frames of a video stand on the axis of time, if they share one picture's rows, columns and markup.
+    fn video_axis(&self) -> Option<VideoAxis> {
+        None
+    }
+
     /// Other control tokens that a picture's markup needs.
     fn markup_tokens(&self) -> &[&str] {
         &[]
@@ -61,6 +72,31 @@ pub trait FamilyConfig: Send + Sync {
     ) -> Result<Box<dyn Vision>, ModelError>;
 }
 
+/// A part of a checkpoint that has nothing to do with answers, by its tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherPart {
+    pub what: &'static str,
+    /// Parts of their names, with the dots or underscores around them.
+    pub names: &'static [&'static str],
+}
+
+impl OtherPart {
+    /// Whether the tensor `name` belongs to it.
+    pub fn holds(&self, name: &str) -> bool {
+        let dotted = format!(".{name}");
+        self.names.iter().any(|part| dotted.contains(part))
+    }
+}
+
+/// Where the parts of one video, a frame or a group of frames each, stand on the axis of time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum VideoAxis {
+    /// One position behind another.
+    Parts,
+    /// By their times: so many positions for a second.
+    Seconds(f64),
+}
+
 /// A family of multimodal checkpoints.
 pub struct Family {
     pub name: &'static str,
@@ -71,7 +107,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 9] = [
+pub const FAMILIES: [Family; 10] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -125,6 +161,12 @@ pub const FAMILIES: [Family; 9] = [
         model_types: &["qwen3_vl"],
         names: Names(&[]),
         open: qwen3_vl::open,
+    },
+    Family {
+        name: "Cosmos 3",
+        model_types: &["cosmos3_omni"],
+        names: cosmos3::NAMES,
+        open: cosmos3::open,
     },
 ];
 

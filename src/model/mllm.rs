@@ -9,7 +9,7 @@ use super::constraint::{ConstraintError, Constraints};
 use super::decoder::{self, Decoder, Embedded};
 use super::device::beside;
 use super::ends::Ends;
-use super::family::Family;
+use super::family::{Family, VideoAxis};
 use super::generation::GenerationRules;
 use super::placeholders::placeholders;
 use super::precision::Precision;
@@ -39,6 +39,8 @@ pub struct Mllm {
     /// Ids that no answer holds, for they stand for pictures or for nothing, or the checkpoint suppresses them.
     pub placeholders: Vec<u32>,
     image_token: u32,
+    /// How several frames are one video, if they are.
+    pub video_axis: Option<VideoAxis>,
     video_token: Option<u32>,
     placeholder: String,
     device: Device,
@@ -145,6 +147,7 @@ impl Mllm {
             placeholders,
             image_token,
             video_token: family_config.video_token(),
+            video_axis: family_config.video_axis(),
             device: device.clone(),
             constraints: OnceLock::new(),
         })
@@ -303,6 +306,7 @@ pub fn image_places(images: &[ImageFeatures]) -> Result<Vec<(usize, Place)>, Mod
                         small(token % width)?,
                     ],
                     extent: small(time.max(height).max(width))?,
+                    video: None,
                 },
             };
             of_tokens.push((i, place));

@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use super::checkpoint::Checkpoint;
 use super::decoder::{self, Decoder};
 use super::ends::Ends;
-use super::family::{self, Family, CONFIG};
+use super::family::{self, Family, OtherPart, CONFIG};
 use super::precision::Precision;
 use super::template::ChatTemplate;
 use super::tokenizer::ChatTokenizer;
@@ -44,6 +44,8 @@ pub struct About {
     /// Where the decoder and its output layer stand in the tree of tensors.
     pub text: String,
     pub head: String,
+    /// What the files may hold beside the model.
+    pub other_parts: &'static [OtherPart],
 }
 
 /// The spellings of names beside the hub's: of a decoder that was saved without its output layer, or taken out of a multimodal model.
@@ -121,6 +123,7 @@ impl TextModel {
                 names: family.names,
                 text: opened.text_path().to_string(),
                 head: opened.head_path().to_string(),
+                other_parts: opened.other_parts(),
             });
         }
         let config = family::decoder_config(checkpoint)?;
@@ -134,6 +137,7 @@ impl TextModel {
             names,
             text: text.to_string(),
             head: head.to_string(),
+            other_parts: &[],
         })
     }
 
@@ -149,8 +153,9 @@ impl TextModel {
         let chat = ChatTokenizer::load(checkpoint)?;
         chat.check_vocabulary(about.vocabulary)?;
         let weights = Weights::new(source, dtype, device);
-        let decoder = Decoder::new(&config, &weights.pp(about.text), &weights.pp(about.head))
+        let mut decoder = Decoder::new(&config, &weights.pp(about.text), &weights.pp(about.head))
             .map_err(|error| checkpoint.weight_error(error, device))?;
+        decoder.lay_out_for(None)?;
         Ok(Self {
             shape: shape(&config, &checkpoint.path(CONFIG))?,
             weight_bytes: decoder.weight_bytes() as u64,

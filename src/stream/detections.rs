@@ -32,8 +32,8 @@ pub struct Format {
 }
 
 /// By the names of families; those that are not here write none in a published form. Sources: the model cards and cookbooks of Qwen2-VL
-/// (arXiv 2409.12191, 2.2), Qwen2.5-VL (arXiv 2502.13923, 2.1) and Qwen3-VL.
-const FORMATS: [(&str, Format); 3] = [
+/// (arXiv 2409.12191, 2.2), Qwen2.5-VL (arXiv 2502.13923, 2.1) and Qwen3-VL, of which Cosmos 3 has come.
+const FORMATS: [(&str, Format); 4] = [
     (
         "Qwen2-VL",
         Format {
@@ -50,6 +50,13 @@ const FORMATS: [(&str, Format); 3] = [
     ),
     (
         "Qwen3-VL",
+        Format {
+            notation: Notation::Json,
+            scale: Scale::Thousandths,
+        },
+    ),
+    (
+        "Cosmos 3",
         Format {
             notation: Notation::Json,
             scale: Scale::Thousandths,

@@ -69,6 +69,7 @@ impl Stream {
                     place: Place {
                         offset: [0, (left / width) as u16, (left % width) as u16],
                         extent: height.max(width) as u16,
+                        video: None,
                     },
                     ..Mark::image(frame)
                 };

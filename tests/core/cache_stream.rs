@@ -61,6 +61,7 @@ pub fn mark(index: u64) -> Mark {
             place: Place {
                 offset: [0, i / 3, i % 3],
                 extent: 3,
+                video: None,
             },
             ..Mark::image((index / 23) as u32)
         };

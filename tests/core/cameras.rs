@@ -3,14 +3,14 @@
 use std::sync::mpsc::{channel, Receiver, Sender};
 
 use inf_mllm::cache::PolicyKind;
-use inf_mllm::stream::grammar::{Chat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar, Shot};
 use inf_mllm::stream::{
     Answer, AnswerDelta, CameraImage, Engine, EngineEvents, FinishReason, Session, SessionConfig,
     Taken,
 };
 
 use crate::engine::wait_for;
-use crate::support::{instruction, load, picture, tiny_config, tiny_dir, PATIENCE};
+use crate::support::{instruction, load, picture, shot, tiny_config, tiny_dir, PATIENCE};
 
 fn config(labels: &[&str]) -> SessionConfig {
     let mut config = tiny_config();
@@ -65,7 +65,11 @@ fn the_label_of_its_camera_is_fed_with_every_frame() {
         let image = of(camera, stamp_ms);
         let label = ["front", "rear"][camera];
         let elapsed_ns = (stamp_ms - 1000) * 1_000_000;
-        let text = grammar.frame(&markup(&image), elapsed_ns, Some(label));
+        let shot = Shot {
+            camera: (camera, Some(label)),
+            ..shot(elapsed_ns)
+        };
+        let text = grammar.frame(&markup(&image), &shot).text;
         assert!(text.contains(&format!(", {label} camera:")), "{text}");
         let last = stream.last().copied();
         stream.extend(model.tokenizer.encode_after(last, &text).unwrap());

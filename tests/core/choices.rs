@@ -17,7 +17,9 @@ use proptest::prelude::*;
 use crate::failures::seen;
 use crate::recall::{archived, config, no_trace, remembering};
 use crate::steps::kernels;
-use crate::support::{demo_dir, instruction, load, picture, tiny_config, tiny_dir, tiny_session};
+use crate::support::{
+    demo_dir, instruction, load, picture, shot, tiny_config, tiny_dir, tiny_session,
+};
 
 const QUESTION: &str = "Which colour does it have?";
 const COLOURS: [&str; 5] = ["red", "red box", "red ball", "blue", "it is not there"];
@@ -105,7 +107,7 @@ fn stream(model: &Mllm, system: &str) -> (Vec<u32>, Vec<ImageFeatures>) {
         .encode(&model.vision.pixels(&prepared).unwrap());
     let mut grammar = Grammar::new(Chat::of(model).unwrap());
     let mut text = grammar.prefix(system, &model.tokenizer);
-    text.push_str(&grammar.frame(&markup, 0, None));
+    text.push_str(&grammar.frame(&markup, &shot(0)).text);
     text.push_str(&grammar.instruction(QUESTION, &model.tokenizer));
     let ids = model.tokenizer.encode_prompt(&text).unwrap();
     (ids, vec![features.unwrap()])

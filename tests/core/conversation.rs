@@ -5,7 +5,7 @@ use inf_mllm::model::template::{Content, Message};
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::{Answer, FinishReason, Session};
 
-use crate::support::{instruction, load, picture, tiny_config, tiny_dir, tiny_session};
+use crate::support::{instruction, load, picture, shot, tiny_config, tiny_dir, tiny_session};
 
 fn ask(session: &mut Session, id: &str, text: &str) -> Answer {
     session.ask(&instruction(id, text), &|| false, &mut |_| ())
@@ -26,8 +26,12 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
     let tokenizer = &model.tokenizer;
     let mut grammar = Grammar::new(Chat::of(&model).unwrap());
     let mut stream = grammar.prefix("Be brief.", tokenizer);
-    stream.push_str(&grammar.frame(model.placeholder(), 0, None));
-    stream.push_str(&grammar.frame(model.placeholder(), 61_000_000_000, None));
+    stream.push_str(&grammar.frame(model.placeholder(), &shot(0)).text);
+    stream.push_str(
+        &grammar
+            .frame(model.placeholder(), &shot(61_000_000_000))
+            .text,
+    );
     stream.push_str(&grammar.instruction("What is in view?", tokenizer));
     stream.push_str(" a box");
     grammar.answered();

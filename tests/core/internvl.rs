@@ -7,13 +7,13 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::vision::View;
-use inf_mllm::stream::grammar::{Chat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar, Shot};
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 use serde_json::json;
 
 use crate::commands::{failed, path, run, succeeded, write_bag};
 use crate::llava::{changed, check_command_line, check_system_prompt_and_budget, refused};
-use crate::support::{self, golden, instruction, load, picture, tensors, try_load};
+use crate::support::{self, golden, instruction, load, picture, shot, tensors, try_load};
 use crate::variants::copy;
 
 /// With a Qwen2 decoder and the tower of the small models, and with a Qwen3 decoder and the tower of the large ones.
@@ -88,17 +88,27 @@ fn frames_are_numbered_within_their_turn() {
     assert_eq!(grammar.format().name, "InternVL");
     assert_eq!(grammar.prefix("", &model.tokenizer), "");
     let user = "<|im_start|>user\n";
-    assert_eq!(grammar.frame("X", 0, None), format!("{user}Frame1: X"));
-    assert_eq!(grammar.frame("X", 70_000_000_000, None), "\nFrame2: X");
+    assert_eq!(
+        grammar.frame("X", &shot(0)).text,
+        format!("{user}Frame1: X")
+    );
+    assert_eq!(
+        grammar.frame("X", &shot(70_000_000_000)).text,
+        "\nFrame2: X"
+    );
     let sent = "\nA picture that was sent: X";
     assert_eq!(grammar.sent_picture("X"), sent);
     let rear = "\nFrame3, rear camera: X";
-    assert_eq!(grammar.frame("X", 0, Some("rear")), rear);
+    let from_the_rear = Shot {
+        camera: (1, Some("rear")),
+        ..shot(0)
+    };
+    assert_eq!(grammar.frame("X", &from_the_rear).text, rear);
     let asked = "\nwhere?<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(grammar.instruction("where?", &model.tokenizer), asked);
     grammar.answered();
     let again = format!("<|im_end|>\n{user}Frame1: X");
-    assert_eq!(grammar.frame("X", 0, None), again);
+    assert_eq!(grammar.frame("X", &shot(0)).text, again);
 }
 
 #[test]

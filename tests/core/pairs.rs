@@ -1,21 +1,24 @@
 //! Frames that the tower takes two at a time.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::mllm::Mllm;
-use inf_mllm::model::vision::{Pixels, View};
+use inf_mllm::model::vision::{ImageFeatures, Pixels, View};
+use inf_mllm::stream::grammar::{Chat, Grammar, Shot};
 use inf_mllm::stream::{Answer, Instruction, Session, SessionConfig};
 use serde_json::Value;
 
 use crate::cache_stream::Seen;
 use crate::support::{
-    camera_image, deviation, golden, ids, instruction, json, load, picture, tensors, tiny_config,
+    camera_image, deviation, golden, ids, instruction, json, load, picture, shot, tensors,
+    tiny_config,
 };
 
-const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
+const FAMILIES: [&str; 4] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)
@@ -26,7 +29,7 @@ fn about() -> Value {
     json(&golden("video_pairs/about.json"))
 }
 
-/// The video's frames.
+/// The frames of the longest video.
 fn frames(family: &str) -> Vec<RgbImage> {
     let about = about();
     let number = |name: &str| about[name].as_u64().unwrap() as u32;
@@ -40,7 +43,8 @@ fn frames(family: &str) -> Vec<RgbImage> {
             *small.get_pixel(from / scale, y / scale)
         })
     };
-    (0..number("frames")).map(shown).collect()
+    let long = about["long"]["frames"].as_u64().unwrap() as u32;
+    (0..long).map(shown).collect()
 }
 
 fn pixels(model: &Mllm, frame: &RgbImage) -> Pixels {
@@ -48,9 +52,39 @@ fn pixels(model: &Mllm, frame: &RgbImage) -> Pixels {
     model.vision.pixels(&prepared).unwrap()
 }
 
-/// The values of the video's pairs; the last frame is one with itself.
-fn pairs(model: &Mllm, family: &str) -> Vec<Pixels> {
+/// A video that transformers was shown.
+struct Shown {
+    frames: usize,
+    every_ns: i64,
+    /// What it said.
+    said: Vec<u32>,
+    /// What it computed for the prompt.
+    expected: HashMap<String, Tensor>,
+}
+
+/// Those of a family: one that all have, and where a video is one span of the prompt a longer and slower one.
+fn videos(family: &str) -> Vec<Shown> {
+    let about = about();
+    let shown = |about: &Value, file: String| {
+        let said = about["families"][family]["generated_ids"].clone();
+        Shown {
+            frames: about["frames"].as_u64().unwrap() as usize,
+            every_ns: (1e9 / about["rate"].as_f64().unwrap()) as i64,
+            said: serde_json::from_value(said).unwrap(),
+            expected: tensors(&golden(&format!("video_pairs/{file}.safetensors"))),
+        }
+    };
+    let mut videos = vec![shown(&about, family.to_string())];
+    if about["long"]["families"][family].is_object() {
+        videos.push(shown(&about["long"], format!("{family}_long")));
+    }
+    videos
+}
+
+/// The values of the pairs of the video's first frames; a last one that is left over is one with itself.
+fn pairs(model: &Mllm, family: &str, count: usize) -> Vec<Pixels> {
     let frames = frames(family);
+    let frames = &frames[..count];
     let pair = |pair: &[RgbImage]| match pair {
         [first, second] => {
             let [first, second] = [first, second].map(|frame| pixels(model, frame));
@@ -65,8 +99,10 @@ fn pairs(model: &Mllm, family: &str) -> Vec<Pixels> {
 fn pairs_are_those_of_the_published_processor_and_tower() {
     for family in FAMILIES {
         let model = load(&dir(family));
-        let expected = tensors(&golden(&format!("video_pairs/{family}.safetensors")));
-        let pairs = pairs(&model, family);
+        let Shown {
+            expected, frames, ..
+        } = videos(family).remove(0);
+        let pairs = pairs(&model, family, frames);
         let values = pairs.iter().map(|pair| &pair.values).collect::<Vec<_>>();
         let features = pairs.iter().map(|pair| model.vision.encode(pair).unwrap());
         let rows = features.map(|features| features.rows).collect::<Vec<_>>();
@@ -80,37 +116,74 @@ fn pairs_are_those_of_the_published_processor_and_tower() {
     }
 }
 
-/// A prompt of Qwen3-VL has each pair with its time, as the stream has; the older ones have all of a video in one.
+/// Piece by piece, with a prompt of Qwen3-VL in which each pair has its time, and those of the older ones that have a video in one span.
 #[test]
-fn the_logits_of_a_published_video_prompt_are_reproduced() {
-    let family = "qwen3_vl";
-    let model = load(&dir(family));
-    let expected = tensors(&golden(&format!("video_pairs/{family}.safetensors")));
-    let config = json(&dir(family).join("config.json"));
-    let video = config["video_token_id"].as_u64().unwrap() as u32;
-    let image = model.tokenizer.control(model.placeholder()).unwrap();
-    let prompt = ids(&expected["input_ids"]).into_iter();
-    let prompt = prompt.map(|id| if id == video { image } else { id });
-    let features = pairs(&model, family);
-    let features = features.iter().map(|pair| model.vision.encode(pair));
-    let features = features.collect::<Result<Vec<_>, _>>().unwrap();
-    let chunk = model.embed(&prompt.collect::<Vec<_>>(), &features).unwrap();
-    let cache = CacheConfig {
-        policy: PolicyKind::Full,
-        budget: 512,
-        ..CacheConfig::default()
-    };
-    let mut cache = BoundedCache::new(model.shape, &cache, 1, model.dtype(), &Device::Cpu).unwrap();
-    let marks: Vec<Mark> = chunk.marks();
-    let hidden = model
-        .decoder
-        .append_embedded(&chunk.embedded, &marks, &mut cache)
-        .unwrap();
-    let wanted = &expected["logits"];
-    let kept = wanted.dim(0).unwrap();
-    let hidden = hidden.narrow(0, marks.len() - kept, kept).unwrap();
-    let off = deviation(&model.decoder.logits(&hidden).unwrap(), wanted);
-    assert!(off <= 1e-4, "logits differ by {off}");
+fn a_stream_is_the_published_video_prompt_and_gives_its_logits() {
+    for family in FAMILIES {
+        for shown in videos(family) {
+            let model = load(&dir(family));
+            let (prompt, marks, features) = stream(&model, family, &shown);
+            let config = json(&dir(family).join("config.json"));
+            let video = config["video_token_id"].as_u64().unwrap() as u32;
+            let image = model.tokenizer.control(model.placeholder()).unwrap();
+            let published = ids(&shown.expected["input_ids"]).into_iter();
+            let published = published.map(|id| if id == video { image } else { id });
+            assert_eq!(prompt, published.collect::<Vec<_>>(), "{family}");
+
+            let chunk = model.embed(&prompt, &features).unwrap();
+            let cache = CacheConfig {
+                policy: PolicyKind::Full,
+                budget: 512,
+                ..CacheConfig::default()
+            };
+            let mut cache =
+                BoundedCache::new(model.shape, &cache, 1, model.dtype(), &Device::Cpu).unwrap();
+            let hidden = model
+                .decoder
+                .append_embedded(&chunk.embedded, &marks, &mut cache)
+                .unwrap();
+            let wanted = &shown.expected["logits"];
+            let kept = wanted.dim(0).unwrap();
+            let hidden = hidden.narrow(0, marks.len() - kept, kept).unwrap();
+            let off = deviation(&model.decoder.logits(&hidden).unwrap(), wanted);
+            assert!(off <= 1e-4, "{family}: logits differ by {off}");
+        }
+    }
+}
+
+/// What a stream of the video and the question is: ids, marks and the features of the pairs.
+fn stream(model: &Mllm, family: &str, shown: &Shown) -> (Vec<u32>, Vec<Mark>, Vec<ImageFeatures>) {
+    let mut grammar = Grammar::new(Chat::of(model).unwrap());
+    let prefix = grammar.prefix("", &model.tokenizer);
+    let mut prompt = model.tokenizer.encode_prompt(&prefix).unwrap();
+    let mut videos = Vec::new();
+    let mut features = Vec::new();
+    let of_pairs = pairs(model, family, shown.frames);
+    for (number, pair) in of_pairs.iter().enumerate() {
+        let first = 2 * number as i64;
+        let last = (first + 1).min(shown.frames as i64 - 1);
+        let [from_ns, to_ns] = [first, last].map(|frame| frame * shown.every_ns);
+        let shot = Shot {
+            grid: pair.layout.grid,
+            ..shot(grammar.time_of_pair(from_ns, to_ns))
+        };
+        let written = grammar.frame(&model.vision.markup(&pair.layout), &shot);
+        let before = prompt.last().copied();
+        prompt.extend(model.tokenizer.encode_after(before, &written.text).unwrap());
+        videos.push(written.video);
+        features.push(model.vision.encode(pair).unwrap());
+    }
+    let question = about()["question"].as_str().unwrap().to_string();
+    let question = grammar.instruction(&question, &model.tokenizer);
+    let before = prompt.last().copied();
+    prompt.extend(model.tokenizer.encode_after(before, &question).unwrap());
+    let chunk = model.embed(&prompt, &features).unwrap();
+    let marks = chunk.images.iter().zip(chunk.marks());
+    let marks = marks.map(|(image, mut mark)| {
+        mark.place.video = image.and_then(|image| videos[image]);
+        mark
+    });
+    (prompt, marks.collect(), features)
 }
 
 fn config(family: &str) -> SessionConfig {
@@ -130,8 +203,12 @@ const HALF_A_SECOND_NS: i64 = 500_000_000;
 
 /// The first frames of the video, half a second apart.
 fn show(session: &mut Session, family: &str, count: usize) {
+    show_every(session, family, count, HALF_A_SECOND_NS);
+}
+
+fn show_every(session: &mut Session, family: &str, count: usize, every_ns: i64) {
     for (number, frame) in frames(family).iter().take(count).enumerate() {
-        let image = camera_image(frame, number as i64 * HALF_A_SECOND_NS);
+        let image = camera_image(frame, number as i64 * every_ns);
         session.push_frame(&image).unwrap();
     }
 }
@@ -155,22 +232,50 @@ fn state(session: &Session) -> (Seen, String) {
 
 #[test]
 fn a_stream_answers_what_transformers_answers_to_the_same_video() {
-    let family = "qwen3_vl";
-    let about = about();
-    let wanted = about["families"][family]["generated_ids"].clone();
-    let wanted: Vec<u32> = serde_json::from_value(wanted).unwrap();
-    let mut config = config(family);
-    config.max_new_tokens = wanted.len();
-    for ephemeral in [true, false] {
-        let mut session = session(config.clone());
-        show(
-            &mut session,
-            family,
-            about["frames"].as_u64().unwrap() as usize,
-        );
-        let answer = ask(&mut session, ephemeral);
-        assert_eq!(answer.token_ids, wanted);
-        assert_eq!(answer.frames_seen, 5);
+    for family in FAMILIES {
+        for shown in videos(family) {
+            let mut config = config(family);
+            config.max_new_tokens = shown.said.len();
+            for ephemeral in [true, false] {
+                let mut session = session(config.clone());
+                show_every(&mut session, family, shown.frames, shown.every_ns);
+                let answer = ask(&mut session, ephemeral);
+                assert_eq!(answer.token_ids, shown.said, "{family}");
+                assert_eq!(answer.frames_seen, shown.frames as u64);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_asked_ends_a_video_and_the_next_frame_begins_another() {
+    for (family, between) in [("qwen2_vl", 0), ("qwen2_5_vl", 0), ("qwen3_vl", 2)] {
+        let mut session = session(SessionConfig {
+            frames_per_group: 1,
+            ..config(family)
+        });
+        let frames = frames(family);
+        let grown = |session: &mut Session, number: usize, stamp_ns: i64| {
+            let before = session.usage().used;
+            let image = camera_image(&frames[number], stamp_ns);
+            session.push_frame(&image).unwrap();
+            session.usage().used - before
+        };
+        let [first, second] =
+            [0, 1].map(|at| grown(&mut session, at, at as i64 * HALF_A_SECOND_NS));
+        assert!(first > second, "{family}");
+        let features = session.state().cache.image_tokens() / 2;
+        if between == 0 {
+            // Nothing but its picture.
+            assert_eq!(second, features, "{family}");
+        } else {
+            assert!(second >= features + between, "{family}");
+        }
+        ask(&mut session, true);
+        assert_eq!(grown(&mut session, 2, 2 * HALF_A_SECOND_NS), second);
+        ask(&mut session, false);
+        let again = grown(&mut session, 3, 3 * HALF_A_SECOND_NS);
+        assert!(again >= first, "{family}: {again}, {first}");
     }
 }
 

@@ -26,6 +26,7 @@ struct Case {
     shape: Vec<usize>,
     rows: Option<[Vec<usize>; 1]>,
     cols: Option<[Vec<usize>; 1]>,
+    #[serde(alias = "video_grid_thw")]
     image_grid_thw: Option<Vec<[usize; 3]>>,
 }
 
@@ -45,7 +46,8 @@ impl Case {
             "LlavaOnevisionImageProcessor" | "LlavaOnevisionVideoProcessor" => "llava_onevision",
             "GotOcr2ImageProcessor" | "InternVLVideoProcessor" => "internvl",
             "Lfm2VlImageProcessor" => "lfm2_5_vl",
-            "Qwen2VLImageProcessor" => "qwen2_5_vl",
+            "Qwen2VLImageProcessor" | "Qwen2VLVideoProcessor" => "qwen2_5_vl",
+            "Qwen3VLVideoProcessor" => "qwen3_vl",
             other => panic!("no family has the processor {other}"),
         }
     }
@@ -88,6 +90,18 @@ impl Case {
         };
         write("config.json", &config);
         write("preprocessor_config.json", &self.preprocessor_config);
+        if self.kind().starts_with("Qwen") && self.view() == View::Frame {
+            write("video_preprocessor_config.json", &self.preprocessor_config);
+            // Limits, mean and deviation of images are none of frames'.
+            let mut images = self.preprocessor_config.clone();
+            for name in ["min_pixels", "max_pixels"] {
+                images[name] = 30_000.into();
+            }
+            for name in ["image_mean", "image_std"] {
+                images[name] = serde_json::json!([0.25, 0.25, 0.25]);
+            }
+            write("preprocessor_config.json", &images);
+        }
 
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let tensors = TensorMap {

@@ -105,6 +105,12 @@ const QWEN: [Known; 6] = [
     Known { name: "Qwen3-VL-4B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: Some(20 * 15), unused: &[] },
 ];
 
+/// Their generators have nothing to do with answers.
+#[rustfmt::skip]
+const COSMOS3: [Known; 1] = [
+    Known { name: "Cosmos3-Nano", kind: ("Cosmos 3", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: Some(20 * 15), unused: &[] },
+];
+
 #[rustfmt::skip]
 const QUANTISED: [Known; 3] = [
     Known { name: "Qwen2.5-VL-3B-Instruct-AWQ", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [36, 2, 128], frame: Some(23 * 17), unused: &[] },
@@ -215,15 +221,37 @@ fn write_sparse(file: &Path, holes: &[Hole]) {
 }
 
 /// The tensors in as many files as on the hub, with the index of several.
-fn write_weights(dir: &Path, holes: &[Hole], shards: usize) {
+fn write_weights(dir: &Path, holes: Vec<Hole>, (shards, folders): (usize, &Value)) {
     if shards == 1 {
-        return write_sparse(&dir.join("model.safetensors"), holes);
+        return write_sparse(&dir.join("model.safetensors"), &holes);
     }
     let mut index = Map::new();
-    for (i, part) in holes.chunks(holes.len().div_ceil(shards)).enumerate() {
-        let file = format!("model-{:05}-of-{shards:05}.safetensors", i + 1);
-        write_sparse(&dir.join(&file), part);
+    let mut write = |file: String, part: &[Hole]| {
+        let path = dir.join(&file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write_sparse(&path, part);
         index.extend(part.iter().map(|hole| (hole.name.clone(), json!(file))));
+    };
+    let mut rest = holes;
+    for (folder, beginnings) in folders.as_object().into_iter().flatten() {
+        let beginnings = beginnings.as_array().unwrap();
+        let within = |hole: &Hole| {
+            let mut beginnings = beginnings.iter();
+            beginnings.any(|beginning| hole.name.starts_with(beginning.as_str().unwrap()))
+        };
+        let (part, others) = rest.into_iter().partition::<Vec<_>, _>(within);
+        write(format!("{folder}/model.safetensors"), &part);
+        rest = others;
+    }
+    let shard = match folders.is_object() {
+        true => "transformer/diffusion_pytorch_model",
+        false => "model",
+    };
+    for (i, part) in rest.chunks(rest.len().div_ceil(shards)).enumerate() {
+        write(
+            format!("{shard}-{:05}-of-{shards:05}.safetensors", i + 1),
+            part,
+        );
     }
     let index = json!({ "metadata": {}, "weight_map": index });
     fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
@@ -265,14 +293,22 @@ fn write_directory(about: &Value) -> TempDir {
     let mut config = about["config"].clone();
     take_token_ids(&mut config, &json(&family.join("config.json")));
     let mut files = vec![("config.json", &config)];
-    if about["preprocessor_config"].is_object() {
-        files.push(("preprocessor_config.json", &about["preprocessor_config"]));
+    for (name, value) in [
+        ("preprocessor_config.json", &about["preprocessor_config"]),
+        (
+            "video_preprocessor_config.json",
+            &about["video_preprocessor_config"],
+        ),
+    ] {
+        if value.is_object() {
+            files.push((name, value));
+        }
     }
     for (name, value) in files {
         fs::write(dir.path().join(name), value.to_string()).unwrap();
     }
     let shards = about["shards"].as_u64().unwrap() as usize;
-    write_weights(dir.path(), &holes(about), shards);
+    write_weights(dir.path(), holes(about), (shards, &about["folders"]));
     dir
 }
 
@@ -321,10 +357,17 @@ fn check(known: &Known) -> Report {
     assert_eq!(frame.map(|frame| frame.image_tokens), known.frame, "{name}");
 
     let holes = holes(&about);
-    let (unused, used) = holes.iter().partition::<Vec<_>, _>(|hole| {
-        let patterns = known.unused.iter();
-        patterns.clone().any(|one| stands_for(one, &hole.name))
-    });
+    let left_alone = |hole: &Hole| {
+        let mut patterns = about["buffers"].as_object().unwrap().keys();
+        about["folders"].is_object() && patterns.any(|one| stands_for(one, &hole.name))
+    };
+    let (unused, used) = holes
+        .iter()
+        .filter(|hole| !left_alone(hole))
+        .partition::<Vec<_>, _>(|hole| {
+            let patterns = known.unused.iter();
+            patterns.clone().any(|one| stands_for(one, &hole.name))
+        });
     let mut unused = unused.iter().map(|hole| &hole.name).collect::<Vec<_>>();
     unused.sort();
     assert_eq!(report.unused.iter().collect::<Vec<_>>(), unused, "{name}");
@@ -378,6 +421,23 @@ fn lfm2_vl_is_complete() {
 #[test]
 fn qwen_vl_is_complete() {
     check_all(&QWEN);
+}
+
+#[test]
+fn cosmos3_is_complete() {
+    for known in &COSMOS3 {
+        let about = about(known.name);
+        let generators = about["buffers"].as_object().unwrap();
+        let report = check(known);
+        let left_alone = report.left_alone.values().map(|amount| amount.tensors);
+        let all = generators.keys().map(|pattern| names(pattern).len());
+        assert_eq!(
+            left_alone.sum::<usize>(),
+            all.sum::<usize>(),
+            "{}",
+            known.name
+        );
+    }
 }
 
 /// Quantised ones: what stands for a matrix is known, and what becomes of it.

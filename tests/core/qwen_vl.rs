@@ -14,11 +14,11 @@ use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 use serde_json::{json, Value};
 
 use crate::support::{
-    self, deviation, golden, ids, instruction, load, picture, tensors, tiny_config,
+    self, deviation, golden, ids, instruction, load, picture, shot, tensors, tiny_config,
 };
 use crate::variants::copy;
 
-const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
+const FAMILIES: [&str; 4] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)
@@ -50,8 +50,10 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
         for system in ["Be brief.", ""] {
             let mut grammar = Grammar::new(chat.clone());
             let mut stream = grammar.prefix(system, tokenizer);
-            stream.push_str(&grammar.frame(model.placeholder(), 0, None));
-            stream.push_str(&grammar.frame(model.placeholder(), 61_260_000_000, None));
+            for elapsed_ns in [0, 51_260_000_000] {
+                let written = grammar.frame(model.placeholder(), &shot(elapsed_ns));
+                stream.push_str(&written.text);
+            }
             stream.push_str(&grammar.instruction("What is in view?", tokenizer));
             stream.push_str("a box");
             grammar.answered();
@@ -61,7 +63,10 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
                 text: text.to_string(),
             };
             let turn = |role, content| Message { role, content };
-            let question = vec![Content::Image, Content::Image, text("What is in view?")];
+            // Before Qwen3-VL frames that follow one another are one video, in the place of one picture.
+            let pictures = if family == "qwen3_vl" { 2 } else { 1 };
+            let mut question = vec![Content::Image; pictures];
+            question.push(text("What is in view?"));
             let mut messages = vec![
                 turn("user", question),
                 turn("assistant", vec![text("a box")]),
@@ -70,14 +75,17 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
             if !system.is_empty() {
                 messages.insert(0, turn("system", vec![text(system)]));
             }
-            // Only Qwen3-VL's frames say when they were.
-            let labels = ["<0.0 seconds>", "<61.3 seconds>"];
+            // Only the frames of Qwen3-VL, and of what has come of it, say when they were.
+            let labels = ["<0.0 seconds>", "<51.3 seconds>"];
             for label in labels {
-                let count = usize::from(family == "qwen3_vl");
+                let count = usize::from(!family.starts_with("qwen2"));
                 assert_eq!(stream.matches(label).count(), count, "{family}: {stream}");
                 stream = stream.replace(label, "");
             }
-            assert_eq!(stream, model.template.render(&messages).unwrap());
+            let image = model.placeholder();
+            let shown = image.repeat(2 / pictures);
+            let rendered = model.template.render(&messages).unwrap();
+            assert_eq!(stream, rendered.replace(image, &shown));
         }
     }
 }

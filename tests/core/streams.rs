@@ -1,11 +1,12 @@
 //! Goldens of one stream through the bounded cache: scores, kept sets and logits, against a PyTorch reference.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::PlusConfig;
-use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, Place, PolicyKind};
+use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, Mark, Place, PolicyKind, Video};
 use inf_mllm::model::decoder::{Decoder, Embedded};
 use serde_json::Value;
 
@@ -105,11 +106,20 @@ fn image_marks(tensors: &HashMap<String, Tensor>, tokens: usize) -> Vec<Mark> {
     let frames = frames.to_vec1::<i64>().unwrap();
     let offsets = tensors["offsets"].to_vec2::<i64>().unwrap();
     let extents = tensors["extents"].to_vec1::<i64>().unwrap();
+    let numbers = |name: &str| match tensors.get(name) {
+        Some(numbers) => numbers.to_vec1::<i64>().unwrap(),
+        None => vec![0; tokens],
+    };
+    let (videos, steps) = (numbers("videos"), numbers("steps"));
     let mark = |token: usize| match u32::try_from(frames[token]) {
         Ok(frame) => Mark {
             place: Place {
                 offset: std::array::from_fn(|axis| offsets[token][axis] as u16),
                 extent: extents[token] as u16,
+                video: NonZeroU16::new(videos[token] as u16).map(|number| Video {
+                    number,
+                    step: steps[token] as u16,
+                }),
             },
             ..Mark::image(frame)
         },

@@ -1,6 +1,6 @@
 //! Paths, golden files and small models that several tests use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::weights::{Names, Quantization};
 use inf_mllm::model::ModelError;
+use inf_mllm::stream::grammar::Shot;
 use inf_mllm::stream::{CameraImage, ImageData, Instruction, Session, SessionConfig};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -93,6 +94,18 @@ pub fn copy_tiny_to(dir: &Path) {
 
 pub fn json(file: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// The files of a checkpoint's weights: those of its index, or the only one.
+pub fn weight_files(dir: &Path) -> Vec<PathBuf> {
+    let index = dir.join("model.safetensors.index.json");
+    if !index.is_file() {
+        return vec![dir.join("model.safetensors")];
+    }
+    let map = json(&index)["weight_map"].take();
+    let files = map.as_object().unwrap().values();
+    let files = files.map(|file| dir.join(file.as_str().unwrap()));
+    files.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub fn tensors(file: &Path) -> HashMap<String, Tensor> {
@@ -173,6 +186,15 @@ pub fn camera_image(picture: &RgbImage, stamp_ns: i64) -> CameraImage {
         data: picture.as_raw().clone(),
     };
     CameraImage::recorded(stamp_ns, "camera", data)
+}
+
+/// A frame of the only camera, as far as it matters to the text around it.
+pub fn shot(elapsed_ns: i64) -> Shot<'static> {
+    Shot {
+        grid: [1, 1, 1],
+        elapsed_ns,
+        camera: (0, None),
+    }
 }
 
 pub fn instruction(id: &str, text: &str) -> Instruction {

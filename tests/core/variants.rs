@@ -13,21 +13,22 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 use tempfile::TempDir;
 
-use crate::support::{self, deviation, golden, json as read, tensors};
+use crate::support::{self, deviation, golden, json as read, tensors, weight_files};
 
 /// A copy of a golden family's checkpoint.
 pub fn copy(family: &str) -> TempDir {
     copy_of(&golden("families").join(family))
 }
 
-/// A copy of a checkpoint.
+/// A copy of a checkpoint, with the folders that its weights lie in.
 pub fn copy_of(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
-    for entry in fs::read_dir(dir).unwrap() {
-        let from = entry.unwrap().path();
-        if from.is_file() {
-            fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
-        }
+    let files = fs::read_dir(dir).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    for from in files.chain(weight_files(dir)).filter(|from| from.is_file()) {
+        let to = copy.path().join(from.strip_prefix(dir).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(&from, to).unwrap();
     }
     copy
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from checkpoint_files import DECODER, substituted, weight_files
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
@@ -94,8 +95,10 @@ class TextModel:
         self.config = TextConfig.read(model_dir)
         self.dtype = dtype
         tensors: dict[str, torch.Tensor] = {}
-        for path in sorted(model_dir.glob("model*.safetensors")):  # one, or shards
+        for path in weight_files(model_dir):
             tensors |= load_file(path)
+        if "embed_tokens.weight" in tensors:  # as in diffusers' pipelines
+            tensors = {substituted(name, DECODER): tensor for name, tensor in tensors.items()}
         embedding = f".{self.EMBEDDING}.weight"
         self.root = next(n.removesuffix(embedding) for n in sorted(tensors) if n.endswith(embedding))
         self.weights = {n: t.to(dtype) for n, t in tensors.items() if n.startswith(f"{self.root}.")}

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from checkpoint_files import weight_files
 from golden_io import HERE, write_json
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -68,9 +69,9 @@ def save(path: Path, tensors: dict[str, torch.Tensor], names: list[str]) -> None
 
 
 def weights_sha256(directory: Path) -> str:
-    """Of model.safetensors, or of the shards one after another in the order of their names."""
+    """Of model.safetensors, or of the files of the index one after another in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(directory.glob("model*.safetensors")):
+    for path in weight_files(directory):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,12 +1,18 @@
-"""Writes `cache/` of the families with M-RoPE: a stream with images through their bounded cache."""
+"""Writes `cache/` of the families with M-RoPE: a stream with images through their bounded cache.
 
+And `cache_videos/` of Qwen2.5-VL, where they are the parts of two videos.
+"""
+
+import argparse
 from functools import partial
 from pathlib import Path
 
 import torch
 from decoders import TextModel, open_text_model
-from golden_io import check_sensitive, max_diff, sha256, write_json, write_tensors
+from family_hub import weights_sha256
+from golden_io import check_sensitive, max_diff, write_json, write_tensors
 from mrope_reference import (
+    APART,
     EXTENT_OF_ONE,
     NO_DEEPSTACK,
     OTHER_LAYOUT,
@@ -24,7 +30,10 @@ from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoModelForImageTextToText
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni")
+WITH_VIDEOS = "qwen2_5_vl"
+# The images of the two videos, and how much later each is than the one before.
+VIDEOS = ((("two", 0), 0), (("two", 0), 2), (("two", 0), 9)), ((("one", 0), 0), (("one", 0), 1), (("one", 0), 14))
 TOLERANCE, CLOSE = 1e-3, 1e-4
 PREFIX, BUDGET, SLACK = 5, 72, 28
 TEXT_TOKENS, EVERY, LAST_CHUNKS, LAST_ROWS = 150, 30, [29, 16], 4
@@ -81,6 +90,33 @@ def make_stream(model: torch.nn.Module, text: TextModel, directory: Path) -> dic
     return stream | ({"deepstack": torch.cat(added, dim=1)} if deep else {})
 
 
+def make_videos(model: torch.nn.Module, text: TextModel, directory: Path) -> dict[str, torch.Tensor]:
+    """The same with the parts of a video in the place of an image, all text in three stretches."""
+    ids = torch.randint(0, model.config.image_token_id, (TEXT_TOKENS,), generator=torch.Generator().manual_seed(2))
+    names = ("input_ids", "embeds", "frames", "offsets", "extents", "videos", "steps")
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    frame = 0
+    for number, words in enumerate(ids.split(TEXT_TOKENS // 3)):
+        zero = torch.zeros_like(words)
+        rows = [(words, text.embed(words), zero + TEXT, zero[:, None].expand(-1, 3), zero + 1, zero, zero)]
+        for which, step in VIDEOS[number] if number < len(VIDEOS) else ():
+            shown = image(model, directory, *which)
+            features, (t, h, w) = shown["image_features"], shown["grid"].tolist()
+            zero = torch.zeros(len(features), dtype=torch.long)
+            place = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w))
+            pads, extent = zero + model.config.image_token_id, zero + max(t, h, w)
+            rows.append((pads, features, zero + frame, place, extent, zero + number + 1, zero + step))
+            frame += 1
+        for row in rows:
+            for name, tensor in zip(names, row, strict=True):
+                parts[name].append(tensor)
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def chunks_of(size: int, total: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
 def by_transformers(model: torch.nn.Module, stream: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
     """Logits [tokens, vocab] of the stream under full attention."""
     deep = {}
@@ -102,13 +138,16 @@ def own_positions(model: torch.nn.Module, stream: dict[str, torch.Tensor], direc
 
 def check(model: torch.nn.Module, text: TextModel, stream: dict, make_decoder: partial, directory: Path) -> float:
     """The reference without eviction against transformers' full attention; the largest difference of the logits."""
-    positions = own_positions(model, stream, directory)
     layout = make_decoder.keywords["layout"]
+    # Steps of videos are not equal here: their positions are held against transformers in make_video_pairs.py
+    videos = "videos" in stream
+    whole = layout.positions(torch.arange(len(stream["frames"])))
+    positions = whole if videos else own_positions(model, stream, directory)
     if not torch.equal(layout.positions(torch.arange(len(positions[0]))), positions):
         raise SystemExit(f"{directory.name}: the positions are not those of transformers")
     expected, largest = by_transformers(model, stream, positions), 0.0
     roomy = CacheParams("inf_mllm", 400, SLACK, PREFIX, n_recent=18, query_window=8)
-    for params, chunks in ((CacheParams("full", 0, 0, 0), [len(positions[0])]), (roomy, [11] * 22)):
+    for params, chunks in ((CacheParams("full", 0, 0, 0), [len(positions[0])]), (roomy, chunks_of(11, len(whole[0])))):
         logits, _ = run_stream(text, params, stream["embeds"], chunks, make_decoder=make_decoder)
         largest = max(largest, max_diff(logits, expected))
     if largest > CLOSE:
@@ -129,9 +168,10 @@ def add_positions(path: Path, layout: StreamLayout) -> int:
 
 def make_cases(directory: Path, tensors: dict, make_decoder: partial) -> tuple[list[int], dict]:
     """Chunks and cases of the first chunking in which no ranking is a near tie."""
-    embeds, out = tensors["embeds"], directory / "cache"
+    embeds, out = tensors["embeds"], directory / ("cache_videos" if "videos" in tensors else "cache")
     mistakes = [MASK, POSITIONS, GROUPS, BIAS, EXTENT_OF_ONE, SURVIVING_EXTENT, SLOTS, SWAPPED, OTHER_LAYOUT]
     mistakes += [NO_DEEPSTACK] * ("deepstack" in tensors)
+    mistakes += [APART] * ("videos" in tensors)
     for seed in SEEDS:
         chunks = random_chunks(len(embeds) - sum(LAST_CHUNKS), [1, 9, 17], seed) + LAST_CHUNKS
         rows = sorted({*chunk_ends(chunks), *range(len(embeds) - LAST_ROWS, len(embeds))})
@@ -146,7 +186,8 @@ def make_cases(directory: Path, tensors: dict, make_decoder: partial) -> tuple[l
             continue
         for name, case in cases.items():
             blind = {BIAS}
-            if name == "streaming_llm":  # of an image it always keeps the last token, which has the largest offsets
+            # of an image streaming_llm always keeps the last token, which has the largest offsets; videos reach farthest in time
+            if name == "streaming_llm" or "videos" in tensors:
                 blind |= {SURVIVING_EXTENT}
             wrong = tuple(mistake for mistake in mistakes if mistake not in blind)
             check_sensitive(case["perturbed"], wrong, TOLERANCE, f"{directory.name}/{name}")
@@ -155,16 +196,19 @@ def make_cases(directory: Path, tensors: dict, make_decoder: partial) -> tuple[l
 
 
 @torch.no_grad()
-def make(family: str) -> None:
+def make(family: str, videos: bool = False) -> None:
     directory = FAMILIES / family
-    out = directory / "cache"
+    out = directory / ("cache_videos" if videos else "cache")
     out.mkdir(exist_ok=True)
     model = AutoModelForImageTextToText.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     text = open_text_model(directory)
-    tensors = make_stream(model, text, directory)
-    layout = StreamLayout(*(tensors[name] for name in ("frames", "offsets", "extents")), tensors.get("deepstack"))
+    tensors = (make_videos if videos else make_stream)(model, text, directory)
+    names = ("deepstack", "videos", "steps")
+    layout = StreamLayout(
+        *(tensors[name] for name in ("frames", "offsets", "extents")), **{name: tensors.get(name) for name in names}
+    )
     make_decoder = partial(MropeDecoder, layout=layout, sections=Sections.read(directory))
     off = check(model, text, tensors, make_decoder, directory)
     write_tensors(out / "stream.safetensors", tensors)
@@ -176,7 +220,7 @@ def make(family: str) -> None:
         out / "cases.json",
         {
             "tolerance": TOLERANCE,
-            "model_sha256": sha256(directory / "model.safetensors"),
+            "model_sha256": weights_sha256(directory),
             "reference_against_transformers": off,
             "chunks": chunks,
             "cases": cases,
@@ -185,5 +229,8 @@ def make(family: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in NAMES:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES, help="families to make")
+    for name in parser.parse_args().names:
         make(name)
+    make(WITH_VIDEOS, videos=True)

@@ -27,6 +27,8 @@ from transformers import (
     LlavaOnevisionImageProcessor,
     LlavaOnevisionVideoProcessor,
     Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 OUT = HERE / "preprocess"
@@ -123,6 +125,15 @@ QWEN2_VL = {
     "patch_size": 14,
     "temporal_patch_size": 2,
 }
+QWEN2_VL_VIDEO = {**QWEN2_VL, "image_processor_type": "Qwen2VLVideoProcessor"}
+QWEN3_VL_VIDEO = {
+    **HALF,
+    "image_processor_type": "Qwen3VLVideoProcessor",
+    "merge_size": 2,
+    "patch_size": 16,
+    "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+    "temporal_patch_size": 2,
+}
 EACH = [["scene.png"], ["strip.png"]]
 
 
@@ -152,6 +163,16 @@ CASES = {
     "qwen2_vl": Case(Qwen2VLImageProcessor, QWEN2_VL, EACH),
     "qwen2_vl_capped": Case(Qwen2VLImageProcessor, QWEN2_VL | {"max_pixels": 100352}, [["scene.png"]]),
     "qwen2_vl_raised": Case(Qwen2VLImageProcessor, QWEN2_VL | {"min_pixels": 50176}, [["strip.png"]]),
+    "qwen2_vl_video": Case(Qwen2VLVideoProcessor, QWEN2_VL_VIDEO, EACH),
+    "qwen2_vl_video_capped": Case(Qwen2VLVideoProcessor, QWEN2_VL_VIDEO | {"max_pixels": 100352}, [["scene.png"]]),
+    "qwen3_vl_video": Case(Qwen3VLVideoProcessor, QWEN3_VL_VIDEO, EACH),
+    # of both frames together
+    "qwen3_vl_video_capped": Case(
+        Qwen3VLVideoProcessor, QWEN3_VL_VIDEO | {"size": {"longest_edge": 200704, "shortest_edge": 4096}}, [["scene.png"]]
+    ),
+    "qwen3_vl_video_raised": Case(
+        Qwen3VLVideoProcessor, QWEN3_VL_VIDEO | {"size": {"longest_edge": 401408, "shortest_edge": 100352}}, [["strip.png"]]
+    ),
 }
 
 
@@ -180,8 +201,10 @@ def draw_picture(path: Path, width: int, height: int) -> None:
 def run(case: Case, processor: BaseImageProcessor, pictures: list[Image.Image]) -> tuple[torch.Tensor, dict]:
     """Pixel values, and what else the processor says."""
     if issubclass(case.processor, BaseVideoProcessor):
-        output = dict(processor(videos=[pictures], return_tensors="pt"))
-        return output.pop("pixel_values_videos"), output
+        # a picture is every frame of its group
+        frames = pictures * case.config.get("temporal_patch_size", 1)
+        output = dict(processor(videos=[frames], do_sample_frames=False, return_tensors="pt"))
+        return output.pop("pixel_values_videos"), as_lists(output)
     info = {"return_row_col_info": True} if case.processor is Idefics3ImageProcessor else {}
     output = dict(processor(images=[pictures], return_tensors="pt", **case.call, **info))
     output.pop("pixel_attention_mask", None)
@@ -189,9 +212,11 @@ def run(case: Case, processor: BaseImageProcessor, pictures: list[Image.Image]) 
         sizes = [rows * columns for rows, columns in output["spatial_shapes"].tolist()]
         parts = [values[:size] for values, size in zip(output["pixel_values"], sizes, strict=True)]
         output["pixel_values"] = torch.cat(parts)
-    return output.pop("pixel_values"), {
-        key: value.tolist() if torch.is_tensor(value) else value for key, value in output.items()
-    }
+    return output.pop("pixel_values"), as_lists(output)
+
+
+def as_lists(output: dict) -> dict:
+    return {key: value.tolist() if torch.is_tensor(value) else value for key, value in output.items()}
 
 
 def grey_levels(values: torch.Tensor, index: torch.Tensor, shape: torch.Size, config: dict) -> torch.Tensor:

@@ -10,6 +10,7 @@ import math
 import re
 from itertools import groupby
 
+import published_cosmos3
 import published_internvl
 import published_lfm2
 import published_llava
@@ -18,6 +19,7 @@ import published_qwen
 import published_smolvlm
 import published_text
 import torch
+from checkpoint_files import substituted
 from golden_io import HERE
 from published_models import Published
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -30,6 +32,7 @@ MODELS = (
     | published_internvl.MODELS
     | published_lfm2.MODELS
     | published_qwen.MODELS
+    | published_cosmos3.MODELS
     | published_quantised.MODELS
 )
 MATRIX = re.compile(r"model\.(language_model\.)?layers\..*_proj\.weight")
@@ -55,7 +58,7 @@ def renamed(name: str, model: Published) -> str:
     for new, published in model.renamed:
         if name.startswith(new):
             return published + name.removeprefix(new)
-    return name
+    return substituted(name, list(model.patterns))
 
 
 def compact(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -84,14 +87,17 @@ def described(model: Published) -> dict:
     shapes = tensors(model)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     packed = packed_matrices(model, shapes)
+    video = {"video_preprocessor_config": model.video_preprocessor} if model.video_preprocessor else {}
     return {
         "hub": model.hub,
         "family": model.family,
         "source": model.read,
         "config": model.config,
         "preprocessor_config": model.preprocessor,
+        **video,
         "dtype": model.dtype,
         "shards": model.shards,
+        **({"folders": model.folders} if model.folders else {}),
         "file_bytes": model.file_bytes,
         "parameters": parameters,
         "tensors": compact(shapes),

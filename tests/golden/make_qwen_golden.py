@@ -1,10 +1,12 @@
 """Writes `golden/` of the Qwen-VL families: two scenes through transformers, and what their chat templates render."""
 
+import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from golden_io import NEW_TOKENS, max_diff, sha256, write_json, write_tensors
+from family_hub import weights_sha256
+from golden_io import NEW_TOKENS, max_diff, write_json, write_tensors
 from pictures import draw
 from PIL import Image
 from qwen_checkpoint import FAMILIES
@@ -21,6 +23,7 @@ PICTURES = {
     "qwen2_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen2_5_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen3_vl": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
+    "cosmos3_omni": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
 }
 # height, width of further images, resized: halves round to even, limits, one side shorter than a merged patch
 SIZES = [(27, 32), (36, 42), (3, 40), (33, 33), (36, 52), (100, 9), (31, 199), (1080, 1920), (1, 1), (45, 21)]
@@ -214,7 +217,10 @@ def resized(family: str) -> list[list[int]]:
 
 
 def main() -> None:
-    for family, pictures in PICTURES.items():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=PICTURES, help="families to make")
+    for family in parser.parse_args().names:
+        pictures = PICTURES[family]
         golden = FAMILIES / family / "golden"
         golden.mkdir(exist_ok=True)
         for seed, (name, (width, height)) in enumerate(pictures.items()):
@@ -224,7 +230,7 @@ def main() -> None:
             golden / "forward.json",
             {
                 "tolerance": TOLERANCE,
-                "model_sha256": sha256(FAMILIES / family / "model.safetensors"),
+                "model_sha256": weights_sha256(FAMILIES / family),
                 "resized": resized(family),
                 "scenes": made,
             },

@@ -10,13 +10,14 @@ from reference import MASK, POSITIONS, BoundedDecoder, LayerCache
 from transformers import AutoConfig
 
 TEXT = -1  # the frame number of a text token
-EXTENT_OF_ONE, SURVIVING_EXTENT, SLOTS, SWAPPED, OTHER_LAYOUT, NO_DEEPSTACK = (
+EXTENT_OF_ONE, SURVIVING_EXTENT, SLOTS, SWAPPED, OTHER_LAYOUT, NO_DEEPSTACK, APART = (
     "extent_of_one",
     "surviving_extent",
     "slot_positions",
     "swapped_axes",
     "other_section_layout",
     "no_deepstack",
+    "parts_apart",
 )
 
 
@@ -49,29 +50,44 @@ class StreamLayout:
     offsets: torch.Tensor  # [tokens, 3], the token's place (t, h, w) in its image; 0 for text
     extents: torch.Tensor  # [tokens], positions that the whole image takes; 1 for text
     deepstack: torch.Tensor | None = None  # [layers, tokens, hidden], added to the output of the first layers
+    videos: torch.Tensor | None = None  # [tokens], the number of the video that the image is a part of; 0: of none
+    steps: torch.Tensor | None = None  # [tokens], how much later the part is than the one before
 
     def positions(self, index: torch.Tensor, perturb: frozenset[str] = frozenset()) -> torch.Tensor:
         """Positions [3, kept] of kept tokens given by their stream indices [kept], in time order.
 
         A text token takes one position. An image of which anything is kept takes its whole extent, each token at its
-        offset; an image of which nothing is kept takes none.
+        offset; an image of which nothing is kept takes none. Parts of a video that follow one another are one image: each
+        stands its step behind the part before that is kept, and what follows is behind the last one on every axis.
         """
         frames, offsets, extents = self.frames[index], self.offsets[index], self.extents[index]
         image = frames != TEXT
-        last = torch.ones_like(image)
-        last[:-1] = frames[:-1] != frames[1:]
+        first = torch.ones_like(image)
+        first[1:] = frames[1:] != frames[:-1]
+        first |= ~image
         if SURVIVING_EXTENT in perturb:
             reach = torch.zeros(int(self.frames.max()) + 1, dtype=torch.long)
             reach = reach.scatter_reduce(0, frames[image], offsets[image].amax(1) + 1, "amax")
             extents = torch.where(image, reach[frames], 1)
         if EXTENT_OF_ONE in perturb:
             extents = torch.ones_like(extents)
-        advance = torch.where(image & ~last, 0, extents)
-        base = advance.cumsum(0) - advance
+        later = torch.zeros_like(frames)
+        if self.videos is not None and APART not in perturb:
+            videos, steps = self.videos[index], self.steps[index]
+            joined = first.clone()
+            joined[0] = False
+            joined[1:] &= (videos[1:] == videos[:-1]) & (videos[1:] > 0)
+            first = first & ~joined
+            moved = torch.where(joined, steps, 0).cumsum(0)
+            later = moved - moved[first][first.cumsum(0) - 1]
+        run = first.cumsum(0) - 1
+        reach = torch.zeros(int(run[-1]) + 1, dtype=torch.long)
+        reach = reach.scatter_reduce(0, run, torch.maximum(extents, later + 1), "amax")
+        base = (reach.cumsum(0) - reach)[run]
         if SLOTS in perturb:
             return torch.arange(len(index)).expand(3, -1)
         places = offsets.T[[0, 2, 1]] if SWAPPED in perturb else offsets.T
-        return base + places
+        return base + places + torch.stack([later, torch.zeros_like(later), torch.zeros_like(later)])
 
 
 class MropeDecoder(BoundedDecoder):

@@ -22,6 +22,8 @@ class Published:
     read: dict[str, str]
     """Where sizes, names and the number of parameters were read."""
     preprocessor: dict | None = None
+    video_preprocessor: dict | None = None
+    """video_preprocessor_config.json, of those that have one."""
     shards: int = 1
     file_bytes: int | None = None
     """Length of the one file as the hub lists it, read in public repositories. Every name, shape and type counts in it."""
@@ -29,6 +31,10 @@ class Published:
     """Their output layer is one of its own although today's class ties it where, as here, the top of the file does not say so."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings of names in transformers and what the published files have instead; the first that fits counts."""
+    patterns: tuple[tuple[str, str], ...] = ()
+    """Patterns of names in transformers and what the published files have instead, one after the other."""
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    """Folders of a pipeline and the beginnings of names that lie in them; the rest lies in transformer/."""
     duplicates: dict[str, str] = field(default_factory=dict)
     """Tensors that the files hold although they are tied: name, and the tensor that they equal."""
     buffers: dict[str, tuple[str, list[int]]] = field(default_factory=dict)

@@ -150,6 +150,12 @@ PREPROCESSOR_3 = {
     "processor_class": "Qwen3VLProcessor",
     "image_processor_type": "Qwen2VLImageProcessorFast",
 }
+# read as quoted in several public repositories
+VIDEO_PREPROCESSOR_3 = PREPROCESSOR_3 | {
+    "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+    "video_processor_type": "Qwen3VLVideoProcessor",
+}
+VIDEO_PREPROCESSOR_3.pop("image_processor_type")
 NAMES_2_5 = "transformers, with the beginnings of the hub's files (see families/qwen2_5_vl/fresh/names.json)"
 
 MODELS = {
@@ -229,6 +235,7 @@ MODELS = {
         file_bytes=4_255_140_312,
         config=qwen3_vl(2048, 6144, 28, 16),
         preprocessor=PREPROCESSOR_3,
+        video_preprocessor=VIDEO_PREPROCESSOR_3,
         read={
             "config": "the spelling is that of the 4B, the sizes read in public repositories",
             "names": "transformers",
@@ -242,6 +249,7 @@ MODELS = {
         shards=2,
         config=qwen3_vl(2560, 9728, 36, 32),
         preprocessor=PREPROCESSOR_3,
+        video_preprocessor=VIDEO_PREPROCESSOR_3,
         read={
             "config": "read as quoted in several public repositories",
             "names": "transformers",
@@ -255,6 +263,7 @@ MODELS = {
         shards=4,
         config=qwen3_vl(4096, 12288, 36, 32, LARGE_TOWER, tied=False),
         preprocessor=PREPROCESSOR_3,
+        video_preprocessor=VIDEO_PREPROCESSOR_3,
         read={
             "config": "the spelling is that of the 4B, the sizes read in public repositories",
             "names": "transformers",

@@ -3,10 +3,12 @@
 import json
 import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from checkpoint_files import weight_files
 from golden_io import HERE, write_json, write_tensors
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -49,6 +51,12 @@ class Family:
     template: str
     renamed: dict[str, str]  # prefix of a weight's name in the model: the prefix in published files
     video: dict | None = None  # video_preprocessor_config.json, where that family's hub directories have one
+    placed: Callable[[str], tuple[str, str]] | None = (
+        None  # a weight's file and name, where there is a folder for each part
+    )
+    beside: dict[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # shapes of what the files hold beside, by published names
 
     @property
     def directory(self) -> Path:
@@ -171,10 +179,31 @@ def write_checkpoint(family: Family) -> None:
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     tied = config.tie_word_embeddings
     randomise(model, family.seed, tied)
+    if family.placed is not None:
+        write_folders(family, model)
+        return
     weights = {published(name, family.renamed): tensor for name, tensor in model.state_dict().items()}
     if tied:
         del weights["lm_head.weight"]
     write_tensors(out / "model.safetensors", weights)
+
+
+def write_folders(family: Family, model: torch.nn.Module) -> None:
+    """The weights in the files of a pipeline, random ones of its other parts among them, and the index of all."""
+    generator = torch.Generator().manual_seed(family.seed)
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        file, stored = family.placed(name)
+        files.setdefault(file, {})[stored] = tensor
+    last = max(file for file in files if file.startswith("transformer/"))
+    files[last] |= {name: torch.randn(shape, generator=generator) for name, shape in family.beside.items()}
+    for file, tensors in files.items():
+        (family.directory / file).parent.mkdir(exist_ok=True)
+        write_tensors(family.directory / file, tensors)
+    size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+    weight_map = {name: file for file, tensors in files.items() for name in tensors}
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(family.directory / "model.safetensors.index.json", index)
 
 
 def write_fresh(family: Family) -> None:
@@ -188,17 +217,19 @@ def write_fresh(family: Family) -> None:
         saved = Path(directory)
         model.save_pretrained(saved)
         AutoProcessor.from_pretrained(out).save_pretrained(saved)
-        write_json(fresh / "names.json", same_tensors(out / "model.safetensors", saved / "model.safetensors"))
+        names = same_tensors(weight_files(out), saved / "model.safetensors", set(family.beside))
+        write_json(fresh / "names.json", names)
         for path in sorted(saved.iterdir()):
             if path.name not in ("model.safetensors", "tokenizer.json"):
                 (fresh / path.name).write_text(path.read_text())
 
 
-def same_tensors(old: Path, new: Path) -> dict[str, str]:
-    """Names in `old` and the names of the same tensors in `new`; all must have a partner."""
-    ours, theirs = load_file(old), load_file(new)
+def same_tensors(old: list[Path], new: Path, left_out: set[str]) -> dict[str, str]:
+    """Names in `old` and the names of the same tensors in `new`; all but those `left_out` must have a partner."""
+    ours, theirs = {name: tensor for path in old for name, tensor in load_file(path).items()}, load_file(new)
     by_bytes = {tensor.numpy().tobytes(): name for name, tensor in theirs.items()}
     names = {name: by_bytes.get(tensor.numpy().tobytes()) for name, tensor in sorted(ours.items())}
-    if None in names.values() or set(names.values()) != set(theirs):
+    lone = {name for name, other in names.items() if other is None}
+    if lone != left_out or set(names.values()) - {None} != set(theirs):
         raise SystemExit(f"{old}: names do not match: {json.dumps(names)}")
     return names

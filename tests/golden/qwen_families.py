@@ -1,5 +1,8 @@
 """The tiny Qwen-VL checkpoints: configs in the spelling of the published files, and their chat formats."""
 
+from dataclasses import replace
+
+from checkpoint_files import PIPELINE, substituted
 from qwen_checkpoint import Family
 
 # images and videos in a turn, numbered if asked for; the format's facts, not its published text
@@ -249,4 +252,68 @@ QWEN3_VL = Family(
     },
     template=TEMPLATE_3,
     renamed={},
+)
+
+
+def pipeline(name: str) -> tuple[str, str]:
+    """File and name of a weight of Cosmos 3 Nano: the decoder lies in the shards of diffusers' transformer."""
+    stored = substituted(name, PIPELINE)
+    if name.startswith("model.visual."):
+        return "vision_encoder/model.safetensors", stored
+    shard = 1 + any(part in stored for part in ("layers.2.", "norm.weight", "lm_head."))
+    return f"transformer/diffusion_pytorch_model-{shard:05}-of-00002.safetensors", stored
+
+
+# The other parts of a pipeline, small.
+GENERATOR = {
+    **{
+        f"layers.{layer}.{part}.weight": shape
+        for layer in range(3)
+        for part, shape in {
+            "input_layernorm_moe_gen": (4,),
+            "post_attention_layernorm_moe_gen": (4,),
+            "self_attn.add_q_proj": (6, 4),
+            "self_attn.add_k_proj": (2, 4),
+            "self_attn.add_v_proj": (2, 4),
+            "self_attn.to_add_out": (4, 6),
+            "self_attn.norm_added_q": (2,),
+            "self_attn.norm_added_k": (2,),
+            "mlp_moe_gen.gate_proj": (5, 4),
+            "mlp_moe_gen.up_proj": (5, 4),
+            "mlp_moe_gen.down_proj": (4, 5),
+        }.items()
+    },
+    "norm_moe_gen.weight": (4,),
+    "proj_in.weight": (4, 3),
+    "proj_in.bias": (4,),
+    "proj_out.weight": (3, 4),
+    "proj_out.bias": (3,),
+    "time_embedder.linear_1.weight": (4, 2),
+    "time_embedder.linear_1.bias": (4,),
+    "time_embedder.linear_2.weight": (4, 4),
+    "time_embedder.linear_2.bias": (4,),
+    "audio_proj_in.weight": (4, 2),
+    "audio_proj_in.bias": (4,),
+    "audio_proj_out.weight": (2, 4),
+    "audio_proj_out.bias": (2,),
+    "audio_modality_embed": (4,),
+    "action_proj_in.fc.weight": (2, 8),
+    "action_proj_in.bias.weight": (2, 4),
+    "action_proj_out.fc.weight": (2, 8),
+    "action_proj_out.bias.weight": (2, 2),
+    "action_modality_embed": (4,),
+}
+
+COSMOS3_OMNI = replace(
+    QWEN3_VL,
+    name="cosmos3_omni",
+    seed=QWEN3_VL.seed,
+    config=QWEN3_VL.config
+    | {
+        "architectures": ["Cosmos3ForConditionalGeneration"],
+        "model_type": "cosmos3_omni",
+        "allow_patterns_overrides": ["transformer/*.safetensors", "vision_encoder/*.safetensors"],
+    },
+    placed=pipeline,
+    beside=GENERATOR,
 )

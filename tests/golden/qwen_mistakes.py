@@ -249,3 +249,4 @@ MISTAKES: dict[str, dict[str, Edit]] = {
         "images_attend_to_each_other": images_attend_to_each_other(modeling_qwen3_vl),
     },
 }
+MISTAKES["cosmos3_omni"] = MISTAKES["qwen3_vl"]

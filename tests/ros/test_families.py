@@ -14,8 +14,10 @@ from sensor_msgs.msg import Image
 GOLDEN = ROOT / "tests" / "golden"
 FAMILIES = GOLDEN / "families"
 MULTIMODAL = sorted(path.parent.name for path in FAMILIES.glob("*/preprocessor_config.json"))
-GGUF = ("qwen2_vl", "qwen2_5_vl")
-"""Decoder and projector as llama.cpp's converter writes them. A frame of those of qwen3_vl has more tokens than the tiny decoder's context."""
+GGUF = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Decoder and projector as llama.cpp's converter writes them."""
+LIMITS = dict.fromkeys(("qwen3_vl", "cosmos3_omni"), {"frame_max_pixels": 1920})
+"""Of tiny checkpoints, whose video processors make frames of more tokens than fit, and of GGUF files of one, whose frames are as large as published ones."""
 FRAMES = 12
 SAME = {"system_prompt": "", "max_new_tokens": 6}
 BUDGET = 96
@@ -35,20 +37,22 @@ def test_every_kind_of_checkpoint_is_there() -> None:
         "lfm2_vl",
         "qwen2_5_vl",
         "qwen3_vl",
+        "cosmos3_omni",
     }
 
 
 @pytest.mark.parametrize("family", MULTIMODAL)
 def test_the_node_runs_a_published_checkpoint(family: str, start: Start) -> None:
     parameters = {"model": str(FAMILIES / family), "budget": BUDGET, "image_transport": "compressed"}
-    started = start(parameters | SAME, compressed=True)
+    started = start(parameters | SAME | LIMITS.get(family, {}), compressed=True)
     runs(*started, [frame.data for frame in pictures.demo_frames()[:FRAMES]])
 
 
 @pytest.mark.parametrize("family", GGUF)
 def test_the_node_runs_gguf_files(family: str, start: Start) -> None:
-    parameters = {"model": str(GOLDEN / "gguf" / family), "budget": GGUF_BUDGET, "frames_per_group": 1}
-    started = start(parameters | SAME)
+    limits = LIMITS.get(family)
+    parameters = {"budget": BUDGET if limits else GGUF_BUDGET, "frames_per_group": 1}
+    started = start({"model": str(GOLDEN / "gguf" / family)} | parameters | SAME | (limits or {}))
     runs(*started, [pictures.raw(sec=sec) for sec in range(1, FRAMES + 1)])
 
 

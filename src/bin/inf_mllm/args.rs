@@ -178,7 +178,14 @@ pub struct Inspected;
 impl Selection for Inspected {
     fn takes(parameter: &Parameter) -> bool {
         OF_THE_MODEL.contains(&parameter.name)
-            || ["budget", "kv_storage", "frames_per_group"].contains(&parameter.name)
+            || [
+                "budget",
+                "kv_storage",
+                "frames_per_group",
+                "frame_min_pixels",
+                "frame_max_pixels",
+            ]
+            .contains(&parameter.name)
     }
 }
 

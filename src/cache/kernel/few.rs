@@ -5,9 +5,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::many::mask;
-use super::simd::{exp, exp_row, largest, matmul, COLUMNS};
 use super::stage::{pad_rows, BLOCK};
 use super::{Element, Queries, Sums, View};
+use crate::simd::tiles::{exp, exp_row, largest, matmul, COLUMNS};
 use crate::simd::{dot_products, MAX_ROWS};
 
 /// Slots of a part. Fixed, so that the number of threads changes no sum.

@@ -3,9 +3,9 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::simd::{exp, exp_row, largest, matmul};
 use super::stage::{Staged, BLOCK};
 use super::{Element, Queries, View};
+use crate::simd::tiles::{exp, exp_row, largest, matmul};
 
 /// Queries of a KV head that are worked on together.
 const TILE: usize = 32;

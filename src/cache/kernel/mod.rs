@@ -4,7 +4,6 @@
 //! heads are never repeated for the query heads of their group. Sums are in f32 whatever the storage; what runs on which thread
 //! never changes a result.
 //!
-//! - `simd`: the inner loops: products of tiles, softmax of a row
 //! - `element`: what keys and values are stored as
 //! - `stage`: a KV head's keys rotated and turned over, its values widened, for many queries
 //! - `few`: attention of a few queries (decode), which reads every key once
@@ -14,7 +13,6 @@
 mod element;
 mod few;
 mod many;
-mod simd;
 mod stage;
 mod sums;
 

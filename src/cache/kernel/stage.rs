@@ -3,8 +3,8 @@
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use super::simd::COLUMNS;
 use super::{Element, View};
+use crate::simd::tiles::COLUMNS;
 
 /// Slots that are staged and multiplied together.
 pub const BLOCK: usize = 128;

@@ -4,9 +4,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::many::Tile;
-use super::simd::{exp_row, largest};
 use super::stage::{Staged, BLOCK};
 use super::{Element, Queries, View};
+use crate::simd::tiles::{exp_row, largest};
 
 /// Queries of a KV head that are worked on together: their logits over the whole cache fit into a core's own cache.
 const TILE: usize = 16;

@@ -1,10 +1,12 @@
 //! The ledger beside a plain model, with lists of numbers for a store.
 
+use std::num::NonZeroU16;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::cache::numbering::positions;
-use crate::cache::slots::{Mark, Place};
+use crate::cache::slots::{Mark, Place, Video};
 use crate::cache::{CacheConfig, PolicyKind, Rope, RopeAxes, StateShape};
 
 const BUDGET: usize = 24;
@@ -175,6 +177,8 @@ impl Pair {
                     mark.place = Place {
                         offset: [0, offset / 2, offset % 2],
                         extent: 3,
+                        // Images that follow one another are of one video.
+                        video: NonZeroU16::new(1).map(|number| Video { number, step: 2 }),
                     };
                 }
             }

@@ -1,10 +1,10 @@
 //! Which files of a place are meant, where it holds several.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::content::obstacle;
 use super::folder::{list, Folder};
-use super::weight_files::is_name;
+use super::weight_files::{is_name, is_within};
 use crate::cache::parameter::ParameterError;
 use crate::files;
 use crate::model::ModelError;
@@ -85,11 +85,7 @@ fn find(place: &Path, parameter: &'static str, name: &str) -> Result<Option<Path
         whole if whole.is_absolute() => whole.strip_prefix(place).ok(),
         inner => Some(inner),
     };
-    let stays = |path: &&Path| {
-        let mut parts = path.components();
-        parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-    };
-    let Some(within) = within.filter(stays) else {
+    let Some(within) = within.filter(|path| is_within(path)) else {
         return fail(format!("the name of a file within {}", place.display()));
     };
     let file = place.join(within);

@@ -50,6 +50,8 @@ const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS_ENDING: &str = ".safetensors";
 const TOKENIZER: &str = "tokenizer.json";
 const INDEX_ENDING: &str = ".safetensors.index.json";
+/// Where pipelines of diffusers keep the tokenizer and the chat template of their language model, where these do not lie beside `config.json`.
+const TOKENIZER_FOLDER: &str = "text_tokenizer";
 /// The field of `config.json` that names another file of weights, or another index, than the usual ones.
 const NAMED: &str = "transformers_weights";
 
@@ -197,8 +199,18 @@ impl Checkpoint {
     /// Where the file `name` is: of GGUF files, that which holds its contents.
     pub fn path(&self, name: &str) -> PathBuf {
         match &self.form {
-            Form::Published => self.dir.join(name),
+            Form::Published => self.published_path(name),
             Form::Gguf(files) => files.path(name).to_path_buf(),
+        }
+    }
+
+    fn published_path(&self, name: &str) -> PathBuf {
+        let beside = self.dir.join(name);
+        let inner = self.dir.join(TOKENIZER_FOLDER).join(name);
+        let is_inner = !beside.is_file() && !self.dir.join(TOKENIZER).is_file() && inner.is_file();
+        match is_inner {
+            true => inner,
+            false => beside,
         }
     }
 

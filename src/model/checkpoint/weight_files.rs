@@ -1,7 +1,7 @@
 //! Which files of a published directory the weights are in, and what is said where they are not all there.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,7 +28,7 @@ impl Checkpoint {
         if !folder.has_safetensors() {
             needed.push(SINGLE.to_string());
         } else if self.has(INDEX) && !self.has(SINGLE) && !named {
-            needed.extend(self.index(INDEX)?.into_values().filter(|it| is_name(it)));
+            needed.extend(self.index(INDEX)?.into_values().filter(is_shard));
         }
         needed.retain(|name| !self.has(name));
         needed.sort();
@@ -67,9 +67,9 @@ impl Checkpoint {
         shards.sort();
         shards.dedup();
         for shard in &shards {
-            if !is_name(shard) {
+            if !is_shard(shard) {
                 return Err(self.error(format!(
-                    "{named} names the shard {shard}, expected a file's name"
+                    "{named} names the shard {shard}, expected a file's name, or its path within the folder"
                 )));
             }
             if !self.has(shard) {
@@ -142,6 +142,18 @@ pub(super) fn is_published(name: &str) -> bool {
     [WEIGHTS_ENDING, INDEX_ENDING]
         .iter()
         .any(|ending| name.ends_with(ending))
+}
+
+/// Whether an index may name it as a file of tensors: one in the folder, or in one within it, as pipelines have a folder for each part.
+fn is_shard(text: &String) -> bool {
+    is_within(Path::new(text))
+}
+
+/// Whether it is the path of something in a folder, and no way out of it. Links on the way are followed, since a hub's cache consists of them.
+pub(super) fn is_within(path: &Path) -> bool {
+    let mut parts = path.components();
+    path.file_name().is_some()
+        && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 /// Whether it is the name of a file in a folder, and no way out of it.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::llama;
+use super::{llama, LayOut};
 use crate::cache::{BoundedCache, LayerSlots, LayerState, Token};
-use crate::gpu::Gpu;
 
 /// A layer of a decoder.
 #[derive(Debug, Clone)]
@@ -33,8 +32,8 @@ pub trait Block: Debug + Send + Sync {
         None
     }
 
-    /// The layer with its matrices as those kernels take them, see [`Matrix::for_kernels`]; none: there are no such kernels.
-    fn for_kernels(&self, _: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
+    /// The layer with each of its matrices as `change` lays it out; none: they stay as they are.
+    fn laid_out(&self, _: &LayOut) -> Result<Option<Arc<dyn Block>>> {
         Ok(None)
     }
 }
@@ -43,6 +42,9 @@ pub trait Block: Debug + Send + Sync {
 pub trait Recurrent: Debug + Send + Sync {
     /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, and each brings its own state on.
     fn forward(&self, x: &Tensor, states: Vec<&mut LayerState>) -> Result<Tensor>;
+
+    /// As [`Block::laid_out`].
+    fn laid_out(&self, change: &LayOut) -> Result<Arc<dyn Recurrent>>;
 }
 
 impl Layer {
@@ -59,11 +61,11 @@ impl Layer {
         }
     }
 
-    /// As [`Block::for_kernels`].
-    pub fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Option<Self>> {
+    /// As [`Block::laid_out`].
+    pub fn laid_out(&self, change: &LayOut) -> Result<Option<Self>> {
         match self {
-            Self::Attention(block) => Ok(block.for_kernels(gpu)?.map(Self::Attention)),
-            Self::Recurrent(_) => Ok(None),
+            Self::Attention(block) => Ok(block.laid_out(change)?.map(Self::Attention)),
+            Self::Recurrent(block) => Ok(Some(Self::Recurrent(block.laid_out(change)?))),
         }
     }
 

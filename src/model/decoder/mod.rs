@@ -3,6 +3,7 @@
 //! - this file: embedding, layers, output, and how a chunk goes through them
 //! - `layer`: the layers, by what they remember of the stream
 //! - `config`: which decoder a checkpoint has
+//! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
@@ -14,6 +15,7 @@ mod attention;
 mod config;
 pub mod gpt_neox;
 mod layer;
+mod layout;
 pub mod lfm2;
 pub mod llama;
 mod rope;
@@ -25,14 +27,18 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm};
 
 use super::linear::Linear;
+use super::threads::Awake;
 use super::weights::{Matrix, Weights};
 use super::ModelError;
 use crate::cache::{BoundedCache, Mark, Token};
-use crate::gpu::Gpu;
 
 pub use config::{Config, Unsupported};
 pub use layer::{Block, Layer, Recurrent};
+pub use layout::LayOut;
 pub use rope::RopeParameters;
+
+/// Rows up to which the products of a step on the CPU are so short that its threads are kept awake between them.
+const SHORT: usize = 8;
 
 /// The norm in front of the output layer.
 #[derive(Debug, Clone)]
@@ -167,33 +173,6 @@ impl Decoder {
         })
     }
 
-    /// Lays the matrices out as the kernels of `gpu` take them, layer by layer, so that no more than a layer is there twice. Without a GPU,
-    /// and for decoders of whose layers its kernels do not know some, nothing changes.
-    pub fn lay_out_for(&mut self, gpu: Option<&Arc<dyn Gpu>>) -> Result<()> {
-        let whole = self.layers.iter().all(Layer::keeps_keys);
-        let Some(gpu) = gpu.filter(|_| whole) else {
-            return Ok(());
-        };
-        for layer in &mut self.layers {
-            match layer.for_kernels(gpu)? {
-                Some(laid_out) => *layer = laid_out,
-                None => return Ok(()),
-            }
-        }
-        let head = self.lm_head.weight();
-        let one = match (&self.embed_tokens, head) {
-            (Matrix::Quantised(embedding), Matrix::Quantised(head)) => Arc::ptr_eq(embedding, head),
-            _ => false,
-        };
-        let head = Linear::of(head.for_kernels(gpu)?, None);
-        self.embed_tokens = match one {
-            true => head.weight().clone(),
-            false => self.embed_tokens.for_kernels(gpu)?,
-        };
-        self.lm_head = head;
-        Ok(())
-    }
-
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -208,12 +187,21 @@ impl Decoder {
         self.weight_bytes
     }
 
+    /// Memory of the table of embeddings, which may be the output layer too, bytes.
+    pub fn embedding_bytes(&self) -> usize {
+        self.embed_tokens.bytes()
+    }
+
     /// `[tokens, hidden]` for token ids.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let index = || Tensor::from_slice(ids, ids.len(), &self.device);
         match &self.embed_tokens {
             Matrix::Dense(table) => table.index_select(&index()?, 0),
             Matrix::Quantised(table) => table.embedding(&index()?)?.to_dtype(self.dtype),
+            Matrix::Panels(table) => {
+                let shape = (ids.len(), table.dims2().1);
+                Tensor::from_vec(table.select(ids)?, shape, &self.device)?.to_dtype(self.dtype)
+            }
             Matrix::Planes(table) => table.select(ids, self.dtype),
         }
     }
@@ -296,6 +284,8 @@ impl Decoder {
         caches: &mut [BoundedCache],
         layers: usize,
     ) -> std::result::Result<Tensor, ModelError> {
+        let short = self.device.is_cpu() && marks.len() * caches.len() <= SHORT;
+        let _awake = short.then(Awake::here).flatten();
         let mut pieces = Vec::new();
         let mut at = 0;
         while at < marks.len() {

@@ -47,6 +47,7 @@ const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION: &str = "generation_config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
+const VIDEO_PREPROCESSOR: &str = "video_preprocessor_config.json";
 
 impl GgufFiles {
     /// The decoder `file`, and the projector that goes with it: `projector`, or one in its folder, or one in the folder `place`, within
@@ -201,6 +202,7 @@ impl GgufFiles {
     pub fn has(&self, name: &str) -> bool {
         match name {
             PREPROCESSOR => self.projector().is_some(),
+            VIDEO_PREPROCESSOR => self.projector().is_some_and(Projector::has_video_processor),
             _ => [CONFIG, TOKENIZER, TOKENIZER_CONFIG, GENERATION].contains(&name),
         }
     }
@@ -208,7 +210,9 @@ impl GgufFiles {
     /// The file whose keys are those of the published file `name`.
     pub fn path(&self, name: &str) -> &Path {
         match self.projector() {
-            Some(projector) if [CONFIG, PREPROCESSOR].contains(&name) => projector.gguf.file(),
+            Some(projector) if [CONFIG, PREPROCESSOR, VIDEO_PREPROCESSOR].contains(&name) => {
+                projector.gguf.file()
+            }
             _ => self.decoder.file(),
         }
     }
@@ -222,6 +226,7 @@ impl GgufFiles {
             (TOKENIZER_CONFIG, _) => self.tokenizer_config()?,
             (GENERATION, _) => self.decoder.generation_config()?,
             (PREPROCESSOR, Some(projector)) => projector.processor()?,
+            (VIDEO_PREPROCESSOR, Some(projector)) => return projector.video_processor(),
             _ => return Ok(None),
         };
         Ok(Some(json))

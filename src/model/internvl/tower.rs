@@ -1,9 +1,10 @@
 //! The tower: InternViT, a vision transformer whose branches are scaled by learned numbers.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{layer_norm, linear, linear_b, rms_norm, LayerNorm, Linear, Module, RmsNorm};
+use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm};
 
 use super::config::{NormType, Shape};
+use crate::model::vision::layers::Linear;
 use crate::model::vision::shuffle::pixel_shuffle;
 use crate::model::vision::vit::parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
 use crate::model::vision::vit::Sizes;
@@ -81,7 +82,7 @@ impl Projection {
     fn new(shape: &Shape, [name, norm]: [&str; 2], w: &Weights) -> Result<Self> {
         let hidden = shape.tower.hidden;
         Ok(Self {
-            linear: linear_b(hidden, hidden, shape.qkv_bias, w.pp(name).var_builder())?,
+            linear: Linear::load(hidden, hidden, shape.qkv_bias, w.pp(name).var_builder())?,
             norm: match shape.qk_norm {
                 true => Some(rms_norm(hidden, QK_EPSILON, w.pp(norm).var_builder())?),
                 false => None,
@@ -115,8 +116,13 @@ impl Attention {
         Ok(Self {
             q_proj: Projection::new(shape, ["q_proj", "q_norm"], w)?,
             k_proj: Projection::new(shape, ["k_proj", "k_norm"], w)?,
-            v_proj: linear_b(hidden, hidden, shape.qkv_bias, w.pp("v_proj").var_builder())?,
-            projection_layer: linear(hidden, hidden, w.pp("projection_layer").var_builder())?,
+            v_proj: Linear::load(hidden, hidden, shape.qkv_bias, w.pp("v_proj").var_builder())?,
+            projection_layer: Linear::load(
+                hidden,
+                hidden,
+                true,
+                w.pp("projection_layer").var_builder(),
+            )?,
             heads: shape.tower.heads,
         })
     }

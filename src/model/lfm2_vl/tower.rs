@@ -1,9 +1,10 @@
 //! The tower: SigLIP 2 for pictures of any size ("NaFlex", arXiv 2502.14786), whose table of positions is stretched to each grid of patches.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{layer_norm, linear, LayerNorm, Linear, Module};
+use candle_nn::{layer_norm, LayerNorm, Module};
 
 use crate::model::preprocess::resample::Filter;
+use crate::model::vision::layers::Linear;
 use crate::model::vision::vit::parts::in_batches;
 use crate::model::vision::vit::{Layer, Sizes, CHANNELS};
 use crate::model::weights::Weights;
@@ -27,9 +28,10 @@ impl Siglip2 {
             .pp("position_embedding")
             .get((side * side, hidden), "weight")?;
         Ok(Self {
-            patch_embedding: linear(
+            patch_embedding: Linear::load(
                 values,
                 hidden,
+                true,
                 w_embeddings.pp("patch_embedding").var_builder(),
             )?,
             position_embedding: positions

@@ -30,25 +30,91 @@ use resample::Filter;
 
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const PROCESSOR: &str = "processor_config.json";
+const VIDEO_PREPROCESSOR: &str = "video_preprocessor_config.json";
 
 /// An image processor's configuration, and the file that it stands in: the block in `processor_config.json`, which wins as in
 /// transformers since 5.0, or else `preprocessor_config.json`.
 pub fn processor_config<T: DeserializeOwned>(
     checkpoint: &Checkpoint,
 ) -> Result<(PathBuf, T), ModelError> {
-    let nested = match checkpoint.has(PROCESSOR) {
-        true => checkpoint.json::<Value>(PROCESSOR)?["image_processor"].take(),
-        false => Value::Null,
+    let (origin, config) = image_processor(checkpoint)?;
+    Ok((origin.file, config))
+}
+
+/// Where a processor's configuration stands.
+#[derive(Debug)]
+pub struct Origin {
+    file: PathBuf,
+    /// The block in that file.
+    part: Option<&'static str>,
+}
+
+impl Origin {
+    /// What is wrong with it, with where.
+    pub fn error(self, unsupported: Unsupported) -> ModelError {
+        match self.part {
+            Some(part) => unsupported.within(part).of(self.file),
+            None => unsupported.of(self.file),
+        }
+    }
+}
+
+fn image_processor<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+) -> Result<(Origin, T), ModelError> {
+    match block(checkpoint, "image_processor")? {
+        Some(found) => Ok(found),
+        None => alone(checkpoint, PREPROCESSOR),
+    }
+}
+
+/// A video processor's configuration in the same way: the block in `processor_config.json`, else `video_preprocessor_config.json`, else,
+/// as in transformers, what there is of the image processor.
+pub fn video_processor_config<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+) -> Result<(Origin, T), ModelError> {
+    match block(checkpoint, "video_processor")? {
+        Some(found) => Ok(found),
+        None if checkpoint.has(VIDEO_PREPROCESSOR) => alone(checkpoint, VIDEO_PREPROCESSOR),
+        None => image_processor(checkpoint),
+    }
+}
+
+/// A block of `processor_config.json`, if it is there.
+fn block<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+    part: &'static str,
+) -> Result<Option<(Origin, T)>, ModelError> {
+    if !checkpoint.has(PROCESSOR) {
+        return Ok(None);
+    }
+    let json = match checkpoint.json::<Value>(PROCESSOR)?[part].take() {
+        Value::Null => return Ok(None),
+        json => json,
     };
-    let (name, part, json) = match nested {
-        Value::Null => (PREPROCESSOR, None, checkpoint.json(PREPROCESSOR)?),
-        nested => (PROCESSOR, Some("image_processor"), nested),
+    let origin = Origin {
+        file: checkpoint.path(PROCESSOR),
+        part: Some(part),
     };
-    let file = checkpoint.path(name);
-    match (json::of_value(&without_nulls(json, &[])), part) {
-        (Ok(config), _) => Ok((file, config)),
-        (Err(unsupported), None) => Err(unsupported.of(file)),
-        (Err(unsupported), Some(part)) => Err(unsupported.within(part).of(file)),
+    read(origin, json).map(Some)
+}
+
+/// A processor's configuration in a file of its own.
+fn alone<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+    name: &str,
+) -> Result<(Origin, T), ModelError> {
+    let origin = Origin {
+        file: checkpoint.path(name),
+        part: None,
+    };
+    read(origin, checkpoint.json(name)?)
+}
+
+fn read<T: DeserializeOwned>(origin: Origin, json: Value) -> Result<(Origin, T), ModelError> {
+    match json::of_value(&without_nulls(json, &[])) {
+        Ok(config) => Ok((origin, config)),
+        Err(unsupported) => Err(origin.error(unsupported)),
     }
 }
 

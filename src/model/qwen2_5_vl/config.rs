@@ -6,8 +6,12 @@ use serde::Deserialize;
 
 use super::tower::WindowTower;
 use crate::model::decoder::Unsupported;
+use crate::model::family::VideoAxis;
 use crate::model::fields::side;
 use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
+
+/// More positions for a second belong to no model.
+const MOST_PER_SECOND: f64 = 1000.0;
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `Qwen2_5_VLVisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,6 +33,8 @@ pub struct Config {
     /// Side of a window, pixels.
     pub window_size: usize,
     pub out_hidden_size: usize,
+    /// Positions on the axis of time for a second of a video.
+    pub tokens_per_second: f64,
     /// Layers whose attention is not kept within windows.
     pub fullatt_block_indexes: Vec<usize>,
     pub rope_parameters: AxialRope,
@@ -49,6 +55,7 @@ impl Default for Config {
             temporal_patch_size: 2,
             window_size: 112,
             out_hidden_size: 3584,
+            tokens_per_second: 4.0,
             fullatt_block_indexes: vec![7, 15, 23, 31],
             rope_parameters: AxialRope::default(),
         }
@@ -61,6 +68,14 @@ impl VisionConfig for Config {
         if self.window_size < square {
             let expected = format!("at least {square}, the side of a token");
             return Err(Unsupported::new("window_size", self.window_size, expected));
+        }
+        if !(0.0..=MOST_PER_SECOND).contains(&self.tokens_per_second) {
+            let expected = format!("a number from 0 to {MOST_PER_SECOND}");
+            return Err(Unsupported::new(
+                "tokens_per_second",
+                self.tokens_per_second,
+                expected,
+            ));
         }
         Ok(Measures {
             hidden_size: self.hidden_size,
@@ -78,6 +93,10 @@ impl VisionConfig for Config {
 
     fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
         Ok(Box::new(WindowTower::new(self, measures, vb)?))
+    }
+
+    fn video_axis(&self) -> Option<VideoAxis> {
+        Some(VideoAxis::Seconds(self.tokens_per_second))
     }
 }
 

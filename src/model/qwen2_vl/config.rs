@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::tower::WholeTower;
 use crate::model::decoder::Unsupported;
+use crate::model::family::VideoAxis;
 use crate::model::fields::side;
 use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
 
@@ -70,5 +71,9 @@ impl VisionConfig for Config {
 
     fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
         Ok(Box::new(WholeTower::new(self, measures, vb)?))
+    }
+
+    fn video_axis(&self) -> Option<VideoAxis> {
+        Some(VideoAxis::Parts)
     }
 }

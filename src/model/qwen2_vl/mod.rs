@@ -10,7 +10,7 @@ mod tower;
 
 use super::checkpoint::Checkpoint;
 use super::family::FamilyConfig;
-use super::qwen_vl::{Kind, QwenVl};
+use super::qwen_vl::{Kind, QwenVl, VideoSizes};
 use super::weights::Names;
 use super::ModelError;
 use config::Config;
@@ -27,9 +27,10 @@ const KIND: Kind = Kind {
     text_path: "model",
     visual_path: "visual",
     interleaved: false,
+    video_sizes: VideoSizes::EachFrame,
 };
 
 /// Reads and checks `config.json`.
 pub fn open(checkpoint: &Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError> {
-    QwenVl::<Config>::open(checkpoint, &KIND)
+    QwenVl::<Config>::open(checkpoint, &KIND, &[])
 }

@@ -10,8 +10,8 @@ mod config;
 mod tower;
 
 use super::checkpoint::Checkpoint;
-use super::family::FamilyConfig;
-use super::qwen_vl::{Kind, QwenVl};
+use super::family::{FamilyConfig, OtherPart};
+use super::qwen_vl::{Kind, QwenVl, VideoSizes};
 use super::ModelError;
 use config::Config;
 
@@ -20,9 +20,18 @@ const KIND: Kind = Kind {
     text_path: "model.language_model",
     visual_path: "model.visual",
     interleaved: true,
+    video_sizes: VideoSizes::WholeVideo,
 };
 
 /// Reads and checks `config.json`.
 pub fn open(checkpoint: &Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError> {
-    QwenVl::<Config>::open(checkpoint, &KIND)
+    open_beside(checkpoint, &[])
+}
+
+/// The same of a checkpoint that has other parts in its files.
+pub fn open_beside(
+    checkpoint: &Checkpoint,
+    other_parts: &'static [OtherPart],
+) -> Result<Box<dyn FamilyConfig>, ModelError> {
+    QwenVl::<Config>::open(checkpoint, &KIND, other_parts)
 }

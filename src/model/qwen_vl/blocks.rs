@@ -1,11 +1,13 @@
 //! The layers of a tower.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{layer_norm, linear, rms_norm, LayerNorm, Linear, Module, RmsNorm, VarBuilder};
+use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm, VarBuilder};
 
 use super::{Angles, Measures};
 use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
+use crate::model::vision::attention::{self, Windows};
+use crate::model::vision::layers::Linear;
 
 /// What the published towers add to a variance; their configurations do not say it.
 const EPS: f64 = 1e-6;
@@ -81,17 +83,39 @@ impl Attention {
     fn new(measures: &Measures, vb: VarBuilder) -> Result<Self> {
         let hidden = measures.hidden_size;
         Ok(Self {
-            qkv: linear(hidden, 3 * hidden, vb.pp("qkv"))?,
-            proj: linear(hidden, hidden, vb.pp("proj"))?,
+            qkv: Linear::load(hidden, 3 * hidden, true, vb.pp("qkv"))?,
+            proj: Linear::load(hidden, hidden, true, vb.pp("proj"))?,
             heads: measures.num_heads,
             head_dim: measures.head_dim(),
         })
     }
 
-    /// Attention of `x` (`[patches, hidden]`) within each of the windows that follow one another, of so many patches each.
-    fn forward(&self, x: &Tensor, angles: &Angles, windows: &[usize]) -> Result<Tensor> {
+    /// Attention of `x` (`[patches, hidden]`) within each of the windows that follow one another, of so many patches each, added to `past`.
+    fn onto(
+        &self,
+        x: &Tensor,
+        past: &Tensor,
+        angles: &Angles,
+        windows: &[usize],
+    ) -> Result<Tensor> {
+        self.proj.onto(&self.attended(x, angles, windows)?, past)
+    }
+
+    /// `[patches, hidden]`
+    fn attended(&self, x: &Tensor, angles: &Angles, windows: &[usize]) -> Result<Tensor> {
         let (heads, head_dim) = (self.heads, self.head_dim);
         let patches = x.dim(0)?;
+        if x.device().is_cpu() {
+            let qkv = self.qkv.forward(x)?;
+            let hidden = heads * head_dim;
+            let part = |i: usize| qkv.narrow(1, i * hidden, hidden);
+            let windows = Windows {
+                heads,
+                lengths: windows,
+                turns: Some([&angles.cos, &angles.sin]),
+            };
+            return attention::attend(&part(0)?, &part(1)?, &part(2)?, windows);
+        }
         // [3, heads, patches, head_dim]
         let qkv = self
             .qkv
@@ -118,10 +142,7 @@ impl Attention {
             attended.push(out.reshape((heads, count, head_dim))?);
             start += count;
         }
-        let attended = Tensor::cat(&attended, 1)?
-            .transpose(0, 1)?
-            .flatten_from(1)?;
-        self.proj.forward(&attended)
+        Tensor::cat(&attended, 1)?.transpose(0, 1)?.flatten_from(1)
     }
 }
 
@@ -168,8 +189,8 @@ impl Feed {
     ) -> Result<Self> {
         let (hidden, inner) = (measures.hidden_size, measures.intermediate_size);
         Ok(Self::Plain {
-            fc1: linear(hidden, inner, vb.pp(names[0]))?,
-            fc2: linear(inner, hidden, vb.pp(names[1]))?,
+            fc1: Linear::load(hidden, inner, true, vb.pp(names[0]))?,
+            fc2: Linear::load(inner, hidden, true, vb.pp(names[1]))?,
             act,
         })
     }
@@ -177,18 +198,19 @@ impl Feed {
     pub fn gated(measures: &Measures, act: Activation, vb: VarBuilder) -> Result<Self> {
         let (hidden, inner) = (measures.hidden_size, measures.intermediate_size);
         Ok(Self::Gated {
-            gate_proj: linear(hidden, inner, vb.pp("gate_proj"))?,
-            up_proj: linear(hidden, inner, vb.pp("up_proj"))?,
-            down_proj: linear(inner, hidden, vb.pp("down_proj"))?,
+            gate_proj: Linear::load(hidden, inner, true, vb.pp("gate_proj"))?,
+            up_proj: Linear::load(hidden, inner, true, vb.pp("up_proj"))?,
+            down_proj: Linear::load(inner, hidden, true, vb.pp("down_proj"))?,
             act,
         })
     }
 }
 
-impl Module for Feed {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl Feed {
+    /// What comes of `x`, added to `past`.
+    fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Plain { fc1, fc2, act } => fc2.forward(&act.forward(&fc1.forward(x)?)?),
+            Self::Plain { fc1, fc2, act } => fc2.onto(&act.forward(&fc1.forward(x)?)?, past),
             Self::Gated {
                 gate_proj,
                 up_proj,
@@ -196,7 +218,7 @@ impl Module for Feed {
                 act,
             } => {
                 let gate = act.forward(&gate_proj.forward(x)?)?;
-                down_proj.forward(&(gate * up_proj.forward(x)?)?)
+                down_proj.onto(&(gate * up_proj.forward(x)?)?, past)
             }
         }
     }
@@ -229,12 +251,10 @@ impl Block {
 
     /// `x` is `[patches, hidden]`; `windows` are the patches of each window, or all of them as one.
     pub fn forward(&self, x: &Tensor, angles: &Angles, windows: &[usize]) -> Result<Tensor> {
-        let attended = self
+        let x = self
             .attn
-            .forward(&self.norm1.forward(x)?, angles, windows)?;
-        let x = (x + attended)?;
-        let fed = self.mlp.forward(&self.norm2.forward(&x)?)?;
-        x + fed
+            .onto(&self.norm1.forward(x)?, x, angles, windows)?;
+        self.mlp.onto(&self.norm2.forward(&x)?, &x)
     }
 }
 
@@ -262,8 +282,8 @@ impl Merger {
         Ok(Self {
             norm,
             norms_squares,
-            fc1: linear(width, width, vb.pp(names[0]))?,
-            fc2: linear(width, measures.out_hidden_size, vb.pp(names[1]))?,
+            fc1: Linear::load(width, width, true, vb.pp(names[0]))?,
+            fc2: Linear::load(width, measures.out_hidden_size, true, vb.pp(names[1]))?,
             width,
         })
     }
@@ -277,7 +297,8 @@ impl Module for Merger {
             true => self.norm.forward(&squares(x)?)?,
             false => squares(&self.norm.forward(x)?)?,
         };
-        self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)
+        let inner = Activation::Gelu.forward(&self.fc1.forward(&x)?)?;
+        self.fc2.forward(&inner)
     }
 }
 

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::vision::{QwenVision, Tower};
-use super::{Measures, AROUND_IMAGE, IMAGE_PAD};
+use super::{Measures, VideoSizes, AROUND_IMAGE, IMAGE_PAD};
 use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
-use crate::model::family::{text_config, FamilyConfig, CONFIG};
+use crate::model::family::{text_config, FamilyConfig, OtherPart, VideoAxis, CONFIG};
 use crate::model::fields::without_nulls;
 use crate::model::json;
 use crate::model::vision::Vision;
@@ -27,6 +27,8 @@ pub struct Kind {
     pub visual_path: &'static str,
     /// The axes of positions take turns frequency by frequency.
     pub interleaved: bool,
+    /// What the limits of a video's pixels count.
+    pub video_sizes: VideoSizes,
 }
 
 /// A family's `vision_config`.
@@ -35,6 +37,11 @@ pub trait VisionConfig: DeserializeOwned + Default + Send + Sync + 'static {
     fn measures(&self) -> std::result::Result<Measures, Unsupported>;
 
     fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>>;
+
+    /// Where the frames of a video stand, if they are one span of the prompt.
+    fn video_axis(&self) -> Option<VideoAxis> {
+        None
+    }
 }
 
 /// Mirrors `config.json`.
@@ -56,6 +63,7 @@ fn published_image_pad() -> u32 {
 /// A checkpoint's configuration, read and checked.
 pub struct QwenVl<V> {
     kind: &'static Kind,
+    other_parts: &'static [OtherPart],
     text: decoder::Config,
     image_token_id: u32,
     vision: V,
@@ -64,9 +72,11 @@ pub struct QwenVl<V> {
 
 impl<V: VisionConfig> QwenVl<V> {
     /// Reads and checks `config.json`, in the nested form or in the older flat one, which has the decoder's fields at the top level.
+    /// `other_parts` are those that the files may have beside the model.
     pub fn open(
         checkpoint: &Checkpoint,
         kind: &'static Kind,
+        other_parts: &'static [OtherPart],
     ) -> std::result::Result<Box<dyn FamilyConfig>, ModelError> {
         let file = || checkpoint.path(CONFIG);
         let mut json: Value = checkpoint.json(CONFIG)?;
@@ -95,6 +105,7 @@ impl<V: VisionConfig> QwenVl<V> {
         Ok(Box::new(Self {
             measures: measures.map_err(|error| error.within("vision_config").of(file()))?,
             kind,
+            other_parts,
             text,
             image_token_id: config.image_token_id,
             vision: config.vision_config,
@@ -132,6 +143,14 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
         (self.image_token_id, IMAGE_PAD)
     }
 
+    fn other_parts(&self) -> &'static [OtherPart] {
+        self.other_parts
+    }
+
+    fn video_axis(&self) -> Option<VideoAxis> {
+        self.vision.video_axis()
+    }
+
     fn markup_tokens(&self) -> &[&str] {
         &AROUND_IMAGE
     }
@@ -142,10 +161,15 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
         weights: &Weights,
     ) -> std::result::Result<Box<dyn Vision>, ModelError> {
         let at = (weights.dtype(), weights.device());
-        let vision = QwenVision::new(checkpoint, &self.measures, at, || {
-            let vb = weights.pp(self.kind.visual_path).var_builder();
-            self.vision.tower(&self.measures, vb)
-        })?;
+        let vision = QwenVision::new(
+            checkpoint,
+            (&self.measures, self.kind.video_sizes),
+            at,
+            || {
+                let vb = weights.pp(self.kind.visual_path).var_builder();
+                self.vision.tower(&self.measures, vb)
+            },
+        )?;
         Ok(Box::new(vision))
     }
 }

@@ -5,12 +5,14 @@
 //! - `grid`: the order of a picture's patches, where each stands, and windows
 //! - `blocks`: the layers of a tower
 //! - `processor`: pictures to patches
+//! - `sizes`: the sizes that pictures are brought to
 //! - `vision`: the way from pictures to rows of the decoder's input
 
 mod blocks;
 mod family;
 mod grid;
 mod processor;
+mod sizes;
 mod vision;
 
 use serde::Deserialize;
@@ -21,6 +23,7 @@ use super::decoder::Unsupported;
 pub use blocks::{Block, Feed, Merger, Norm, PatchEmbed};
 pub use family::{Kind, QwenVl, VisionConfig};
 pub use grid::{Angles, Grid};
+pub use sizes::VideoSizes;
 pub use vision::Tower;
 
 /// The token that stands for a row of image features.

@@ -1,22 +1,27 @@
 //! Pictures to patches, as the published Qwen2-VL image processor does it, which all the families use.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
+use super::sizes::{Limits, PixelCounts, VideoSizes};
 use super::{Grid, Measures};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::fields::side;
-use crate::model::preprocess::picture::{Picture, MAX_ASPECT};
+use crate::model::preprocess::picture::Picture;
 use crate::model::preprocess::recipe::Patches;
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{
-    filter, processor_config, Normalisation, NormalisationConfig, CLIP_MEAN, CLIP_STD,
+    filter, processor_config, video_processor_config, Normalisation, NormalisationConfig,
+    CLIP_MEAN, CLIP_STD,
 };
-use crate::model::vision::{Tile, View};
+use crate::model::vision::{FramePixels, FramePixelsError, Tile, View};
 use crate::model::ModelError;
 
-/// Mirrors `preprocessor_config.json`; missing fields have the values of transformers' `Qwen2VLImageProcessor`.
+/// Mirrors `preprocessor_config.json` and `video_preprocessor_config.json`; missing fields have the values of transformers'
+/// `Qwen2VLImageProcessor`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -36,17 +41,6 @@ struct Config {
     normalisation: NormalisationConfig,
 }
 
-/// The fewest and the most pixels of a resized picture, whatever the names say.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-struct PixelCounts {
-    shortest_edge: Option<usize>,
-    longest_edge: Option<usize>,
-    /// The same in older files.
-    min_pixels: Option<usize>,
-    max_pixels: Option<usize>,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -64,78 +58,122 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The fewest and the most pixels.
-    fn pixels(&self) -> Result<(usize, usize), Unsupported> {
-        let size = self.size.unwrap_or(PixelCounts {
-            shortest_edge: Some(56 * 56),
-            longest_edge: Some(28 * 28 * 1280),
-            ..PixelCounts::default()
-        });
-        let given = |name, value: Option<usize>| {
-            value.ok_or_else(|| Unsupported::new(name, "missing", "a number of pixels"))
+    /// The fewest and the most pixels of an image.
+    fn image_pixels(&self) -> Result<Limits, Unsupported> {
+        let size = self
+            .size
+            .unwrap_or(PixelCounts::of(56 * 56, 28 * 28 * 1280));
+        size.limits(self.min_pixels, self.max_pixels)
+    }
+
+    /// Those of a frame.
+    fn frame_pixels(&self, sizes: VideoSizes) -> Result<Limits, Unsupported> {
+        let square = self.patch_size * self.merge_size;
+        let square = square * square;
+        let size = self
+            .size
+            .unwrap_or(PixelCounts::of(128 * square, 768 * square));
+        let published = match sizes {
+            VideoSizes::EachFrame => size.limits(self.min_pixels, self.max_pixels)?,
+            VideoSizes::WholeVideo => size.limits(None, None)?.shared(self.temporal_patch_size),
         };
-        let fewest = self.min_pixels.or(size.shortest_edge).or(size.min_pixels);
-        let most = self.max_pixels.or(size.longest_edge).or(size.max_pixels);
-        let min = given("size.shortest_edge", fewest)?;
-        let max = given("size.longest_edge", most)?;
-        // No picture is made larger than the fewest; the most only bounds what pictures have anyway.
-        Unsupported::too_large(&[("fewest pixels", min)])?;
-        if min == 0 || min > max {
-            let expected = format!("1 to {max}, the most pixels");
-            return Err(Unsupported::new("fewest pixels", min, expected));
-        }
-        Ok((min, max))
-    }
-}
-
-/// The most tokens of a video's frame (`VIDEO_MAX_TOKEN_NUM` of the families' own tools, qwen-vl-utils).
-const FRAME_TOKENS: usize = 768;
-
-/// The image processor of a checkpoint.
-#[derive(Debug)]
-pub struct ImageProcessor {
-    /// The fewest and the most pixels of a resized picture.
-    pixels: (usize, usize),
-    patch: usize,
-    frames: usize,
-    merge: usize,
-    pub resizer: Resizer,
-    pub normalisation: Normalisation,
-}
-
-impl ImageProcessor {
-    /// Reads the processor's configuration, which must fit the tower's.
-    pub fn load(checkpoint: &Checkpoint, measures: &Measures) -> Result<Self, ModelError> {
-        let (file, config) = processor_config::<Config>(checkpoint)?;
-        Self::new(&config, measures).map_err(|unsupported| unsupported.of(file))
+        Ok(published.capped(FRAME_TOKENS * square))
     }
 
-    fn new(config: &Config, measures: &Measures) -> Result<Self, Unsupported> {
-        if !config.do_resize {
+    /// Checks that patches are those of the tower, and that pictures may be resized.
+    fn check(&self, measures: &Measures) -> Result<(), Unsupported> {
+        if !self.do_resize {
             return Err(Unsupported::new("do_resize", "false", "true"));
         }
         for (field, given, tower) in [
-            ("patch_size", config.patch_size, measures.patch_size),
+            ("patch_size", self.patch_size, measures.patch_size),
             (
                 "temporal_patch_size",
-                config.temporal_patch_size,
+                self.temporal_patch_size,
                 measures.temporal_patch_size,
             ),
-            ("merge_size", config.merge_size, measures.spatial_merge_size),
+            ("merge_size", self.merge_size, measures.spatial_merge_size),
         ] {
             if given != tower {
                 let expected = format!("{tower}, as in vision_config");
                 return Err(Unsupported::new(field, given, expected));
             }
         }
-        Ok(Self {
-            pixels: config.pixels()?,
-            patch: config.patch_size,
-            frames: config.temporal_patch_size,
-            merge: config.merge_size,
-            resizer: Resizer::new(filter(config.resample)?),
-            normalisation: Normalisation::new(&config.normalisation, CLIP_MEAN, CLIP_STD)?,
+        Ok(())
+    }
+
+    fn rules(&self, pixels: Limits) -> Result<Rules, Unsupported> {
+        Ok(Rules {
+            pixels,
+            resizer: Arc::new(Resizer::new(filter(self.resample)?)),
+            normalisation: Normalisation::new(&self.normalisation, CLIP_MEAN, CLIP_STD)?,
         })
+    }
+}
+
+/// The most tokens of a video's frame (`VIDEO_MAX_TOKEN_NUM` of the families' own tools, qwen-vl-utils).
+const FRAME_TOKENS: usize = 768;
+
+/// What becomes of a picture before it is cut into patches.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Of a resized picture.
+    pixels: Limits,
+    pub resizer: Arc<Resizer>,
+    pub normalisation: Normalisation,
+}
+
+/// The image processor and the video processor of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct ImageProcessor {
+    images: Rules,
+    frames: Rules,
+    sizes: VideoSizes,
+    patch: usize,
+    /// Frames of a patch.
+    depth: usize,
+    merge: usize,
+}
+
+impl ImageProcessor {
+    /// Reads the processors' configurations, which must fit the tower's.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        measures: &Measures,
+        sizes: VideoSizes,
+    ) -> Result<Self, ModelError> {
+        let (file, images) = processor_config::<Config>(checkpoint)?;
+        let (origin, frames) = video_processor_config::<Config>(checkpoint)?;
+        let images = images
+            .check(measures)
+            .and_then(|()| images.rules(images.image_pixels()?));
+        let frames = frames
+            .check(measures)
+            .and_then(|()| frames.rules(frames.frame_pixels(sizes)?));
+        Ok(Self {
+            images: images.map_err(|unsupported| unsupported.of(file))?,
+            frames: frames.map_err(|unsupported| origin.error(unsupported))?,
+            sizes,
+            patch: measures.patch_size,
+            depth: measures.temporal_patch_size,
+            merge: measures.spatial_merge_size,
+        })
+    }
+
+    /// The same with other limits for frames.
+    pub fn with_frame_pixels(&self, asked: FramePixels) -> Result<Self, FramePixelsError> {
+        let mut processor = self.clone();
+        let side = self.patch * self.merge;
+        processor.frames.pixels = self.frames.pixels.with(asked, side * side)?;
+        Ok(processor)
+    }
+
+    /// What is done with a picture that is looked at like this.
+    pub fn rules(&self, view: View) -> &Rules {
+        match view {
+            View::Image { .. } => &self.images,
+            View::Frame => &self.frames,
+        }
     }
 
     /// Side of a patch, pixels.
@@ -144,41 +182,16 @@ impl ImageProcessor {
     }
 
     /// The grid of a picture of `size` (width, height).
-    ///
-    /// Both sides become multiples of a square's, the nearest if the number of pixels is then within the limits, else with the
-    /// aspect ratio kept as well as it can be: the published numbers, which go beyond the most pixels where a shorter side of one square
-    /// makes a long picture larger. The published processor (`smart_resize`) refuses pictures more than 200 times as long as wide; here
-    /// the longer side of those gives way, so that the most pixels hold.
-    pub fn grid(&self, (width, height): (usize, usize), view: View) -> Grid {
+    pub fn grid(&self, size: (usize, usize), view: View) -> Grid {
         let side = self.patch * self.merge;
-        let (min, max) = match (view, self.pixels) {
-            (View::Image { .. }, pixels) => pixels,
-            (View::Frame, (min, max)) => (min, max.min(FRAME_TOKENS * side * side).max(min)),
+        let size = match (view, self.sizes) {
+            (View::Frame, VideoSizes::WholeVideo) => VideoSizes::at_least(side, size),
+            _ => (size.0 as f64, size.1 as f64),
         };
-        let (w, h, unit) = (width as f64, height as f64, side as f64);
-        let pixels = |down: f64, across: f64| down * across * unit * unit;
-        let (mut down, mut across) = ((h / unit).round_ties_even(), (w / unit).round_ties_even());
-        if pixels(down, across) > max as f64 {
-            let shrink = (h * w / max as f64).sqrt();
-            let fitted = |length: f64| (length / shrink / unit).floor().max(1.0);
-            (down, across) = (fitted(h), fitted(w));
-        } else if pixels(down, across) < min as f64 {
-            let grow = (min as f64 / (h * w)).sqrt();
-            let fitted = |length: f64| (length * grow / unit).ceil();
-            (down, across) = (fitted(h), fitted(w));
-        }
-        if width.max(height) > MAX_ASPECT * width.min(height) {
-            let squares = (max as f64 / (unit * unit)).floor().max(1.0);
-            let at_most = |this: f64, other: f64| this.min((squares / other).floor()).max(1.0);
-            if down > across {
-                down = at_most(down, across);
-            } else {
-                across = at_most(across, down);
-            }
-        }
+        let (down, across) = self.rules(view).pixels.squares(size, side);
         Grid {
-            height: down as usize * self.merge,
-            width: across as usize * self.merge,
+            height: down * self.merge,
+            width: across * self.merge,
             merge: self.merge,
         }
     }
@@ -193,24 +206,25 @@ impl ImageProcessor {
         Patches {
             side: self.patch,
             merge: self.merge,
-            frames: self.frames,
+            frames: self.depth,
         }
     }
 
     /// The picture at the size of its grid.
-    pub fn resize(&self, picture: &dyn Picture, grid: Grid) -> Tile {
+    pub fn resize(&self, picture: &dyn Picture, grid: Grid, view: View) -> Tile {
         let (width, height) = self.size_of(grid);
         Tile {
             width,
             height,
-            rgb: self.resizer.resize(picture, (width, height)),
+            rgb: self.rules(view).resizer.resize(picture, (width, height)),
         }
     }
 
     /// The patches of a resized picture, `[patches, 3 * frames * side * side]`, f32: colour by colour, the picture as every frame.
-    pub fn patches(&self, tile: &Tile, grid: Grid) -> candle_core::Result<Tensor> {
+    pub fn patches(&self, tile: &Tile, grid: Grid, view: View) -> candle_core::Result<Tensor> {
+        let normalisation = self.rules(view).normalisation;
         let area = self.patch * self.patch;
-        let mut values = Vec::with_capacity(grid.patches() * 3 * self.frames * area);
+        let mut values = Vec::with_capacity(grid.patches() * 3 * self.depth * area);
         for (row, column) in grid.places() {
             for colour in 0..3 {
                 let first = values.len();
@@ -218,14 +232,14 @@ impl ImageProcessor {
                     let from = 3 * (y * tile.width + column * self.patch);
                     let pixels = tile.rgb[from..][..3 * self.patch].as_chunks::<3>().0;
                     let bytes = pixels.iter().map(|pixel| pixel[colour]);
-                    values.extend(bytes.map(|byte| self.normalisation.value(byte, colour)));
+                    values.extend(bytes.map(|byte| normalisation.value(byte, colour)));
                 }
-                for _ in 1..self.frames {
+                for _ in 1..self.depth {
                     values.extend_from_within(first..first + area);
                 }
             }
         }
-        let shape = (grid.patches(), 3 * self.frames * area);
+        let shape = (grid.patches(), 3 * self.depth * area);
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
 
@@ -233,11 +247,11 @@ impl ImageProcessor {
     /// other as the second.
     pub fn join(&self, first: &Tensor, second: &Tensor) -> candle_core::Result<Tensor> {
         let area = self.patch * self.patch;
-        let frames = |values: &Tensor| values.reshape((values.dim(0)?, 3, self.frames, area));
+        let frames = |values: &Tensor| values.reshape((values.dim(0)?, 3, self.depth, area));
         let (before, behind) = (frames(first)?, frames(second)?);
         let parts = [
             before.narrow(2, 0, 1)?,
-            behind.narrow(2, 1, self.frames - 1)?,
+            behind.narrow(2, 1, self.depth - 1)?,
         ];
         Tensor::cat(&parts, 2)?.reshape(first.shape())
     }

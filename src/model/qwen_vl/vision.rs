@@ -1,16 +1,18 @@
 //! The way from pictures to rows of the decoder's input, for a tower of any of the families.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::processor::ImageProcessor;
-use super::{Grid, Measures, IMAGE_PAD};
+use super::{Grid, Measures, VideoSizes, IMAGE_PAD};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
 use crate::model::vision::{
-    processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
+    processor_tensor, FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared,
+    TowerOutput, View, Vision,
 };
 use crate::model::ModelError;
 
@@ -23,26 +25,29 @@ pub trait Tower: Send + Sync {
     fn merge(&self, features: &TowerOutput, grid: Grid) -> Result<(Tensor, Vec<Tensor>)>;
 }
 
-/// The image processor and the tower of a checkpoint.
+/// The processors and the tower of a checkpoint.
+#[derive(Clone)]
 pub struct QwenVision {
     processor: ImageProcessor,
-    tower: Box<dyn Tower>,
+    tower: Arc<dyn Tower>,
     merge: usize,
     dtype: DType,
     device: Device,
 }
 
 impl QwenVision {
-    /// Reads the processor's configuration; `tower` makes the tower, for arithmetic in `dtype` on `device`.
+    /// Reads the processors' configurations; `tower` makes the tower, for arithmetic in `dtype` on `device`.
     pub fn new(
         checkpoint: &Checkpoint,
-        measures: &Measures,
+        (measures, sizes): (&Measures, VideoSizes),
         (dtype, device): (DType, &Device),
         tower: impl FnOnce() -> Result<Box<dyn Tower>>,
     ) -> std::result::Result<Self, ModelError> {
         Ok(Self {
-            processor: ImageProcessor::load(checkpoint, measures)?,
-            tower: tower().map_err(|error| checkpoint.weight_error(error, device))?,
+            processor: ImageProcessor::load(checkpoint, measures, sizes)?,
+            tower: tower()
+                .map_err(|error| checkpoint.weight_error(error, device))?
+                .into(),
             merge: measures.spatial_merge_size,
             dtype,
             device: device.clone(),
@@ -81,7 +86,7 @@ impl Vision for QwenVision {
         let layout = self.layout(picture.size(), view);
         let tile = self
             .processor
-            .resize(&Bounded::new(picture), self.grid(&layout));
+            .resize(&Bounded::new(picture), self.grid(&layout), view);
         Prepared {
             layout,
             tiles: vec![tile],
@@ -90,12 +95,13 @@ impl Vision for QwenVision {
 
     fn frame(&self, size: (usize, usize)) -> FrameRecipe<'_> {
         let layout = self.layout(size, View::Frame);
+        let rules = self.processor.rules(View::Frame);
         FrameRecipe {
             layout,
             square: None,
             sizes: vec![self.processor.size_of(self.grid(&layout))],
-            resizer: &self.processor.resizer,
-            normalisation: self.processor.normalisation,
+            resizer: &rules.resizer,
+            normalisation: rules.normalisation,
             patches: Some(self.processor.layout()),
             dtype: self.dtype,
             device: &self.device,
@@ -103,13 +109,23 @@ impl Vision for QwenVision {
     }
 
     fn pixels(&self, prepared: &Prepared) -> Result<Pixels> {
-        let grid = self.grid(&prepared.layout);
+        let (grid, view) = (self.grid(&prepared.layout), prepared.layout.view);
         let patches = prepared.tiles.iter();
-        let patches = patches.map(|tile| self.processor.patches(tile, grid));
+        let patches = patches.map(|tile| self.processor.patches(tile, grid, view));
         Ok(Pixels {
             layout: prepared.layout,
             values: Tensor::cat(&patches.collect::<Result<Vec<_>>>()?, 0)?,
         })
+    }
+
+    fn with_frame_pixels(
+        &self,
+        asked: FramePixels,
+    ) -> std::result::Result<Arc<dyn Vision>, FramePixelsError> {
+        Ok(Arc::new(Self {
+            processor: self.processor.with_frame_pixels(asked)?,
+            ..self.clone()
+        }))
     }
 
     fn takes_pairs(&self) -> bool {

@@ -2,16 +2,16 @@
 
 use std::fmt::Display;
 
-use candle_nn::Activation;
-use candle_transformers::models::siglip;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::model::activation::Activation;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
 use crate::model::family::CONFIG;
 use crate::model::fields::{side, without_nulls};
 use crate::model::json;
+use crate::model::vision::vit::{Kind, Shape, Sizes};
 use crate::model::ModelError;
 
 /// Mirrors `config.json`.
@@ -141,17 +141,20 @@ impl VisionConfig {
         self.image_size / self.patch_size
     }
 
-    pub fn to_siglip(&self) -> siglip::VisionConfig {
-        siglip::VisionConfig {
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            num_channels: self.num_channels,
-            image_size: self.image_size,
-            patch_size: self.patch_size,
-            hidden_act: Activation::GeluPytorchTanh,
-            layer_norm_eps: self.layer_norm_eps,
+    /// The tower.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            kind: Kind::Siglip,
+            sizes: Sizes {
+                hidden: self.hidden_size,
+                intermediate: self.intermediate_size,
+                layers: self.num_hidden_layers,
+                heads: self.num_attention_heads,
+                image: self.image_size,
+                patch: self.patch_size,
+                activation: Activation::GeluTanh,
+                epsilon: self.layer_norm_eps,
+            },
         }
     }
 }

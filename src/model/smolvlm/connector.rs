@@ -1,9 +1,10 @@
 //! The connector: pixel shuffle and one projection into the decoder's width.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{linear_no_bias, Linear, Module, VarBuilder};
+use candle_nn::{Module, VarBuilder};
 
 use super::config::Config;
+use crate::model::vision::layers::Linear;
 use crate::model::vision::shuffle::pixel_shuffle;
 
 /// Joins squares of `scale_factor` x `scale_factor` patches into one token each.
@@ -17,9 +18,10 @@ impl Connector {
     /// `hidden` is the decoder's width.
     pub fn new(cfg: &Config, hidden: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            proj: linear_no_bias(
+            proj: Linear::load(
                 cfg.vision_config.hidden_size * cfg.scale_factor.pow(2),
                 hidden,
+                false,
                 vb.pp("modality_projection").pp("proj"),
             )?,
             scale: cfg.scale_factor,

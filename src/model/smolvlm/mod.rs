@@ -15,14 +15,14 @@ mod tiles;
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::Module;
-use candle_transformers::models::siglip;
+use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::checkpoint::Checkpoint;
 use super::decoder;
 use super::family::{text_config, FamilyConfig, CONFIG};
 use super::preprocess::picture::{Bounded, Picture};
 use super::preprocess::recipe::FrameRecipe;
+use super::vision::vit::Vit;
 use super::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -84,19 +84,22 @@ impl FamilyConfig for SmolVlm {
         let load = || -> Result<SmolVlmVision> {
             let model = weights.pp("model");
             let tower = model.pp("vision_model").wide_on_cpu();
+            let shape = config.vision_config.shape();
             Ok(SmolVlmVision {
                 processor,
                 tower_dtype: tower.dtype(),
-                tower: siglip::VisionModel::new(
-                    &config.vision_config.to_siglip(),
-                    false,
-                    tower.var_builder(),
+                post_layernorm: layer_norm(
+                    shape.sizes.hidden,
+                    shape.sizes.epsilon,
+                    tower.pp("post_layernorm").var_builder(),
                 )?,
+                tower: Vit::new(&shape, &[shape.sizes.layers], false, &tower)?,
                 connector: Connector::new(
                     config,
                     self.text.hidden_size(),
                     model.pp("connector").var_builder(),
                 )?,
+                tile: shape.sizes.image,
                 tokens_per_tile: config.tokens_per_tile(),
                 image_token: config.image_token_id,
                 dtype: weights.dtype(),
@@ -111,7 +114,10 @@ impl FamilyConfig for SmolVlm {
 
 struct SmolVlmVision {
     processor: ImageProcessor,
-    tower: siglip::VisionModel,
+    tower: Vit,
+    post_layernorm: LayerNorm,
+    /// Side of a tile, pixels.
+    tile: usize,
     /// Type of the tower's arithmetic.
     tower_dtype: DType,
     connector: Connector,
@@ -197,15 +203,13 @@ impl Vision for SmolVlmVision {
         let grids = tiles::grids(&ids, self.image_token, self.tokens_per_tile);
         let count = |(rows, columns): (usize, usize)| rows * columns + 1;
         let expected = grids.iter().copied().map(count).sum::<usize>();
-        let (height, width) = match *pixels.dims() {
-            [1, tiles, 3, height, width] if tiles == expected => (height, width),
-            _ => {
-                return Err(ModelError::Inputs(format!(
-                    "pixel_values has the shape {:?}, expected [1, {expected}, 3, size, size], as input_ids has {expected} tiles",
-                    pixels.dims()
-                )))
-            }
-        };
+        let size = self.tile;
+        if pixels.dims() != [1, expected, 3, size, size] {
+            return Err(ModelError::Inputs(format!(
+                "pixel_values has the shape {:?}, expected [1, {expected}, 3, {size}, {size}], as input_ids has {expected} tiles",
+                pixels.dims()
+            )));
+        }
         let pixels = pixels.squeeze(0)?;
         let mut images = Vec::new();
         let mut at = 0;
@@ -213,7 +217,7 @@ impl Vision for SmolVlmVision {
             let tiles = count((rows, columns));
             images.push(Pixels {
                 layout: Layout {
-                    picture: (columns.max(1) * width, rows.max(1) * height),
+                    picture: (columns.max(1) * size, rows.max(1) * size),
                     view,
                     grid: [1, rows, columns],
                 },
@@ -226,8 +230,9 @@ impl Vision for SmolVlmVision {
 
     fn tower(&self, pixels: &Pixels) -> Result<TowerOutput> {
         let values = pixels.values.to_device(&self.device)?;
+        let features = self.tower.forward(&values.to_dtype(self.tower_dtype)?)?;
         Ok(TowerOutput {
-            features: self.tower.forward(&values.to_dtype(self.tower_dtype)?)?,
+            features: self.post_layernorm.forward(&features)?,
             deep: Vec::new(),
         })
     }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision};
+use super::{
+    FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View,
+    Vision,
+};
 use crate::model::device;
 use crate::model::preprocess::picture::Picture;
 use crate::model::preprocess::recipe::FrameRecipe;
@@ -14,7 +17,7 @@ use crate::model::ModelError;
 
 /// A family's way from pictures to rows, of which the rows go to another stream.
 pub struct Beside {
-    vision: Box<dyn Vision>,
+    vision: Arc<dyn Vision>,
     own: Device,
     home: Device,
 }
@@ -25,7 +28,7 @@ impl Beside {
         match own.same_device(home) {
             true => vision.into(),
             false => Arc::new(Self {
-                vision,
+                vision: vision.into(),
                 own: own.clone(),
                 home: home.clone(),
             }),
@@ -56,6 +59,17 @@ impl Vision for Beside {
 
     fn pixels(&self, prepared: &Prepared) -> Result<Pixels> {
         self.vision.pixels(prepared)
+    }
+
+    fn with_frame_pixels(
+        &self,
+        asked: FramePixels,
+    ) -> std::result::Result<Arc<dyn Vision>, FramePixelsError> {
+        Ok(Arc::new(Self {
+            vision: self.vision.with_frame_pixels(asked)?,
+            own: self.own.clone(),
+            home: self.home.clone(),
+        }))
     }
 
     fn takes_pairs(&self) -> bool {

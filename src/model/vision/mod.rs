@@ -1,19 +1,24 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
 //!
 //! - this file: what a family implements
+//! - `attention`: attention on the CPU
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
+//! - `layers`: linear layers
 //! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
 
+pub mod attention;
 pub mod beside;
 pub mod frames;
+pub mod layers;
 pub mod projector;
 pub mod shuffle;
 pub mod vit;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
@@ -29,6 +34,25 @@ pub enum View {
     Image { of: usize },
     /// A frame of the stream, as the published processor sees a video's.
     Frame,
+}
+
+/// The fewest and the most pixels of a frame at the size that the tower takes, in the place of the published ones; 0: as published.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FramePixels {
+    pub min: usize,
+    pub max: usize,
+}
+
+/// Why a tower takes no frames of so many pixels.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FramePixelsError {
+    /// All its frames have one size.
+    #[error("frames of one size")]
+    OneSize,
+    #[error("the fewest pixels of a frame are {min}, expected {expected}")]
+    Fewest { min: usize, expected: String },
+    #[error("the most pixels of a frame are {max}, expected {expected}")]
+    Most { max: usize, expected: String },
 }
 
 /// How a picture is laid out in tiles or patches; its markup and the number of its tokens follow from this.
@@ -143,6 +167,14 @@ pub trait Vision: Send + Sync {
 
     /// The values of a prepared picture.
     fn pixels(&self, prepared: &Prepared) -> Result<Pixels>;
+
+    /// The same with other limits for the pixels of frames, if it takes frames of any size.
+    fn with_frame_pixels(
+        &self,
+        _asked: FramePixels,
+    ) -> std::result::Result<Arc<dyn Vision>, FramePixelsError> {
+        Err(FramePixelsError::OneSize)
+    }
 
     /// Whether the tower takes two frames in a row as one, as it was trained on videos.
     fn takes_pairs(&self) -> bool {

@@ -1,8 +1,9 @@
 //! The projector of LLaVA's kind, which other families took over.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{linear_b, Linear, Module};
+use candle_nn::Module;
 
+use super::layers::Linear;
 use crate::model::activation::Activation;
 use crate::model::weights::Weights;
 
@@ -23,9 +24,9 @@ impl Projector {
         w: &Weights,
     ) -> Result<Self> {
         Ok(Self {
-            linear_1: linear_b(width, inner, bias, w.pp("linear_1").var_builder())?,
+            linear_1: Linear::load(width, inner, bias, w.pp("linear_1").var_builder())?,
             activation,
-            linear_2: linear_b(inner, hidden, bias, w.pp("linear_2").var_builder())?,
+            linear_2: Linear::load(inner, hidden, bias, w.pp("linear_2").var_builder())?,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::formats::ChatFormat;
 use super::thought::Thought;
+use crate::model::family::VideoAxis;
 use crate::model::mllm::Mllm;
 use crate::model::template::{Content, Message};
 use crate::model::ModelError;
@@ -16,6 +17,8 @@ pub struct Chat {
     pub no_system: Arc<str>,
     /// Opens a thought in front of every answer; empty if the template opens none.
     pub thought: Arc<str>,
+    /// How frames that follow one another are one video, if they are.
+    pub video_axis: Option<VideoAxis>,
 }
 
 /// What a template writes around a user's first text.
@@ -51,7 +54,8 @@ impl Chat {
             Err(_) => (false, template.render(&conversation()[1..])?),
         };
         let images = template.render(&[images_turn()])?;
-        let chats = rows.map(|format| Self::with(format, &asked));
+        let axis = model.video_axis;
+        let chats = rows.map(|format| Self::with(format, &asked, axis));
         let alike = chats.filter(|chat| chat.conversation_text(with_system) == whole);
         let image = model.placeholder();
         let found = alike
@@ -60,7 +64,7 @@ impl Chat {
             .or_else(|| alike.clone().next());
         Ok(match found {
             Some(chat) => (chat, true),
-            None => (Self::with(first, &asked), false),
+            None => (Self::with(first, &asked, axis), false),
         })
     }
 
@@ -89,11 +93,12 @@ impl Chat {
     }
 
     /// The row with what the template has around a lone text, if the row is in it at all.
-    fn with(format: &'static ChatFormat, asked: &str) -> Self {
+    fn with(format: &'static ChatFormat, asked: &str, video_axis: Option<VideoAxis>) -> Self {
         let around = around(format, asked);
         let thought = around.as_ref().map_or("", |around| around.behind);
         Self {
             format,
+            video_axis,
             no_system: around
                 .map_or(format.no_system, |around| around.before)
                 .into(),

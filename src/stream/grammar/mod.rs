@@ -4,16 +4,21 @@
 //! - `formats`: the texts of each family, in one table
 //! - `chat`: which of them are a checkpoint's, and what its own template says differently
 //! - `thought`: what a model writes in front of an answer and does not say
+//! - `video`: frames that stand in one video
 
 mod chat;
 mod formats;
 mod thought;
+mod video;
 
 pub use chat::Chat;
 pub use formats::ChatFormat;
 use formats::TimeLabel;
 pub use thought::Thought;
+pub use video::Shot;
+use video::Videos;
 
+use crate::cache::Video;
 use crate::model::tokenizer::ChatTokenizer;
 
 /// Where the conversation stands.
@@ -32,13 +37,30 @@ enum Turn {
 pub struct Grammar {
     chat: Chat,
     turn: Turn,
-    /// What is written with what comes next: the end of the last answer, and blanks, which may be part of the next token.
+    /// What is written with what comes next: the end of the last answer or of a video, and blanks, which may be part of the next token.
     owed: String,
+    videos: Videos,
+}
+
+/// A frame as it stands in the stream.
+#[derive(Debug)]
+pub struct Written {
+    pub text: String,
+    /// The video that it is a part of, if it is of one.
+    pub video: Option<Video>,
+}
+
+impl From<String> for Written {
+    /// What is no part of a video.
+    fn from(text: String) -> Self {
+        Self { text, video: None }
+    }
 }
 
 impl Grammar {
     pub fn new(chat: Chat) -> Self {
         Self {
+            videos: Videos::new(chat.video_axis),
             chat,
             turn: Turn::Between,
             owed: String::new(),
@@ -89,17 +111,45 @@ impl Grammar {
         prefix
     }
 
-    /// A frame: `image_text` stands for its image, `elapsed_ns` is its time since the epoch began, `camera` the label of its camera where
-    /// there are several.
-    pub fn frame(&mut self, image_text: &str, elapsed_ns: i64, camera: Option<&str>) -> String {
+    /// A frame: `image_text` stands for its image.
+    pub fn frame(&mut self, image_text: &str, shot: &Shot) -> Written {
+        let part = self.videos.part(shot);
         let number = match self.turn {
             Turn::Frames(before) => before + 1,
             Turn::Between | Turn::Assistant => 1,
         };
-        let label = frame_label(self.format().time, number, elapsed_ns, camera);
-        let text = self.picture(image_text, &label);
+        let text = match part {
+            // The end of the video is owed still.
+            Some(part) if !part.begins => image_text.to_string(),
+            _ => {
+                let (time, camera) = (self.format().time, shot.camera.1);
+                let label = frame_label(time, number, shot.elapsed_ns, camera);
+                self.picture(image_text, &label, part.is_some())
+            }
+        };
         self.turn = Turn::Frames(number);
-        text
+        Written {
+            text,
+            video: part.map(|part| part.video),
+        }
+    }
+
+    /// The time of two frames that are taken together, nanoseconds: of a video, whose parts are as far apart as their first frames, that of
+    /// the first; else, as labels have it, the mean.
+    pub fn time_of_pair(&self, from_ns: i64, to_ns: i64) -> i64 {
+        match self.videos.any() {
+            true => from_ns,
+            false => from_ns + (to_ns - from_ns) / 2,
+        }
+    }
+
+    /// What stands around a video of one frame; empty: frames are no videos.
+    pub fn around_video(&self) -> String {
+        let format = self.format();
+        match self.videos.any() {
+            true => format!("{}{}", format.before_frame, format.after_frame),
+            false => String::new(),
+        }
     }
 
     /// A picture that is no frame of a camera.
@@ -110,10 +160,12 @@ impl Grammar {
                 "A picture that was sent: "
             }
         };
-        self.picture(image_text, label)
+        self.videos.end();
+        self.picture(image_text, label, false)
     }
 
-    fn picture(&mut self, image_text: &str, label: &str) -> String {
+    /// `goes_on`: more of it may follow.
+    fn picture(&mut self, image_text: &str, label: &str, goes_on: bool) -> String {
         let mut text = std::mem::take(&mut self.owed);
         let format = self.format();
         if !matches!(self.turn, Turn::Frames(_)) {
@@ -123,7 +175,7 @@ impl Grammar {
         text.push_str(label);
         text.push_str(format.before_frame);
         text.push_str(image_text);
-        match format.after_frame.trim().is_empty() {
+        match goes_on || format.after_frame.trim().is_empty() {
             true => self.owed.push_str(format.after_frame),
             false => text.push_str(format.after_frame),
         }
@@ -133,6 +185,7 @@ impl Grammar {
     /// An instruction, which closes the user turn and opens the answer.
     pub fn instruction(&mut self, text: &str, tokenizer: &ChatTokenizer) -> String {
         let format = self.format();
+        self.videos.end();
         let mut opening = std::mem::take(&mut self.owed);
         match self.turn {
             Turn::Frames(_) => opening.push_str(format.text_after_frames),

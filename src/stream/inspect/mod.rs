@@ -14,7 +14,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde::Serialize;
 
-use super::grammar::{Chat, Grammar};
+use super::grammar::{Chat, Grammar, Shot};
 use super::session::{PromptCheck, SessionConfig};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder;
@@ -76,7 +76,9 @@ pub struct Report {
     pub problems: Vec<String>,
     /// What runs otherwise than one may think.
     pub notes: Vec<String>,
-    /// Tensors in the files that the model does not use.
+    /// Parts of the checkpoint that are known to have nothing to do with answers.
+    pub left_alone: BTreeMap<String, Amount>,
+    /// Other tensors in the files that the model does not use.
     pub unused: Vec<String>,
 }
 
@@ -164,7 +166,7 @@ impl Report {
         let dtype = self.fill_decoder(config.text(), tensors.as_ref(), opened)?;
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
-        let model = Mllm::build(
+        let mut model = Mllm::build(
             checkpoint,
             family,
             hollow.clone(),
@@ -176,11 +178,13 @@ impl Report {
             quantization: opened.options.session.quantization,
             text_path: config.text_path(),
             head_path: config.head_path(),
+            other_parts: config.other_parts(),
         };
         self.fill_kept(&hollow, &keeping, opened.options);
         let (chat, known) = Chat::find(&model)?;
         self.notes.extend(chat.remarks(&model, known));
         let session = opened.options.session;
+        session.limit_frames(&mut model)?;
         self.fill_frames((&model, &chat), session)?;
         PromptCheck::new(&model, chat, session)?.check(&session.system_prompt)
     }
@@ -200,6 +204,7 @@ impl Report {
         self.fill_stored(tensors.as_ref());
         let hollow = Arc::new(Hollow::new(tensors));
         let paths = (about.text.clone(), about.head.clone());
+        let other_parts = about.other_parts;
         let built_as = opened.built_as(dtype);
         let model = TextModel::build(checkpoint, about, hollow.clone(), built_as, &Device::Cpu)?;
         if let Some(template) = &model.template {
@@ -211,6 +216,7 @@ impl Report {
             quantization: opened.options.session.quantization,
             text_path: &paths.0,
             head_path: &paths.1,
+            other_parts,
         };
         self.fill_kept(&hollow, &keeping, opened.options);
         let context = model.shape.max_positions;
@@ -265,9 +271,17 @@ impl Report {
             let layout = model.vision.layout((width, height), View::Frame);
             let markup = model.vision.markup(&layout);
             let mut grammar = Grammar::new(chat.clone());
-            let first = model.tokenizer.encode(&grammar.frame(&markup, 0, None))?;
-            let text = grammar.frame(&markup, A_SECOND_NS, None);
-            let next = model.tokenizer.encode_after(first.last().copied(), &text)?;
+            let mut frame = |elapsed_ns| {
+                let shot = Shot {
+                    grid: layout.grid,
+                    elapsed_ns,
+                    camera: (0, None),
+                };
+                grammar.frame(&markup, &shot).text
+            };
+            let first = model.tokenizer.encode(&frame(0))?;
+            let next = frame(A_SECOND_NS);
+            let next = model.tokenizer.encode_after(first.last().copied(), &next)?;
             self.frames.push(Frame {
                 width,
                 height,

@@ -91,6 +91,9 @@ impl Display for Report {
         if let Some(budget) = self.fitting_budget {
             row("largest budget", format!("{budget} tokens in that memory"))?;
         }
+        for (part, amount) in &self.left_alone {
+            row("left alone", of_kind(part, amount))?;
+        }
         if !self.unused.is_empty() {
             let listed = self.unused.iter().take(LISTED);
             let listed = listed.map(String::as_str).collect::<Vec<_>>().join(", ");

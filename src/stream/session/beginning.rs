@@ -8,7 +8,7 @@ use crate::model::mllm::Mllm;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::vision::View;
 use crate::model::ModelError;
-use crate::stream::grammar::{Chat, Grammar};
+use crate::stream::grammar::{Chat, Grammar, Shot};
 use crate::stream::session::state::StreamState;
 
 /// A camera's picture, where the number of a frame's tokens depends on it and none has come yet.
@@ -52,7 +52,12 @@ impl PromptCheck {
         let cameras = 0..config.cameras.count();
         let labels = cameras.filter_map(|camera| config.cameras.label(camera));
         let longest = labels.max_by_key(|label| label.len());
-        let frame = grammar.frame(&model.vision.markup(&layout), 0, longest);
+        let shot = Shot {
+            grid: layout.grid,
+            elapsed_ns: 0,
+            camera: (0, longest),
+        };
+        let frame = grammar.frame(&model.vision.markup(&layout), &shot).text;
         let question = grammar.instruction(USUAL_QUESTION, &model.tokenizer);
         Ok(Self {
             frame: model.tokenizer.encode(&frame)?.len(),

@@ -3,11 +3,12 @@
 use candle_core::Tensor;
 
 use super::{Session, SessionState};
-use crate::cache::{FrameId, Heard, Mark};
+use crate::cache::{FrameId, Heard, Mark, Place, Video};
 use crate::model::chooser::{Choice, Limits};
 use crate::model::finite::check_finite;
-use crate::model::vision::ImageFeatures;
+use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::{mllm, ModelError};
+use crate::stream::grammar::{Shot, Written};
 
 /// What the decoder gives for a chunk's last token.
 const HIDDEN: &str = "hidden state of the decoder";
@@ -16,10 +17,18 @@ const HIDDEN: &str = "hidden state of the decoder";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chunk<'a> {
     Prefix,
-    /// Of its pictures these are the frames, all of this camera where it matters.
-    Frames(&'a [FrameId], Option<u8>),
+    /// These are its pictures, all of this camera where it matters.
+    Frames(&'a [Fed], Option<u8>),
     Instruction,
     Answer,
+}
+
+/// A picture that is fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fed {
+    pub id: FrameId,
+    /// The video that it is a part of, if it is of one.
+    pub video: Option<Video>,
 }
 
 impl Session {
@@ -61,12 +70,28 @@ impl Session {
         self.model.tokenizer.encode_after(last, text)
     }
 
+    /// A frame as it comes next in the stream: its time since the epoch began, nanoseconds, and the index of its camera.
+    pub(super) fn write_frame(
+        &mut self,
+        layout: &Layout,
+        elapsed_ns: i64,
+        camera: usize,
+    ) -> Written {
+        let markup = self.model.vision.markup(layout);
+        let shot = Shot {
+            grid: layout.grid,
+            elapsed_ns,
+            camera: (camera, self.config.cameras.label(camera)),
+        };
+        self.state.stream.grammar.frame(&markup, &shot)
+    }
+
     /// Feeds frames in one chunk: `text` with their markup, `features` in the place of their image tokens. Returns the ids of the
     /// chunk. The next one needs room for about `next` tokens.
     pub(super) fn append_frames(
         &mut self,
         text: &str,
-        (frames, camera): (&[FrameId], Option<u8>),
+        (frames, camera): (&[Fed], Option<u8>),
         features: &[ImageFeatures],
         next: Option<usize>,
     ) -> Result<Vec<u32>, ModelError> {
@@ -173,14 +198,18 @@ impl Session {
     }
 
     fn marks(&self, ids: &[u32], input: &mllm::Chunk, chunk: Chunk<'_>) -> Vec<Mark> {
+        let fed = |i: usize| match chunk {
+            Chunk::Frames(frames, _) => input.images[i].map(|image| frames[image]),
+            _ => None,
+        };
         ids.iter()
             .enumerate()
             .map(|(i, id)| Mark {
-                frame: match chunk {
-                    Chunk::Frames(frames, _) => input.images[i].map(|image| frames[image]),
-                    _ => None,
+                frame: fed(i).map(|fed| fed.id),
+                place: Place {
+                    video: fed(i).and_then(|fed| fed.video),
+                    ..input.places[i]
                 },
-                place: input.places[i],
                 camera: match chunk {
                     Chunk::Frames(_, camera) => camera,
                     _ => None,

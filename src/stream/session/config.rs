@@ -8,6 +8,7 @@ use crate::cache::{CacheConfig, PolicyKind};
 use crate::model::checkpoint::{Checkpoint, ChosenFiles};
 use crate::model::mllm::Mllm;
 use crate::model::precision::Precision;
+use crate::model::vision::{FramePixels, FramePixelsError};
 use crate::model::weights::Quantization;
 use crate::model::{DeviceKind, ModelError};
 use crate::stream::answer::ChosenBy;
@@ -21,6 +22,9 @@ const LONGEST_ANSWER: i64 = 65_536;
 
 /// No instruction comes with more pictures, whatever the parameter.
 pub const MOST_PICTURES: usize = 64;
+
+/// No frame has more pixels: four times the lines of what is called 4K.
+const MOST_PIXELS: i64 = 8192 * 8192;
 
 /// No system prompt is longer, bytes: as long as an instruction may be.
 const LONGEST_PROMPT: usize = 64 << 10;
@@ -74,6 +78,12 @@ parameters! {
         /// How many frames in a row of one camera become one picture of the memory: 2 halves their tokens for models whose tower was trained on
         /// videos so (Qwen-VL), and the first of two waits for the second, or for a question; 1: each is one; 0: as the model was trained.
         frames_per_group: usize = 0, range 0..=2, unit "frames";
+        /// The fewest pixels of a frame as the vision tower takes it: smaller pictures are enlarged. For models whose tower takes frames of any
+        /// size (Qwen-VL); 0: as the checkpoint's video processor has it.
+        frame_min_pixels: usize = 0, range 0..=MOST_PIXELS, unit "pixels";
+        /// The most in the same way: larger pictures are made smaller, and a frame has fewer tokens. 0: as the checkpoint's video processor has
+        /// it, and at most 768 tokens.
+        frame_max_pixels: usize = 0, range 0..=MOST_PIXELS, unit "pixels";
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;
         /// Makes the tokens of the instruction and of its answer so far less likely to come again: their logits are divided by this, or
@@ -163,6 +173,39 @@ impl SessionConfig {
                 ),
             }),
         }
+    }
+
+    /// Gives the model the limits for frames that the parameters ask for; fails where they are none for its tower.
+    pub fn limit_frames(&self, model: &mut Mllm) -> Result<(), ParameterError> {
+        let (min, max) = (self.frame_min_pixels, self.frame_max_pixels);
+        if (min, max) == (0, 0) {
+            return Ok(());
+        }
+        let refusal = |name, value: usize, expected| ParameterError::Value {
+            name,
+            value: value.to_string(),
+            expected,
+        };
+        let limited = model.vision.with_frame_pixels(FramePixels { min, max });
+        model.vision = limited.map_err(|error| match error {
+            FramePixelsError::Fewest { min, expected } => {
+                refusal("frame_min_pixels", min, expected)
+            }
+            FramePixelsError::Most { max, expected } => refusal("frame_max_pixels", max, expected),
+            FramePixelsError::OneSize => {
+                let (name, value) = match max {
+                    0 => ("frame_min_pixels", min),
+                    max => ("frame_max_pixels", max),
+                };
+                let family = model.family.name;
+                refusal(
+                    name,
+                    value,
+                    format!("0, for all frames of {family} have one size"),
+                )
+            }
+        })?;
+        Ok(())
     }
 
     fn check_shares(&self) -> Result<(), ParameterError> {

@@ -279,10 +279,8 @@ impl Session {
             };
             stream.last.push(frame, self.config.cache.last_frames);
         } else {
-            let markup = self.model.vision.markup(&layout);
-            let label = self.config.cameras.label(image.camera);
-            let text = stream.grammar.frame(&markup, elapsed_ns, label);
-            unit = self.append_new_frame(&text, (id, elapsed_ns), image, layout, features)?;
+            let written = self.write_frame(&layout, elapsed_ns, image.camera);
+            unit = self.append_new_frame(&written, (id, elapsed_ns), image, layout, features)?;
         }
         self.times.prefill = started.elapsed();
 

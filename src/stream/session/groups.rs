@@ -84,7 +84,7 @@ impl Session {
         let [from_ns, to_ns] =
             [first, &second].map(|frame| memory.since_epoch(frame.image.stamp_ns));
         memory.pass_over();
-        let elapsed_ns = from_ns + (to_ns - from_ns) / 2;
+        let elapsed_ns = self.state.stream.grammar.time_of_pair(from_ns, to_ns);
         let unit = self.enter(&second.image, elapsed_ns, pixels.layout, features)?;
         Ok(Entered::new(second.image, second.thumbnail, unit))
     }

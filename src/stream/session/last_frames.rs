@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::chunks::Fed;
 use super::Session;
 use crate::cache::FrameId;
 use crate::model::vision::{ImageFeatures, Layout};
@@ -54,15 +55,20 @@ impl Session {
         self.feed_prefix(&beginning)?;
         self.state.stream.grammar = beginning.grammar.clone();
         for frame in self.state.stream.last.clone().frames {
-            let markup = self.model.vision.markup(&frame.layout);
-            let grammar = &mut self.state.stream.grammar;
-            let text = match frame.shown {
+            let written = match frame.shown {
                 Shown::Frame { camera, elapsed_ns } => {
-                    grammar.frame(&markup, elapsed_ns, self.config.cameras.label(camera))
+                    self.write_frame(&frame.layout, elapsed_ns, camera)
                 }
-                Shown::Sent => grammar.sent_picture(&markup),
+                Shown::Sent => {
+                    let markup = self.model.vision.markup(&frame.layout);
+                    self.state.stream.grammar.sent_picture(&markup).into()
+                }
             };
-            self.append_frames(&text, (&[frame.id], None), &[frame.features], None)?;
+            let fed = Fed {
+                id: frame.id,
+                video: written.video,
+            };
+            self.append_frames(&written.text, (&[fed], None), &[frame.features], None)?;
         }
         Ok(())
     }

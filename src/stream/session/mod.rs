@@ -131,6 +131,7 @@ impl Session {
         config.check()?;
         config.cameras.check_tokens(&model.tokenizer)?;
         config.check_groups(&model)?;
+        config.limit_frames(&mut model)?;
         model.decoder.lay_out_for(gpu.as_ref())?;
         let chat = Chat::of(&model)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;

@@ -1,6 +1,7 @@
 //! Pictures that belong to an instruction: shown right in front of it, and gone with it.
 
 use super::checks::AskError;
+use super::chunks::Fed;
 use super::last_frames::{Frame, Shown};
 use super::Session;
 use crate::cache::{FrameId, PolicyKind};
@@ -122,7 +123,11 @@ impl Session {
             text.push_str(&self.state.stream.grammar.sent_picture(&markup));
             features.push(shown.clone());
         }
-        self.append_frames(&text, (&numbers, None), &features, Some(question))?;
+        let fed = numbers
+            .into_iter()
+            .map(|id| Fed { id, video: None })
+            .collect::<Vec<_>>();
+        self.append_frames(&text, (&fed, None), &features, Some(question))?;
         Ok(())
     }
 }

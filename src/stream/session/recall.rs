@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::checks::AskError;
+use super::chunks::Fed;
 use super::{Chunk, Session, SessionConfig};
 use crate::cache::{CacheError, FrameId, Heard, PolicyKind, Probe, Retained, Summary};
 use crate::model::vision::{ImageFeatures, Layout};
@@ -15,6 +16,7 @@ use crate::stream::archive::{
     Content, Found, Frame, Kind, Moment, RecallMode, TooLarge, Unit, Wanted,
 };
 use crate::stream::frame::CameraImage;
+use crate::stream::grammar::Written;
 
 /// Frames that are recalled for their score alone. A question means the newest sighting of a thing more often than the one that shows it best.
 const BEST: usize = 2;
@@ -121,7 +123,7 @@ impl Session {
     /// Feeds a new frame; what enters the archive of it, with its place in the stream.
     pub(super) fn append_new_frame(
         &mut self,
-        text: &str,
+        written: &Written,
         (id, elapsed_ns): (FrameId, i64),
         image: &CameraImage,
         layout: Layout,
@@ -130,8 +132,12 @@ impl Session {
         let from = self.state.cache.usage().tokens_seen;
         self.state.cache.listen(&self.finding.frames);
         let camera = self.shared_by(image.camera);
-        let ids =
-            self.append_frames(text, (&[id], camera), std::slice::from_ref(&features), None)?;
+        let fed = Fed {
+            id,
+            video: written.video,
+        };
+        let features = std::slice::from_ref(&features);
+        let ids = self.append_frames(&written.text, (&[fed], camera), features, None)?;
         let heard = self.state.cache.heard()?;
         if self.finding.frames.is_empty() {
             return Ok(None);
@@ -147,7 +153,10 @@ impl Session {
             camera: image.camera,
             elapsed_ns,
         };
-        let frame = Arc::new(Frame::new(at, layout, ids.len(), &features)?);
+        // Alone it begins a video and ends it.
+        let around = self.encode(&self.state.stream.grammar.around_video())?;
+        let tokens = ids.len() + around.len();
+        let frame = Arc::new(Frame::new(at, layout, tokens, &features[0])?);
         self.state.stream.cameras[image.camera].newest = Some(frame.clone());
         let summary = Summary::of(&heard, first..behind)?;
         let unit = Unit::new(image.stamp_ns, Content::Frame(frame), summary);
@@ -393,18 +402,19 @@ impl Session {
         if frames.is_empty() {
             return Ok(());
         }
-        let (dtype, device) = (self.model.dtype(), self.model.device());
+        let (dtype, device) = (self.model.dtype(), self.model.device().clone());
         let mut text = String::new();
-        let (mut numbers, mut features) = (Vec::new(), Vec::new());
+        let (mut fed, mut features) = (Vec::new(), Vec::new());
         for (frame, elapsed_ns) in frames {
-            let markup = self.model.vision.markup(&frame.layout);
-            let label = self.config.cameras.label(frame.at.camera);
-            let grammar = &mut self.state.stream.grammar;
-            text.push_str(&grammar.frame(&markup, *elapsed_ns, label));
-            numbers.push(frame.at.id);
-            features.push(frame.features(dtype, device)?);
+            let written = self.write_frame(&frame.layout, *elapsed_ns, frame.at.camera);
+            text.push_str(&written.text);
+            fed.push(Fed {
+                id: frame.at.id,
+                video: written.video,
+            });
+            features.push(frame.features(dtype, &device)?);
         }
-        self.append_frames(&text, (&numbers, None), &features, Some(1))?;
+        self.append_frames(&text, (&fed, None), &features, Some(1))?;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::json;
+use crate::support::{json, weight_files};
 
 /// The directory that `fresh/` describes, made of the weights and the tokenizer of the published one; `rename` has the last word on the
 /// tensors' names.
@@ -31,12 +31,9 @@ pub fn checkpoint(published: &Path, rename: fn(&str) -> String) -> TempDir {
 fn write_weights(published: &Path, rename: fn(&str) -> String, to: &Path) {
     let names: HashMap<String, Value> =
         serde_json::from_value(json(&published.join("fresh/names.json"))).unwrap();
-    let files = fs::read_dir(published).unwrap();
-    let shards = files
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
-        .map(|path| fs::read(path).unwrap())
-        .collect::<Vec<_>>();
+    let shards = weight_files(published);
+    let shards = shards.iter().map(|path| fs::read(path).unwrap());
+    let shards = shards.collect::<Vec<_>>();
     let mut renamed: Vec<(String, TensorView)> = Vec::new();
     for shard in &shards {
         for (name, tensor) in SafeTensors::deserialize(shard).unwrap().tensors() {

@@ -61,8 +61,9 @@ families! {
     lfm2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     lfm2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
-    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, bounded_videos, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
+    cosmos3_omni: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
 
 #[test]
@@ -153,6 +154,15 @@ fn video(family: &str) {
 fn bounded_cache(family: &str) {
     let dir = golden("families").join(family);
     check_bounded_cache(&Model::load(&dir), &dir);
+}
+
+/// A stream with videos of several parts, some of which are evicted.
+fn bounded_videos(family: &str) {
+    let dir = golden("families").join(family);
+    let model = Model::load(&dir);
+    let decoder = (model.decoder().clone(), model.shape());
+    let needed = ["inf_mllm", "streaming_llm", "h2o"];
+    streams::check_all(decoder, &dir.join("cache_videos"), &needed);
 }
 
 /// The same of a model that is another form of the checkpoint in `dir`.

@@ -8,10 +8,10 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::tokenizer::ChatTokenizer;
 use inf_mllm::model::vision::View;
-use inf_mllm::stream::grammar::{Chat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar, Shot};
 use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 
-use crate::support::{ids, instruction, json, load, picture, tensors};
+use crate::support::{ids, instruction, json, load, picture, shot, tensors};
 
 const SYSTEM: &str = "You are a mobile robot.";
 const QUESTION: &str = "What is in view?";
@@ -24,8 +24,13 @@ pub fn check_prompt(dir: &Path) {
         let mut grammar = Grammar::new(Chat::of(&model).unwrap());
         let prefix = grammar.prefix(system, tokenizer);
         let mut pieces = vec![prefix.clone()];
-        for stamp in [0, 1_000_000_000] {
-            pieces.push(grammar.frame(model.placeholder(), stamp, None));
+        for second in 0..2 {
+            let shot = Shot {
+                // Of two sizes, as images may be, and frames of one video are not.
+                grid: [1, 2, 2 + second],
+                ..shot(second as i64 * 1_000_000_000)
+            };
+            pieces.push(grammar.frame(model.placeholder(), &shot).text);
         }
         pieces.push(grammar.instruction(QUESTION, tokenizer));
         let whole = published(&model, system);
@@ -58,8 +63,13 @@ pub fn check_video(dir: &Path) {
         let file = dir.join("golden").join(image.as_str().unwrap());
         let (width, height) = image::image_dimensions(file).unwrap();
         let size = (width as usize, height as usize);
-        let markup = model.vision.markup(&model.vision.layout(size, View::Frame));
-        pieces.push(grammar.frame(&markup, i as i64 * 100_000_000, None));
+        let layout = model.vision.layout(size, View::Frame);
+        let shot = Shot {
+            grid: layout.grid,
+            ..shot(i as i64 * 100_000_000)
+        };
+        let written = grammar.frame(&model.vision.markup(&layout), &shot);
+        pieces.push(written.text);
     }
     let question = &scene["messages"][0]["content"][1]["text"];
     pieces.push(grammar.instruction(question.as_str().unwrap(), tokenizer));

@@ -4,12 +4,14 @@
 
 mod config;
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::attention::Heads;
 use super::llama::{self, Attention, Mlp};
-use super::Recurrent;
+use super::{LayOut, Recurrent};
 use crate::cache::LayerState;
 use crate::model::linear::Linear;
 use crate::model::weights::Weights;
@@ -85,6 +87,15 @@ impl ShortConv {
         })
     }
 
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
+        Ok(Self {
+            in_proj: change(&self.in_proj)?,
+            taps: self.taps.clone(),
+            bias: self.bias.clone(),
+            out_proj: change(&self.out_proj)?,
+        })
+    }
+
     /// `inputs` (`[taps - 1 + tokens, hidden]`) -> `[tokens, hidden]`
     fn convolved(&self, inputs: &Tensor) -> Result<Tensor> {
         let tokens = inputs.dim(0)? + 1 - self.taps.len();
@@ -144,6 +155,15 @@ impl ConvLayer {
 }
 
 impl Recurrent for ConvLayer {
+    fn laid_out(&self, change: &LayOut) -> Result<Arc<dyn Recurrent>> {
+        Ok(Arc::new(Self {
+            operator_norm: self.operator_norm.clone(),
+            conv: self.conv.laid_out(change)?,
+            ffn_norm: self.ffn_norm.clone(),
+            feed_forward: self.feed_forward.laid_out(change)?,
+        }))
+    }
+
     fn forward(&self, x: &Tensor, states: Vec<&mut LayerState>) -> Result<Tensor> {
         let mixed = self.conv.forward(&self.operator_norm.forward(x)?, states)?;
         let x = (x + mixed)?;

@@ -21,6 +21,7 @@ pub const KIND: Kind = Kind {
     unused: &[],
     config,
     processor,
+    video_size: None,
     output: "mm.model.fc.weight",
     plain_decoder: false,
 };

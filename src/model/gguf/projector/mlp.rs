@@ -22,6 +22,7 @@ pub const KIND: Kind = Kind {
     unused: &[],
     config,
     processor,
+    video_size: None,
     output: "mm.2.weight",
     plain_decoder: true,
 };

@@ -51,6 +51,8 @@ struct Kind {
     config: fn(&Gguf, &Gguf) -> Result<Json, ModelError>,
     /// `preprocessor_config.json`.
     processor: fn(&Gguf) -> Result<Json, ModelError>,
+    /// The fewest and the most pixels in `video_preprocessor_config.json`, where published checkpoints have one.
+    video_size: Option<[usize; 2]>,
     /// The tensor whose rows are as many as the decoder is wide.
     output: &'static str,
     /// Decoders are used whose makers did not add a token for images, nor a template that knows them.
@@ -150,6 +152,20 @@ impl Projector {
             config[name] = channels.into();
         }
         Ok(config)
+    }
+
+    pub fn has_video_processor(&self) -> bool {
+        self.kind.video_size.is_some()
+    }
+
+    /// The family's `video_preprocessor_config.json`, if it has one.
+    pub fn video_processor(&self) -> Result<Option<Json>, ModelError> {
+        let Some([fewest, most]) = self.kind.video_size else {
+            return Ok(None);
+        };
+        let mut config = self.processor()?;
+        config["size"] = json!({ "shortest_edge": fewest, "longest_edge": most });
+        Ok(Some(config))
     }
 
     /// Whether a decoder is to be made one that knows images, if it does not.

@@ -1,7 +1,8 @@
 //! Qwen2-VL, Qwen2.5-VL, Qwen3-VL, and what was trained further from them (Cosmos-Reason).
 //!
 //! What these files do not say is that of all published checkpoints: pictures at the sizes of their image processors (llama.cpp keeps
-//! them at 8 to 4096 tokens), windows of 112 pixels, 1e-6 beside the variances of the tower (the key holds the decoder's epsilon).
+//! them at 8 to 4096 tokens), windows of 112 pixels, two positions for a second of a video, 1e-6 beside the variances of the tower (the
+//! key holds the decoder's epsilon).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ pub const QWEN2_VL: Kind = Kind {
     unused: &[POSITIONS],
     config: qwen2_vl,
     processor,
+    video_size: None,
     output: OUTPUT,
     plain_decoder: false,
 };
@@ -50,6 +52,7 @@ pub const QWEN3_VL: Kind = Kind {
     unused: &[],
     config: qwen3_vl,
     processor: qwen3_processor,
+    video_size: Some([4096, 24576 * 1024]),
     ..QWEN2_VL
 };
 
@@ -132,6 +135,8 @@ const IMAGE_PAD: &str = "<|image_pad|>";
 
 /// Side of a window, pixels.
 const PUBLISHED_WINDOW: usize = 112;
+/// Positions on the axis of time for a second of a video.
+const PUBLISHED_PER_SECOND: usize = 2;
 /// Frames of a patch: the pieces that it is cut into.
 const FRAMES: usize = PATCHES.pieces.len();
 
@@ -190,6 +195,7 @@ fn qwen2_5_vl(projector: &Gguf, decoder: &Gguf) -> Result<Json, ModelError> {
     tower["fullatt_block_indexes"] = whole.collect::<Vec<_>>().into();
     let window = projector.optional_size(WINDOW)?;
     tower["window_size"] = window.unwrap_or(PUBLISHED_WINDOW).into();
+    tower["tokens_per_second"] = PUBLISHED_PER_SECOND.into();
     Ok(config)
 }
 

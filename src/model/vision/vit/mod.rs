@@ -2,7 +2,7 @@
 //!
 //! candle-transformers' siglip hides the features in front of `post_layernorm`, and its clip fixes the epsilon and computes the
 //! last layer where the one before is wanted. This one stops at the layer that a family takes: later layers are neither loaded nor
-//! computed. (SmolVLM takes what candle's siglip gives, and stays on it.)
+//! computed.
 //!
 //! - this file: the tower
 //! - `config`: its configuration, and what of it can be computed
@@ -14,8 +14,9 @@ pub mod parts;
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use candle_nn::{layer_norm, linear, LayerNorm, Linear, Module};
+use candle_nn::{layer_norm, LayerNorm, Module};
 
+use crate::model::vision::layers::Linear;
 use crate::model::weights::Weights;
 use parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
 
@@ -74,7 +75,7 @@ struct Attention {
 
 impl Attention {
     fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
-        let load = |name| linear(sizes.hidden, sizes.hidden, w.pp(name).var_builder());
+        let load = |name| Linear::load(sizes.hidden, sizes.hidden, true, w.pp(name).var_builder());
         Ok(Self {
             q_proj: load("q_proj")?,
             k_proj: load("k_proj")?,
@@ -85,11 +86,13 @@ impl Attention {
     }
 }
 
-impl Module for Attention {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl Attention {
+    /// What comes of `x`, added to `past`.
+    fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         let [q, k, v] =
             [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| projection.forward(x));
-        self.out_proj.forward(&attended(&q?, &k?, &v?, self.heads)?)
+        let attended = attended(&q?, &k?, &v?, self.heads)?;
+        self.out_proj.onto(&attended, past)
     }
 }
 
@@ -116,9 +119,8 @@ impl Layer {
 impl Module for Layer {
     /// `[tiles, rows, hidden]` -> `[tiles, rows, hidden]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
-        let expanded = self.mlp.forward(&self.layer_norm2.forward(&x)?)?;
-        x + expanded
+        let x = self.self_attn.onto(&self.layer_norm1.forward(x)?, x)?;
+        self.mlp.onto(&self.layer_norm2.forward(&x)?, &x)
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the towers of tiles have in common.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{linear, Linear, Module};
+use candle_nn::Module;
 
 use super::config::{Sizes, CHANNELS};
 use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
+use crate::model::vision::attention::{attend, Windows};
+use crate::model::vision::layers::Linear;
 use crate::model::weights::Weights;
 
 /// Patches of a tile as rows: a convolution whose windows do not overlap, which is a product.
@@ -57,6 +59,17 @@ pub fn behind(first: &Tensor, rows: &Tensor) -> Result<Tensor> {
 
 /// Attention of all rows of a tile to all, by head; queries, keys and values are `[tiles, rows, hidden]`, and so is what comes of them.
 pub fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    if q.device().is_cpu() {
+        let (tiles, rows, hidden) = q.dims3()?;
+        let flat = |x: &Tensor| x.flatten_to(1);
+        let windows = Windows {
+            heads,
+            lengths: &vec![rows; tiles],
+            turns: None,
+        };
+        let attended = attend(&flat(q)?, &flat(k)?, &flat(v)?, windows)?;
+        return attended.reshape((tiles, rows, hidden));
+    }
     let by_head = |x: &Tensor| {
         let (tiles, rows, hidden) = x.dims3()?;
         x.reshape((tiles, rows, heads, hidden / heads))?
@@ -83,17 +96,27 @@ impl Mlp {
     pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         let (hidden, inner) = (sizes.hidden, sizes.intermediate);
         Ok(Self {
-            fc1: linear(hidden, inner, w.pp("fc1").var_builder())?,
-            fc2: linear(inner, hidden, w.pp("fc2").var_builder())?,
+            fc1: Linear::load(hidden, inner, true, w.pp("fc1").var_builder())?,
+            fc2: Linear::load(inner, hidden, true, w.pp("fc2").var_builder())?,
             activation: sizes.activation,
         })
     }
 }
 
+impl Mlp {
+    /// What comes of `x`, added to `past`.
+    pub fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
+        self.fc2.onto(&self.inner(x)?, past)
+    }
+
+    fn inner(&self, x: &Tensor) -> Result<Tensor> {
+        self.activation.forward(&self.fc1.forward(x)?)
+    }
+}
+
 impl Module for Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2
-            .forward(&self.activation.forward(&self.fc1.forward(x)?)?)
+        self.fc2.forward(&self.inner(x)?)
     }
 }
 

@@ -176,6 +176,11 @@ fn with_published_sizes(family: &str) -> TempDir {
             config[field] = about["preprocessor_config"][field].clone();
         }
     });
+    if family == "qwen3_vl" {
+        edit("video_preprocessor_config.json", &|config| {
+            config["size"] = about["video_preprocessor_config"]["size"].clone();
+        });
+    }
     edit("config.json", &|config| {
         let window = &about["config"]["vision_config"]["window_size"];
         if window.is_number() {
@@ -216,6 +221,7 @@ fn conversation(model: &Path, policy: PolicyKind) -> Vec<Said> {
     config.cache.policy = policy;
     // Which a directory may ask for and a file cannot.
     config.repetition_penalty = 1.0;
+    (config.frame_min_pixels, config.frame_max_pixels) = (800, 1600);
     let mut session = Session::new(config).unwrap();
     let mut said = Vec::new();
     for round in 0..2 {
@@ -274,8 +280,11 @@ fn commands_run_them() {
     for (family, name) in FAMILIES {
         let dir = sized(family);
         let model = path(dir.path());
+        // What such a file cannot say of frames.
+        let limit = ["--frame-max-pixels", "1600"];
         let args = ["inspect", model, "--json", "--budget", "512"];
-        let report: Json = serde_json::from_str(&succeeded(&run(&args))).unwrap();
+        let report = succeeded(&run(&[&args[..], &limit].concat()));
+        let report: Json = serde_json::from_str(&report).unwrap();
         assert_eq!(report["family"], name, "{report}");
         for nothing in ["problems", "unused"] {
             assert_eq!(report[nothing], Json::Array(Vec::new()), "{family}");
@@ -315,7 +324,7 @@ fn commands_run_them() {
             path(&script),
         ];
         let more = ["--model", model, "--out", path(&file), "--budget", "128"];
-        succeeded(&run(&[&args[..], &more].concat()));
+        succeeded(&run(&[&args[..], &more, &limit].concat()));
         let lines = fs::read_to_string(file).unwrap();
         let line: Json = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
         assert_eq!(line["frames_seen"], 4, "{line}");
