@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{
-    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope,
+    BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, StateShape,
 };
 use inf_mllm::model::decoder::{Config, Decoder};
 use inf_mllm::model::weights::{TensorMap, Weights};
@@ -22,6 +22,7 @@ const SHAPE: CacheShape = CacheShape {
     head_dim: 64,
     rope: Rope::new(1e5),
     max_positions: 1 << 16,
+    states: StateShape::NONE,
 };
 const BLOCKS: usize = 5;
 

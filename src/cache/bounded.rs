@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use super::attention::{in_kernels, Kernel};
 use super::chunk::LayerSlots;
 use super::compaction::{compact, compact_together, Workspace};
 use super::config::{CacheConfig, CacheError, Scope};
 use super::device_memory::check_cache;
-use super::followed::Followed;
 use super::layer::LayerCache;
 use super::plan::Plan;
-use super::recall::{Heard, Listening};
 use super::shape::CacheShape;
 use super::shared::{axes, Rotary, Shared};
 use super::shares;
 use super::slots::{Mark, Token};
+use super::state::{LayerState, States};
 use super::turns::TurnTables;
 use crate::gpu::{self, Gpu};
 
-/// A KV cache whose every layer holds at most `budget` tokens.
+/// A KV cache whose every layer holds at most `budget` tokens, and the states of the decoder's layers that keep no keys.
 ///
 /// Order of a turn: [`Self::admit`] a chunk that is [`Self::admissible`] and let every layer attend with it ([`LayerSlots::attend`]); after the whole chunk,
 /// [`Self::reserve`] what the next step needs. Nothing is evicted before a chunk that fits has been attended to.
@@ -32,6 +31,7 @@ pub struct BoundedCache {
     pub(super) shape: CacheShape,
     pub(super) shared: Shared,
     pub(super) layers: Vec<LayerCache>,
+    states: States,
     pub(super) workspace: Workspace,
     /// Type of the activations, and where they are.
     dtype: DType,
@@ -41,7 +41,7 @@ pub struct BoundedCache {
     unit: u64,
     /// Resets, and ways back to a mark.
     undone: u64,
-    /// From the outermost to the innermost; the layers have as many.
+    /// From the outermost to the innermost; layers and states have as many.
     marks: Vec<CacheMark>,
 }
 
@@ -62,14 +62,6 @@ struct CacheMark {
     unit: u64,
 }
 
-/// Directions of a standing instruction's keys before rotation, of each layer `[kv_heads, tokens, head_dim]`, f32.
-#[derive(Debug, Clone)]
-pub struct Standing(Vec<Option<Tensor>>);
-
-/// What has come by at each layer where somebody listens, and what has been followed there, who do not for a while.
-#[derive(Debug)]
-pub struct Paused(Vec<(Option<Listening>, Option<Followed>)>);
-
 impl BoundedCache {
     /// Allocates the cache; `system_tokens` is the length of the system prompt's turn, which is never evicted.
     pub fn new(
@@ -85,7 +77,10 @@ impl BoundedCache {
             return Err(CacheError::Parameter {
                 name: "withdraw_layer",
                 value: config.withdraw_layer.to_string(),
-                expected: format!("less than {}, the number of layers", shape.layers),
+                expected: format!(
+                    "less than {}, the number of layers that keep keys",
+                    shape.layers
+                ),
             });
         }
         let shared = Shared {
@@ -98,7 +93,8 @@ impl BoundedCache {
             camera_shares: shares::of_weights(&config.camera_shares),
         };
         let storage = config.storage.of(dtype);
-        check_cache(config.budget, shape.slot_bytes(storage), device)?;
+        let bytes = (shape.slot_bytes(storage), shape.states.bytes(dtype));
+        check_cache(config.budget, bytes, device)?;
         let layers = (0..shape.layers)
             .map(|index| LayerCache::new(index, &shape, &shared, (storage, dtype), device))
             .collect::<candle_core::Result<_>>()?;
@@ -107,6 +103,7 @@ impl BoundedCache {
             shape,
             shared,
             layers,
+            states: States::new(&shape.states, dtype, device)?,
             workspace: Workspace::new(axes(&shape, &plan)),
             dtype,
             device: device.clone(),
@@ -198,6 +195,16 @@ impl BoundedCache {
         &self.layers
     }
 
+    /// Of the layers that keep no keys, in their order.
+    pub fn states(&self) -> &[LayerState] {
+        self.states.layers()
+    }
+
+    /// Memory of those, bytes.
+    pub fn state_bytes(&self) -> u64 {
+        self.shape.states.bytes(self.dtype)
+    }
+
     /// Slots in use of the first layer. Behind `withdraw_layer` there may be fewer, or more when this one has just been compacted.
     pub fn len(&self) -> usize {
         self.layers[0].len()
@@ -244,6 +251,11 @@ impl BoundedCache {
             .collect();
         self.tokens_seen += marks.len() as u64;
         Ok(tokens)
+    }
+
+    /// The state of one layer that keeps no keys, counted among those.
+    pub fn state(&mut self, layer: usize) -> &mut LayerState {
+        self.states.layer(layer)
     }
 
     /// One layer, to attend to.
@@ -336,52 +348,6 @@ impl BoundedCache {
         Ok(())
     }
 
-    /// The newest `tokens` keys, to be looked for as those of a standing instruction.
-    pub fn newest_keys(&self, tokens: usize) -> Result<Standing, CacheError> {
-        let layers = self.layers.iter();
-        let keys = layers.map(|layer| layer.newest_directions(tokens));
-        Ok(Standing(keys.collect::<candle_core::Result<_>>()?))
-    }
-
-    /// Gives the keys of a standing instruction to the policies that know of one. They leave with [`Self::reset`].
-    pub fn look_for(&mut self, standing: Standing) {
-        for (layer, keys) in self.layers.iter_mut().zip(standing.0) {
-            layer.store.look_for(keys);
-        }
-    }
-
-    /// Notes from now on what these layers are given; what was noted before is forgotten.
-    pub fn listen(&mut self, layers: &[usize]) {
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            layer.heard = layers.contains(&i).then(Listening::default);
-        }
-    }
-
-    /// What has come by since [`Self::listen`], by layer, and no more from now on. Layers that nothing has reached are left out (those
-    /// that visual tokens are withdrawn from).
-    pub fn heard(&mut self) -> Result<Vec<Heard>, CacheError> {
-        let mut heard = Vec::new();
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            heard.extend(layer.end_listening(i)?);
-        }
-        Ok(heard)
-    }
-
-    /// Stops listening and following until [`Self::listen_on`] is given what has come by so far. In between marks may be put back.
-    pub fn pause_listening(&mut self) -> Paused {
-        let layers = self.layers.iter_mut();
-        let paused = layers.map(|layer| (layer.heard.take(), layer.followed.take()));
-        Paused(paused.collect())
-    }
-
-    /// Goes on listening and following. The newest tokens are those of when it was paused.
-    pub fn listen_on(&mut self, paused: Paused) {
-        for (layer, (heard, followed)) in self.layers.iter_mut().zip(paused.0) {
-            layer.heard = heard;
-            layer.followed = followed;
-        }
-    }
-
     /// Forgets everything; the memory stays allocated. `system_tokens` as in [`Self::new`].
     pub fn reset(&mut self, system_tokens: usize) -> Result<(), CacheError> {
         let plan = Plan::new(
@@ -394,6 +360,7 @@ impl BoundedCache {
         for layer in &mut self.layers {
             layer.clear(&self.shared);
         }
+        self.states.clear();
         self.tokens_seen = 0;
         self.unit = 0;
         self.undone += 1;
@@ -420,6 +387,7 @@ impl BoundedCache {
             unit: self.unit,
         });
         self.layers.iter_mut().for_each(LayerCache::mark);
+        self.states.mark();
     }
 
     /// Goes back to the innermost mark, which stays set; without one nothing happens. Nobody listens any more.
@@ -433,6 +401,7 @@ impl BoundedCache {
         self.tokens_seen = mark.tokens_seen;
         self.unit = mark.unit;
         self.undone += 1;
+        self.states.put_back();
         for layer in &mut self.layers {
             outcome = outcome.and(layer.put_back(&mut self.workspace.axes));
         }
@@ -443,6 +412,7 @@ impl BoundedCache {
     pub fn let_go(&mut self) {
         self.marks.pop();
         self.layers.iter_mut().for_each(LayerCache::let_go);
+        self.states.let_go();
     }
 }
 

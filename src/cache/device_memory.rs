@@ -46,14 +46,20 @@ impl DeviceMemory {
         )
     }
 
-    /// Fails where a cache of `budget` slots of `slot_bytes` each does not fit.
-    fn check_cache(self, budget: usize, slot_bytes: u64) -> Result<(), CacheError> {
+    /// Fails where a cache of `budget` slots of `slot_bytes` each does not fit beside `state_bytes`.
+    fn check_cache(
+        self,
+        budget: usize,
+        slot_bytes: u64,
+        state_bytes: u64,
+    ) -> Result<(), CacheError> {
         let asked = slot_bytes.saturating_mul(budget as u64);
+        let asked = asked.saturating_add(state_bytes);
         if asked <= self.free {
             return Ok(());
         }
         let usable = self.free as f64 * (1.0 - WORKING_SHARE);
-        let fits = usable as u64 / slot_bytes.max(1);
+        let fits = (usable as u64).saturating_sub(state_bytes) / slot_bytes.max(1);
         let expected = match fits >= MIN_BUDGET as u64 {
             true => format!("at most {fits}"),
             false => "more memory, or a smaller model: no budget fits".to_string(),
@@ -66,11 +72,15 @@ impl DeviceMemory {
     }
 }
 
-/// Fails where the keys and values of a cache of `budget` slots, stored as `slot_bytes` a slot over all layers, do not fit into the
-/// GPU's memory.
-pub fn check_cache(budget: usize, slot_bytes: u64, device: &Device) -> Result<(), CacheError> {
+/// Fails where the keys and values of a cache of `budget` slots, stored as `slot_bytes` a slot over all layers, and the states of layers
+/// that keep none do not fit into the GPU's memory.
+pub fn check_cache(
+    budget: usize,
+    (slot_bytes, state_bytes): (u64, u64),
+    device: &Device,
+) -> Result<(), CacheError> {
     match DeviceMemory::of(device) {
-        Some(memory) => memory.check_cache(budget, slot_bytes),
+        Some(memory) => memory.check_cache(budget, slot_bytes, state_bytes),
         None => Ok(()),
     }
 }
@@ -126,13 +136,14 @@ mod tests {
             free: 1_000_000_000,
             total: 8_000_000_000,
         };
-        assert!(memory.check_cache(1000, 1_000_000).is_ok());
-        let error = memory.check_cache(2000, 1_000_000).unwrap_err();
+        assert!(memory.check_cache(1000, 1_000_000, 0).is_ok());
+        assert!(memory.check_cache(1000, 1_000_000, 1).is_err());
+        let error = memory.check_cache(2000, 1_000_000, 0).unwrap_err();
         assert_eq!(
             error.to_string(),
             "a budget of 2000 slots takes 2.0 GB of the GPU's memory, of which 1.0 GB of 8.0 GB are free, expected at most 900"
         );
-        let error = memory.check_cache(2000, 1_000_000_000).unwrap_err();
+        let error = memory.check_cache(2000, 1_000_000_000, 0).unwrap_err();
         assert!(error.to_string().ends_with("no budget fits"), "{error}");
     }
 }

@@ -13,6 +13,7 @@
 //! - `slots`: which token of the stream stands in which slot of a kept set, and at which position
 //! - `numbering`: where kept tokens stand in decoders whose positions have three axes
 //! - `rope`: what a decoder's rotary embedding is
+//! - `state`: what layers remember that keep no keys
 //! - `shape`: what the cache must know of the decoder
 //! - `device_memory`: the memory of a GPU: how much is left, and whether that is what has failed
 //!
@@ -52,6 +53,7 @@
 //!
 //! The whole:
 //! - `bounded`: all layers together, the order of a turn, marks to go back to
+//! - `listening`: what is heard of a stream while it comes by
 //! - `steps`: tokens that a device's own kernels append, one at a time
 //! - `report`: what can be seen of a cache
 //! - `attended`: which frames the newest tokens attend to
@@ -72,6 +74,7 @@ mod kernel;
 mod layer;
 mod ledger;
 mod likeness;
+mod listening;
 mod marks;
 mod moved;
 mod numbering;
@@ -90,6 +93,7 @@ mod shape;
 mod shared;
 mod shares;
 mod slots;
+mod state;
 mod steps;
 mod storage;
 mod store;
@@ -98,17 +102,19 @@ mod turns;
 
 pub use attended::Attended;
 pub use attention::{shares, weighted_sums, Kernel};
-pub use bounded::{BoundedCache, Paused, Revision, Standing};
+pub use bounded::{BoundedCache, Revision};
 pub use chunk::LayerSlots;
 pub use config::{CacheConfig, CacheError, KvStorage, PolicyKind, QuerySource, Scope};
 pub use device_memory::{out_of_memory, told_bytes, DeviceMemory};
 pub use layer::LayerCache;
+pub use listening::{Paused, Standing};
 pub use plan::{Plan, MIN_BUDGET};
 pub use recall::{contrast, scores, Heard, Probe, Scores, Side, Summary};
 pub use report::{CacheUsage, Retained};
 pub use rope::{Rope, RopeAxes, RopeScaling};
 pub use shape::CacheShape;
 pub use slots::{FrameId, Mark, Place, Token, Video};
+pub use state::{LayerState, StateShape};
 pub use steps::{StepLayer, StepTurns};
 pub use storage::{KvBuffer, Storage};
 pub use tensor_error::TensorError;

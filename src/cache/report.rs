@@ -23,8 +23,10 @@ pub struct CacheUsage {
     pub prefix: usize,
     pub relevant: usize,
     pub recent: usize,
-    /// Memory allocated for keys and values over all layers, bytes.
+    /// Memory of keys and values over all layers, and of the states of layers that keep none, bytes.
     pub bytes: usize,
+    /// That of the states, bytes.
+    pub state_bytes: usize,
     pub tokens_seen: u64,
     pub tokens_evicted: u64,
     pub compactions: u64,
@@ -144,13 +146,15 @@ impl BoundedCache {
         let prefix = self.shared.plan.prefix.min(used);
         let counts = self.layers.iter().map(|layer| layer.ledger.counts());
         let sum = |f: fn(&Counts) -> u64| counts.clone().map(f).sum();
+        let state_bytes = self.state_bytes() as usize;
         CacheUsage {
             budget: self.shared.plan.budget,
             used,
             prefix,
             relevant,
             recent: used.saturating_sub(prefix + relevant),
-            bytes: self.layers.iter().map(LayerCache::bytes).sum(),
+            bytes: self.layers.iter().map(LayerCache::bytes).sum::<usize>() + state_bytes,
+            state_bytes,
             tokens_seen: self.tokens_seen,
             tokens_evicted: self.tokens_seen - self.len() as u64,
             compactions: self.layers[0].ledger.counts().compactions,

@@ -10,6 +10,7 @@ use super::checkpoint::Checkpoint;
 use super::cosmos3;
 use super::decoder;
 use super::internvl;
+use super::lfm2_vl;
 use super::smolvlm;
 use super::vision::Vision;
 use super::weights::{Names, Weights};
@@ -106,7 +107,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 9] = [
+pub const FAMILIES: [Family; 10] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -136,6 +137,12 @@ pub const FAMILIES: [Family; 9] = [
         model_types: &["internvl"],
         names: internvl::NAMES,
         open: internvl::open,
+    },
+    Family {
+        name: "LFM2-VL",
+        model_types: &["lfm2_vl"],
+        names: lfm2_vl::NAMES,
+        open: lfm2_vl::open,
     },
     Family {
         name: "Qwen2-VL",
@@ -191,11 +198,17 @@ impl Family {
 }
 
 /// Layouts that are read in another form only: their `model_type`, and what to take.
-const OTHER_FORMS: [(&str, &str); 1] = [(
-    "internvl_chat",
-    "internvl, the same model as converted for transformers: its repository has the same name and -hf (InternVL3) or -HF (InternVL3.5) \
-     behind it, like OpenGVLab/InternVL3-1B-hf and OpenGVLab/InternVL3_5-1B-HF",
-)];
+const OTHER_FORMS: [(&str, &str); 2] = [
+    (
+        "internvl_chat",
+        "internvl, the same model as converted for transformers: its repository has the same name and -hf (InternVL3) or -HF (InternVL3.5) \
+         behind it, like OpenGVLab/InternVL3-1B-hf and OpenGVLab/InternVL3_5-1B-HF",
+    ),
+    (
+        "lfm2-vl",
+        "lfm2_vl, which newer revisions of the same repository say: download it again",
+    ),
+];
 
 /// A `model_type` that is no multimodal family's and none of `others`.
 fn unknown(checkpoint: &Checkpoint, found: &str, others: &[&str]) -> ModelError {

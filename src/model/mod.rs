@@ -8,6 +8,7 @@
 //!   - `smolvlm`: SmolVLM, SmolVLM2, Idefics3
 //!   - `llava`, `llava_next`, `llava_onevision`: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision
 //!   - `internvl`: InternVL3, InternVL3.5
+//!   - `lfm2_vl`: LFM2-VL, LFM2.5-VL
 //!   - `qwen2_vl`: Qwen2-VL
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
@@ -51,6 +52,7 @@ pub mod generation;
 pub mod gguf;
 pub mod internvl;
 mod json;
+pub mod lfm2_vl;
 pub mod linear;
 pub mod llava;
 pub mod llava_next;

@@ -55,6 +55,7 @@ const NAMES: Names = Names(&[
     ("embed_tokens.", "model.embed_tokens."),
     ("layers.", "model.layers."),
     ("norm.", "model.norm."),
+    ("embedding_norm.", "model.embedding_norm."),
 ]);
 
 impl TextTokenizer {
@@ -127,7 +128,7 @@ impl TextModel {
         }
         let config = family::decoder_config(checkpoint)?;
         let (text, head, names) = match config {
-            decoder::Config::Llama(_) => ("model", "lm_head", NAMES),
+            decoder::Config::Llama(_) | decoder::Config::Lfm2(_) => ("model", "lm_head", NAMES),
             decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out", Names::default()),
         };
         Ok(About {

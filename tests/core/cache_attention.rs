@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Kernel, KvStorage, Mark, PolicyKind, Rope, Scope,
+    StateShape,
 };
 use inf_mllm::gpu::Gpu;
 use proptest::prelude::*;
@@ -59,6 +60,7 @@ fn shape(kv_heads: usize, group: usize, head_dim: usize) -> CacheShape {
         head_dim,
         rope: Rope::new(1e4),
         max_positions: 1 << 20,
+        states: StateShape::NONE,
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::PlusConfig;
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Kernel, Mark, Place, PolicyKind, Rope, RopeAxes, Scope,
-    Token,
+    StateShape, Token,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ const ONE: CacheShape = CacheShape {
     head_dim: 16,
     rope: Rope::new(1e3),
     max_positions: 4096,
+    states: StateShape::NONE,
 };
 
 fn three(axes: RopeAxes) -> CacheShape {

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::policy::{BiasForm, PlusConfig};
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheError, CacheShape, CacheUsage, KvStorage, Mark, Place, Plan,
-    PolicyKind, QuerySource, Rope, RopeAxes, Scope, Token,
+    PolicyKind, QuerySource, Rope, RopeAxes, Scope, StateShape, Token,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ pub const SHAPE: CacheShape = CacheShape {
     head_dim: 8,
     rope: Rope::new(1e4),
     max_positions: 4096,
+    states: StateShape::NONE,
 };
 
 /// Every policy but `full`.
@@ -88,6 +89,7 @@ pub struct Seen {
     positions: Vec<Vec<Vec<[usize; 3]>>>,
     scores: Vec<Vec<Vec<u32>>>,
     rotated_keys: Vec<Vec<u32>>,
+    states: Vec<Vec<u32>>,
 }
 
 impl Seen {
@@ -104,6 +106,11 @@ impl Seen {
             rotated_keys: layers
                 .filter(|&i| !cache.layers()[i].is_empty())
                 .map(|i| bits(flat(&cache.rotated_keys(i).unwrap())))
+                .collect(),
+            states: cache
+                .states()
+                .iter()
+                .map(|state| bits(flat(state.inputs())))
                 .collect(),
         }
     }

@@ -7,6 +7,7 @@ use image::RgbImage;
 use inf_mllm::cache::parameter::Value;
 use inf_mllm::cache::{
     BoundedCache, CacheConfig, CacheShape, Kernel, Mark, PolicyKind, QuerySource, Rope, Scope,
+    StateShape,
 };
 use inf_mllm::gpu::Gpu;
 use inf_mllm::model::checkpoint::Checkpoint;
@@ -122,6 +123,7 @@ proptest! {
             head_dim: 8,
             rope: Rope::new(1e4),
             max_positions: 1 << 16,
+            states: StateShape::NONE,
         };
         let chunks = [vec![question], vec![1; answer]].concat();
         let gpu = on_gpu.then(kernels);

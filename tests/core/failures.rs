@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use inf_mllm::cache::{LayerSlots, PolicyKind, Token};
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::decoder::Block;
+use inf_mllm::model::decoder::{Block, Layer};
 use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::{Answer, FinishReason, RecallMode, Session, SessionConfig};
 
@@ -17,7 +17,7 @@ use crate::variants::copy_of;
 
 /// How a layer fails, and what is said of it.
 #[derive(Debug, Clone, Copy)]
-enum Failure {
+pub enum Failure {
     OutOfMemory,
     /// As of broken weights, or of numbers that are too large for f16.
     NoNumbers,
@@ -59,19 +59,21 @@ impl Block for Failing {
     }
 }
 
-/// A session of which layer number `layer` fails when it is told to.
-fn session(
+/// A session of which layer number `layer`, which attends, fails when it is told to.
+pub fn session(
     config: &SessionConfig,
     (layer, failure): (usize, Failure),
 ) -> (Session, Arc<AtomicUsize>) {
     let mut model = load(&config.model_dir);
     let passes = Arc::new(AtomicUsize::new(0));
-    let inner = model.decoder.layers[layer].clone();
-    model.decoder.layers[layer] = Arc::new(Failing {
+    let Layer::Attention(inner) = model.decoder.layers[layer].clone() else {
+        panic!("layer {layer} does not attend")
+    };
+    model.decoder.layers[layer] = Layer::Attention(Arc::new(Failing {
         layer: inner,
         failure,
         passes: passes.clone(),
-    });
+    }));
     let checkpoint = Checkpoint::open(&config.model_dir).unwrap();
     let pool = thread_pool(1, &checkpoint).unwrap();
     let session = Session::with_model(model, pool, config.clone()).unwrap();

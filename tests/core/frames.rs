@@ -17,13 +17,15 @@ use crate::steps::kernels;
 use crate::support::{golden, instruction, load, picture, tiny_config, tiny_dir};
 use crate::variants::copy_of;
 
-const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 11] = [
     "idefics3",
     "llava",
     "llava_next",
     "llava_onevision",
     "internvl",
     "internvl3_5",
+    "lfm2_vl",
+    "lfm2_5_vl",
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",

@@ -45,6 +45,7 @@ impl Case {
             "LlavaNextImageProcessor" => "llava_next",
             "LlavaOnevisionImageProcessor" | "LlavaOnevisionVideoProcessor" => "llava_onevision",
             "GotOcr2ImageProcessor" | "InternVLVideoProcessor" => "internvl",
+            "Lfm2VlImageProcessor" => "lfm2_5_vl",
             "Qwen2VLImageProcessor" | "Qwen2VLVideoProcessor" => "qwen2_5_vl",
             "Qwen3VLVideoProcessor" => "qwen3_vl",
             other => panic!("no family has the processor {other}"),
@@ -65,7 +66,8 @@ impl Case {
         let published = golden("families").join(self.family());
         let mut config = json(&published.join("config.json"));
         let vision = &mut config["vision_config"];
-        let patch = match self.preprocessor_config["patch_size"].as_u64() {
+        let size = |name: &str| self.preprocessor_config[name].as_u64();
+        let patch = match size("patch_size").or(size("encoder_patch_size")) {
             Some(patch) => {
                 vision["window_size"] = (8 * patch).into();
                 patch
@@ -159,6 +161,8 @@ impl Case {
     fn level(&self, value: f32, index: usize) -> u8 {
         let config = &self.preprocessor_config;
         let plane = match self.shape.as_slice() {
+            // Patches whose pixels are whole.
+            [_, _] if config["encoder_patch_size"].is_u64() => 1,
             [_, _] => {
                 let size = |name: &str| config[name].as_u64().unwrap() as usize;
                 size("temporal_patch_size") * size("patch_size").pow(2)
@@ -185,8 +189,11 @@ fn weights(dir: &Path, side: usize) -> HashMap<String, Tensor> {
         let tensor = match is_patch {
             true => {
                 let mut shape = tensor.dims().to_vec();
-                let sides = shape.len() - 2;
-                shape[sides..].fill(side);
+                match shape.as_mut_slice() {
+                    [_, values] => *values = 3 * side * side,
+                    [.., height, width] => [*height, *width] = [side, side],
+                    _ => {}
+                }
                 Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
             }
             false => tensor,

@@ -89,6 +89,13 @@ const INTERNVL: [Known; 6] = [
 ];
 
 #[rustfmt::skip]
+const LFM2: [Known; 3] = [
+    Known { name: "LFM2-VL-450M", kind: ("LFM2-VL", "lfm2"), context: 128_000, cache: [6, 8, 64], frame: Some(18 * 13), unused: &[] },
+    Known { name: "LFM2.5-VL-450M", kind: ("LFM2-VL", "lfm2"), context: 128_000, cache: [6, 8, 64], frame: Some(18 * 13), unused: &[] },
+    Known { name: "LFM2.5-VL-1.6B", kind: ("LFM2-VL", "lfm2"), context: 128_000, cache: [6, 8, 64], frame: Some(18 * 13), unused: &[] },
+];
+
+#[rustfmt::skip]
 const QWEN: [Known; 6] = [
     Known { name: "Qwen2-VL-2B-Instruct", kind: ("Qwen2-VL", "qwen2_vl_text"), context: 32_768, cache: [28, 2, 128], frame: Some(23 * 17), unused: &[] },
     Known { name: "Qwen2.5-VL-3B-Instruct", kind: ("Qwen2.5-VL", "qwen2_5_vl_text"), context: 128_000, cache: [36, 2, 128], frame: Some(23 * 17), unused: &[] },
@@ -404,6 +411,11 @@ fn llava_is_complete() {
 #[test]
 fn internvl_is_complete() {
     check_all(&INTERNVL);
+}
+
+#[test]
+fn lfm2_vl_is_complete() {
+    check_all(&LFM2);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor};
 use inf_mllm::cache::{LayerSlots, PolicyKind, Token};
 use inf_mllm::model::checkpoint::Checkpoint;
-use inf_mllm::model::decoder::Block;
+use inf_mllm::model::decoder::{Block, Layer};
 use inf_mllm::model::threads::thread_pool;
 use inf_mllm::stream::archive::{Content, Entry, Kind, Turn};
 use inf_mllm::stream::{
@@ -353,10 +353,13 @@ fn a_recalled_turn_is_fed_in_the_chat_format_between_frames_and_question() {
     config.archive.recall_newest = false;
     let mut model = load(&config.model_dir);
     let given = Arc::new(Mutex::new(Vec::new()));
-    model.decoder.layers[0] = Arc::new(Noting {
-        layer: model.decoder.layers[0].clone(),
+    let Layer::Attention(layer) = model.decoder.layers[0].clone() else {
+        panic!("the first layer does not attend")
+    };
+    model.decoder.layers[0] = Layer::Attention(Arc::new(Noting {
+        layer,
         given: given.clone(),
-    });
+    }));
     let tokenizer = model.tokenizer.clone();
     let decoder = load(&config.model_dir).decoder;
     let checkpoint = Checkpoint::open(&config.model_dir).unwrap();

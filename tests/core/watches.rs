@@ -32,15 +32,16 @@ impl EngineEvents for Collect {
     }
 }
 
-struct Watched {
-    engine: Engine,
+/// An engine, and what comes of it.
+pub struct Watched {
+    pub engine: Engine,
     answers: Receiver<Answer>,
     pieces: Receiver<AnswerDelta>,
     watches: Receiver<Watch>,
 }
 
 impl Watched {
-    fn new(config: SessionConfig) -> Self {
+    pub fn new(config: SessionConfig) -> Self {
         let ((answer, answers), (piece, pieces)) = (channel(), channel());
         let (watch, watches) = channel();
         let events = Collect {
@@ -56,7 +57,7 @@ impl Watched {
         }
     }
 
-    fn show(&self, stamp_ms: i64) {
+    pub fn show(&self, stamp_ms: i64) {
         let used = self.engine.stats().frames_used;
         self.engine
             .offer_frame(picture(stamp_ms, [9, 200, 9]))
@@ -72,7 +73,7 @@ impl Watched {
         }
     }
 
-    fn answer(&self) -> Answer {
+    pub fn answer(&self) -> Answer {
         self.answers.recv_timeout(PATIENCE).unwrap()
     }
 
@@ -83,7 +84,8 @@ impl Watched {
     }
 }
 
-fn by_frames(id: &str, text: &str) -> Instruction {
+/// One that watches, asked behind every frame.
+pub fn by_frames(id: &str, text: &str) -> Instruction {
     Instruction {
         watch: Some(Watching {
             every: Every::Frames(1),

@@ -9,6 +9,8 @@ from checkpoint_files import DECODER, substituted, weight_files
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+NORM_EPS = {"gpt_neox": "layer_norm_eps", "lfm2": "norm_eps"}
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -54,6 +56,7 @@ class TextConfig:
     rope_scaling: RopeScaling | None = None
     parallel_residual: bool = False
     exact_gelu: bool = True
+    convolutions: tuple[int, ...] = ()  # layers that keep inputs of a short convolution in the place of keys
     ignored: frozenset[str] = field(default_factory=frozenset)  # biases and norms left out on purpose, by projection
 
     @classmethod
@@ -67,12 +70,13 @@ class TextConfig:
             heads=heads,
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_dim=head_dim,
-            norm_eps=text.layer_norm_eps if text.model_type == "gpt_neox" else text.rms_norm_eps,
+            norm_eps=getattr(text, NORM_EPS.get(text.model_type, "rms_norm_eps")),
             rope_theta=rope["rope_theta"],
             max_positions=text.max_position_embeddings,
             rotary_dim=int(head_dim * (rope.get("partial_rotary_factor") or 1.0)),
             rope_scaling=RopeScaling.read(rope),
             parallel_residual=getattr(text, "use_parallel_residual", False),
+            convolutions=tuple(i for i, kind in enumerate(getattr(text, "layer_types", None) or []) if kind == "conv"),
         )
 
     def frequencies(self) -> torch.Tensor:
@@ -163,7 +167,44 @@ class NeoXModel(TextModel):
         return self.linear(h, f"{name}.mlp.dense_4h_to_h")
 
 
+class Lfm2Model(TextModel):
+    """LFM2: layers of Llama under other names, and layers of short convolutions between two gates."""
+
+    FINAL_NORM = "embedding_norm"
+    NAMES = (
+        (".operator_norm.", ".input_layernorm."),
+        (".ffn_norm.", ".post_attention_layernorm."),
+        (".q_layernorm.", ".q_norm."),
+        (".k_layernorm.", ".k_norm."),
+        (".self_attn.out_proj.", ".self_attn.o_proj."),
+        (".feed_forward.w1.", ".mlp.gate_proj."),
+        (".feed_forward.w2.", ".mlp.down_proj."),
+        (".feed_forward.w3.", ".mlp.up_proj."),
+    )
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
+        super().__init__(model_dir, dtype)
+        for hub, llama in self.NAMES:
+            self.weights = {name.replace(hub, llama): tensor for name, tensor in self.weights.items()}
+
+    def empty_state(self, layer: int) -> torch.Tensor:
+        """What a layer of convolutions keeps before the stream [inputs, channels]."""
+        channels, _, width = self.get(f"layers.{layer}.conv.conv").shape
+        return torch.zeros(width - 1, channels, dtype=self.dtype)
+
+    def mixed(self, name: str, h: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a layer's convolution adds to tokens of the normed input `h`, and the state behind them."""
+        before, behind, x = self.linear(h, f"{name}.conv.in_proj").chunk(3, dim=-1)
+        inputs = torch.cat([state, before * x])
+        taps = self.get(f"{name}.conv.conv")[:, 0]
+        windows = inputs.unfold(0, taps.shape[-1], 1)  # [tokens, channels, width]
+        out = (windows * taps).sum(-1)
+        if self.has(f"{name}.conv.conv.bias"):
+            out = out + self.weights[f"{self.root}.{name}.conv.conv.bias"]
+        return self.linear(behind * out, f"{name}.conv.out_proj"), inputs[len(inputs) - len(state) :]
+
+
 def open_text_model(model_dir: Path, dtype: torch.dtype = torch.float32) -> TextModel:
     """The decoder of a checkpoint, by its config's model_type."""
     kind = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True).model_type
-    return (NeoXModel if kind == "gpt_neox" else TextModel)(model_dir, dtype)
+    return {"gpt_neox": NeoXModel, "lfm2": Lfm2Model}.get(kind, TextModel)(model_dir, dtype)

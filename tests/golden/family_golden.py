@@ -45,6 +45,8 @@ class Family:
     """Module whose input is `vision_features`."""
     placeholders: list[str]
     mistakes: dict[str, Callable[[PreTrainedModel], None]]
+    masks: tuple[str, ...] = ()
+    """Masks of the processor that the model must have, as they leave something out."""
 
     def load(self, attention: str = "eager", dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
         """The checkpoint, in f32 whatever precision it is stored in; an error if a tensor is missing or left over."""
@@ -143,8 +145,9 @@ def process(family: Family, text: str, pictures: list[Image.Image], scene: Scene
     """The processor's tensors; its ids must be those of tokenizer.json alone, all that a loader outside Python has."""
     media = {"videos": [pictures]} if scene.video else {"images": [pictures]}
     batch = family.processor(text=[text], **media, **scene.images_kwargs, return_tensors="pt")
-    inputs = {key: value for key, value in batch.items() if key != "mm_token_type_ids" and "attention_mask" not in key}
-    if any((value == 0).any() for key, value in batch.items() if "attention_mask" in key):
+    masks = {key for key in batch if "attention_mask" in key} - set(family.masks)
+    inputs = {key: value for key, value in batch.items() if key not in masks | {"mm_token_type_ids"}}
+    if any((batch[mask] == 0).any() for mask in masks):
         raise SystemExit(f"{family.directory.name}: a mask leaves something out")
     tokenizer = Tokenizer.from_file(str(family.directory / "tokenizer.json"))
     for given in (text, *(part for message in scene.messages for part in texts(message))):

@@ -54,10 +54,14 @@ def rope_theta(value: float) -> Edit:
     return edit
 
 
+def attentions(model: PreTrainedModel) -> list[nn.Module]:
+    """Those of the decoder's layers that attend."""
+    return [layer.self_attn for layer in model.get_decoder().layers if hasattr(layer, "self_attn")]
+
+
 def interleaved_rope(model: PreTrainedModel) -> None:
     """Neighbours form the rotary pairs: the same as sorting each head's even rows of q and k before its odd ones."""
-    for layer in model.get_decoder().layers:
-        attention = layer.self_attn
+    for attention in attentions(model):
         order = torch.arange(attention.head_dim).view(-1, 2).T.flatten()
         for projection in (attention.q_proj, attention.k_proj):
             for parameter in projection.parameters():
@@ -70,12 +74,11 @@ def swapped_groups(model: PreTrainedModel) -> None:
     config = model.config.text_config
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     order = torch.tensor(sorted(range(heads), key=lambda head: (head % kv_heads, head)))
-    for layer in model.get_decoder().layers:
-        attention = layer.self_attn
+    for attention in attentions(model):
         for parameter in attention.q_proj.parameters():
             rows = parameter.data.view(heads, attention.head_dim, *parameter.shape[1:])
             parameter.data = rows[order].reshape(parameter.shape).clone()
-        out = attention.o_proj.weight
+        out = (attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj).weight
         columns = out.data.view(out.shape[0], heads, attention.head_dim)
         out.data = columns[:, order].reshape(out.shape).clone()
 

@@ -8,13 +8,13 @@ import torch
 from decoders import open_text_model
 from family_hub import FAMILIES, weights_sha256
 from golden_io import check_sensitive, max_diff, write_json, write_tensors
-from reference import BIAS, MASK, POSITIONS, ROPE, BoundedDecoder, CacheParams, wrong_heads
+from reference import BIAS, MASK, POSITIONS, ROPE, STATE, BoundedDecoder, CacheParams, wrong_heads
 from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoConfig
 
-TEXT = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gpt_neox"]
-SEEING = ["llava", "llava_next", "llava_onevision", "idefics3", "internvl", "internvl3_5"]
+TEXT = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gpt_neox", "lfm2"]
+SEEING = ["llava", "llava_next", "llava_onevision", "idefics3", "internvl", "internvl3_5", "lfm2_vl", "lfm2_5_vl"]
 TOLERANCE, CLOSE = 1e-3, 1e-4
 PREFIX, BUDGET, SLACK = 5, 64, 20
 TEXT_TOKENS, LAST_CHUNKS, LAST_ROWS = 150, [29, 16], 4
@@ -77,8 +77,9 @@ def make(family: str) -> None:
     out.mkdir(exist_ok=True)
     tensors = make_stream(model_dir)
     write_tensors(out / "stream.safetensors", tensors)
-    order = wrong_heads(open_text_model(model_dir).config)
-    options = CaseOptions(perturbations=(MASK, POSITIONS, order, BIAS, ROPE))
+    config = open_text_model(model_dir).config
+    order, states = wrong_heads(config), (STATE,) if config.convolutions else ()
+    options = CaseOptions(perturbations=(MASK, POSITIONS, order, BIAS, ROPE, *states))
     embeds = tensors["embeds"]
     for seed in SEEDS:
         chunks = random_chunks(len(embeds) - sum(LAST_CHUNKS), [1, 7, 13], seed) + LAST_CHUNKS
@@ -92,7 +93,7 @@ def make(family: str) -> None:
     else:
         raise SystemExit(f"{family}: every chunking of seeds {SEEDS} has a near tie in its ranking")
     for name, case in cases.items():
-        check_sensitive(case["perturbed"], (MASK, POSITIONS, order, ROPE), TOLERANCE, f"{family}/{name}")
+        check_sensitive(case["perturbed"], (MASK, POSITIONS, order, ROPE, *states), TOLERANCE, f"{family}/{name}")
         print(family, name, {k: case[k] for k in ("smallest_margin", "deviation_from_f64", "compactions", "perturbed")})
     digest = weights_sha256(model_dir)
     write_json(out / "cases.json", {"tolerance": TOLERANCE, "model_sha256": digest, "chunks": chunks, "cases": cases})

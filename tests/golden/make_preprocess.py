@@ -22,6 +22,7 @@ from transformers import (
     GotOcr2ImageProcessor,
     Idefics3ImageProcessor,
     InternVLVideoProcessor,
+    Lfm2VlImageProcessor,
     LlavaNextImageProcessor,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionVideoProcessor,
@@ -105,6 +106,24 @@ INTERNVL = {
     "max_patches": 12,
     "min_patches": 1,
 }
+LFM2_VL = {
+    **SHARED,
+    **HALF,
+    "do_image_splitting": True,
+    "do_pad": True,
+    "downsample_factor": 2,
+    "encoder_patch_size": 16,
+    "image_processor_type": "Lfm2VlImageProcessor",
+    "max_image_tokens": 256,
+    "max_pixels_tolerance": 2.0,
+    "max_tiles": 10,
+    "min_image_tokens": 64,
+    "min_tiles": 2,
+    "resample": 2,
+    "size": {"height": 512, "width": 512},
+    "tile_size": 512,
+    "use_thumbnail": True,
+}
 QWEN2_VL = {
     **CLIP,
     "image_processor_type": "Qwen2VLImageProcessor",
@@ -147,6 +166,9 @@ CASES = {
     # InternVLProcessor says crop_to_patches in its call
     "internvl": Case(GotOcr2ImageProcessor, INTERNVL, EACH, {"crop_to_patches": True}),
     "internvl_video": Case(InternVLVideoProcessor, INTERNVL_VIDEO, EACH),
+    "lfm2_vl": Case(Lfm2VlImageProcessor, LFM2_VL, EACH),
+    # less is enough to be cut, so that the pictures here are
+    "lfm2_vl_cut": Case(Lfm2VlImageProcessor, LFM2_VL | {"max_pixels_tolerance": 0.5}, [["scene.png"]]),
     "qwen2_vl": Case(Qwen2VLImageProcessor, QWEN2_VL, EACH),
     "qwen2_vl_capped": Case(Qwen2VLImageProcessor, QWEN2_VL | {"max_pixels": 100352}, [["scene.png"]]),
     "qwen2_vl_raised": Case(Qwen2VLImageProcessor, QWEN2_VL | {"min_pixels": 50176}, [["strip.png"]]),
@@ -201,6 +223,10 @@ def run(case: Case, processor: BaseImageProcessor, pictures: list[Image.Image]) 
     info = {"return_row_col_info": True} if case.processor is Idefics3ImageProcessor else {}
     output = dict(processor(images=[pictures], return_tensors="pt", **case.call, **info))
     output.pop("pixel_attention_mask", None)
+    if case.processor is Lfm2VlImageProcessor:
+        sizes = [rows * columns for rows, columns in output["spatial_shapes"].tolist()]
+        parts = [values[:size] for values, size in zip(output["pixel_values"], sizes, strict=True)]
+        output["pixel_values"] = torch.cat(parts)
     return output.pop("pixel_values"), as_lists(output)
 
 
@@ -210,7 +236,9 @@ def as_lists(output: dict) -> dict:
 
 def grey_levels(values: torch.Tensor, index: torch.Tensor, shape: torch.Size, config: dict) -> torch.Tensor:
     """The bytes that values at flat `index` into pixel_values were before they were rescaled and normalised."""
-    if len(shape) == 2:
+    if "encoder_patch_size" in config:
+        channels = index % 3
+    elif len(shape) == 2:
         channels = index // (config["temporal_patch_size"] * config["patch_size"] ** 2) % 3
     else:
         channels = index // (shape[-1] * shape[-2]) % 3
@@ -232,7 +260,7 @@ def compare(case: Case, pixels: torch.Tensor, pictures: list[Image.Image], make:
         written_out, _ = run(case, make(case.processor), pictures)
     if (all_levels(written_out, case.config) != right).any():
         raise SystemExit("resample.py does not resize as torchvision does")
-    if issubclass(case.processor, BaseVideoProcessor):
+    if not hasattr(transformers, f"{case.processor.__name__}Pil"):
         return {}
     other, _ = run(case, make(getattr(transformers, f"{case.processor.__name__}Pil")), pictures)
     off = (all_levels(other, case.config).int() - right.int()).abs()

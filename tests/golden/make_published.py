@@ -12,6 +12,7 @@ from itertools import groupby
 
 import published_cosmos3
 import published_internvl
+import published_lfm2
 import published_llava
 import published_quantised
 import published_qwen
@@ -29,6 +30,7 @@ MODELS = (
     | published_smolvlm.MODELS
     | published_llava.MODELS
     | published_internvl.MODELS
+    | published_lfm2.MODELS
     | published_qwen.MODELS
     | published_cosmos3.MODELS
     | published_quantised.MODELS

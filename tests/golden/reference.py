@@ -18,13 +18,14 @@ from policies import (
 )
 from scoring import Evidence, StreamMean, relevance, standing_likeness
 
-MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED = (
+MASK, POSITIONS, GROUPS, BIAS, ROPE, REVERSED, STATE = (
     "mask_off_by_one",
     "absolute_positions",
     "swapped_groups",
     "no_bias",
     "interleaved_rope",
     "reversed_groups",
+    "forgotten_states",
 )
 
 
@@ -35,7 +36,10 @@ def wrong_heads(config: TextConfig) -> str:
 
 @dataclass
 class LayerCache:
-    """Keys before rotation and values [kv_heads, len, head_dim]; the stream index of each slot [kv_heads, len]."""
+    """Keys before rotation and values [kv_heads, len, head_dim]; the stream index of each slot [kv_heads, len].
+
+    Layers that keep no keys have none; what theirs remember, eviction does not touch.
+    """
 
     number: int  # of the layer
     keys: torch.Tensor
@@ -82,8 +86,11 @@ class BoundedDecoder:
         no_sum = empty.new_zeros(config.kv_heads, 0)
         mean = empty.new_zeros(config.kv_heads, config.head_dim)
         self.layers = [
-            LayerCache(i, empty, empty, no_index, no_query, no_sum, StreamMean(mean)) for i in range(config.layers)
+            LayerCache(i, empty, empty, no_index, no_query, no_sum, StreamMean(mean))
+            for i in range(config.layers)
+            if i not in config.convolutions
         ]
+        self.states = {i: model.empty_state(i) for i in config.convolutions}
         self.frequencies = config.frequencies().to(model.dtype)
         group = config.heads // config.kv_heads
         self.kv_of_head = torch.arange(config.heads) // group
@@ -121,13 +128,20 @@ class BoundedDecoder:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """One sub-chunk that fits into the free room."""
         model, tokens = self.model, len(x)
-        for i, layer in enumerate(self.layers):
+        layers = iter(self.layers)
+        for i in range(self.config.layers):
             name = f"layers.{i}"
-            attended = x + self.attention(name, layer, model.norm(x, f"{name}.input_layernorm"))
+            h = model.norm(x, f"{name}.input_layernorm")
+            attended = x + (self.convolution(i, h) if i in self.states else self.attention(name, next(layers), h))
             before = x if self.config.parallel_residual else attended
             x = attended + model.mlp(name, model.norm(before, f"{name}.post_attention_layernorm"))
         self.seen += tokens
         return model.logits(x)
+
+    def convolution(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+        state = self.model.empty_state(layer) if STATE in self.perturb else self.states[layer]
+        out, self.states[layer] = self.model.mixed(f"layers.{layer}", h, state)
+        return out
 
     def attention(self, name: str, layer: LayerCache, h: torch.Tensor) -> torch.Tensor:
         config, tokens = self.config, len(h)

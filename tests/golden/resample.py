@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SUPPORT = {"bicubic": 2.0, "lanczos": 3.0}
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
 
 def resize(pixels: np.ndarray, height: int, width: int, kind: str) -> np.ndarray:
@@ -40,6 +40,8 @@ def axis_weights(old: int, new: int, kind: str) -> list[tuple[int, np.ndarray]]:
 
 
 def kernel(x: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "bilinear":
+        return np.maximum(1 - np.abs(x), 0)
     if kind == "lanczos":
         return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
     a, x = -0.5, np.abs(x)

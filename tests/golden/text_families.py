@@ -323,6 +323,33 @@ FAMILIES = {
         hub_names={"lm_head.": "embed_out."},
     ),
     # neither rotary_pct nor rotary_emb_base: a quarter of a head, 10000
+    # biases of the convolutions and a wider one, which no published checkpoint has; which layers attend as older files say it
+    "lfm2": Family(
+        config=shared(
+            "Lfm2ForCausalLM",
+            "lfm2",
+            block_auto_adjust_ff_dim=False,
+            block_ff_dim=72,
+            bos_token_id=1,
+            conv_L_cache=4,
+            conv_bias=True,
+            eos_token_id=7,
+            full_attn_idxs=[1, 3],
+            hidden_size=48,
+            intermediate_size=72,
+            max_position_embeddings=512,
+            norm_eps=1e-3,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            rope_theta=2500.0,
+            tie_word_embeddings=True,
+            vocab_size=320,
+        )
+        | {"num_hidden_layers": 4},
+        prompt=[1, 6, 220, 37, 111, 250, 9, 84, 13, 199, 40, 40, 77, 301, 12, 7, 5, 63],
+        seed=900,
+    ),
     "gpt_neox_serial": Family(
         config=neox_config(False, vocab_size=96),
         prompt=list(range(3, 73)),

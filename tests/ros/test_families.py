@@ -34,6 +34,7 @@ def test_every_kind_of_checkpoint_is_there() -> None:
         "llava_next",
         "llava_onevision",
         "internvl",
+        "lfm2_vl",
         "qwen2_5_vl",
         "qwen3_vl",
         "cosmos3_omni",

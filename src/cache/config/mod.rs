@@ -88,8 +88,8 @@ parameters! {
         /// nothing.
         camera_shares: Vec<f64> = Vec::new(), range 0.0..=1e6,
             read by [H2o, Tova, SnapKv, InfMllm, InfMllmPlus];
-        /// Decoder layer from which on image tokens are left out (visual-token withdrawal, arXiv 2405.05803); 0: none. Saves memory and
-        /// time.
+        /// Decoder layer from which on image tokens are left out (visual-token withdrawal, arXiv 2405.05803), counted among those that keep
+        /// keys; 0: none. Saves memory and time.
         withdraw_layer: usize = 0, range 0..=TOKENS;
         /// Frames that last_frames feeds again for a question.
         last_frames: usize = 4, range 1..=TOKENS, unit "frames", read by [LastFrames];

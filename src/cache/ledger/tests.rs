@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cache::numbering::positions;
 use crate::cache::slots::{Mark, Place, Video};
-use crate::cache::{CacheConfig, PolicyKind, Rope, RopeAxes};
+use crate::cache::{CacheConfig, PolicyKind, Rope, RopeAxes, StateShape};
 
 const BUDGET: usize = 24;
 const HEADS: usize = 2;
@@ -83,6 +83,7 @@ impl Pair {
                 ..Rope::new(1e4)
             },
             max_positions: 1 << 12,
+            states: StateShape::NONE,
         };
         let policy = config.policy.build(config).unwrap();
         let plan = Plan::new(config, policy.as_ref(), 0, shape.max_positions).unwrap();

@@ -136,7 +136,8 @@ impl Bench {
         let slots = tokens.iter().map(|(_, slots)| slots).sum::<usize>() / tokens.len().max(1);
         let read = Bytes {
             weights: built.token_bytes,
-            cache: usage.bytes / usage.budget.max(1) * slots,
+            cache: (usage.bytes - usage.state_bytes) / usage.budget.max(1) * slots
+                + usage.state_bytes,
         };
         let tokens = tokens.iter().map(|(token, _)| *token).collect::<Vec<_>>();
         let ms = Spread::of(tokens.iter().map(|token| token.ms));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{gpt_neox, llama};
+use super::{gpt_neox, lfm2, llama};
 use crate::cache::CacheShape;
 use crate::model::fields::without_nulls;
 use crate::model::{json, ModelError};
@@ -79,11 +79,12 @@ pub enum Config {
     /// Llama, Mistral, Qwen2, Qwen3.
     Llama(llama::Config),
     GptNeoX(gpt_neox::Config),
+    Lfm2(lfm2::Config),
 }
 
 impl Config {
     /// What `model_type` says of decoders that stand alone.
-    pub const KINDS: [&str; 8] = [
+    pub const KINDS: [&str; 9] = [
         "llama",
         "mistral",
         "qwen2",
@@ -92,12 +93,14 @@ impl Config {
         llama::QWEN2_5_VL,
         llama::QWEN3_VL,
         "gpt_neox",
+        lfm2::LFM2,
     ];
 
     /// Of a configuration in JSON; `kind` is its model_type if it does not say so.
     pub fn from_json(json: Value, kind: &str) -> Result<Self, Unsupported> {
         match json["model_type"].as_str().unwrap_or(kind) {
             "gpt_neox" => Ok(Self::GptNeoX(json::of_value(&without_nulls(json, &[]))?)),
+            lfm2::LFM2 => Ok(Self::Lfm2(lfm2::Config::from_json(json)?)),
             _ => Ok(Self::Llama(llama::Config::from_json(json, kind)?)),
         }
     }
@@ -106,6 +109,7 @@ impl Config {
         match self {
             Self::Llama(cfg) => &cfg.model_type,
             Self::GptNeoX(_) => "gpt_neox",
+            Self::Lfm2(_) => lfm2::LFM2,
         }
     }
 
@@ -113,6 +117,7 @@ impl Config {
         match self {
             Self::Llama(cfg) => cfg.vocab_size,
             Self::GptNeoX(cfg) => cfg.vocab_size,
+            Self::Lfm2(cfg) => cfg.vocab_size,
         }
     }
 
@@ -120,6 +125,7 @@ impl Config {
         match self {
             Self::Llama(cfg) => cfg.hidden_size,
             Self::GptNeoX(cfg) => cfg.hidden_size,
+            Self::Lfm2(cfg) => cfg.hidden_size,
         }
     }
 
@@ -128,6 +134,7 @@ impl Config {
         match self {
             Self::Llama(cfg) => cfg.tied(),
             Self::GptNeoX(cfg) => cfg.tie_word_embeddings,
+            Self::Lfm2(cfg) => cfg.tied(),
         }
     }
 
@@ -136,6 +143,7 @@ impl Config {
         match self {
             Self::Llama(cfg) => cfg.tie_word_embeddings = Some(true),
             Self::GptNeoX(cfg) => cfg.tie_word_embeddings = true,
+            Self::Lfm2(cfg) => cfg.set_tied(),
         }
     }
 
@@ -144,6 +152,7 @@ impl Config {
         match self {
             Self::Llama(cfg) => cfg.cache_shape(),
             Self::GptNeoX(cfg) => cfg.cache_shape(),
+            Self::Lfm2(cfg) => cfg.cache_shape(),
         }
     }
 }

@@ -1,23 +1,26 @@
 //! The text decoders, with attention on the bounded cache.
 //!
 //! - this file: embedding, layers, output, and how a chunk goes through them
+//! - `layer`: the layers, by what they remember of the stream
 //! - `config`: which decoder a checkpoint has
 //! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
+//! - `lfm2`: layers of LFM2
 //! - `step`: one token through all of it in a device's own kernels
 
 mod attention;
 mod config;
 pub mod gpt_neox;
+mod layer;
 mod layout;
+pub mod lfm2;
 pub mod llama;
 mod rope;
 pub mod step;
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -27,32 +30,12 @@ use super::linear::Linear;
 use super::threads::Awake;
 use super::weights::{Matrix, Weights};
 use super::ModelError;
-use crate::cache::{BoundedCache, LayerSlots, Mark, Token};
+use crate::cache::{BoundedCache, Mark, Token};
 
 pub use config::{Config, Unsupported};
+pub use layer::{Block, Layer, Recurrent};
 pub use layout::LayOut;
 pub use rope::RopeParameters;
-
-/// A layer of a decoder.
-pub trait Block: Debug + Send + Sync {
-    /// `x` is `[streams * tokens, hidden]`: the products run over all streams at once, the attention of each on its own cache.
-    fn forward(
-        &self,
-        x: &Tensor,
-        tokens: &[Vec<Token>],
-        caches: Vec<LayerSlots<'_>>,
-    ) -> Result<Tensor>;
-
-    /// What a device's own kernels work with, where there are such for layers of this kind.
-    fn as_llama(&self) -> Option<&llama::Layer> {
-        None
-    }
-
-    /// The layer with each of its matrices as `change` lays it out; none: they stay as they are.
-    fn laid_out(&self, _: &LayOut) -> Result<Option<Arc<dyn Block>>> {
-        Ok(None)
-    }
-}
 
 /// Rows up to which the products of a step on the CPU are so short that its threads are kept awake between them.
 const SHORT: usize = 8;
@@ -108,7 +91,7 @@ pub struct Decoder {
     /// `[vocab, hidden]`
     embed_tokens: Matrix,
     /// In their order; one can be put around another, to watch it.
-    pub layers: Vec<Arc<dyn Block>>,
+    pub layers: Vec<Layer>,
     norm: Norm,
     lm_head: Linear,
     dtype: DType,
@@ -117,15 +100,17 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// `text` stands at the decoder (`embed_tokens`, `layers`, `norm`; for GPT-NeoX `embed_in`, `layers`, `final_layer_norm`),
+    /// `text` stands at the decoder (`embed_tokens`, `layers`, `norm`; for GPT-NeoX `embed_in`, `layers`, `final_layer_norm`; for LFM2
+    /// `embed_tokens`, `layers`, `embedding_norm`),
     /// `head` at the output layer (`lm_head`, `embed_out`).
     pub fn new(config: &Config, text: &Weights, head: &Weights) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size(), config.hidden_size());
         let before = text.taken();
-        let (embed, norm, layers): (_, _, Vec<Arc<dyn Block>>) = match config {
+        let (embed, norm, layers): (_, _, Vec<Layer>) = match config {
             Config::Llama(cfg) => {
-                let layer = |i| -> Result<Arc<dyn Block>> {
-                    Ok(Arc::new(llama::Layer::new(cfg, &text.pp("layers").pp(i))?))
+                let layer = |i| -> Result<Layer> {
+                    let layer = llama::Layer::new(cfg, &text.pp("layers").pp(i))?;
+                    Ok(Layer::Attention(Arc::new(layer)))
                 };
                 let norm = text.pp("norm").var_builder();
                 (
@@ -140,15 +125,36 @@ impl Decoder {
                 let shape = cfg.cache_shape().map_err(candle_core::Error::wrap)?;
                 let activation = cfg.activation().map_err(candle_core::Error::wrap)?;
                 let about = (activation, shape.rope.rotary_dim);
-                let layer = |i| -> Result<Arc<dyn Block>> {
-                    let w = text.pp("layers").pp(i);
-                    Ok(Arc::new(gpt_neox::Layer::new(cfg, about, &w)?))
+                let layer = |i| -> Result<Layer> {
+                    let layer = gpt_neox::Layer::new(cfg, about, &text.pp("layers").pp(i))?;
+                    Ok(Layer::Attention(Arc::new(layer)))
                 };
                 let norm = text.pp("final_layer_norm").var_builder();
                 (
                     "embed_in",
                     Norm::Layer(layer_norm(hidden, cfg.layer_norm_eps, norm)?),
                     (0..cfg.num_hidden_layers)
+                        .map(layer)
+                        .collect::<Result<_>>()?,
+                )
+            }
+            Config::Lfm2(cfg) => {
+                let attends = cfg.attends().map_err(candle_core::Error::wrap)?;
+                let w_layers = text.pp("layers");
+                let layer = |(i, attends)| -> Result<Layer> {
+                    let w = w_layers.pp(i);
+                    Ok(match attends {
+                        true => Layer::Attention(Arc::new(lfm2::attending(cfg, &w)?)),
+                        false => Layer::Recurrent(Arc::new(lfm2::ConvLayer::new(cfg, &w)?)),
+                    })
+                };
+                let norm = text.pp("embedding_norm").var_builder();
+                (
+                    "embed_tokens",
+                    Norm::Rms(rms_norm(hidden, cfg.norm_eps, norm)?),
+                    attends
+                        .into_iter()
+                        .enumerate()
                         .map(layer)
                         .collect::<Result<_>>()?,
                 )
@@ -226,7 +232,7 @@ impl Decoder {
         self.append_all(chunk, marks, std::slice::from_mut(cache), self.layers.len())
     }
 
-    /// Puts a chunk through the first `layers` layers, for what the cache hears there ([`BoundedCache::listen`]): the states that come
+    /// Puts a chunk through the decoder as far as the first `layers` layers that keep keys, for what the cache hears there ([`BoundedCache::listen`]): the states that come
     /// out of them, normalised, `[tokens, hidden]` as [`Self::append`] does.
     ///
     /// It is not in the layers behind, so that the cache is worth nothing until [`BoundedCache::put_back`]. Where layers compact together
@@ -239,10 +245,22 @@ impl Decoder {
         cache: &mut BoundedCache,
     ) -> std::result::Result<Tensor, ModelError> {
         let layers = match cache.admissible(marks)? == marks.len() {
-            true => layers,
+            true => self.depth(layers),
             false => self.layers.len(),
         };
         self.append_all(chunk, marks, std::slice::from_mut(cache), layers)
+    }
+
+    /// How many layers there are as far as the first `keeping` that keep keys.
+    fn depth(&self, keeping: usize) -> usize {
+        let layers = (1..).zip(&self.layers);
+        let mut depths = layers.filter(|(_, layer)| layer.keeps_keys());
+        match keeping.checked_sub(1) {
+            Some(last) => depths
+                .nth(last)
+                .map_or(self.layers.len(), |(depth, _)| depth),
+            None => 0,
+        }
     }
 
     /// Appends the same chunk to several streams in lock-step, one pass over the weights for all of them.
@@ -306,16 +324,23 @@ impl Decoder {
             .iter_mut()
             .map(|cache| cache.admit(marks))
             .collect::<std::result::Result<Vec<_>, _>>()?;
+        let (mut keeping, mut recurrent) = (0, 0);
         for (i, layer) in self.layers.iter().enumerate().take(layers) {
-            if caches.iter().any(|cache| cache.withdraws_at(i)) {
+            let of_kind = match layer.keeps_keys() {
+                true => &mut keeping,
+                false => &mut recurrent,
+            };
+            let index = *of_kind;
+            *of_kind += 1;
+            let mut withdrawing = caches.iter().filter(|cache| cache.withdraws_at(index));
+            if layer.keeps_keys() && withdrawing.next().is_some() {
                 (x, tokens) = text_only(&x, &tokens)?;
                 deep.clear();
             }
             if tokens.iter().all(Vec::is_empty) {
                 return Ok(x);
             }
-            let caches = caches.iter_mut().map(|cache| cache.layer(i)).collect();
-            x = layer.forward(&x, &tokens, caches)?;
+            x = layer.forward(&x, &tokens, (caches, index))?;
             if let Some(added) = deep.get(i) {
                 x = (x + added)?;
             }

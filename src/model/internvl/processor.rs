@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::Unsupported;
+use crate::model::preprocess::grids::TileGrids;
 use crate::model::preprocess::picture::Picture;
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{
@@ -58,10 +59,8 @@ const MOST_TILES: usize = 64;
 /// The image processor of a checkpoint.
 #[derive(Debug)]
 pub struct Processor {
-    /// Side of a tile, pixels.
-    pub tile: usize,
-    /// Rows and columns that an image may be cut into, by their product.
-    grids: Vec<[usize; 2]>,
+    /// What an image may be cut into.
+    pub grids: TileGrids,
     pub resizer: Resizer,
     pub normalisation: Normalisation,
 }
@@ -93,34 +92,17 @@ impl Processor {
             return Err(Unsupported::new("min_patches", least, expected));
         }
         Ok(Self {
-            tile,
-            grids: grids(least, most),
+            grids: TileGrids::new(tile, least, most),
             resizer: Resizer::new(filter(config.resample)?),
             normalisation: Normalisation::new(&config.normalisation, CLIP_MEAN, CLIP_STD)?,
         })
     }
 
-    /// Rows and columns of tiles for an image of `size` (width, height): the grid whose aspect ratio is nearest. Of equals the one with
-    /// the most tiles, as long as these have less than twice the image's pixels.
-    pub fn grid(&self, (width, height): (usize, usize)) -> [usize; 2] {
-        let ratio = width as f64 / height as f64;
-        let pixels = width as f64 * height as f64;
-        let (mut best, mut least) = ([1, 1], f64::INFINITY);
-        for &[rows, columns] in &self.grids {
-            let off = (ratio - columns as f64 / rows as f64).abs();
-            let filled = || pixels > 0.5 * (self.tile * self.tile * rows * columns) as f64;
-            if off < least || (off == least && filled()) {
-                (best, least) = ([rows, columns], off);
-            }
-        }
-        best
-    }
-
     /// The tiles of an image that is cut into `rows` and `columns`, row by row, and the whole of it.
     pub fn tiles(&self, picture: &dyn Picture, [rows, columns]: [usize; 2]) -> Vec<Tile> {
-        let size = (columns * self.tile, rows * self.tile);
+        let size = (columns * self.grids.tile, rows * self.grids.tile);
         let resized = Tile::resized(&self.resizer, picture, size);
-        let tile = |at: usize| resized.cut(self.tile, at / columns, at % columns);
+        let tile = |at: usize| resized.cut(self.grids.tile, at / columns, at % columns);
         let mut tiles = (0..rows * columns).map(tile).collect::<Vec<_>>();
         tiles.push(self.whole(picture));
         tiles
@@ -128,15 +110,6 @@ impl Processor {
 
     /// The whole picture at the size of a tile, its aspect ratio given up.
     pub fn whole(&self, picture: &dyn Picture) -> Tile {
-        Tile::resized(&self.resizer, picture, (self.tile, self.tile))
+        Tile::resized(&self.resizer, picture, (self.grids.tile, self.grids.tile))
     }
-}
-
-/// All grids of `least` to `most` tiles, rows and columns, from the fewest tiles to the most; of equals the narrowest first.
-fn grids(least: usize, most: usize) -> Vec<[usize; 2]> {
-    let sides = |columns| (1..=most / columns).map(move |rows| [rows, columns]);
-    let mut grids = (1..=most).flat_map(sides).collect::<Vec<_>>();
-    grids.retain(|[rows, columns]| rows * columns >= least);
-    grids.sort_by_key(|[rows, columns]| rows * columns);
-    grids
 }

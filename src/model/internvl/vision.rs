@@ -49,7 +49,7 @@ impl InternVlVision {
             vision_tower: InternVit::new(shape, &w.pp("vision_tower"))?,
             layer_norm: layer_norm(joined, EPSILON, w_projector.pp("layer_norm").var_builder())?,
             multi_modal_projector: Projector::new(
-                (joined, hidden),
+                [joined, hidden, hidden],
                 shape.projector_activation,
                 true,
                 &w_projector,
@@ -83,7 +83,7 @@ impl Vision for InternVlVision {
     fn layout(&self, picture: (usize, usize), view: View) -> Layout {
         let [rows, columns] = match view {
             View::Frame => [1, 1],
-            View::Image { .. } => self.processor.grid(picture),
+            View::Image { .. } => self.processor.grids.best(picture),
         };
         self.cut(picture, view, rows * columns)
     }
@@ -105,7 +105,9 @@ impl Vision for InternVlVision {
         let picture = Bounded::new(picture);
         let tiles = match layout.grid {
             [_, 0, _] => vec![self.processor.whole(&picture)],
-            _ => self.processor.tiles(&picture, self.processor.grid(size)),
+            _ => self
+                .processor
+                .tiles(&picture, self.processor.grids.best(size)),
         };
         Prepared { layout, tiles }
     }
@@ -115,7 +117,7 @@ impl Vision for InternVlVision {
         FrameRecipe {
             layout: self.layout(size, View::Frame),
             square: None,
-            sizes: vec![(processor.tile, processor.tile)],
+            sizes: vec![(processor.grids.tile, processor.grids.tile)],
             resizer: &processor.resizer,
             normalisation: processor.normalisation,
             patches: None,
@@ -153,7 +155,7 @@ impl Vision for InternVlVision {
             )));
         }
         let tiles = lengths.iter().map(|length| length / per_tile);
-        let (expected, size) = (tiles.clone().sum::<usize>(), self.processor.tile);
+        let (expected, size) = (tiles.clone().sum::<usize>(), self.processor.grids.tile);
         if pixels.dims() != [expected, 3, size, size] {
             return Err(ModelError::Inputs(format!(
                 "pixel_values has the shape {:?}, expected [{expected}, 3, {size}, {size}], as input_ids has {expected} tiles",

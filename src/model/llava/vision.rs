@@ -74,7 +74,7 @@ impl LlavaVision {
             processor,
             vision_tower: Vit::new(&config.tower, &config.layers, config.class_token, &w_tower)?,
             multi_modal_projector: Projector::new(
-                (joined, hidden),
+                [joined, hidden, hidden],
                 config.activation,
                 config.projector_bias,
                 &w.pp("multi_modal_projector"),

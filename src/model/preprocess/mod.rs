@@ -2,10 +2,12 @@
 //!
 //! - this file: a processor's configuration, and values normalised
 //! - `picture`: pictures read row by row
+//! - `grids`: grids of tiles
 //! - `resample`: resizing as the published processors do it
 //! - `recipe`: what becomes of a frame, as data
 //! - `on_device`: the same on a GPU, in kernels of our own
 
+pub mod grids;
 pub mod on_device;
 pub mod picture;
 pub mod recipe;

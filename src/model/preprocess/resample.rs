@@ -42,6 +42,22 @@ impl Filter {
             Self::Lanczos => sinc(x) * sinc(x / 3.0),
         }
     }
+
+    /// Of `from` values in a row that become `to` those that make the `i`-th: the first of them, and their weights, whose sum is 1.
+    pub fn weights(self, from: usize, to: usize, i: usize) -> (usize, Vec<f64>) {
+        let scale = from as f64 / to as f64;
+        let stretch = scale.max(1.0);
+        let support = self.support() * stretch;
+        let centre = (i as f64 + 0.5) * scale;
+        let start = (centre - support + 0.5).max(0.0) as usize;
+        let end = ((centre + support + 0.5) as usize).min(from);
+        let weights = (start..end)
+            .map(|x| self.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
+            .collect::<Vec<_>>();
+        let sum = weights.iter().sum::<f64>();
+        let weights = weights.iter().map(|weight| weight / sum);
+        (start, weights.collect())
+    }
 }
 
 fn sinc(x: f64) -> f64 {
@@ -95,20 +111,7 @@ pub(super) struct Axis {
 impl Axis {
     /// Of the pixels `part` of `to`.
     fn new(from: usize, to: usize, part: Range<usize>, filter: Filter) -> Self {
-        let scale = from as f64 / to as f64;
-        let stretch = scale.max(1.0);
-        let support = filter.support() * stretch;
-        let weights_of = |i: usize| {
-            let centre = (i as f64 + 0.5) * scale;
-            let start = (centre - support + 0.5).max(0.0) as usize;
-            let end = ((centre + support + 0.5) as usize).min(from);
-            let weights = (start..end)
-                .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
-                .collect::<Vec<_>>();
-            let sum = weights.iter().sum::<f64>();
-            let weights = weights.iter().map(|weight| weight / sum);
-            (start, weights.collect::<Vec<_>>())
-        };
+        let weights_of = |i: usize| filter.weights(from, to, i);
         // The fixed point is that of all pixels, but for a side that no processor asks for: there it is that of the part.
         let all = match to <= LONGEST {
             true => 0..to,

@@ -16,17 +16,17 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// From features of `width` numbers to rows of `hidden`; `w` holds `linear_1` and `linear_2`.
+    /// From features of `width` numbers over `inner` to rows of `hidden`; `w` holds `linear_1` and `linear_2`.
     pub fn new(
-        (width, hidden): (usize, usize),
+        [width, inner, hidden]: [usize; 3],
         activation: Activation,
         bias: bool,
         w: &Weights,
     ) -> Result<Self> {
         Ok(Self {
-            linear_1: Linear::stored(width, hidden, bias, &w.pp("linear_1"))?,
+            linear_1: Linear::stored(width, inner, bias, &w.pp("linear_1"))?,
             activation,
-            linear_2: Linear::stored(hidden, hidden, bias, &w.pp("linear_2"))?,
+            linear_2: Linear::stored(inner, hidden, bias, &w.pp("linear_2"))?,
         })
     }
 }

@@ -11,3 +11,13 @@ pub fn pixel_shuffle(x: &Tensor, scale: usize) -> Result<Tensor> {
         .transpose(2, 3)?
         .reshape((tiles, out * out, scale * scale * width))
 }
+
+/// `[rows * columns, width]` -> `[rows * columns / scale^2, width * scale^2]`: the same of one grid of patches, whose sides are multiples of
+/// `scale`.
+pub fn grid_shuffle(x: &Tensor, [rows, columns]: [usize; 2], scale: usize) -> Result<Tensor> {
+    let width = x.dim(1)?;
+    let (down, across) = (rows / scale, columns / scale);
+    x.reshape((down, scale, across, scale * width))?
+        .transpose(1, 2)?
+        .reshape((down * across, scale * scale * width))
+}

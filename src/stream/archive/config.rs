@@ -91,7 +91,7 @@ parameters! {
         /// Which of an instruction's vectors are held against the keys of what is in the archive: its keys, as for a standing instruction, or
         /// its queries; auto: queries for frames, keys for turns and the sentences of a text.
         recall_by: RecallBy = RecallBy::Auto;
-        /// Decoder layers of whose keys that is done, as in 4/8; empty: for queries the one at a quarter of the depth, for keys at an eighth.
+        /// Decoder layers of whose keys that is done, counted among those that keep keys, as in 4/8; empty: for queries the one at a quarter of the depth, for keys at an eighth.
         recall_layers: String = String::new();
     }
     parts {}

@@ -104,7 +104,7 @@ const ONEVISION: ChatFormat = ChatFormat {
     ..CHATML
 };
 
-const FORMATS: [ChatFormat; 11] = [
+const FORMATS: [ChatFormat; 12] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
@@ -182,6 +182,14 @@ const FORMATS: [ChatFormat; 11] = [
         name: "InternVL",
         families: &["InternVL"],
         time: TimeLabel::Number("Frame{}: "),
+        ..CHATML
+    },
+    ChatFormat {
+        name: "LFM2-VL",
+        families: &["LFM2-VL"],
+        open: "<|startoftext|>",
+        after_frame: "",
+        borders: &["<|startoftext|>", "<|im_start|>", "<|im_end|>"],
         ..CHATML
     },
     ChatFormat {

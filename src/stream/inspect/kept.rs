@@ -133,9 +133,10 @@ impl Report {
         self.unused.dedup();
         let weights = self.weight_bytes.saturating_add(self.repacked_bytes);
         let model = weights.saturating_add(self.tokenizer_bytes);
-        self.memory_bytes = model.saturating_add(self.cache_bytes);
+        let constant = model.saturating_add(self.state_bytes);
+        self.memory_bytes = constant.saturating_add(self.cache_bytes);
         self.fitting_budget = options.memory.map(|memory| {
-            let slots = memory.saturating_sub(model) / self.kv_bytes_per_token.max(1);
+            let slots = memory.saturating_sub(constant) / self.kv_bytes_per_token.max(1);
             usize::try_from(slots)
                 .unwrap_or(usize::MAX)
                 .min(self.context)

@@ -68,7 +68,9 @@ pub struct Report {
     pub tokenizer_bytes: u64,
     pub budget: usize,
     pub cache_bytes: u64,
-    /// Weights, what they take beside themselves, tokenizer and cache, without the working memory of a step.
+    /// What layers remember that keep no keys, whatever the budget.
+    pub state_bytes: u64,
+    /// Weights, what they take beside themselves, tokenizer, cache and states, without the working memory of a step.
     pub memory_bytes: u64,
     /// The largest budget with which weights and cache fit the memory that was named.
     pub fitting_budget: Option<usize>,
@@ -243,6 +245,7 @@ impl Report {
         let storage = opened.options.session.cache.storage.of(dtype);
         self.kv_bytes_per_token = shape.slot_bytes(storage);
         self.cache_bytes = self.kv_bytes_per_token.saturating_mul(self.budget as u64);
+        self.state_bytes = shape.states.bytes(dtype);
         Ok(dtype)
     }
 

@@ -73,10 +73,14 @@ impl Display for Report {
                 0 => String::new(),
                 bytes => format!(" + blocks laid out again for this CPU {}", size(bytes)),
             };
+            let states = match self.state_bytes {
+                0 => String::new(),
+                bytes => format!(" + states of layers without keys {}", size(bytes)),
+            };
             row(
                 "expected memory",
                 format!(
-                    "{} = weights {}{repacked} + tokenizer {} + cache {} (budget {})",
+                    "{} = weights {}{repacked} + tokenizer {} + cache {} (budget {}){states}",
                     size(self.memory_bytes),
                     size(self.weight_bytes),
                     size(self.tokenizer_bytes),

@@ -51,12 +51,15 @@ families! {
     qwen3: forward, prompt, fresh_save, templates, user_text, bounded_cache;
     gpt_neox: forward, prompt, fresh_save, user_text, bounded_cache;
     gpt_neox_serial: forward;
+    lfm2: forward, bounded_cache;
     idefics3: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_onevision: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream, frames;
     internvl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, video;
     internvl3_5: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, video;
+    lfm2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
+    lfm2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, bounded_videos, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;

@@ -195,6 +195,8 @@ pub fn visions() -> Vec<(String, Arc<dyn Vision>)> {
         "llava_next",
         "llava_onevision",
         "internvl",
+        "lfm2_vl",
+        "lfm2_5_vl",
     ];
     let qwen = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
     let families = names.iter().chain(&qwen);

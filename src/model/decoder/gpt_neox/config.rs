@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::cache::CacheShape;
+use crate::cache::{CacheShape, StateShape};
 use crate::model::activation::Activation;
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
@@ -106,6 +106,7 @@ impl Config {
             head_dim,
             rope: rope.rope(&beside)?,
             max_positions: self.max_position_embeddings,
+            states: StateShape::NONE,
         })
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{json, Value};
 
-use crate::cache::CacheShape;
+use crate::cache::{CacheShape, StateShape};
 use crate::model::activation::Activation;
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
@@ -238,6 +238,7 @@ impl Config {
             head_dim,
             rope: self.rope().rope(&beside)?,
             max_positions: self.max_positions(),
+            states: StateShape::NONE,
         })
     }
 }

@@ -108,7 +108,7 @@ impl Mlp {
         })
     }
 
-    fn laid_out(&self, change: &LayOut) -> Result<Self> {
+    pub fn laid_out(&self, change: &LayOut) -> Result<Self> {
         Ok(Self {
             gate_proj: change(&self.gate_proj)?,
             up_proj: change(&self.up_proj)?,

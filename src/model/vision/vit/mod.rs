@@ -97,8 +97,9 @@ impl Attention {
     }
 }
 
+/// A layer, as SigLIP 2 has it too.
 #[derive(Debug, Clone)]
-struct Layer {
+pub struct Layer {
     layer_norm1: LayerNorm,
     self_attn: Attention,
     layer_norm2: LayerNorm,
@@ -106,7 +107,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
+    pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         Ok(Self {
             layer_norm1: norm(sizes, &w.pp("layer_norm1"))?,
             self_attn: Attention::new(sizes, &w.pp("self_attn"))?,
@@ -117,6 +118,7 @@ impl Layer {
 }
 
 impl Module for Layer {
+    /// `[tiles, rows, hidden]` -> `[tiles, rows, hidden]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.self_attn.onto(&self.layer_norm1.forward(x)?, x)?;
         self.mlp.onto(&self.layer_norm2.forward(&x)?, &x)
