@@ -1,5 +1,5 @@
 //! How long a language model takes per token: decoding at a given context, split into products, output layer and the rest, beside
-//! the time that merely reading the weights takes; prefill; and the own product against candle's for several numbers of rows.
+//! the time that merely reading the weights takes; prefill; memory; and the own product against candle's for several numbers of rows.
 //!
 //! `cargo run --release --example decode_speed -- models/smollm2-135m [CONTEXT] [THREADS] [brief [QUANTIZATION]]`
 //!
@@ -17,6 +17,7 @@ use candle_nn::{Module, RmsNorm};
 use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::decoder::{llama, Config};
 use inf_mllm::model::linear::{forward_all, Linear};
+use inf_mllm::model::memory::give_back;
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::threads::thread_pool_for;
@@ -158,6 +159,32 @@ fn crossover() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The memory of this process that is no file's, MB.
+fn held() -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kilobytes = kilobytes.context("no RssAnon in /proc/self/status")?;
+    Ok(kilobytes.parse::<f64>()? * 1.024e-3)
+}
+
+/// What the process holds of memory of its own, beside what `inf_mllm inspect` says, which leaves out what a step works with.
+fn memory(model: &TextModel, budget: usize) -> anyhow::Result<()> {
+    let storage = CacheConfig::default().storage.of(DType::F32);
+    let cache = model.shape.slot_bytes(storage) * budget as u64;
+    let tokenizer = model.tokenizer.chat().memory_bytes() as u64;
+    let told = (model.weight_bytes + tokenizer + cache) as f64 / 1e6;
+    let with_steps = held()?;
+    give_back();
+    println!(
+        "memory     {:8.1} MB, {with_steps:.1} MB with what steps worked with; {told:.1} MB are weights, tokenizer and cache",
+        held()?
+    );
+    Ok(())
+}
+
 fn measure(model: &TextModel, context: usize, brief: bool) -> anyhow::Result<()> {
     let config = CacheConfig {
         policy: PolicyKind::Full,
@@ -193,6 +220,7 @@ fn measure(model: &TextModel, context: usize, brief: bool) -> anyhow::Result<()>
     );
     println!("prefill    {:8.1} tokens/s", context as f64 / prefill);
     println!("decode     {decode:8.2} ms per token");
+    memory(model, config.budget)?;
     if brief {
         return Ok(());
     }

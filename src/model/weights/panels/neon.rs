@@ -53,14 +53,14 @@ impl Neon {
             let x = self
                 .neon
                 .vreinterpretq_s8_s32(self.neon.vdupq_n_s32(pulp::cast(x)));
-            for i in 0..4 {
+            for (sums, weights) in sums.iter_mut().zip(weights) {
                 let low = self
                     .neon
-                    .vmull_s8(self.neon.vget_low_s8(weights[i]), self.neon.vget_low_s8(x));
-                let high = self.neon.vmull_high_s8(weights[i], x);
-                sums[i] = self
+                    .vmull_s8(self.neon.vget_low_s8(weights), self.neon.vget_low_s8(x));
+                let high = self.neon.vmull_high_s8(weights, x);
+                *sums = self
                     .neon
-                    .vpadalq_s16(sums[i], self.neon.vpaddq_s16(low, high));
+                    .vpadalq_s16(*sums, self.neon.vpaddq_s16(low, high));
             }
         }
         sums
