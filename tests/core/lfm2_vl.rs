@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 
 use crate::commands::{path, run, succeeded, write_bag};
 use crate::llava::{changed, check_command_line, check_system_prompt_and_budget, refused};
-use crate::support::{self, golden, instruction, load, picture, tensors, try_load};
+use crate::support::{self, golden, instruction, load, picture, shot, tensors, try_load};
 use crate::variants::copy;
 
 /// With a norm in front of the projector and no thumbnail behind tiles, and the other way round.
@@ -104,13 +104,13 @@ fn frames_stand_in_the_stream_as_images_of_a_prompt_do() {
     let prefix = grammar.prefix("", &model.tokenizer);
     assert_eq!(prefix, "<|startoftext|>");
     let user = "<|im_start|>user\n";
-    assert_eq!(grammar.frame("X", 0, None), format!("{user}X"));
-    assert_eq!(grammar.frame("X", 70_000_000_000, None), "X");
+    assert_eq!(grammar.frame("X", &shot(0)).text, format!("{user}X"));
+    assert_eq!(grammar.frame("X", &shot(70_000_000_000)).text, "X");
     let asked = "where?<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(grammar.instruction("where?", &model.tokenizer), asked);
     grammar.answered();
     let again = format!("<|im_end|>\n{user}X");
-    assert_eq!(grammar.frame("X", 0, None), again);
+    assert_eq!(grammar.frame("X", &shot(0)).text, again);
 }
 
 #[test]
