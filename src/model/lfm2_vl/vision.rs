@@ -82,7 +82,7 @@ impl Lfm2VlVision {
             .collect()
     }
 
-    /// The patches of a frame that came up as one tile, `[1, 3, height, width]`, in the order of the processor.
+    /// The patches of a frame, which comes as one tile, `[1, 3, height, width]`, in the order of the processor.
     fn in_patches(&self, values: &Tensor) -> Result<Tensor> {
         let (_, _, height, width) = values.dims4()?;
         let side = self.processor.patch;
@@ -181,9 +181,14 @@ impl Vision for Lfm2VlVision {
     }
 
     fn pixels(&self, prepared: &Prepared) -> Result<Pixels> {
+        let Prepared { layout, tiles } = prepared;
         Ok(Pixels {
-            layout: prepared.layout,
-            values: self.processor.patches(&prepared.tiles)?,
+            layout: *layout,
+            values: match layout.view {
+                // As a device has it, which knows tiles.
+                View::Frame => self.processor.normalisation.values(tiles)?,
+                View::Image { .. } => self.processor.patches(tiles)?,
+            },
         })
     }
 
