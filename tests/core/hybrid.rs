@@ -296,7 +296,8 @@ fn memory_counts_states_and_stays_what_inspect_says() {
         let bytes = |field: &str| report[field].as_u64().unwrap();
         assert_eq!(bytes("state_bytes"), layers * 2 * 48 * 4, "{name}");
         let weights = bytes("weight_bytes") + bytes("repacked_bytes");
-        let all = weights + bytes("cache_bytes") + bytes("state_bytes");
+        let kept = bytes("cache_bytes") + bytes("state_bytes");
+        let all = weights + bytes("tokenizer_bytes") + kept;
         assert_eq!(bytes("memory_bytes"), all, "{name}");
         let table = inspect(&[]);
         assert!(table.contains("states of layers without keys"), "{table}");

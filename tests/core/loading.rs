@@ -16,6 +16,9 @@ use checkpoint::Form;
 const PATH: &str = "INF_MLLM_TEST_LOAD";
 const WAY: &str = "INF_MLLM_TEST_WAY";
 
+/// So many that what threads and allocator hold at a time, which differs from run to run, is little beside them.
+const NUMBERS: usize = 256 << 20;
+
 /// Type of the arithmetic, what becomes of matrices, bytes for 256 numbers of the largest matrix.
 const WAYS: [(DType, Quantization, u64); 4] = [
     (DType::F32, Quantization::Auto, 1024),
@@ -45,15 +48,14 @@ fn load_and_print_the_peak() {
 fn the_peak_is_the_weights_and_little_more() {
     let dir = tempfile::tempdir().unwrap();
     // The largest matrix has 16384 x 1024.
-    checkpoint::write(dir.path(), 128 << 20, Form::Floats(Dtype::BF16)).unwrap();
+    checkpoint::write(dir.path(), NUMBERS, Form::Floats(Dtype::BF16)).unwrap();
     check_peak(dir.path());
 }
 
 #[test]
 fn the_peak_of_packed_matrices_is_no_higher() {
     let dir = tempfile::tempdir().unwrap();
-    // So large that what threads and allocator hold at a time, which differs from run to run, is little of it.
-    checkpoint::write(dir.path(), 256 << 20, Form::Awq).unwrap();
+    checkpoint::write(dir.path(), NUMBERS, Form::Awq).unwrap();
     check_peak(dir.path());
 }
 

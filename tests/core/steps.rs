@@ -345,6 +345,10 @@ pub fn answers_and_state(
     };
     config.cache.budget = 160;
     config.cache.storage = storage;
+    if dir.ends_with("qwen3_vl") {
+        // Its video processor has frames of more tokens than the budget.
+        config.frame_max_pixels = 1920;
+    }
     let pool = thread_pool(1, &Checkpoint::open(dir).unwrap()).unwrap();
     let steps = gpu.is_some();
     let mut session = Session::with_kernels(model, pool, config, gpu).unwrap();

@@ -182,13 +182,12 @@ fn names_lead_to_files_within_the_place_alone() {
         refused(dir.path(), name, "", &["model_file is", absent]);
     }
     fs::create_dir(dir.path().join("folder")).unwrap();
-    for name in [".", "./", "folder"] {
-        refused(
-            dir.path(),
-            name,
-            "",
-            &["model_file is", "a folder, expected a file"],
-        );
+    for (name, reason) in [
+        (".", "expected the name of a file within"),
+        ("./", "expected the name of a file within"),
+        ("folder", "a folder, expected a file"),
+    ] {
+        refused(dir.path(), name, "", &["model_file is", reason]);
     }
     refused(
         &inside,
