@@ -151,7 +151,8 @@ def main() -> int:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node("behaviour_tree")
     client = ActionClient(node, Action, f"{arguments.node}/ask")
-    client.wait_for_server()
+    while not client.wait_for_server(timeout_sec=2.0):
+        print(f"waiting for {arguments.node}/ask", flush=True)
     root = tree(client, node.create_publisher(Twist, "cmd_vel", 10).publish, arguments.thing, arguments.patience)
     rounds = 0
 

@@ -34,7 +34,11 @@ class Planner(Node):
         self.ask = self.create_publisher(Instruction, "instruction", 10)
         self.drive = self.create_publisher(Twist, "cmd_vel", 10)
         self.cancel = self.create_client(Cancel, f"{node}/cancel")
-        self.cancel.wait_for_service()
+        while not (self.cancel.service_is_ready() and self.ask.get_subscription_count()):
+            print(f"waiting for {node}", flush=True)
+            time.sleep(0.5)
+        # A planner that was killed has left its watch behind.
+        rclpy.spin_until_future_complete(self, self.cancel.call_async(Cancel.Request(id=STOP.id)))
         self.ask.publish(STOP)
         self.create_timer(PERIOD, self.step)
 

@@ -3,7 +3,7 @@
 
 INF_MLLM_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export INF_MLLM_ROOT
-RUST_NEEDED=1.88
+RUST_NEEDED=1.89
 
 # True if `rustc` of the current PATH runs and is new enough.
 rust_works() {

@@ -152,8 +152,9 @@ impl TextModel {
         let chat = ChatTokenizer::load(checkpoint)?;
         chat.check_vocabulary(about.vocabulary)?;
         let weights = Weights::new(source, dtype, device);
-        let decoder = Decoder::new(&config, &weights.pp(about.text), &weights.pp(about.head))
+        let mut decoder = Decoder::new(&config, &weights.pp(about.text), &weights.pp(about.head))
             .map_err(|error| checkpoint.weight_error(error, device))?;
+        decoder.lay_out_for(None)?;
         Ok(Self {
             shape: shape(&config, &checkpoint.path(CONFIG))?,
             weight_bytes: decoder.weight_bytes() as u64,

@@ -225,8 +225,8 @@ fn instruct(engine: &Engine, id: GoalId, ticket: u64, goal: Action::Goal, now_ns
     if instruction.id.is_empty() {
         instruction.id = text(id);
     }
+    let watch = instruction.watch.take();
     let problem = problem.or_else(|| {
-        let watch = instruction.watch.take();
         watch.map(|_| {
             "instruction mode is 1 (watch) in a goal, expected 0 (ask): watches are given on the topic instruction"
                 .to_string()

@@ -9,15 +9,20 @@ use super::{messages, NodeError};
 use crate::stream::montage::montage;
 use crate::stream::Answer;
 
-const TOPIC: &str = "~/evidence_image";
+/// The picture's own topic, and the same by the name under which image_transport looks for compressed pictures, and with it rqt and rviz.
+pub const TOPICS: [&str; 2] = ["~/evidence_image", "~/evidence_image/compressed"];
 
-pub struct EvidenceImage(Publisher<CompressedImage>);
+pub struct EvidenceImage([Publisher<CompressedImage>; 2]);
 
 impl EvidenceImage {
     pub fn advertise(node: &mut r2r::Node) -> Result<Self, NodeError> {
         // A viewer is opened after the answer that one wonders about.
         let latched = QosProfile::default().keep_last(1).transient_local();
-        Ok(Self(advertise(node, TOPIC, latched)?))
+        let [own, transport] = TOPICS;
+        Ok(Self([
+            advertise(node, own, latched.clone())?,
+            advertise(node, transport, latched)?,
+        ]))
     }
 
     /// Publishes the evidence of an answer, if there are thumbnails of any.
@@ -36,6 +41,8 @@ impl EvidenceImage {
             format: "jpeg".to_string(),
             data,
         };
-        report(TOPIC, self.0.publish(&image));
+        for (topic, publisher) in TOPICS.iter().zip(&self.0) {
+            report(topic, publisher.publish(&image));
+        }
     }
 }

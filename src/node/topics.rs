@@ -81,7 +81,8 @@ const PUBLISHED: &[&str] = &[
     "~/reasoning_delta",
     "~/reasoning_text",
     "~/watch",
-    "~/evidence_image",
+    super::evidence_image::TOPICS[0],
+    super::evidence_image::TOPICS[1],
     #[cfg(feature = "vision_msgs")]
     super::detections::TOPIC,
     "~/status",
@@ -169,11 +170,17 @@ fn image_topic(
         .get(camera)
         .filter(|topic| !topic.is_empty());
     if let Some(given) = given {
-        return Ok(given.clone());
+        return match is_topic(given) {
+            true => Ok(given.clone()),
+            false => Err(ParameterError::Value {
+                name: "camera_topics",
+                value: format!("a list with {given:?}"),
+                expected: "names of topics: letters, digits and _ between slashes, no digit behind a slash"
+                    .to_string(),
+            }),
+        };
     }
-    let may_stand = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let is_name = label.chars().all(may_stand) && !label.starts_with(|c: char| c.is_ascii_digit());
-    match is_name {
+    match is_part(label) {
         true => Ok(format!("{label}/image")),
         false => Err(ParameterError::Value {
             name: "camera_topics",
@@ -183,6 +190,20 @@ fn image_topic(
             ),
         }),
     }
+}
+
+/// Whether a topic may be called so, before it is remapped.
+fn is_topic(name: &str) -> bool {
+    let own = name.strip_prefix("~/").or_else(|| name.strip_prefix('/'));
+    own.unwrap_or(name).split('/').all(is_part)
+}
+
+/// Whether this may stand between two slashes of a topic's name.
+fn is_part(name: &str) -> bool {
+    let may_stand = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(may_stand)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
 }
 
 fn image(topic: String, transport: ImageTransport, ros: &RosConfig) -> Subscription {

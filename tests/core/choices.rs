@@ -17,7 +17,9 @@ use proptest::prelude::*;
 use crate::failures::seen;
 use crate::recall::{archived, config, no_trace, remembering};
 use crate::steps::kernels;
-use crate::support::{demo_dir, instruction, load, picture, shot, tiny_config, tiny_dir, tiny_session};
+use crate::support::{
+    demo_dir, instruction, load, picture, shot, tiny_config, tiny_dir, tiny_session,
+};
 
 const QUESTION: &str = "Which colour does it have?";
 const COLOURS: [&str; 5] = ["red", "red box", "red ball", "blue", "it is not there"];

@@ -27,7 +27,11 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
     let mut grammar = Grammar::new(Chat::of(&model).unwrap());
     let mut stream = grammar.prefix("Be brief.", tokenizer);
     stream.push_str(&grammar.frame(model.placeholder(), &shot(0)).text);
-    stream.push_str(&grammar.frame(model.placeholder(), &shot(61_000_000_000)).text);
+    stream.push_str(
+        &grammar
+            .frame(model.placeholder(), &shot(61_000_000_000))
+            .text,
+    );
     stream.push_str(&grammar.instruction("What is in view?", tokenizer));
     stream.push_str(" a box");
     grammar.answered();

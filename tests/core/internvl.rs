@@ -88,8 +88,14 @@ fn frames_are_numbered_within_their_turn() {
     assert_eq!(grammar.format().name, "InternVL");
     assert_eq!(grammar.prefix("", &model.tokenizer), "");
     let user = "<|im_start|>user\n";
-    assert_eq!(grammar.frame("X", &shot(0)).text, format!("{user}Frame1: X"));
-    assert_eq!(grammar.frame("X", &shot(70_000_000_000)).text, "\nFrame2: X");
+    assert_eq!(
+        grammar.frame("X", &shot(0)).text,
+        format!("{user}Frame1: X")
+    );
+    assert_eq!(
+        grammar.frame("X", &shot(70_000_000_000)).text,
+        "\nFrame2: X"
+    );
     let sent = "\nA picture that was sent: X";
     assert_eq!(grammar.sent_picture("X"), sent);
     let rear = "\nFrame3, rear camera: X";

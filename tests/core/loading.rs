@@ -49,7 +49,8 @@ fn the_peak_is_the_weights_and_little_more() {
 #[test]
 fn the_peak_of_packed_matrices_is_no_higher() {
     let dir = tempfile::tempdir().unwrap();
-    checkpoint::write(dir.path(), 128 << 20, Form::Awq).unwrap();
+    // So large that what threads and allocator hold at a time, which differs from run to run, is little of it.
+    checkpoint::write(dir.path(), 256 << 20, Form::Awq).unwrap();
     check_peak(dir.path());
 }
 

@@ -2,6 +2,7 @@
 
 mod archive;
 mod bags;
+mod blocks;
 mod cache_attention;
 mod cache_axes;
 mod cache_marks;
@@ -37,6 +38,7 @@ mod llava;
 mod loading;
 mod packed;
 mod pairs;
+mod panels;
 mod parameters;
 mod pauses;
 mod pictures;

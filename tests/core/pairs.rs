@@ -261,7 +261,8 @@ fn what_is_asked_ends_a_video_and_the_next_frame_begins_another() {
             session.push_frame(&image).unwrap();
             session.usage().used - before
         };
-        let [first, second] = [0, 1].map(|at| grown(&mut session, at, at as i64 * HALF_A_SECOND_NS));
+        let [first, second] =
+            [0, 1].map(|at| grown(&mut session, at, at as i64 * HALF_A_SECOND_NS));
         assert!(first > second, "{family}");
         let features = session.state().cache.image_tokens() / 2;
         if between == 0 {

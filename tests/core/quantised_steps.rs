@@ -1,12 +1,10 @@
 //! Decoding weights in blocks in the GPU's kernels, run on the CPU.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Module;
-use half::f16;
 use inf_mllm::cache::{BoundedCache, CacheConfig, CacheShape, KvStorage, Mark, PolicyKind};
 use inf_mllm::eval::speed::shapes::Shape;
 use inf_mllm::eval::speed::weights::RandomWeights;
@@ -22,41 +20,9 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::blocks::{any_blocks, KINDS};
 use crate::steps::{answers_and_state, kernels};
 use crate::support::demo_dir;
-
-/// Every kind of blocks that there are kernels for.
-const KINDS: [GgmlDType; 8] = [
-    GgmlDType::Q4_0,
-    GgmlDType::Q4_1,
-    GgmlDType::Q5_0,
-    GgmlDType::Q5_1,
-    GgmlDType::Q8_0,
-    GgmlDType::Q4K,
-    GgmlDType::Q5K,
-    GgmlDType::Q6K,
-];
-
-/// Any blocks with finite scales.
-fn any_blocks(kind: GgmlDType, (rows, width): (usize, usize), seed: u64) -> QTensor {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let size = kind.type_size();
-    let mut bytes = vec![0u8; rows * width / kind.block_size() * size];
-    rng.fill(bytes.as_mut_slice());
-    let scales: &[usize] = match kind {
-        GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],
-        GgmlDType::Q6K => &[208],
-        _ => &[0, 2],
-    };
-    for block in bytes.chunks_exact_mut(size) {
-        for &at in scales {
-            let scale = f16::from_f32(rng.random_range(-0.01..0.01));
-            block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
-        }
-    }
-    let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, kind).unwrap();
-    QTensor::new(storage, (rows, width)).unwrap()
-}
 
 fn planes(blocks: &QTensor) -> Planes {
     Planes::of(blocks, &kernels()).unwrap().unwrap()

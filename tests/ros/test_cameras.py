@@ -187,6 +187,8 @@ def test_who_asks_before_an_image_hears_of_both_cameras(start: Start) -> None:
         ({**TWO, "camera_shares": [1.0]}, "camera_shares is [1.0], expected one for each of cameras, which has 2"),
         ({"camera_rates": [1.0]}, "camera_rates is [1.0], expected at most one for each of cameras, which has 0"),
         ({**TWO, "camera_topics": ["/a", "/a"]}, "camera_topics is twice /a, after remapping, expected a topic of its"),
+        ({**TWO, "camera_topics": ["/a b"]}, 'camera_topics is a list with "/a b", expected names of topics: letters'),
+        ({**TWO, "camera_topics": ["", "rear/2"]}, 'camera_topics is a list with "rear/2", expected names of topics'),
         ({**TWO, "camera_transports": ["webp"]}, 'camera_transports is a list with "webp", expected raw or compressed'),
         ({"cameras": ["front", "left wrist"]}, 'expected a topic for the camera "left wrist", whose label is no name'),
     ],

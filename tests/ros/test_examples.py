@@ -80,6 +80,19 @@ def test_the_planner_looks_around_and_drives_to_what_it_sees_and_ends_its_watch(
     assert client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches == []
 
 
+def test_a_planner_takes_over_from_one_that_was_killed(start: Start) -> None:
+    _, client = start(COMPRESSED, compressed=True)
+    show(client, 10, BALL)
+    first = Example(client, "planner.py", "red ball")
+    try:
+        client.wait(lambda: any(answer.watch for answer in client.answers), "an answer of its watch", timeout=30)
+    finally:
+        first.process.kill()
+    out = Example(client, "planner.py", "red ball", "--steps", "4").end()
+    assert re.findall("stop: (.*)", out)[-1] in ("yes", "no"), out
+    assert client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches == []
+
+
 def test_the_planner_goes_through_the_demo_bag(start: Start) -> None:
     _, client = start(COMPRESSED, compressed=True)
     commands: list[Twist] = []

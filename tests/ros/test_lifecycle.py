@@ -384,6 +384,8 @@ def test_shutdown_leaves_a_node_that_answers_and_does_nothing_else(start: Start)
     assert change(client, "shutdown")
     assert state(client) == "finalized"
     assert "finalized" in client.ask("What is in view?").error
+    taken, reason = put(client, "budget", 300)
+    assert not taken and "the node is finalized, which it stays: give it there and restart the node" in reason
     assert client.fresh_stats().budget == 0
     client.spin(0.5)
     assert process.returncode is None

@@ -144,6 +144,8 @@ def test_a_watch_that_cannot_stand_is_refused(start: Start, fields: dict[str, An
     answer = client.ask("What is in view?", **{"mode": Instruction.MODE_WATCH, **fields})
     assert answer.finish_reason == Reasoning.FINISH_ERROR
     assert expected in answer.error
+    # Who waits for the end of a watch sees it, unless it never was one.
+    assert answer.watch == answer.watch_ended == (fields.get("mode") is None)
     assert standing(client) == {}
 
 

@@ -43,7 +43,8 @@ pub fn run(args: &Args) -> Result<()> {
     let ids = input_ids(&inputs)?;
     let mut outputs = HashMap::new();
     let (decoder, shape, input, marks) = if Family::of(&model_type(&checkpoint)?).is_some() {
-        let model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
+        let mut model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
+        model.decoder.lay_out_for(None)?;
         let images = images(&model, &inputs, args.frames, &mut outputs)?;
         let chunk = model.embed(&ids, &images)?;
         let marks = chunk.marks();

@@ -89,12 +89,10 @@ impl Bench {
             budget: self.cache.budget,
         };
         // Of a table of embeddings that is nothing else, a token reads a row.
-        let embeddings = format!("{text}.embed_tokens.weight");
-        let head = source.given(&format!("{head}.weight"));
         let rows = config.vocab_size().max(1);
-        let unread = match (source.given(&embeddings), head) {
-            (Some(table), Some(_)) => table - table / rows,
-            _ => 0,
+        let unread = match source.given(&format!("{head}.weight")) {
+            Some(_) => decoder.embedding_bytes() / rows * (rows - 1),
+            None => 0,
         };
         Ok(Built {
             token_bytes: decoder.weight_bytes() - unread,

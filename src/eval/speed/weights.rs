@@ -287,7 +287,7 @@ mod tests {
         let tensor = match source.matrix(name, None, DType::F32, &Device::Cpu).unwrap() {
             Matrix::Dense(tensor) => tensor,
             Matrix::Quantised(blocks) => blocks.dequantize(&Device::Cpu).unwrap(),
-            Matrix::Planes(_) => panic!("{name} has been laid out for a GPU"),
+            Matrix::Panels(_) | Matrix::Planes(_) => panic!("{name} has been laid out"),
         };
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }

@@ -2,6 +2,7 @@
 //!
 //! - this file: embedding, layers, output, and how a chunk goes through them
 //! - `config`: which decoder a checkpoint has
+//! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
@@ -11,6 +12,7 @@
 mod attention;
 mod config;
 pub mod gpt_neox;
+mod layout;
 pub mod llama;
 mod rope;
 pub mod step;
@@ -22,12 +24,13 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{layer_norm, rms_norm, LayerNorm, Module, RmsNorm};
 
 use super::linear::Linear;
+use super::threads::Awake;
 use super::weights::{Matrix, Weights};
 use super::ModelError;
 use crate::cache::{BoundedCache, LayerSlots, Mark, Token};
-use crate::gpu::Gpu;
 
 pub use config::{Config, Unsupported};
+pub use layout::LayOut;
 pub use rope::RopeParameters;
 
 /// A layer of a decoder.
@@ -45,11 +48,14 @@ pub trait Block: Debug + Send + Sync {
         None
     }
 
-    /// The layer with its matrices as those kernels take them, see [`Matrix::for_kernels`]; none: there are no such kernels.
-    fn for_kernels(&self, _: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
+    /// The layer with each of its matrices as `change` lays it out; none: they stay as they are.
+    fn laid_out(&self, _: &LayOut) -> Result<Option<Arc<dyn Block>>> {
         Ok(None)
     }
 }
+
+/// Rows up to which the products of a step on the CPU are so short that its threads are kept awake between them.
+const SHORT: usize = 8;
 
 /// The norm in front of the output layer.
 #[derive(Debug, Clone)]
@@ -161,30 +167,6 @@ impl Decoder {
         })
     }
 
-    /// Lays the matrices out as the kernels of `gpu` take them, layer by layer, so that no more than a layer is there twice. Without a GPU,
-    /// and for layers that its kernels do not know, nothing changes.
-    pub fn lay_out_for(&mut self, gpu: Option<&Arc<dyn Gpu>>) -> Result<()> {
-        let Some(gpu) = gpu else { return Ok(()) };
-        for layer in &mut self.layers {
-            match layer.for_kernels(gpu)? {
-                Some(laid_out) => *layer = laid_out,
-                None => return Ok(()),
-            }
-        }
-        let head = self.lm_head.weight();
-        let one = match (&self.embed_tokens, head) {
-            (Matrix::Quantised(embedding), Matrix::Quantised(head)) => Arc::ptr_eq(embedding, head),
-            _ => false,
-        };
-        let head = Linear::of(head.for_kernels(gpu)?, None);
-        self.embed_tokens = match one {
-            true => head.weight().clone(),
-            false => self.embed_tokens.for_kernels(gpu)?,
-        };
-        self.lm_head = head;
-        Ok(())
-    }
-
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -199,12 +181,21 @@ impl Decoder {
         self.weight_bytes
     }
 
+    /// Memory of the table of embeddings, which may be the output layer too, bytes.
+    pub fn embedding_bytes(&self) -> usize {
+        self.embed_tokens.bytes()
+    }
+
     /// `[tokens, hidden]` for token ids.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let index = || Tensor::from_slice(ids, ids.len(), &self.device);
         match &self.embed_tokens {
             Matrix::Dense(table) => table.index_select(&index()?, 0),
             Matrix::Quantised(table) => table.embedding(&index()?)?.to_dtype(self.dtype),
+            Matrix::Panels(table) => {
+                let shape = (ids.len(), table.dims2().1);
+                Tensor::from_vec(table.select(ids)?, shape, &self.device)?.to_dtype(self.dtype)
+            }
             Matrix::Planes(table) => table.select(ids, self.dtype),
         }
     }
@@ -275,6 +266,8 @@ impl Decoder {
         caches: &mut [BoundedCache],
         layers: usize,
     ) -> std::result::Result<Tensor, ModelError> {
+        let short = self.device.is_cpu() && marks.len() * caches.len() <= SHORT;
+        let _awake = short.then(Awake::here).flatten();
         let mut pieces = Vec::new();
         let mut at = 0;
         while at < marks.len() {

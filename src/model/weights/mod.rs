@@ -11,6 +11,7 @@
 //! - `names`: the spellings of published tensor names
 //! - `hollow`: shapes without numbers, to check a checkpoint without reading it
 //! - `quantization`: weights as blocks of small integers
+//! - `panels`: blocks as the CPU multiplies with them
 //! - `planes`: blocks as the GPU's kernels read them
 //! - `repacked`: what blocks take beside themselves once they are multiplied with
 
@@ -22,6 +23,7 @@ mod mapped;
 mod memory;
 mod names;
 mod packed;
+mod panels;
 mod planes;
 mod quantization;
 mod repacked;
@@ -43,6 +45,7 @@ pub use mapped::{safetensors_format, SafetensorsFiles};
 pub use memory::TensorMap;
 pub use names::Names;
 pub use packed::Scheme;
+pub use panels::{products, Instructions, Panels, Rounded};
 pub use planes::Planes;
 pub use quantization::{block_name, Matrix, Quantization};
 pub use repacked::repacked_bytes;

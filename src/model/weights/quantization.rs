@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
 
-use super::Planes;
+use super::{Instructions, Panels, Planes};
 use crate::cache::parameter::choice;
 use crate::gpu::Gpu;
 
@@ -15,6 +15,8 @@ pub enum Matrix {
     Dense(Tensor),
     /// Its products are those of ggml: a row of the input is rounded to 8-bit blocks, sums are f32.
     Quantised(Arc<QTensor>),
+    /// The same for the CPU's own products.
+    Panels(Arc<Panels>),
     /// The same for a GPU's own kernels.
     Planes(Arc<Planes>),
 }
@@ -25,6 +27,7 @@ impl Matrix {
         match self {
             Self::Dense(tensor) => tensor.dims2(),
             Self::Quantised(tensor) => tensor.shape().dims2(),
+            Self::Panels(panels) => Ok(panels.dims2()),
             Self::Planes(planes) => Ok(planes.dims2()),
         }
     }
@@ -34,6 +37,7 @@ impl Matrix {
         match self {
             Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
             Self::Quantised(tensor) => tensor.storage_size_in_bytes(),
+            Self::Panels(panels) => panels.size(),
             Self::Planes(planes) => planes.size(),
         }
     }
@@ -42,10 +46,36 @@ impl Matrix {
     pub fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
         let planes = match self {
             Self::Quantised(blocks) => Planes::of(blocks, gpu)?,
-            Self::Dense(_) | Self::Planes(_) => None,
+            Self::Dense(_) | Self::Panels(_) | Self::Planes(_) => None,
         };
         Ok(match planes {
             Some(planes) => Self::Planes(Arc::new(planes)),
+            None => self.clone(),
+        })
+    }
+
+    /// Memory of a matrix `[rows, width]` of blocks as [`Self::for_cpu`] lays it out, bytes; none where it stays as it is: of other blocks,
+    /// and on a processor without the instructions, where candle's products are faster.
+    pub fn bytes_for_cpu(blocks: GgmlDType, shape: (usize, usize)) -> Option<usize> {
+        match Instructions::best() {
+            Instructions::Portable => None,
+            _ => Panels::bytes_of(blocks, shape),
+        }
+    }
+
+    /// As the products of the CPU take it: blocks that they know in panels, everything else as it is.
+    pub fn for_cpu(&self) -> Result<Self> {
+        let panels = match self {
+            Self::Quantised(blocks) => {
+                match Self::bytes_for_cpu(blocks.dtype(), blocks.shape().dims2()?) {
+                    Some(_) => Panels::of(blocks)?,
+                    None => None,
+                }
+            }
+            Self::Dense(_) | Self::Panels(_) | Self::Planes(_) => None,
+        };
+        Ok(match panels {
+            Some(panels) => Self::Panels(Arc::new(panels)),
             None => self.clone(),
         })
     }

@@ -219,6 +219,9 @@ impl Served {
         let instead = match parameter.settable {
             Settable::Running | Settable::Reset => None,
             Settable::Unconfigured if state == State::Unconfigured => None,
+            Settable::Unconfigured if state == State::Finalized => Some(format!(
+                "the node is {state}, which it stays: give it there and restart the node"
+            )),
             Settable::Unconfigured => Some(format!(
                 "the node is {state}: ~/change_state with {} comes first, or give it there and restart the node",
                 match state {

@@ -146,7 +146,8 @@ pub fn choose(
 
 /// Whether a topic is called as that on which a node shows the frames that an answer rests on.
 fn made_by_a_node(topic: &str) -> bool {
-    topic.rsplit('/').next() == Some("evidence_image")
+    let picture = topic.strip_suffix("/compressed").unwrap_or(topic);
+    picture.rsplit('/').next() == Some("evidence_image")
 }
 
 fn best(

@@ -93,11 +93,7 @@ impl Chat {
     }
 
     /// The row with what the template has around a lone text, if the row is in it at all.
-    fn with(
-        format: &'static ChatFormat,
-        asked: &str,
-        video_axis: Option<VideoAxis>,
-    ) -> Self {
+    fn with(format: &'static ChatFormat, asked: &str, video_axis: Option<VideoAxis>) -> Self {
         let around = around(format, asked);
         let thought = around.as_ref().map_or("", |around| around.behind);
         Self {

@@ -6,7 +6,9 @@ use candle_core::DType;
 
 use super::{Options, Report};
 use crate::model::family::OtherPart;
-use crate::model::weights::{block_name, repacked_bytes, Hollow, Kept, Quantization, Source};
+use crate::model::weights::{
+    block_name, repacked_bytes, Hollow, Kept, Matrix, Quantization, Source,
+};
 
 /// How the weights of a model are kept.
 pub struct Keeping<'a> {
@@ -34,11 +36,21 @@ impl Keeping<'_> {
         }
     }
 
-    fn bytes(&self, kept: &Kept) -> usize {
+    fn bytes(&self, name: &str, kept: &Kept) -> usize {
         match kept.blocks {
             None => kept.elements * self.float(kept).size_in_bytes(),
-            Some(blocks) => kept.elements / blocks.block_size() * blocks.type_size(),
+            Some(blocks) => self
+                .laid_out(name, kept)
+                .unwrap_or(kept.elements / blocks.block_size() * blocks.type_size()),
         }
+    }
+
+    /// What the decoder's blocks take as the products of the CPU want them, where they are laid out for those.
+    fn laid_out(&self, name: &str, kept: &Kept) -> Option<usize> {
+        let blocks = kept
+            .blocks
+            .filter(|_| self.on_cpu && self.is_of_decoder(name))?;
+        Matrix::bytes_for_cpu(blocks, (kept.elements / kept.width.max(1), kept.width))
     }
 
     fn name(&self, kept: &Kept) -> &'static str {
@@ -53,6 +65,9 @@ impl Keeping<'_> {
         let Some(blocks) = kept.blocks.filter(|_| self.on_cpu) else {
             return 0;
         };
+        if self.laid_out(name, kept).is_some() {
+            return 0;
+        }
         let is_table = name.contains(".embed_tokens.") || name.contains(".embed_in.");
         if is_table && own_head {
             return 0;
@@ -86,7 +101,7 @@ impl Report {
                 true => self.parameters.decoder += elements,
                 false => self.parameters.vision += elements,
             }
-            let bytes = keeping.bytes(kept) as u64;
+            let bytes = keeping.bytes(name, kept) as u64;
             self.weight_bytes += bytes;
             self.repacked_bytes += keeping.beside(name, kept, own_head) as u64;
             let kind = keeping.name(kept);

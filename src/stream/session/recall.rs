@@ -402,6 +402,7 @@ impl Session {
         if frames.is_empty() {
             return Ok(());
         }
+        let (dtype, device) = (self.model.dtype(), self.model.device().clone());
         let mut text = String::new();
         let (mut fed, mut features) = (Vec::new(), Vec::new());
         for (frame, elapsed_ns) in frames {
@@ -411,7 +412,7 @@ impl Session {
                 id: frame.at.id,
                 video: written.video,
             });
-            features.push(frame.features(self.model.dtype(), self.model.device())?);
+            features.push(frame.features(dtype, &device)?);
         }
         self.append_frames(&text, (&fed, None), &features, Some(1))?;
         Ok(())

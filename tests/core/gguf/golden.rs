@@ -103,9 +103,16 @@ impl Golden {
         }
     }
 
-    /// What the file holds is in memory once, a tied embedding too.
+    /// What the file holds is in memory once, a tied embedding too. In panels some blocks take 3 % more, and the last panel of a matrix
+    /// may have room for rows that are not there.
     fn check_memory(&self, bytes: u64) {
-        assert_eq!(self.kept.weight_bytes, bytes, "{}", self.name);
+        let kept = self.kept.weight_bytes;
+        let most = bytes + bytes / 32;
+        assert!(
+            (bytes..=most).contains(&kept),
+            "{}: {kept} bytes",
+            self.name
+        );
         assert!(self.widened.weight_bytes > bytes, "{}", self.name);
     }
 

@@ -2,6 +2,11 @@
 
 use std::fs;
 
+use candle_core::Device;
+use inf_mllm::model::checkpoint::Checkpoint;
+use inf_mllm::model::mllm::Mllm;
+use inf_mllm::model::precision::Precision;
+use inf_mllm::model::weights::Quantization;
 use safetensors::SafeTensors;
 use serde_json::{json, Value};
 
@@ -66,6 +71,35 @@ fn a_frame_is_counted_with_all_that_it_takes_in_the_stream() {
     for frame in report["frames"].as_array().unwrap() {
         let counts = ["image_tokens", "tokens", "opening_tokens"].map(|field| &frame[field]);
         assert_eq!(counts, [&json!(9), &json!(19), &json!(21)]);
+    }
+}
+
+#[test]
+fn blocks_take_what_they_are_laid_out_as_for_the_products_of_the_cpu() {
+    let told = |quantization: Quantization| {
+        let report = complete(&[
+            path(&demo_dir()),
+            "--quantization",
+            quantization.name(),
+            "--dtype",
+            "f32",
+        ]);
+        assert_eq!(report["repacked_bytes"], 0, "{quantization}");
+        report["weight_bytes"].as_u64().unwrap()
+    };
+    let taken = |quantization: Quantization| {
+        let checkpoint = Checkpoint::open(&demo_dir()).unwrap();
+        let mut model =
+            Mllm::load(&checkpoint, quantization, Precision::F32, &Device::Cpu).unwrap();
+        model.decoder.lay_out_for(None).unwrap();
+        model.decoder.weight_bytes() as u64
+    };
+    let floats = (told(Quantization::None), taken(Quantization::None));
+    for quantization in [Quantization::Q8_0, Quantization::Q4K] {
+        // What the tower takes is the same in both.
+        let saved = floats.0 - told(quantization);
+        assert_eq!(saved, floats.1 - taken(quantization), "{quantization}");
+        assert!(saved > floats.1 / 2, "{quantization}");
     }
 }
 

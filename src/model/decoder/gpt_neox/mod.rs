@@ -4,11 +4,13 @@
 
 mod config;
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::attention::{Heads, Projected};
-use super::Block;
+use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::Activation;
 use crate::model::linear::{forward_all, Linear};
@@ -63,6 +65,16 @@ impl Attention {
         let [q, k, v] = forward_all(x, &[&self.query, &self.key, &self.value])?;
         let attended = self.heads.attend(&Projected { q, k, v }, tokens, caches)?;
         self.dense.forward(&attended)
+    }
+
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
+        Ok(Self {
+            query: change(&self.query)?,
+            key: change(&self.key)?,
+            value: change(&self.value)?,
+            dense: change(&self.dense)?,
+            heads: self.heads,
+        })
     }
 }
 
@@ -127,6 +139,18 @@ impl Layer {
 }
 
 impl Block for Layer {
+    fn laid_out(&self, change: &LayOut) -> Result<Option<Arc<dyn Block>>> {
+        Ok(Some(Arc::new(Self {
+            input_layernorm: self.input_layernorm.clone(),
+            attention: self.attention.laid_out(change)?,
+            post_attention_layernorm: self.post_attention_layernorm.clone(),
+            dense_h_to_4h: change(&self.dense_h_to_4h)?,
+            dense_4h_to_h: change(&self.dense_4h_to_h)?,
+            activation: self.activation,
+            parallel: self.parallel,
+        })))
+    }
+
     fn forward(
         &self,
         x: &Tensor,

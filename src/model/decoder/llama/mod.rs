@@ -10,9 +10,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::attention::{Heads, Projected};
-use super::Block;
+use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
-use crate::gpu::Gpu;
 use crate::model::activation::gated_silu;
 use crate::model::linear::{forward_all, Linear};
 use crate::model::weights::Weights;
@@ -59,12 +58,12 @@ impl Attention {
         })
     }
 
-    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
         Ok(Self {
-            q_proj: self.q_proj.for_kernels(gpu)?,
-            k_proj: self.k_proj.for_kernels(gpu)?,
-            v_proj: self.v_proj.for_kernels(gpu)?,
-            o_proj: self.o_proj.for_kernels(gpu)?,
+            q_proj: change(&self.q_proj)?,
+            k_proj: change(&self.k_proj)?,
+            v_proj: change(&self.v_proj)?,
+            o_proj: change(&self.o_proj)?,
             norms: self.norms.clone(),
             heads: self.heads,
         })
@@ -108,11 +107,11 @@ impl Mlp {
         })
     }
 
-    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Self> {
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
         Ok(Self {
-            gate_proj: self.gate_proj.for_kernels(gpu)?,
-            up_proj: self.up_proj.for_kernels(gpu)?,
-            down_proj: self.down_proj.for_kernels(gpu)?,
+            gate_proj: change(&self.gate_proj)?,
+            up_proj: change(&self.up_proj)?,
+            down_proj: change(&self.down_proj)?,
         })
     }
 }
@@ -150,12 +149,12 @@ impl Block for Layer {
         Some(self)
     }
 
-    fn for_kernels(&self, gpu: &Arc<dyn Gpu>) -> Result<Option<Arc<dyn Block>>> {
+    fn laid_out(&self, change: &LayOut) -> Result<Option<Arc<dyn Block>>> {
         Ok(Some(Arc::new(Self {
             input_layernorm: self.input_layernorm.clone(),
-            self_attn: self.self_attn.for_kernels(gpu)?,
+            self_attn: self.self_attn.laid_out(change)?,
             post_attention_layernorm: self.post_attention_layernorm.clone(),
-            mlp: self.mlp.for_kernels(gpu)?,
+            mlp: self.mlp.laid_out(change)?,
         })))
     }
 

@@ -24,6 +24,7 @@ impl Weight {
             Matrix::Dense(weight) => Ok(Self::Dense(weight.contiguous()?)),
             Matrix::Planes(planes) => Ok(Self::Planes(planes.clone())),
             Matrix::Quantised(blocks) => Err(Unfit::Weights(blocks.dtype())),
+            Matrix::Panels(panels) => Err(Unfit::Weights(panels.blocks())),
         }
     }
 

@@ -13,6 +13,8 @@ use candle_core::{bail, DType, Result, Tensor};
 
 use crate::gpu::{Element, Gpu, Launch};
 
+pub use repack::{integers, scale_and_minimum};
+
 /// Weights of a group, and of a super-group.
 const GROUP: usize = 32;
 const SUPER_GROUP: usize = 256;

@@ -105,7 +105,7 @@ impl Row<'_> {
 }
 
 /// The integers of a block: with 8 bits they have a sign, else none.
-fn integers(blocks: GgmlDType, block: &[u8], q: &mut [u8]) {
+pub fn integers(blocks: GgmlDType, block: &[u8], q: &mut [u8]) {
     let bit = |word: &[u8], i: usize| word[i / 8] >> (i % 8) & 1;
     match blocks {
         GgmlDType::Q4_0 => nibbles(&block[2..], q),
@@ -159,7 +159,7 @@ fn nibbles(from: &[u8], to: &mut [u8]) {
 }
 
 /// Scale and minimum of a group of 32 in a block of Q4_K or Q5_K, 6 bits each, out of the 12 bytes that hold all.
-fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
+pub fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
     match group {
         0..4 => (packed[group] & 63, packed[group + 4] & 63),
         _ => (

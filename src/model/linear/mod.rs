@@ -3,11 +3,14 @@
 //! Decoding multiplies every weight with one row, so its time is that of reading the weights. candle's product reads them with
 //! one thread when there is one row; here several threads do, with one hand-over for all layers that take the same input. Of many rows
 //! the product is the one that candle uses, without its asking the system how many cores there are.
+//!
+//! - `blocks`: products with weights as blocks
+
+mod blocks;
 
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
+use candle_core::{bail, CpuStorage, DType, Device, Error, Result, Storage, Tensor};
 use candle_nn::Module;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -25,9 +28,6 @@ const GROUP: usize = simd::MAX_ROWS;
 
 /// Weights that are read faster than a second thread wakes up, bytes.
 const SMALL_BYTES: usize = 64 << 10;
-
-/// Rows from which it pays to widen a quantised weight for one product.
-const WIDENING_ROWS: usize = 16;
 
 /// Parts per thread, so that a thread which starts late or is held up leaves some of its share to the others.
 const PARTS: usize = 2;
@@ -82,22 +82,18 @@ impl Linear {
         Ok(Self::of(self.weight.for_kernels(gpu)?, self.bias.clone()))
     }
 
+    /// The same as the CPU's own products take it, see [`Matrix::for_cpu`].
+    pub fn for_cpu(&self) -> Result<Self> {
+        Ok(Self::of(self.weight.for_cpu()?, self.bias.clone()))
+    }
+
     /// `[rows, out]` without the bias, for any kind of weight and number of rows.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Matrix::Dense(weight) => x.matmul(&weight.t()?),
+            Matrix::Panels(weight) => blocks::in_panels(x, weight),
             Matrix::Planes(weight) => weight.product(x),
-            Matrix::Quantised(weight) if pays_to_widen(weight, x)? => {
-                let weight = weight.dequantize(x.device())?;
-                x.matmul(&weight.to_dtype(x.dtype())?.t()?)
-            }
-            Matrix::Quantised(weight) if takes_as_it_is(weight, x)? => {
-                x.apply_op1_no_bwd(weight.as_ref())
-            }
-            Matrix::Quantised(weight) => {
-                let product = x.to_dtype(DType::F32)?.apply_op1_no_bwd(weight.as_ref())?;
-                product.to_dtype(x.dtype())
-            }
+            Matrix::Quantised(weight) => blocks::in_blocks(x, weight),
         }
     }
 
@@ -107,32 +103,6 @@ impl Linear {
             None => Ok(product),
         }
     }
-}
-
-/// Whether the product of `weight` with the rows of `x` is faster with the weight as floats for a moment: on the CPU candle multiplies
-/// blocks with one row after the other, but for blocks of 256 and Q8_0 in rows of whole 256, for which it has a kernel.
-fn pays_to_widen(weight: &QTensor, x: &Tensor) -> Result<bool> {
-    let (rows, width) = x.dims2()?;
-    let plain = [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1];
-    let slow = !width.is_multiple_of(256) || plain.contains(&weight.dtype());
-    Ok(x.device().is_cpu() && rows >= WIDENING_ROWS && slow)
-}
-
-/// The most rows for which candle's kernels on a GPU take floats of any type.
-const ROWS_AS_THEY_ARE: usize = 8;
-
-/// Whether candle multiplies `weight` with `x` without its being f32: on a GPU, a few rows of any float type with the blocks that there are
-/// kernels for, which make 8-bit blocks of the rows first and sum in f32 (candle-core 0.11.1, `quantized/fast_mmvq.rs`).
-fn takes_as_it_is(weight: &QTensor, x: &Tensor) -> Result<bool> {
-    use GgmlDType::{Q2K, Q3K, Q4K, Q4_0, Q4_1, Q5K, Q5_0, Q5_1, Q6K, Q8_0};
-
-    let blocks = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
-    let floats = [DType::F32, DType::F16, DType::BF16];
-    Ok(x.device().is_cuda()
-        && (1..=ROWS_AS_THEY_ARE).contains(&x.dim(0)?)
-        && x.is_contiguous()
-        && blocks.contains(&weight.dtype())
-        && floats.contains(&x.dtype()))
 }
 
 impl Module for Linear {
@@ -147,7 +117,7 @@ impl Module for Linear {
 pub fn forward_all<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<[Tensor; N]> {
     let products = match on_cpu(x, layers)? {
         Some(outs) => outs.to_vec(),
-        None => match quantised(x, layers)? {
+        None => match blocks::together(x, layers)? {
             Some(outs) => outs,
             None => layers
                 .iter()
@@ -161,19 +131,7 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<
         .map(|(layer, product)| layer.add_bias(product))
         .collect::<Result<Vec<_>>>()?;
     outs.try_into()
-        .map_err(|_| candle_core::Error::msg("one output per layer"))
-}
-
-/// candle's joint product of quantised layers, where it has one for them: the input is quantised once.
-fn quantised<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<Vec<Tensor>>> {
-    let mut weights = Vec::with_capacity(N);
-    for layer in layers {
-        match &layer.weight {
-            Matrix::Quantised(weight) if N > 1 => weights.push(weight.as_ref()),
-            _ => return Ok(None),
-        }
-    }
-    QTensor::gemv_fused_shared_lhs(&weights, x)
+        .map_err(|_| Error::msg("one output per layer"))
 }
 
 /// The product of f32 on the CPU, or nothing where candle's is the one to use: another type, another device.
@@ -236,7 +194,7 @@ fn on_cpu<const N: usize>(x: &Tensor, layers: &[&Linear; N]) -> Result<Option<[T
 fn values(storage: &Storage, start: usize) -> Result<&[f32]> {
     match storage {
         Storage::Cpu(CpuStorage::F32(values)) => Ok(&values[start..]),
-        _ => candle_core::bail!("a product on the CPU of weights that are not f32 on the CPU"),
+        _ => bail!("a product on the CPU of weights that are not f32 on the CPU"),
     }
 }
 
@@ -307,8 +265,10 @@ impl WithSimd for Strip<'_> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::{GgmlDType, QTensor};
     use rayon::ThreadPoolBuilder;
 
+    use super::blocks::WIDENING_ROWS;
     use super::*;
 
     fn random(rows: usize, width: usize, salt: usize) -> Tensor {
