@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::cosmos3;
+use super::cosmos3_edge;
 use super::decoder;
 use super::internvl;
 use super::smolvlm;
@@ -106,7 +107,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 9] = [
+pub const FAMILIES: [Family; 10] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -160,6 +161,12 @@ pub const FAMILIES: [Family; 9] = [
         model_types: &["cosmos3_omni"],
         names: cosmos3::NAMES,
         open: cosmos3::open,
+    },
+    Family {
+        name: "Cosmos 3 Edge",
+        model_types: &["cosmos3_edge"],
+        names: cosmos3_edge::NAMES,
+        open: cosmos3_edge::open,
     },
 ];
 

@@ -146,10 +146,14 @@ CASES = {
     "qwen3_vl_video": Case(Qwen3VLVideoProcessor, QWEN3_VL_VIDEO, EACH),
     # of both frames together
     "qwen3_vl_video_capped": Case(
-        Qwen3VLVideoProcessor, QWEN3_VL_VIDEO | {"size": {"longest_edge": 200704, "shortest_edge": 4096}}, [["scene.png"]]
+        Qwen3VLVideoProcessor,
+        QWEN3_VL_VIDEO | {"size": {"longest_edge": 200704, "shortest_edge": 4096}},
+        [["scene.png"]],
     ),
     "qwen3_vl_video_raised": Case(
-        Qwen3VLVideoProcessor, QWEN3_VL_VIDEO | {"size": {"longest_edge": 401408, "shortest_edge": 100352}}, [["strip.png"]]
+        Qwen3VLVideoProcessor,
+        QWEN3_VL_VIDEO | {"size": {"longest_edge": 401408, "shortest_edge": 100352}},
+        [["strip.png"]],
     ),
 }
 

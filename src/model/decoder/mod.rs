@@ -5,7 +5,7 @@
 //! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
-//! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
+//! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3, Cosmos 3 Edge
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
 //! - `step`: one token through all of it in a device's own kernels
 
@@ -124,9 +124,7 @@ impl Decoder {
         let before = text.taken();
         let (embed, norm, layers): (_, _, Vec<Arc<dyn Block>>) = match config {
             Config::Llama(cfg) => {
-                let layer = |i| -> Result<Arc<dyn Block>> {
-                    Ok(Arc::new(llama::Layer::new(cfg, &text.pp("layers").pp(i))?))
-                };
+                let layer = |i| llama::layer(cfg, &text.pp("layers").pp(i));
                 let norm = text.pp("norm").var_builder();
                 (
                     "embed_tokens",
