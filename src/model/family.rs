@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::cosmos3;
+use super::cosmos3_edge;
 use super::decoder;
 use super::internvl;
 use super::lfm2_vl;
@@ -167,6 +168,12 @@ pub const FAMILIES: [Family; 10] = [
         model_types: &["cosmos3_omni"],
         names: cosmos3::NAMES,
         open: cosmos3::open,
+    },
+    Family {
+        name: "Cosmos 3 Edge",
+        model_types: &["cosmos3_edge"],
+        names: cosmos3_edge::NAMES,
+        open: cosmos3_edge::open,
     },
 ];
 

@@ -13,6 +13,7 @@
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
 //!   - `cosmos3`: Cosmos 3 Nano and Super
+//!   - `cosmos3_edge`: Cosmos 3 Edge
 //! - `qwen_vl`: what the Qwen-VL families share
 //! - `fields`: fields of configurations that stand in more than one form
 //! - `mllm`: a loaded multimodal checkpoint
@@ -42,6 +43,7 @@ pub mod checkpoint;
 pub mod chooser;
 pub mod constraint;
 pub mod cosmos3;
+pub mod cosmos3_edge;
 pub mod decoder;
 mod device;
 pub mod ends;

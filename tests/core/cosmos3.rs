@@ -3,13 +3,19 @@
 use std::fs;
 use std::path::Path;
 
+use inf_mllm::cache::PolicyKind;
+use inf_mllm::model::template::{Content, Message};
+use inf_mllm::model::vision::View;
 use inf_mllm::model::DeviceKind;
 use inf_mllm::stream::grammar::{Chat, Grammar};
 use inf_mllm::stream::inspect::{Options, Report};
-use inf_mllm::stream::SessionConfig;
+use inf_mllm::stream::{FinishReason, Session, SessionConfig};
+use serde_json::{json, Value};
 use tempfile::TempDir;
 
-use crate::support::{golden, json, load, tensors, try_load};
+use crate::support::{
+    golden, instruction, json, load, picture, shot, tensors, tiny_config, try_load,
+};
 use crate::variants::copy;
 
 fn refused(dir: &Path, words: &[&str]) {
@@ -38,6 +44,18 @@ fn report(dir: &Path) -> Report {
 /// The generators are known by their names and told apart from what is strange.
 #[test]
 fn the_other_parts_are_left_alone_and_told() {
+    let edge = report(&golden("families/cosmos3_edge"));
+    assert!(edge.complete(), "{:?}", edge.problems);
+    assert_eq!(edge.family, "Cosmos 3 Edge");
+    let parts = edge.left_alone.iter();
+    let parts = parts.map(|(part, amount)| (part.as_str(), amount.tensors));
+    let wanted = [
+        ("generator of actions", 5),
+        ("generator of pictures and videos", 3 * 11 + 1 + 4 + 4),
+    ];
+    assert!(parts.eq(wanted), "{:?}", edge.left_alone);
+    assert!(edge.unused.is_empty(), "{:?}", edge.unused);
+
     let dir = copy("cosmos3_omni");
     let whole = report(dir.path());
     assert!(whole.complete(), "{:?}", whole.problems);
@@ -140,4 +158,197 @@ fn the_tokenizer_of_a_pipeline_is_found_in_its_folder() {
     assert_eq!(prefix(dir.path()), prefix(&golden("families/cosmos3_omni")));
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
     refused(dir.path(), &["tokenizer.json", "missing"]);
+}
+
+const EDGE: &str = "cosmos3_edge";
+
+#[test]
+fn pictures_become_the_published_sizes() {
+    let dir = golden("families").join(EDGE);
+    let model = load(&dir);
+    let forward = json(&dir.join("golden/forward.json"));
+    let cases: Vec<[usize; 4]> = serde_json::from_value(forward["resized"].clone()).unwrap();
+    for [height, width, down, across] in cases {
+        let layout = model.vision.layout((width, height), View::Image { of: 1 });
+        let [_, rows, columns] = layout.grid;
+        assert_eq!(
+            (rows * 4, columns * 4),
+            (down, across),
+            "{height} x {width}"
+        );
+    }
+}
+
+/// Answers that have been given stand in the stream as they were thought; a first question reads as the template writes it.
+#[test]
+fn a_question_reads_as_the_chat_template_writes_it_and_opens_a_thought() {
+    let model = load(&golden("families").join(EDGE));
+    let (chat, known) = Chat::find(&model).unwrap();
+    assert!(known && chat.thinks());
+    for system in ["Be brief.", ""] {
+        let mut grammar = Grammar::new(chat.clone());
+        let mut stream = grammar.prefix(system, &model.tokenizer);
+        let written = grammar.frame(model.placeholder(), &shot(1_500_000_000));
+        stream.push_str(&written.text.replace("<1.5 seconds>", ""));
+        stream.push_str(&grammar.instruction("What is in view?", &model.tokenizer));
+        let text = |text: &str| Content::Text {
+            text: text.to_string(),
+        };
+        let mut messages = vec![Message {
+            role: "user",
+            content: vec![Content::Image, text("What is in view?")],
+        }];
+        if !system.is_empty() {
+            let content = vec![text(system)];
+            messages.insert(
+                0,
+                Message {
+                    role: "system",
+                    content,
+                },
+            );
+        }
+        assert_eq!(stream, model.template.render(&messages).unwrap());
+        assert!(stream.ends_with("<think>\n"), "{stream}");
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_through_evictions_and_begins_anew() {
+    for policy in PolicyKind::ALL {
+        if policy == PolicyKind::Full {
+            continue;
+        }
+        let mut config = SessionConfig {
+            model_dir: golden("families").join(EDGE),
+            system_prompt: String::new(),
+            ..tiny_config()
+        };
+        config.cache.policy = policy;
+        config.cache.budget = 512;
+        let mut session = Session::new(config).unwrap();
+        let run = |session: &mut Session| {
+            for i in 0..30 {
+                let colour = [(i * 40 % 256) as u8, 90, 200];
+                session.push_frame(&picture(i * 100, colour)).unwrap();
+            }
+            let answer = session.ask(&instruction("a", "What?"), &|| false, &mut |_| ());
+            assert_ne!(
+                answer.finish,
+                FinishReason::Error,
+                "{}: {answer:?}",
+                policy.name()
+            );
+            assert!(answer.vision_tokens > 0, "{}", policy.name());
+            if policy != PolicyKind::LastFrames {
+                assert!(session.usage().compactions > 0, "{}", policy.name());
+            }
+            (answer.token_ids, answer.mean_logprob)
+        };
+        let first = run(&mut session);
+        session.reset().unwrap();
+        assert_eq!(run(&mut session), first, "{}", policy.name());
+    }
+}
+
+#[test]
+fn configurations_that_cannot_be_computed_are_named_with_value_and_expectation() {
+    let edited = |file: &str, path: &str, value: Value, words: &[&str]| {
+        let dir = copy(EDGE);
+        let file = dir.path().join(file);
+        let mut config = json(&file);
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[field] = value;
+        fs::write(&file, config.to_string()).unwrap();
+        refused(dir.path(), words);
+        refused(dir.path(), &["expected"]);
+    };
+    let config =
+        |path: &str, value: Value, words: &[&str]| edited("config.json", path, value, words);
+    config(
+        "/text_config/hidden_act",
+        json!("silu"),
+        &["text_config.hidden_act", "silu", "relu2"],
+    );
+    config(
+        "/text_config/rope_parameters/mrope_section",
+        json!([4, 2, 1]),
+        &["mrope_section"],
+    );
+    config(
+        "/text_config/rope_parameters/mrope_interleaved",
+        json!(false),
+        &["text_config.rope_parameters", "not interleaved"],
+    );
+    config(
+        "/text_config/num_hidden_layers",
+        json!(0),
+        &["num_hidden_layers"],
+    );
+    config(
+        "/vision_config/num_patches",
+        json!(143),
+        &["vision_config.num_patches", "143", "square"],
+    );
+    config(
+        "/vision_config/num_patches",
+        json!(0),
+        &["vision_config.num_patches", "0"],
+    );
+    config(
+        "/vision_config/num_patches",
+        json!(u64::MAX >> 1),
+        &["vision_config.num_patches"],
+    );
+    config(
+        "/vision_config/hidden_size",
+        json!(u64::MAX >> 1),
+        &["vision_config.hidden_size"],
+    );
+    config(
+        "/vision_config/patch_size",
+        json!(0),
+        &["vision_config.patch_size", "0"],
+    );
+    config(
+        "/vision_config/spatial_merge_size",
+        json!(3),
+        &["spatial_merge_size", "2", "3"],
+    );
+    config(
+        "/vision_config/hidden_act",
+        json!("relu"),
+        &["vision_config.hidden_act", "relu"],
+    );
+    config(
+        "/vision_config/layer_norm_eps",
+        json!(-1.0),
+        &["layer_norm_eps", "-1"],
+    );
+    config(
+        "/projector_hidden_size",
+        json!(0),
+        &["projector_hidden_size", "0"],
+    );
+    config(
+        "/projector_hidden_size",
+        json!(50),
+        &["projector_config.merger_intermediate_size", "52", "50"],
+    );
+    config(
+        "/projector_config/out_hidden_size",
+        json!(40),
+        &["projector_config.out_hidden_size", "40", "48"],
+    );
+    config(
+        "/projector_config/use_postshuffle_norm",
+        json!(true),
+        &["use_postshuffle_norm", "true"],
+    );
+    edited(
+        "preprocessor_config.json",
+        "/temporal_patch_size",
+        json!(2),
+        &["preprocessor_config.json", "temporal_patch_size", "2", "1"],
+    );
 }

@@ -107,7 +107,8 @@ const QWEN: [Known; 6] = [
 
 /// Their generators have nothing to do with answers.
 #[rustfmt::skip]
-const COSMOS3: [Known; 1] = [
+const COSMOS3: [Known; 2] = [
+    Known { name: "Cosmos3-Edge", kind: ("Cosmos 3 Edge", "cosmos3_edge_text"), context: 131_072, cache: [28, 8, 128], frame: Some(20 * 15), unused: &[] },
     Known { name: "Cosmos3-Nano", kind: ("Cosmos 3", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: Some(20 * 15), unused: &[] },
 ];
 

@@ -12,7 +12,15 @@ PIPELINE = [
     (r"\.self_attn\.o_proj\.", ".self_attn.to_out."),
     (r"\.self_attn\.([qk])_norm\.", r".self_attn.norm_\1."),
 ]
-# The same the other way round, of the decoder's.
+# Those of Cosmos 3 Edge, whose tower and projector keep their names.
+EDGE = [
+    (r"^(model\.language_model\..*)\.mlp\.fc1\.", r"\1.mlp.up_proj."),
+    (r"^(model\.language_model\..*)\.mlp\.fc2\.", r"\1.mlp.down_proj."),
+    (r"^(model\.language_model\..*)\.self_attn\.([qkv])_proj\.", r"\1.self_attn.to_\2."),
+    (r"^(model\.language_model\..*)\.self_attn\.o_proj\.", r"\1.self_attn.to_out."),
+    (r"^model\.language_model\.", ""),
+]
+# The other way round, of the decoder's.
 DECODER = [
     (r"\.self_attn\.to_([qkv])\.", r".self_attn.\1_proj."),
     (r"\.self_attn\.to_out\.", ".self_attn.o_proj."),

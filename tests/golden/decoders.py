@@ -141,6 +141,8 @@ class TextModel:
         return self.linear(x, f"{name}.self_attn.o_proj")
 
     def mlp(self, name: str, h: torch.Tensor) -> torch.Tensor:
+        if not self.has(f"{name}.mlp.gate_proj.weight"):  # Cosmos 3 Edge: a squared ReLU
+            return self.linear(self.linear(h, f"{name}.mlp.up_proj").relu() ** 2, f"{name}.mlp.down_proj")
         gate = torch.nn.functional.silu(self.linear(h, f"{name}.mlp.gate_proj"))
         return self.linear(gate * self.linear(h, f"{name}.mlp.up_proj"), f"{name}.mlp.down_proj")
 

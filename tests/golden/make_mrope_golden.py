@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoModelForImageTextToText
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "cosmos3_edge")
 WITH_VIDEOS = "qwen2_5_vl"
 # The images of the two videos, and how much later each is than the one before.
 VIDEOS = ((("two", 0), 0), (("two", 0), 2), (("two", 0), 9)), ((("one", 0), 0), (("one", 0), 1), (("one", 0), 14))

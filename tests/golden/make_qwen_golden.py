@@ -13,6 +13,7 @@ from qwen_checkpoint import FAMILIES
 from qwen_mistakes import MISTAKES
 from tokenizers import Tokenizer
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.cosmos3_edge import image_processing_cosmos3_edge as edge
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 TOLERANCE = 1e-4
@@ -24,6 +25,7 @@ PICTURES = {
     "qwen2_5_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen3_vl": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
     "cosmos3_omni": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
+    "cosmos3_edge": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
 }
 # height, width of further images, resized: halves round to even, limits, one side shorter than a merged patch
 SIZES = [(27, 32), (36, 42), (3, 40), (33, 33), (36, 52), (100, 9), (31, 199), (1080, 1920), (1, 1), (45, 21)]
@@ -73,7 +75,10 @@ class Scene:
         self.processor = AutoProcessor.from_pretrained(directory)
         self.prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         images = [Image.open(directory / "golden" / name).convert("RGB") for name in pictures]
-        self.batch = self.processor(text=[self.prompt], images=images, return_tensors="pt")
+        kinds = {
+            "return_mm_token_type_ids": True
+        }  # which that of Cosmos 3 Edge leaves out, though its model asks for them
+        self.batch = self.processor(text=[self.prompt], images=images, return_tensors="pt", **kinds)
         pil = AutoImageProcessor.from_pretrained(directory, backend="pil")(images=images, return_tensors="pt")
         self.pil_difference = max_diff(pil["pixel_values"], self.batch["pixel_values"])
         self.length = self.batch["input_ids"].shape[1]
@@ -212,8 +217,14 @@ def case_arguments(case: dict) -> dict:
 def resized(family: str) -> list[list[int]]:
     """Height and width, and what they become; sizes of which one side is over 200 times the other are left out."""
     processor = AutoImageProcessor.from_pretrained(FAMILIES / family)
-    limits = (processor.size["shortest_edge"], processor.size["longest_edge"])
-    return [[*size, *smart_resize(*size, processor.patch_size * processor.merge_size, *limits)] for size in SIZES]
+    about = (
+        processor.patch_size * processor.merge_size,
+        processor.size["shortest_edge"],
+        processor.size["longest_edge"],
+    )
+    if family == "cosmos3_edge":
+        return [[*size, *edge.smart_resize(1, *size, 1, *about)] for size in SIZES]
+    return [[*size, *smart_resize(*size, *about)] for size in SIZES]
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 OUT = HERE / "video_pairs"
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "cosmos3_edge")
 FRAMES, SCALE, SHIFT, RATE = 5, 2, 4, 2.0
 LONG_FRAMES, LONG_RATE = 17, 0.5
 ONE_SPAN = ("qwen2_vl", "qwen2_5_vl")
@@ -44,9 +44,10 @@ def inputs(family: str, count: int, rate: float) -> dict[str, torch.Tensor]:
         videos=[np.stack(frames(family, count))],
         video_metadata=[metadata],
         do_sample_frames=False,
+        return_mm_token_type_ids=True,
         return_tensors="pt",
     )
-    if not family.startswith("qwen2"):
+    if family in ("qwen3_vl", "cosmos3_omni"):
         batch = without_outer_pair(batch, processor.tokenizer)
     return dict(batch)
 

@@ -30,8 +30,10 @@ class Sections:
 
     @classmethod
     def read(cls, model_dir: Path) -> "Sections":
-        rope = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True).rope_parameters
-        return cls(tuple(rope["mrope_section"]), rope.get("mrope_interleaved", False))
+        config = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+        rope = config.rope_parameters
+        always = config.model_type == "cosmos3_edge_text"  # whose files do not say it
+        return cls(tuple(rope["mrope_section"]), rope.get("mrope_interleaved", always))
 
     def axes(self) -> torch.Tensor:
         """The axis of each frequency [head_dim / 2]: in blocks, or in turn for as long as h and w have any left."""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from checkpoint_files import PIPELINE, substituted
+from checkpoint_files import EDGE, PIPELINE, substituted
 from qwen_checkpoint import Family
 
 # images and videos in a turn, numbered if asked for; the format's facts, not its published text
@@ -316,4 +316,108 @@ COSMOS3_OMNI = replace(
     },
     placed=pipeline,
     beside=GENERATOR,
+)
+
+# an empty system turn where there is none, no thoughts in answers that have been given, one opened in front of the next
+TEMPLATE_EDGE = (
+    MEDIA
+    + "{%- if messages[0].role != 'system' -%}{{ '<|im_start|>system\\n<|im_end|>\\n' }}{%- endif -%}"
+    + "{%- for message in messages -%}"
+    + "{{ '<|im_start|>' ~ message.role ~ '\\n' }}"
+    + "{%- if message.role == 'assistant' -%}{{ '<think></think>' }}{%- endif -%}"
+    + "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
+    + PARTS
+    + "{%- endif -%}"
+    + "{{ '<|im_end|>\\n' }}{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}"
+    + "{{ '<think>\\n' if enable_thinking is not defined or enable_thinking else '<think></think>' }}{%- endif -%}"
+)
+
+
+def edge_pipeline(name: str) -> tuple[str, str]:
+    """File and name of a weight of Cosmos 3 Edge."""
+    if name.startswith(("model.visual.", "model.projector.")):
+        return "vision_encoder/model.safetensors", name
+    return "transformer/diffusion_pytorch_model-00001-of-00001.safetensors", substituted(name, EDGE)
+
+
+COSMOS3_EDGE = Family(
+    name="cosmos3_edge",
+    seed=6,
+    config={
+        "architectures": ["Cosmos3EdgeForConditionalGeneration"],
+        "allow_patterns_overrides": ["*/*.safetensors"],
+        **SPECIAL_IDS,
+        "model_type": "cosmos3_edge",
+        "projector_config": {
+            "input_hidden_size": 16,
+            "merger_intermediate_size": 52,
+            "model_type": "cosmos3_edge_projector",
+            "out_hidden_size": 48,
+            "spatial_merge_size": 2,
+            "use_postshuffle_norm": False,
+        },
+        "projector_hidden_size": 52,
+        "text_config": {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": "<|endoftext|>",
+            "dtype": "float32",
+            "eos_token_id": "<|im_end|>",
+            "head_dim": 16,
+            "hidden_act": "relu2",
+            "hidden_size": 48,
+            "initializer_range": 0.02,
+            "intermediate_size": 44,
+            "max_position_embeddings": 1024,
+            "mlp_bias": False,
+            "model_type": "cosmos3_edge_text",
+            "num_attention_heads": 6,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "pad_token_id": "<|endoftext|>",
+            "rms_norm_eps": 1e-3,
+            "rope_parameters": {"mrope_section": [4, 2, 2], "rope_theta": 3000, "rope_type": "default"},
+            "use_cache": True,
+            "vocab_size": 296,
+        },
+        "tie_word_embeddings": False,
+        "vision_config": {
+            "attention_dropout": 0.0,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 16,
+            "intermediate_size": 40,
+            "layer_norm_eps": 1e-3,
+            "model_type": "cosmos3_edge_vision",
+            "num_attention_heads": 2,
+            "num_channels": 3,
+            "num_hidden_layers": 3,
+            "num_patches": 144,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+        },
+    },
+    generation=GENERATION,
+    preprocessor=QWEN3_VL.preprocessor
+    | {
+        "temporal_patch_size": 1,
+        "processor_class": "Cosmos3EdgeProcessor",
+        "image_processor_type": "Cosmos3EdgeImageProcessor",
+    },
+    video={
+        "size": {"longest_edge": 19200, "shortest_edge": 1200},
+        "patch_size": 4,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+        "return_metadata": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "Cosmos3EdgeProcessor",
+        "video_processor_type": "Cosmos3EdgeVideoProcessor",
+    },
+    template=TEMPLATE_EDGE,
+    renamed={},
+    placed=edge_pipeline,
+    beside={name: shape for name, shape in GENERATOR.items() if "gate_proj" not in name and "audio" not in name}
+    | {f"layers.{layer}.self_attn.k_norm_und_for_gen.weight": (2,) for layer in range(3)},
 )

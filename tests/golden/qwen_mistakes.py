@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import torch
 from transformers import vision_utils
+from transformers.models.cosmos3_edge import modeling_cosmos3_edge
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
@@ -34,7 +35,7 @@ def vision_epsilon(model: Model, _: ExitStack) -> None:
 
 
 def merger_tanh_gelu(model: Model, _: ExitStack) -> None:
-    for module in model.model.visual.modules():
+    for module in model.model.modules():
         if isinstance(module, torch.nn.GELU):
             module.approximate = "tanh"
 
@@ -204,6 +205,45 @@ def deepstack_before_layer(model: Model, _: ExitStack) -> None:
         add(index)
 
 
+def plain_relu(model: Model, _: ExitStack) -> None:
+    for layer in model.model.language_model.layers:
+        layer.mlp.activation_fn = torch.nn.ReLU()
+
+
+def exact_gelu_of_siglip(model: Model, _: ExitStack) -> None:
+    for layer in model.model.visual.encoder.layers:
+        layer.mlp.activation_fn = torch.nn.GELU()
+
+
+def transposed_places(model: Model, _: ExitStack) -> None:
+    table = model.model.visual.embeddings.position_embedding.weight
+    side = round(len(table) ** 0.5)
+    table.data = table.data.view(side, side, -1).transpose(0, 1).reshape(table.shape).clone()
+
+
+def interpolated(**changed: bool) -> Edit:
+    original = torch.nn.functional.interpolate
+
+    def edit(_: Model, stack: ExitStack) -> None:
+        other = patch.object(modeling_cosmos3_edge.F, "interpolate", lambda *a, **k: original(*a, **(k | changed)))
+        stack.enter_context(other)
+
+    return edit
+
+
+without_antialias = interpolated(antialias=False)
+by_corners = interpolated(align_corners=True)
+
+
+def no_last_norm(model: Model, _: ExitStack) -> None:
+    model.model.visual.post_layernorm = torch.nn.Identity()
+
+
+def colours_first(model: Model, _: ExitStack) -> None:
+    weight = model.model.visual.embeddings.patch_embedding.weight
+    weight.data = weight.data.view(len(weight), 3, -1).transpose(1, 2).reshape(weight.shape).clone()
+
+
 SHARED: dict[str, Edit] = {
     "other_rms_norm_eps": text_epsilon,
     "other_vision_norm_eps": vision_epsilon,
@@ -250,3 +290,14 @@ MISTAKES: dict[str, dict[str, Edit]] = {
     },
 }
 MISTAKES["cosmos3_omni"] = MISTAKES["qwen3_vl"]
+MISTAKES["cosmos3_edge"] = SHARED | {
+    "sections_in_blocks": other_layout(interleaved=False),
+    "relu_in_decoder": plain_relu,
+    "exact_gelu_in_blocks": exact_gelu_of_siglip,
+    "transposed_position_table": transposed_places,
+    "positions_without_antialias": without_antialias,
+    "positions_by_corners": by_corners,
+    "no_last_norm": no_last_norm,
+    "colours_first": colours_first,
+    "images_attend_to_each_other": images_attend_to_each_other(modeling_cosmos3_edge),
+}

@@ -16,7 +16,7 @@ FAMILIES = GOLDEN / "families"
 MULTIMODAL = sorted(path.parent.name for path in FAMILIES.glob("*/preprocessor_config.json"))
 GGUF = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Decoder and projector as llama.cpp's converter writes them."""
-LIMITS = {"qwen3_vl": {"frame_max_pixels": 1920}, "cosmos3_omni": {"frame_max_pixels": 1920}}
+LIMITS = {name: {"frame_max_pixels": 1920} for name in ("qwen3_vl", "cosmos3_omni", "cosmos3_edge")}
 """Of tiny checkpoints, whose video processors make frames of more tokens than fit, and of GGUF files of one, whose frames are as large as published ones."""
 FRAMES = 12
 SAME = {"system_prompt": "", "max_new_tokens": 6}
@@ -38,6 +38,7 @@ def test_every_kind_of_checkpoint_is_there() -> None:
         "qwen2_5_vl",
         "qwen3_vl",
         "cosmos3_omni",
+        "cosmos3_edge",
     }
 
 

@@ -6,7 +6,7 @@
 //! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
 //! - `rope`: the rotary embedding as configurations describe it
-//! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3
+//! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3, Cosmos 3 Edge
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
 //! - `lfm2`: layers of LFM2
 //! - `step`: one token through all of it in a device's own kernels
@@ -109,8 +109,8 @@ impl Decoder {
         let (embed, norm, layers): (_, _, Vec<Layer>) = match config {
             Config::Llama(cfg) => {
                 let layer = |i| -> Result<Layer> {
-                    let layer = llama::Layer::new(cfg, &text.pp("layers").pp(i))?;
-                    Ok(Layer::Attention(Arc::new(layer)))
+                    let layer = llama::layer(cfg, &text.pp("layers").pp(i))?;
+                    Ok(Layer::Attention(layer))
                 };
                 let norm = text.pp("norm").var_builder();
                 (

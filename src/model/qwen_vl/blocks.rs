@@ -78,7 +78,7 @@ struct Attention {
 }
 
 /// Logits that are in memory at a time, at most, unless one row has more.
-const LOGITS: usize = 1 << 24;
+pub const LOGITS: usize = 1 << 24;
 
 impl Attention {
     fn new(measures: &Measures, vb: VarBuilder) -> Result<Self> {
@@ -149,7 +149,7 @@ impl Attention {
 
 /// Attention of `q` over `k` and `v`, `[batch, patches, head_dim]` each, with at most so many logits at a time (but whole rows); the
 /// softmax is in f32.
-fn attend(q: &Tensor, k: &Tensor, v: &Tensor, logits: usize) -> Result<Tensor> {
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, logits: usize) -> Result<Tensor> {
     let (batch, patches, _) = q.dims3()?;
     let rows = (logits / (batch * patches)).clamp(1, patches);
     let k = k.t()?;

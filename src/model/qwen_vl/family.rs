@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::vision::{QwenVision, Tower};
-use super::{Measures, VideoSizes, AROUND_IMAGE, IMAGE_PAD};
+use super::{Measures, Processing, VideoSizes, AROUND_IMAGE, IMAGE_PAD};
 use crate::cache::RopeAxes;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::decoder::{self, Unsupported};
@@ -163,7 +163,7 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
         let at = (weights.dtype(), weights.device());
         let vision = QwenVision::new(
             checkpoint,
-            (&self.measures, self.kind.video_sizes),
+            (&self.measures, Processing::qwen(self.kind.video_sizes)),
             at,
             || {
                 let vb = weights.pp(self.kind.visual_path).var_builder();

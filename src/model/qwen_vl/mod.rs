@@ -20,16 +20,17 @@ use serde::Deserialize;
 use super::activation::Activation;
 use super::decoder::Unsupported;
 
-pub use blocks::{Block, Feed, Merger, Norm, PatchEmbed};
+pub use blocks::{attend, Block, Feed, Merger, Norm, PatchEmbed, LOGITS};
 pub use family::{Kind, QwenVl, VisionConfig};
 pub use grid::{Angles, Grid};
+pub use processor::Processing;
 pub use sizes::VideoSizes;
-pub use vision::Tower;
+pub use vision::{QwenVision, Tower};
 
 /// The token that stands for a row of image features.
-const IMAGE_PAD: &str = "<|image_pad|>";
+pub const IMAGE_PAD: &str = "<|image_pad|>";
 /// What stands around the features of an image.
-const AROUND_IMAGE: [&str; 2] = ["<|vision_start|>", "<|vision_end|>"];
+pub const AROUND_IMAGE: [&str; 2] = ["<|vision_start|>", "<|vision_end|>"];
 
 /// Measures of a tower.
 #[derive(Debug, Clone)]
@@ -85,7 +86,7 @@ impl AxialRope {
 
 impl Measures {
     /// Checks what can be checked without the weights; `width` is that of the decoder.
-    fn check(&self, width: usize) -> Result<(), Unsupported> {
+    pub fn check(&self, width: usize) -> Result<(), Unsupported> {
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),

@@ -57,23 +57,52 @@ impl Default for Config {
     }
 }
 
+/// What a family's published processors do in ways of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Processing {
+    /// The fewest and the most pixels of an image, where nothing is said of them.
+    pub image_pixels: (usize, usize),
+    /// The same of a video, in squares that become a token: of a frame where its limits are each frame's.
+    pub video_squares: (usize, usize),
+    pub video_sizes: VideoSizes,
+    /// Of images, too, a side that is shorter than a square's is brought to that first.
+    pub images_at_least: bool,
+    /// The values of a patch come pixel by pixel, not colour by colour.
+    pub colours_last: bool,
+    /// Means and deviations of the colours, where nothing is said of them.
+    pub colours: [[f32; 3]; 2],
+}
+
+impl Processing {
+    /// As `Qwen2VLImageProcessor` does it.
+    pub fn qwen(video_sizes: VideoSizes) -> Self {
+        Self {
+            image_pixels: (56 * 56, 28 * 28 * 1280),
+            video_squares: (128, 768),
+            video_sizes,
+            images_at_least: false,
+            colours_last: false,
+            colours: [CLIP_MEAN, CLIP_STD],
+        }
+    }
+}
+
 impl Config {
     /// The fewest and the most pixels of an image.
-    fn image_pixels(&self) -> Result<Limits, Unsupported> {
-        let size = self
-            .size
-            .unwrap_or(PixelCounts::of(56 * 56, 28 * 28 * 1280));
+    fn image_pixels(&self, (fewest, most): (usize, usize)) -> Result<Limits, Unsupported> {
+        let size = self.size.unwrap_or(PixelCounts::of(fewest, most));
         size.limits(self.min_pixels, self.max_pixels)
     }
 
     /// Those of a frame.
-    fn frame_pixels(&self, sizes: VideoSizes) -> Result<Limits, Unsupported> {
+    fn frame_pixels(&self, processing: &Processing) -> Result<Limits, Unsupported> {
         let square = self.patch_size * self.merge_size;
         let square = square * square;
+        let (fewest, most) = processing.video_squares;
         let size = self
             .size
-            .unwrap_or(PixelCounts::of(128 * square, 768 * square));
-        let published = match sizes {
+            .unwrap_or(PixelCounts::of(fewest * square, most * square));
+        let published = match processing.video_sizes {
             VideoSizes::EachFrame => size.limits(self.min_pixels, self.max_pixels)?,
             VideoSizes::WholeVideo => size.limits(None, None)?.shared(self.temporal_patch_size),
         };
@@ -102,11 +131,12 @@ impl Config {
         Ok(())
     }
 
-    fn rules(&self, pixels: Limits) -> Result<Rules, Unsupported> {
+    fn rules(&self, pixels: Limits, processing: &Processing) -> Result<Rules, Unsupported> {
+        let [mean, std] = processing.colours;
         Ok(Rules {
             pixels,
             resizer: Arc::new(Resizer::new(filter(self.resample)?)),
-            normalisation: Normalisation::new(&self.normalisation, CLIP_MEAN, CLIP_STD)?,
+            normalisation: Normalisation::new(&self.normalisation, mean, std)?,
         })
     }
 }
@@ -128,7 +158,7 @@ pub struct Rules {
 pub struct ImageProcessor {
     images: Rules,
     frames: Rules,
-    sizes: VideoSizes,
+    processing: Processing,
     patch: usize,
     /// Frames of a patch.
     depth: usize,
@@ -140,20 +170,22 @@ impl ImageProcessor {
     pub fn load(
         checkpoint: &Checkpoint,
         measures: &Measures,
-        sizes: VideoSizes,
+        processing: Processing,
     ) -> Result<Self, ModelError> {
         let (file, images) = processor_config::<Config>(checkpoint)?;
         let (origin, frames) = video_processor_config::<Config>(checkpoint)?;
         let images = images
             .check(measures)
-            .and_then(|()| images.rules(images.image_pixels()?));
+            .and_then(|()| images.image_pixels(processing.image_pixels))
+            .and_then(|pixels| images.rules(pixels, &processing));
         let frames = frames
             .check(measures)
-            .and_then(|()| frames.rules(frames.frame_pixels(sizes)?));
+            .and_then(|()| frames.frame_pixels(&processing))
+            .and_then(|pixels| frames.rules(pixels, &processing));
         Ok(Self {
             images: images.map_err(|unsupported| unsupported.of(file))?,
             frames: frames.map_err(|unsupported| origin.error(unsupported))?,
-            sizes,
+            processing,
             patch: measures.patch_size,
             depth: measures.temporal_patch_size,
             merge: measures.spatial_merge_size,
@@ -184,9 +216,13 @@ impl ImageProcessor {
     /// The grid of a picture of `size` (width, height).
     pub fn grid(&self, size: (usize, usize), view: View) -> Grid {
         let side = self.patch * self.merge;
-        let size = match (view, self.sizes) {
-            (View::Frame, VideoSizes::WholeVideo) => VideoSizes::at_least(side, size),
-            _ => (size.0 as f64, size.1 as f64),
+        let begins_at_a_square = match view {
+            View::Frame => self.processing.video_sizes == VideoSizes::WholeVideo,
+            View::Image { .. } => self.processing.images_at_least,
+        };
+        let size = match begins_at_a_square {
+            true => VideoSizes::at_least(side, size),
+            false => (size.0 as f64, size.1 as f64),
         };
         let (down, across) = self.rules(view).pixels.squares(size, side);
         Grid {
@@ -241,6 +277,18 @@ impl ImageProcessor {
         }
         let shape = (grid.patches(), 3 * self.depth * area);
         Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+
+    /// A published processor's patches, `[patches, values]`, as [`Self::patches`] has them: colour by colour.
+    pub fn by_colours(&self, values: &Tensor) -> candle_core::Result<Tensor> {
+        let area = self.patch * self.patch;
+        match self.processing.colours_last {
+            false => Ok(values.clone()),
+            true => values
+                .reshape((values.dim(0)?, area, 3, self.depth))?
+                .permute((0, 2, 3, 1))?
+                .flatten_from(1),
+        }
     }
 
     /// Of the patches of two pictures, `[patches, 3 * 2 * side * side]` each, the first of the one as the first frame and the second of the

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::processor::ImageProcessor;
-use super::{Grid, Measures, VideoSizes, IMAGE_PAD};
+use super::processor::{ImageProcessor, Processing};
+use super::{Grid, Measures, IMAGE_PAD};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
@@ -39,12 +39,12 @@ impl QwenVision {
     /// Reads the processors' configurations; `tower` makes the tower, for arithmetic in `dtype` on `device`.
     pub fn new(
         checkpoint: &Checkpoint,
-        (measures, sizes): (&Measures, VideoSizes),
+        (measures, processing): (&Measures, Processing),
         (dtype, device): (DType, &Device),
         tower: impl FnOnce() -> Result<Box<dyn Tower>>,
     ) -> std::result::Result<Self, ModelError> {
         Ok(Self {
-            processor: ImageProcessor::load(checkpoint, measures, sizes)?,
+            processor: ImageProcessor::load(checkpoint, measures, processing)?,
             tower: tower()
                 .map_err(|error| checkpoint.weight_error(error, device))?
                 .into(),
@@ -156,6 +156,7 @@ impl Vision for QwenVision {
         };
         shape(&values, "pixel_values", "[patches, values]")?;
         shape(grids, "image_grid_thw", "[pictures, 3]")?;
+        let values = self.processor.by_colours(&values)?;
         let mut pictures = Vec::new();
         let mut first = 0;
         for grid in grids.to_dtype(DType::U32)?.to_vec2::<u32>()? {

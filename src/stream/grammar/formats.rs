@@ -208,6 +208,17 @@ const FORMATS: [ChatFormat; 12] = [
         after_frame: "<|vision_end|>",
         ..CHATML
     },
+    // Answers that have been given stand behind a thought without words.
+    ChatFormat {
+        name: "Cosmos 3 Edge",
+        families: &["Cosmos 3 Edge"],
+        no_system: "<|im_start|>system\n<|im_end|>\n",
+        time: TimeLabel::Seconds("<{} seconds>"),
+        before_frame: "<|vision_start|>",
+        after_frame: "<|vision_end|>",
+        template_answer: "<|im_end|>\n<|im_start|>assistant\n<think></think>",
+        ..CHATML
+    },
 ];
 
 impl ChatFormat {

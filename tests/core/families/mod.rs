@@ -63,6 +63,7 @@ families! {
     qwen2_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, stream;
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, bounded_videos, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
+    cosmos3_edge: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     cosmos3_omni: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
 

@@ -1,4 +1,4 @@
-//! The configuration of the decoders that are built like Llama: Llama, Mistral, Qwen2, Qwen3.
+//! The configuration of the decoders that are built like Llama: Llama, Mistral, Qwen2, Qwen3, and Cosmos 3 Edge but for its MLP.
 
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -95,6 +95,11 @@ fn class_defaults(model_type: &str) -> Value {
             qwen,
             json!({ "head_dim": 128, "max_position_embeddings": 128000, "rope_theta": 5e5, "sliding_window": null }),
         ),
+        COSMOS3_EDGE => json!({
+            "vocab_size": 131072, "hidden_size": 2048, "intermediate_size": 9216, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "hidden_act": SQUARED_RELU,
+            "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8,
+        }),
         _ => json!({}),
     }
 }
@@ -103,10 +108,22 @@ fn class_defaults(model_type: &str) -> Value {
 pub const QWEN2_VL: &str = "qwen2_vl_text";
 pub const QWEN2_5_VL: &str = "qwen2_5_vl_text";
 pub const QWEN3_VL: &str = "qwen3_vl_text";
+/// That of Cosmos 3 Edge.
+pub const COSMOS3_EDGE: &str = "cosmos3_edge_text";
+
+/// What configurations call `max(x, 0)^2`.
+const SQUARED_RELU: &str = "relu2";
 
 /// The kinds that are read.
-pub const KINDS: [&str; 7] = [
-    "llama", "mistral", "qwen2", "qwen3", QWEN2_VL, QWEN2_5_VL, QWEN3_VL,
+pub const KINDS: [&str; 8] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    QWEN2_VL,
+    QWEN2_5_VL,
+    QWEN3_VL,
+    COSMOS3_EDGE,
 ];
 
 /// Fields of which null says something: no window, a head's share of hidden_size, as many KV heads as heads. Null elsewhere says nothing.
@@ -152,13 +169,18 @@ impl Config {
         ["qwen3", QWEN3_VL].contains(&self.model_type.as_str())
     }
 
+    /// The MLP is a gated unit; else two products with a squared ReLU between them.
+    pub fn gated(&self) -> bool {
+        self.model_type != COSMOS3_EDGE
+    }
+
     /// The parameters of the rotary embedding, with the axes of positions that the model's class has.
     fn rope(&self) -> RopeParameters {
         let mut rope =
             RopeParameters::of(self.rope_scaling.as_ref(), self.rope_parameters.as_ref());
         let axes = match self.model_type.as_str() {
             QWEN2_VL | QWEN2_5_VL => Some(([16, 24, 24], false)),
-            QWEN3_VL => Some(([24, 20, 20], true)),
+            QWEN3_VL | COSMOS3_EDGE => Some(([24, 20, 20], true)),
             _ => None,
         };
         if let Some((sections, interleaved)) = axes {
@@ -188,8 +210,15 @@ impl Config {
                 KINDS.join(", "),
             ));
         }
-        if Activation::parse(&self.hidden_act) != Some(Activation::Silu) {
-            return Err(Unsupported::new("hidden_act", &self.hidden_act, "silu"));
+        let activation = match self.gated() {
+            true => (
+                "silu",
+                Activation::parse(&self.hidden_act) == Some(Activation::Silu),
+            ),
+            false => (SQUARED_RELU, self.hidden_act == SQUARED_RELU),
+        };
+        if let (expected, false) = activation {
+            return Err(Unsupported::new("hidden_act", &self.hidden_act, expected));
         }
         let (heads, kv_heads, head_dim) =
             (self.num_attention_heads, self.kv_heads(), self.head_dim());

@@ -1,8 +1,10 @@
 //! A layer of the decoders that are built like Llama: Llama, Mistral, Qwen2 (biases), Qwen3 (normalised queries and keys).
 //!
 //! - `config`: the checkpoint's configuration, and what of it can be computed
+//! - `ungated`: the same with an MLP without a gate (Cosmos 3 Edge)
 
 mod config;
+mod ungated;
 
 use std::sync::Arc;
 
@@ -17,7 +19,15 @@ use crate::model::linear::{forward_all, Linear};
 use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
-pub use config::{Config, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
+pub use config::{Config, COSMOS3_EDGE, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
+
+/// The layer whose weights `w` stands at, of the kind that the configuration says.
+pub fn layer(cfg: &Config, w: &Weights) -> Result<Arc<dyn Block>> {
+    Ok(match cfg.gated() {
+        true => Arc::new(Layer::new(cfg, w)?),
+        false => Arc::new(ungated::Layer::new(cfg, w)?),
+    })
+}
 
 #[derive(Debug)]
 pub struct Attention {
