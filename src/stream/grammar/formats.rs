@@ -104,7 +104,7 @@ const ONEVISION: ChatFormat = ChatFormat {
     ..CHATML
 };
 
-const FORMATS: [ChatFormat; 12] = [
+const FORMATS: [ChatFormat; 13] = [
     ChatFormat {
         name: "SmolVLM",
         families: &["SmolVLM"],
