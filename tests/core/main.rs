@@ -52,6 +52,7 @@ mod qwen_vl;
 mod recall;
 mod repetition;
 mod sent_pictures;
+mod siglip;
 mod smollm2;
 mod speed;
 mod steps;
