@@ -1,6 +1,6 @@
 //! The tower: SigLIP 2 for pictures of any size (arXiv 2502.14786), whose learned positions are stretched over the grid, and the merger.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::config::Shape;
@@ -8,6 +8,7 @@ use crate::model::activation::Activation;
 use crate::model::qwen_vl::{attend, Grid, Tower, LOGITS};
 use crate::model::vision::attention::{self, Windows};
 use crate::model::vision::layers::Linear;
+use crate::model::vision::positions::stretched;
 use crate::model::vision::vit::parts::Mlp;
 use crate::model::vision::vit::{Sizes, CHANNELS};
 use crate::model::vision::TowerOutput;
@@ -133,7 +134,7 @@ impl Module for Merger {
 #[derive(Debug, Clone)]
 pub struct EdgeTower {
     patch_embedding: Linear,
-    /// Learned positions, `[side, side * hidden]`, f32.
+    /// Learned positions, `[side, side, hidden]`, f32.
     position_embedding: Tensor,
     layers: Vec<Layer>,
     post_layernorm: LayerNorm,
@@ -154,7 +155,7 @@ impl EdgeTower {
             patch_embedding: patch_embedding(sizes, &w_embeddings.pp("patch_embedding"))?,
             position_embedding: positions
                 .to_dtype(DType::F32)?
-                .reshape((side, side * hidden))?,
+                .reshape((side, side, hidden))?,
             layers: (0..sizes.layers)
                 .map(|i| Layer::new(sizes, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
@@ -163,24 +164,14 @@ impl EdgeTower {
         })
     }
 
-    /// The learned positions of a grid's patches, `[patches, hidden]`, f32, in the processor's order: first the rows of the table become
-    /// those of the grid, then its columns.
+    /// The learned positions of a grid's patches, `[patches, hidden]`, f32, in the processor's order.
     fn positions(&self, grid: Grid) -> Result<Tensor> {
         let table = &self.position_embedding;
-        let device = table.device();
-        let side = table.dim(0)?;
-        let rows = stretch(side, grid.height, device)?.matmul(table)?;
-        let rows = rows.reshape((grid.height, side, ()))?;
-        let columns = stretch(side, grid.width, device)?;
-        let columns = columns.broadcast_left(grid.height)?.contiguous()?;
         let places = grid
             .places()
             .map(|(row, column)| (row * grid.width + column) as u32);
-        let places = Tensor::from_vec(places.collect(), grid.patches(), device)?;
-        columns
-            .matmul(&rows)?
-            .flatten_to(1)?
-            .index_select(&places, 0)
+        let places = Tensor::from_vec(places.collect(), grid.patches(), table.device())?;
+        stretched(table, [grid.height, grid.width])?.index_select(&places, 0)
     }
 }
 
@@ -193,26 +184,6 @@ fn patch_embedding(sizes: &Sizes, w: &Weights) -> Result<Linear> {
         .transpose(1, 2)?
         .flatten_from(1)?;
     Ok(Linear::new(weight, Some(w.get(hidden, "bias")?)))
-}
-
-/// The weights with which `from` values in a row become `to`, `[to, from]`, f32: linear between the middles of places, over more of them
-/// where places become fewer, as torch's `interpolate` does it with `antialias`.
-fn stretch(from: usize, to: usize, device: &Device) -> Result<Tensor> {
-    let scale = from as f64 / to as f64;
-    let support = scale.max(1.0);
-    let mut weights = vec![0f32; to * from];
-    for (i, row) in weights.chunks_exact_mut(from).enumerate() {
-        let centre = (i as f64 + 0.5) * scale;
-        let weight = |place: usize| {
-            let off = (place as f64 + 0.5 - centre).abs() / support;
-            (1.0 - off).max(0.0)
-        };
-        let sum = (0..from).map(weight).sum::<f64>();
-        for (place, to) in row.iter_mut().enumerate() {
-            *to = (weight(place) / sum) as f32;
-        }
-    }
-    Tensor::from_vec(weights, (to, from), device)
 }
 
 impl Tower for EdgeTower {
@@ -233,31 +204,5 @@ impl Tower for EdgeTower {
 
     fn merge(&self, output: &TowerOutput, _: Grid) -> Result<(Tensor, Vec<Tensor>)> {
         Ok((self.merger.forward(&output.features)?, Vec::new()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// By torch 2.15: `interpolate(table, size, mode="bilinear", align_corners=False, antialias=True)` of rows 0 to 4 squared.
-    #[test]
-    fn positions_are_stretched_and_shrunk_as_torch_does_it() -> Result<()> {
-        for (to, wanted) in [
-            (5, &[0.0, 1.0, 4.0, 9.0, 16.0][..]),
-            (
-                8,
-                &[0.0, 0.4375, 1.1875, 3.0625, 5.5625, 8.6875, 12.9375, 16.0],
-            ),
-            (3, &[0.428_571_4, 4.444_444_7, 13.0]),
-            (2, &[1.727_272_7, 9.727_272]),
-        ] {
-            let table = Tensor::new(&[0f32, 1.0, 4.0, 9.0, 16.0], &Device::Cpu)?;
-            let got = stretch(5, to, &Device::Cpu)?.matmul(&table.unsqueeze(1)?)?;
-            let got = got.flatten_all()?.to_vec1::<f32>()?;
-            let near = got.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5);
-            assert!(got.len() == wanted.len() && near, "{got:?}, {wanted:?}");
-        }
-        Ok(())
     }
 }

@@ -3,8 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{layer_norm, LayerNorm, Module};
 
-use crate::model::preprocess::resample::Filter;
 use crate::model::vision::layers::Linear;
+use crate::model::vision::positions::stretched;
 use crate::model::vision::vit::parts::in_batches;
 use crate::model::vision::vit::{Layer, Sizes, CHANNELS};
 use crate::model::weights::Weights;
@@ -50,7 +50,7 @@ impl Siglip2 {
 
     /// `patches` (`[tiles, rows * columns, values]`) -> `[tiles, rows * columns, hidden]`; a tile sees nothing of the others.
     pub fn forward(&self, patches: &Tensor, [rows, columns]: [usize; 2]) -> Result<Tensor> {
-        let positions = self.positions([rows, columns])?;
+        let positions = stretched(&self.position_embedding, [rows, columns])?;
         let positions = positions.to_dtype(patches.dtype())?.unsqueeze(0)?;
         in_batches(patches, |batch| {
             let embedded = self.patch_embedding.forward(batch)?;
@@ -60,29 +60,5 @@ impl Siglip2 {
             }
             self.post_layernorm.forward(&x)
         })
-    }
-
-    /// The table of positions, stretched or shrunk with a bilinear filter: `[rows * columns, hidden]`.
-    fn positions(&self, [rows, columns]: [usize; 2]) -> Result<Tensor> {
-        let (side, _, hidden) = self.position_embedding.dims3()?;
-        let device = self.position_embedding.device();
-        let weights = |to: usize| {
-            let mut weights = vec![0f32; to * side];
-            for (i, weights) in weights.chunks_exact_mut(side).enumerate() {
-                let (start, taps) = Filter::Bilinear.weights(side, to, i);
-                for (weight, tap) in weights[start..].iter_mut().zip(taps) {
-                    *weight = tap as f32;
-                }
-            }
-            Tensor::from_vec(weights, (to, side), device)
-        };
-        let table = self.position_embedding.reshape((side, side * hidden))?;
-        let down = weights(rows)?.matmul(&table)?;
-        let down = down.reshape((rows, side, hidden))?;
-        let across = weights(columns)?
-            .unsqueeze(0)?
-            .broadcast_as((rows, columns, side))?
-            .contiguous()?;
-        across.matmul(&down)?.flatten_to(1)
     }
 }

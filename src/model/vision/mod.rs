@@ -7,6 +7,7 @@
 //! - `layers`: linear layers
 //! - `norm`: the norm of rows
 //! - `panels`: matrices as the CPU multiplies many rows with them
+//! - `positions`: learned positions over a grid of any size
 //! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
 //! - `vit`: the tower of CLIP and of SigLIP
@@ -17,6 +18,7 @@ pub mod frames;
 pub mod layers;
 pub mod norm;
 pub mod panels;
+pub mod positions;
 pub mod projector;
 pub mod shuffle;
 pub mod vit;
