@@ -5,97 +5,15 @@ use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::config::Shape;
 use crate::model::activation::Activation;
-use crate::model::qwen_vl::{attend, Grid, Tower, LOGITS};
-use crate::model::vision::attention::{self, Windows};
+use crate::model::qwen_vl::{Grid, Tower};
 use crate::model::vision::layers::Linear;
 use crate::model::vision::positions::stretched;
-use crate::model::vision::vit::parts::Mlp;
-use crate::model::vision::vit::{Sizes, CHANNELS};
+use crate::model::vision::vit::{Layer, Sizes, CHANNELS};
 use crate::model::vision::TowerOutput;
 use crate::model::weights::Weights;
 
 /// What the published merger's norm adds to a variance; the configuration does not say it.
 const MERGER_EPS: f64 = 1e-6;
-
-#[derive(Debug, Clone)]
-struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-    heads: usize,
-}
-
-impl Attention {
-    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
-        let load = |name| Linear::load(sizes.hidden, sizes.hidden, true, w.pp(name).var_builder());
-        Ok(Self {
-            q_proj: load("q_proj")?,
-            k_proj: load("k_proj")?,
-            v_proj: load("v_proj")?,
-            out_proj: load("out_proj")?,
-            heads: sizes.heads,
-        })
-    }
-}
-
-impl Attention {
-    /// What comes of `x` (`[patches, hidden]`), of which each patch attends to all, added to `past`.
-    fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
-        let [q, k, v] =
-            [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| projection.forward(x));
-        self.out_proj.onto(&self.attended(&q?, &k?, &v?)?, past)
-    }
-
-    /// `[patches, hidden]`
-    fn attended(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let (patches, hidden) = q.dims2()?;
-        if q.device().is_cpu() {
-            let windows = Windows {
-                heads: self.heads,
-                lengths: &[patches],
-                turns: None,
-            };
-            return attention::attend(q, k, v, windows);
-        }
-        let head_dim = hidden / self.heads;
-        let by_head = |x: &Tensor| {
-            x.reshape((patches, self.heads, head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
-        };
-        let q = by_head(&(q / (head_dim as f64).sqrt())?)?;
-        let attended = attend(&q, &by_head(k)?, &by_head(v)?, LOGITS)?;
-        attended.transpose(0, 1)?.flatten_from(1)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Layer {
-    layer_norm1: LayerNorm,
-    self_attn: Attention,
-    layer_norm2: LayerNorm,
-    mlp: Mlp,
-}
-
-impl Layer {
-    fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
-        let norm = |name| layer_norm(sizes.hidden, sizes.epsilon, w.pp(name).var_builder());
-        Ok(Self {
-            layer_norm1: norm("layer_norm1")?,
-            self_attn: Attention::new(sizes, &w.pp("self_attn"))?,
-            layer_norm2: norm("layer_norm2")?,
-            mlp: Mlp::new(sizes, &w.pp("mlp"))?,
-        })
-    }
-}
-
-impl Module for Layer {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.self_attn.onto(&self.layer_norm1.forward(x)?, x)?;
-        self.mlp.onto(&self.layer_norm2.forward(&x)?, &x)
-    }
-}
 
 /// Joins the patches of a square into one row of the decoder's input.
 #[derive(Debug, Clone)]
@@ -191,13 +109,14 @@ impl Tower for EdgeTower {
     fn forward(&self, patches: &Tensor, grid: Grid) -> Result<TowerOutput> {
         // 1. embed, and say where each patch stands
         let positions = self.positions(grid)?.to_dtype(patches.dtype())?;
-        let mut x = (self.patch_embedding.forward(patches)? + positions)?;
-        // 2. layers
+        let embedded = (self.patch_embedding.forward(patches)? + positions)?;
+        // 2. layers, of which each patch attends to all: [1, patches, hidden]
+        let mut x = embedded.unsqueeze(0)?;
         for layer in &self.layers {
             x = layer.forward(&x)?;
         }
         Ok(TowerOutput {
-            features: self.post_layernorm.forward(&x)?,
+            features: self.post_layernorm.forward(&x.squeeze(0)?)?,
             deep: Vec::new(),
         })
     }

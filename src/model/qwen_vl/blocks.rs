@@ -1,12 +1,11 @@
 //! The layers of a tower.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm, VarBuilder};
 
 use super::{Angles, Measures};
-use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
-use crate::model::vision::attention::{self, Windows};
+use crate::model::vision::attention::{attend, Windows};
 use crate::model::vision::layers::Linear;
 use crate::model::vision::norm::{layer_norm, LayerNorm};
 
@@ -74,11 +73,7 @@ struct Attention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
-    head_dim: usize,
 }
-
-/// Logits that are in memory at a time, at most, unless one row has more.
-pub const LOGITS: usize = 1 << 24;
 
 impl Attention {
     fn new(measures: &Measures, vb: VarBuilder) -> Result<Self> {
@@ -87,7 +82,6 @@ impl Attention {
             qkv: Linear::load(hidden, 3 * hidden, true, vb.pp("qkv"))?,
             proj: Linear::load(hidden, hidden, true, vb.pp("proj"))?,
             heads: measures.num_heads,
-            head_dim: measures.head_dim(),
         })
     }
 
@@ -104,62 +98,16 @@ impl Attention {
 
     /// `[patches, hidden]`
     fn attended(&self, x: &Tensor, angles: &Angles, windows: &[usize]) -> Result<Tensor> {
-        let (heads, head_dim) = (self.heads, self.head_dim);
-        let patches = x.dim(0)?;
-        if x.device().is_cpu() {
-            let qkv = self.qkv.forward(x)?;
-            let hidden = heads * head_dim;
-            let part = |i: usize| qkv.narrow(1, i * hidden, hidden);
-            let windows = Windows {
-                heads,
-                lengths: windows,
-                turns: Some([&angles.cos, &angles.sin]),
-            };
-            return attention::attend(&part(0)?, &part(1)?, &part(2)?, windows);
-        }
-        // [3, heads, patches, head_dim]
-        let qkv = self
-            .qkv
-            .forward(x)?
-            .reshape((patches, 3, heads, head_dim))?
-            .permute((1, 2, 0, 3))?
-            .contiguous()?;
-        let q = (angles.rotate(&qkv.get(0)?)? / (head_dim as f64).sqrt())?;
-        let k = angles.rotate(&qkv.get(1)?)?;
-        let v = qkv.get(2)?;
-        let mut attended = Vec::new();
-        let mut start = 0;
-        // Neighbours of one length are one batch.
-        for equal in windows.chunk_by(|a, b| a == b) {
-            let count = equal.len() * equal[0];
-            let batch = |x: &Tensor| {
-                x.narrow(1, start, count)?.contiguous()?.reshape((
-                    heads * equal.len(),
-                    equal[0],
-                    head_dim,
-                ))
-            };
-            let out = attend(&batch(&q)?, &batch(&k)?, &batch(&v)?, LOGITS)?;
-            attended.push(out.reshape((heads, count, head_dim))?);
-            start += count;
-        }
-        Tensor::cat(&attended, 1)?.transpose(0, 1)?.flatten_from(1)
+        let qkv = self.qkv.forward(x)?;
+        let hidden = qkv.dim(1)? / 3;
+        let part = |i: usize| qkv.narrow(1, i * hidden, hidden);
+        let windows = Windows {
+            heads: self.heads,
+            lengths: windows,
+            turns: Some([&angles.cos, &angles.sin]),
+        };
+        attend(&part(0)?, &part(1)?, &part(2)?, windows)
     }
-}
-
-/// Attention of `q` over `k` and `v`, `[batch, patches, head_dim]` each, with at most so many logits at a time (but whole rows); the
-/// softmax is in f32.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, logits: usize) -> Result<Tensor> {
-    let (batch, patches, _) = q.dims3()?;
-    let rows = (logits / (batch * patches)).clamp(1, patches);
-    let k = k.t()?;
-    let mut outs = Vec::new();
-    for first in (0..patches).step_by(rows) {
-        let q = q.narrow(1, first, rows.min(patches - first))?;
-        let logits = q.contiguous()?.matmul(&k)?.to_dtype(DType::F32)?;
-        outs.push(weighted_sums(&shares(&logits)?, v)?);
-    }
-    Tensor::cat(&outs, 1)
 }
 
 /// What follows the attention of a layer.
@@ -300,25 +248,5 @@ impl Module for Merger {
         };
         let inner = self.fc1.activated(&x, Activation::Gelu)?;
         self.fc2.forward(&inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    #[test]
-    fn attention_in_strips_of_rows_is_the_same() {
-        let random = || Tensor::randn(0f32, 1., (2, 7, 4), &Device::Cpu).unwrap();
-        let (q, k, v) = (random(), random(), random());
-        let whole = attend(&q, &k, &v, LOGITS).unwrap();
-        for logits in [1, 2 * 7 * 3] {
-            let strips = attend(&q, &k, &v, logits).unwrap();
-            let off = (&strips - &whole).unwrap().abs().unwrap();
-            let off = off.max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(off < 1e-6, "{off}");
-        }
     }
 }
