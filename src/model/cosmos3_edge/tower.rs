@@ -1,52 +1,16 @@
 //! The tower: SigLIP 2 for pictures of any size (arXiv 2502.14786), whose learned positions are stretched over the grid, and the merger.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use super::config::Shape;
-use crate::model::activation::Activation;
-use crate::model::qwen_vl::{Grid, Tower};
+use crate::model::qwen_vl::{Grid, Merger, MergerNorm, Tower, EPSILON};
 use crate::model::vision::layers::Linear;
+use crate::model::vision::norm::{layer_norm, LayerNorm, Norm};
 use crate::model::vision::positions::stretched;
 use crate::model::vision::vit::{Layer, Sizes, CHANNELS};
 use crate::model::vision::TowerOutput;
 use crate::model::weights::Weights;
-
-/// What the published merger's norm adds to a variance; the configuration does not say it.
-const MERGER_EPS: f64 = 1e-6;
-
-/// Joins the patches of a square into one row of the decoder's input.
-#[derive(Debug, Clone)]
-struct Merger {
-    norm: LayerNorm,
-    linear_fc1: Linear,
-    linear_fc2: Linear,
-    /// Of a square.
-    width: usize,
-}
-
-impl Merger {
-    fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let (inner, width) = (shape.inner, shape.measures.merged_width());
-        let load = |from, to, name| Linear::load(from, to, true, w.pp(name).var_builder());
-        let norm = w.pp("norm").var_builder();
-        Ok(Self {
-            norm: layer_norm(shape.sizes.hidden, MERGER_EPS, norm)?,
-            linear_fc1: load(width, inner, "linear_fc1")?,
-            linear_fc2: load(inner, shape.measures.out_hidden_size, "linear_fc2")?,
-            width,
-        })
-    }
-}
-
-impl Module for Merger {
-    /// `[patches, hidden]` -> `[tokens, out_hidden]`
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let squares = self.norm.forward(x)?.reshape(((), self.width))?;
-        let inner = Activation::Gelu.forward(&self.linear_fc1.forward(&squares)?)?;
-        self.linear_fc2.forward(&inner)
-    }
-}
 
 /// Tower and merger.
 #[derive(Debug, Clone)]
@@ -68,7 +32,7 @@ impl EdgeTower {
         let positions = w_embeddings.pp("position_embedding");
         let positions = positions.get((side * side, hidden), "weight")?;
         let w_layers = w.pp("encoder").pp("layers");
-        let norm = w.pp("post_layernorm").var_builder();
+        let norm = Norm::layer(hidden, EPSILON, &w_merger.pp("norm"))?;
         Ok(Self {
             patch_embedding: patch_embedding(sizes, &w_embeddings.pp("patch_embedding"))?,
             position_embedding: positions
@@ -77,8 +41,14 @@ impl EdgeTower {
             layers: (0..sizes.layers)
                 .map(|i| Layer::new(sizes, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
-            post_layernorm: layer_norm(hidden, sizes.epsilon, norm)?,
-            merger: Merger::new(shape, w_merger)?,
+            post_layernorm: layer_norm(hidden, sizes.epsilon, &w.pp("post_layernorm"))?,
+            merger: Merger::new(
+                &shape.measures,
+                MergerNorm::Patches(norm),
+                shape.inner,
+                ["linear_fc1", "linear_fc2"],
+                w_merger,
+            )?,
         })
     }
 
@@ -97,11 +67,11 @@ impl EdgeTower {
 fn patch_embedding(sizes: &Sizes, w: &Weights) -> Result<Linear> {
     let (hidden, area) = (sizes.hidden, sizes.patch * sizes.patch);
     let weight = w
-        .get((hidden, area * CHANNELS), "weight")?
+        .narrow((hidden, area * CHANNELS), "weight")?
         .reshape((hidden, area, CHANNELS))?
         .transpose(1, 2)?
         .flatten_from(1)?;
-    Ok(Linear::new(weight, Some(w.get(hidden, "bias")?)))
+    Linear::packed(weight, Some(w.get(hidden, "bias")?))
 }
 
 impl Tower for EdgeTower {

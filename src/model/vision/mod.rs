@@ -5,7 +5,7 @@
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
 //! - `layers`: linear layers
-//! - `norm`: the norm of rows
+//! - `norm`: norms of rows
 //! - `panels`: matrices as the CPU multiplies many rows with them
 //! - `positions`: learned positions over a grid of any size
 //! - `projector`: two layers from the tower's features to the decoder's rows

@@ -80,8 +80,8 @@ impl Mlp {
     pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         let (hidden, inner) = (sizes.hidden, sizes.intermediate);
         Ok(Self {
-            fc1: Linear::stored(hidden, inner, true, &w.pp("fc1"))?,
-            fc2: Linear::stored(inner, hidden, true, &w.pp("fc2"))?,
+            fc1: Linear::load(hidden, inner, true, &w.pp("fc1"))?,
+            fc2: Linear::load(inner, hidden, true, &w.pp("fc2"))?,
             activation: sizes.activation,
         })
     }
