@@ -141,8 +141,8 @@ impl Feed {
                 down_proj,
                 act,
             } => {
-                let gate = gate_proj.activated(x, *act)?;
-                down_proj.onto(&(gate * up_proj.forward(x)?)?, past)
+                let (gate, up) = (gate_proj.forward(x)?, up_proj.forward(x)?);
+                down_proj.onto(&act.gated(&gate, &up)?, past)
             }
         }
     }

@@ -17,7 +17,7 @@ use candle_nn::{rms_norm, Module, RmsNorm};
 use super::attention::{Heads, Projected};
 use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
-use crate::model::activation::gated_silu;
+use crate::model::activation::Activation;
 use crate::model::linear::{forward_all, Linear};
 use crate::model::sum::sum;
 use crate::model::weights::Weights;
@@ -148,7 +148,7 @@ impl FeedForward for Mlp {
 impl Module for Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = forward_all(x, &[&self.gate_proj, &self.up_proj])?;
-        self.down_proj.forward(&gated_silu(&gate, &up)?)
+        self.down_proj.forward(&Activation::Silu.gated(&gate, &up)?)
     }
 }
 
