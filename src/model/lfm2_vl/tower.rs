@@ -1,9 +1,10 @@
 //! The tower: SigLIP 2 for pictures of any size ("NaFlex", arXiv 2502.14786), whose table of positions is stretched to each grid of patches.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use crate::model::vision::layers::Linear;
+use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::positions::stretched;
 use crate::model::vision::vit::parts::in_batches;
 use crate::model::vision::vit::{Layer, Sizes, CHANNELS};
@@ -32,7 +33,7 @@ impl Siglip2 {
                 values,
                 hidden,
                 true,
-                w_embeddings.pp("patch_embedding").var_builder(),
+                &w_embeddings.pp("patch_embedding"),
             )?,
             position_embedding: positions
                 .to_dtype(DType::F32)?
@@ -40,11 +41,7 @@ impl Siglip2 {
             layers: (0..sizes.layers)
                 .map(|i| Layer::new(sizes, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
-            post_layernorm: layer_norm(
-                hidden,
-                sizes.epsilon,
-                w.pp("post_layernorm").var_builder(),
-            )?,
+            post_layernorm: layer_norm(hidden, sizes.epsilon, &w.pp("post_layernorm"))?,
         })
     }
 

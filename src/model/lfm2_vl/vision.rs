@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use super::config::Shape;
 use super::processor::Processor;
@@ -11,6 +11,7 @@ use super::tower::Siglip2;
 use super::{IMAGE, IMAGE_END, IMAGE_START, THUMBNAIL};
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
+use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::projector::Projector;
 use crate::model::vision::shuffle::grid_shuffle;
 use crate::model::vision::vit::CHANNELS;
@@ -53,7 +54,7 @@ impl Lfm2VlVision {
             processor,
             vision_tower: Siglip2::new(&shape.tower, &w_tower)?,
             layer_norm: match projector.norm {
-                true => Some(layer_norm(joined, EPSILON, w_norm.var_builder())?),
+                true => Some(layer_norm(joined, EPSILON, &w_norm)?),
                 false => None,
             },
             multi_modal_projector: Projector::new(

@@ -1,11 +1,11 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
 //!
 //! - this file: what a family implements
-//! - `attention`: attention on the CPU
+//! - `attention`: attention within windows of rows
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
 //! - `layers`: linear layers
-//! - `norm`: the norm of rows
+//! - `norm`: norms of rows
 //! - `panels`: matrices as the CPU multiplies many rows with them
 //! - `positions`: learned positions over a grid of any size
 //! - `projector`: two layers from the tower's features to the decoder's rows
