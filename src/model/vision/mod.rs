@@ -49,6 +49,34 @@ pub struct FramePixels {
     pub max: usize,
 }
 
+impl FramePixels {
+    /// The fewest and the most that count where `fewest` and `most` are published; `square`: pixels of what one token shows, without which
+    /// there is no frame.
+    pub fn instead_of(
+        self,
+        (fewest, most): (usize, usize),
+        square: usize,
+    ) -> std::result::Result<(usize, usize), FramePixelsError> {
+        let Self { min, max } = self;
+        if max > 0 && max < square {
+            let expected = format!("0, or at least {square} (what one token shows)");
+            return Err(FramePixelsError::Most { max, expected });
+        }
+        let (most, limit) = match max {
+            0 => (most, "the checkpoint's most"),
+            max => (max, "frame_max_pixels"),
+        };
+        if min > most {
+            let expected = format!("0 to {most} ({limit})");
+            return Err(FramePixelsError::Fewest { min, expected });
+        }
+        match min {
+            0 => Ok((fewest.min(most), most)),
+            min => Ok((min, most)),
+        }
+    }
+}
+
 /// Why a tower takes no frames of so many pixels.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FramePixelsError {
