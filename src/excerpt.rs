@@ -25,7 +25,7 @@ pub fn excerpt(text: &str) -> String {
 /// # use inf_mllm::excerpt::excerpt_of_path;
 /// let real = format!("/opt/{}/model.gguf", "folder/".repeat(20));
 /// assert_eq!(excerpt_of_path(Path::new(&real)), real);
-/// assert!(excerpt_of_path(Path::new(&"a/".repeat(2500))).ends_with("a/... (5000 bytes)"));
+/// assert!(excerpt_of_path(Path::new(&"a/".repeat(2500))).ends_with("... (5000 bytes)"));
 /// ```
 pub fn excerpt_of_path(path: &Path) -> String {
     const PATH: usize = 255;
