@@ -259,6 +259,12 @@ impl Source for GgufTensors {
         }
     }
 
+    fn stored_blocks(&self, name: &str) -> Option<GgmlDType> {
+        let (_, entry) = self.find(name)?;
+        let stored = entry.first().dtype;
+        self.blocks(name).filter(|&blocks| blocks == stored)
+    }
+
     fn same(&self, one: &str, other: &str) -> bool {
         match (self.stored(one, None), self.stored(other, None)) {
             (Ok(one), Ok(other)) => one.same(&other),

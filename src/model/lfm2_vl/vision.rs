@@ -8,13 +8,13 @@ use candle_nn::Module;
 
 use super::config::Shape;
 use super::processor::Processor;
-use super::tower::Siglip2;
 use super::{IMAGE, IMAGE_END, IMAGE_START, THUMBNAIL};
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
 use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::projector::Projector;
 use crate::model::vision::shuffle::grid_shuffle;
+use crate::model::vision::siglip2::Siglip2;
 use crate::model::vision::vit::CHANNELS;
 use crate::model::vision::{
     processor_tensor, FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared,
@@ -286,9 +286,9 @@ impl Vision for Lfm2VlVision {
         for alike in parts.chunk_by(|(_, one), (_, next)| one == next) {
             let grid = alike[0].1;
             let patches = alike.iter().map(|(patches, _)| patches).collect::<Vec<_>>();
-            let out = self
-                .vision_tower
-                .forward(&Tensor::stack(&patches, 0)?, grid)?;
+            let positions = self.vision_tower.positions(grid)?;
+            let patches = Tensor::stack(&patches, 0)?;
+            let out = self.vision_tower.forward(&patches, &positions)?;
             features.push(out.flatten_to(1)?);
         }
         Ok(TowerOutput {

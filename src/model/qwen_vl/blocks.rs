@@ -128,9 +128,7 @@ impl Feed {
             act,
         })
     }
-}
 
-impl Feed {
     /// What comes of `x`, added to `past`.
     fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         match self {

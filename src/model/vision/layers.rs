@@ -5,7 +5,7 @@ use candle_nn::Module;
 
 use super::panels::{Panels, Then};
 use crate::model::activation::Activation;
-use crate::model::weights::Weights;
+use crate::model::weights::{Matrix, Weights};
 
 /// `y = x W^T + b`
 #[derive(Debug, Clone)]
@@ -26,21 +26,29 @@ impl Linear {
         if !weight.device().is_cpu() || !weight.is_contiguous() {
             return Ok(Self::Dense(candle_nn::Linear::new(weight, bias)));
         }
-        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1());
-        Ok(Self::Panels {
-            weight: Panels::of(&weight)?,
-            bias: bias.transpose()?,
-        })
+        Self::of_panels(Panels::of(&weight)?, bias)
     }
 
-    /// Takes `weight`, which on the CPU stays of 16 bits where it is stored so, and `bias` if `bias`.
+    /// Takes `weight`, which on the CPU stays of 16 bits, or of 8, where it is stored so, and `bias` if `bias`.
     pub fn load(inputs: usize, outputs: usize, bias: bool, w: &Weights) -> Result<Self> {
-        let weight = w.narrow((outputs, inputs), "weight")?;
+        let weight = w.narrow_matrix((outputs, inputs), "weight")?;
         let bias = match bias {
             true => Some(w.get(outputs, "bias")?),
             false => None,
         };
-        Self::packed(weight, bias)
+        match weight {
+            Matrix::Quantised(blocks) => Self::of_panels(Panels::of_blocks(&blocks)?, bias),
+            Matrix::Dense(weight) => Self::packed(weight, bias),
+            Matrix::Panels(_) | Matrix::Planes(_) => bail!("a matrix of a tower that is laid out for a decoder"),
+        }
+    }
+
+    fn of_panels(weight: Panels, bias: Option<Tensor>) -> Result<Self> {
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1());
+        Ok(Self::Panels {
+            weight,
+            bias: bias.transpose()?,
+        })
     }
 
     /// `activation` of the outputs.

@@ -10,6 +10,7 @@
 //! - `positions`: learned positions over a grid of any size
 //! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
+//! - `siglip2`: the tower of SigLIP 2 for pictures of any size
 //! - `vit`: the tower of CLIP and of SigLIP
 
 pub mod attention;
@@ -21,6 +22,7 @@ pub mod panels;
 pub mod positions;
 pub mod projector;
 pub mod shuffle;
+pub mod siglip2;
 pub mod vit;
 
 use std::collections::HashMap;

@@ -85,9 +85,7 @@ impl Attention {
             heads: sizes.heads,
         })
     }
-}
 
-impl Attention {
     /// What comes of `x`, added to `past`.
     fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         let [q, k, v] =

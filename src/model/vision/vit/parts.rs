@@ -85,9 +85,7 @@ impl Mlp {
             activation: sizes.activation,
         })
     }
-}
 
-impl Mlp {
     /// What comes of `x`, added to `past`.
     pub fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         self.fc2.onto(&self.inner(x)?, past)

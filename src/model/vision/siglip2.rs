@@ -1,13 +1,13 @@
-//! The tower: SigLIP 2 for pictures of any size ("NaFlex", arXiv 2502.14786), whose table of positions is stretched to each grid of patches.
+//! The tower SigLIP 2 for pictures of any size ("NaFlex", arXiv 2502.14786), whose table of positions is stretched to each grid of patches.
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::Module;
 
-use crate::model::vision::layers::Linear;
-use crate::model::vision::norm::{layer_norm, LayerNorm};
-use crate::model::vision::positions::stretched;
-use crate::model::vision::vit::parts::in_batches;
-use crate::model::vision::vit::{Layer, Sizes, CHANNELS};
+use super::layers::Linear;
+use super::norm::{layer_norm, LayerNorm};
+use super::positions::stretched;
+use super::vit::parts::in_batches;
+use super::vit::{Layer, Sizes, CHANNELS};
 use crate::model::weights::Weights;
 
 #[derive(Debug, Clone)]
@@ -22,19 +22,22 @@ pub struct Siglip2 {
 impl Siglip2 {
     /// `w` stands at the tower (`embeddings`, `encoder.layers`, `post_layernorm`).
     pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
-        let (hidden, side) = (sizes.hidden, sizes.side());
-        let (w_embeddings, w_layers) = (w.pp("embeddings"), w.pp("encoder").pp("layers"));
         let values = CHANNELS * sizes.patch * sizes.patch;
-        let positions = w_embeddings
+        let w_patch = w.pp("embeddings").pp("patch_embedding");
+        let embedding = Linear::load(values, sizes.hidden, true, &w_patch)?;
+        Self::with_embedding(embedding, sizes, w)
+    }
+
+    /// With an embedding of patches that is not as the weights have it.
+    pub fn with_embedding(patch_embedding: Linear, sizes: &Sizes, w: &Weights) -> Result<Self> {
+        let (hidden, side) = (sizes.hidden, sizes.side());
+        let w_layers = w.pp("encoder").pp("layers");
+        let positions = w
+            .pp("embeddings")
             .pp("position_embedding")
             .get((side * side, hidden), "weight")?;
         Ok(Self {
-            patch_embedding: Linear::load(
-                values,
-                hidden,
-                true,
-                &w_embeddings.pp("patch_embedding"),
-            )?,
+            patch_embedding,
             position_embedding: positions
                 .to_dtype(DType::F32)?
                 .reshape((side, side, hidden))?,
@@ -45,9 +48,14 @@ impl Siglip2 {
         })
     }
 
-    /// `patches` (`[tiles, rows * columns, values]`) -> `[tiles, rows * columns, hidden]`; a tile sees nothing of the others.
-    pub fn forward(&self, patches: &Tensor, [rows, columns]: [usize; 2]) -> Result<Tensor> {
-        let positions = stretched(&self.position_embedding, [rows, columns])?;
+    /// The learned positions of the patches of `[rows, columns]`, row by row, `[rows * columns, hidden]`, f32.
+    pub fn positions(&self, grid: [usize; 2]) -> Result<Tensor> {
+        stretched(&self.position_embedding, grid)
+    }
+
+    /// `patches` (`[tiles, patches, values]`) at `positions` (`[patches, hidden]`) -> `[tiles, patches, hidden]`; a tile sees nothing of the
+    /// others.
+    pub fn forward(&self, patches: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let positions = positions.to_dtype(patches.dtype())?.unsqueeze(0)?;
         in_batches(patches, |batch| {
             let embedded = self.patch_embedding.forward(batch)?;
