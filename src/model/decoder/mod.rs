@@ -5,6 +5,7 @@
 //! - `config`: which decoder a checkpoint has
 //! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
+//! - `convolution`: what layers without keys have in common
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3, Cosmos 3 Edge
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
@@ -13,6 +14,7 @@
 
 mod attention;
 mod config;
+mod convolution;
 pub mod gpt_neox;
 mod layer;
 mod layout;
