@@ -39,7 +39,9 @@ impl Linear {
         match weight {
             Matrix::Quantised(blocks) => Self::of_panels(Panels::of_blocks(&blocks)?, bias),
             Matrix::Dense(weight) => Self::packed(weight, bias),
-            Matrix::Panels(_) | Matrix::Planes(_) => bail!("a matrix of a tower that is laid out for a decoder"),
+            Matrix::Panels(_) | Matrix::Planes(_) => {
+                bail!("a matrix of a tower that is laid out for a decoder")
+            }
         }
     }
 
