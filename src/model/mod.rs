@@ -88,19 +88,20 @@ use chooser::ChoiceError;
 
 use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, TensorError};
+use crate::excerpt::excerpt_of_path;
 
 pub use device::{beside, device_name, DeviceKind};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    #[error("model directory {dir}: {what}")]
+    #[error("model directory {}: {what}", excerpt_of_path(.dir))]
     Directory { dir: PathBuf, what: String },
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    #[error("{file}: {what}")]
+    #[error("{}: {what}", excerpt_of_path(.file))]
     File { file: PathBuf, what: String },
-    #[error("{file}: {field} is {value}, expected {expected}")]
+    #[error("{}: {field} is {value}, expected {expected}", excerpt_of_path(.file))]
     Unsupported {
         file: PathBuf,
         field: String,

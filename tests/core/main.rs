@@ -22,6 +22,7 @@ mod eval;
 mod evidence;
 mod failures;
 mod families;
+mod family_checks;
 mod frame_pixels;
 mod frames;
 mod freezing;
