@@ -12,7 +12,7 @@ use serde_json::{json, Map, Value};
 use tempfile::TempDir;
 
 use crate::commands::{path, run, succeeded, write_bag};
-use crate::llava::refused;
+use crate::family_checks::{check_missing_and_misshapen, refused};
 use crate::support::{self, deviation, golden, ids, instruction, load, picture, tensors, try_load};
 use crate::variants::copy;
 
@@ -223,18 +223,7 @@ fn a_missing_or_misshapen_tensor_is_named() {
     let last = "model.language_model.norm.weight".to_string();
     let tower = "model.visual.merger.norm.weight".to_string();
     for name in names.into_iter().chain(others).chain([last, tower]) {
-        for missing in [true, false] {
-            let dir = with_weights(|weights| {
-                let tensor = weights.remove(&name).unwrap();
-                let last = tensor.rank() - 1;
-                let less = tensor.narrow(last, 0, tensor.dim(last).unwrap() - 1);
-                if !missing {
-                    weights.insert(name.clone(), less.unwrap().contiguous().unwrap());
-                }
-            });
-            let error = try_load(dir.path()).err().expect("it loads").to_string();
-            assert!(error.contains(&name), "{name:?} is not in: {error}");
-        }
+        check_missing_and_misshapen(NAME, &name);
     }
 }
 

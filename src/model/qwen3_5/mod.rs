@@ -4,7 +4,6 @@
 //! Names follow the published tensors: `model.language_model`, `lm_head`, `model.visual`.
 
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::checkpoint::Checkpoint;
@@ -13,6 +12,7 @@ use super::decoder::Unsupported;
 use super::family::{FamilyConfig, OtherPart};
 use super::qwen3_vl;
 use super::qwen_vl::{Kind, Measures, QwenVl, Tower, VideoSizes, VisionConfig};
+use super::weights::Weights;
 use super::ModelError;
 
 const KIND: Kind = Kind {
@@ -52,8 +52,8 @@ impl VisionConfig for Config {
         self.0.measures()
     }
 
-    fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
-        self.0.tower(measures, vb)
+    fn tower(&self, measures: &Measures, w: &Weights) -> Result<Box<dyn Tower>> {
+        self.0.tower(measures, w)
     }
 }
 
