@@ -12,6 +12,7 @@
 //!   - `qwen2_vl`: Qwen2-VL
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
+//!   - `qwen3_5`: Qwen3.5
 //!   - `cosmos3`: Cosmos 3 Nano and Super
 //!   - `cosmos3_edge`: Cosmos 3 Edge
 //! - `qwen_vl`: what the Qwen-VL families share
@@ -66,6 +67,7 @@ pub mod precision;
 pub mod preprocess;
 pub mod qwen2_5_vl;
 pub mod qwen2_vl;
+pub mod qwen3_5;
 pub mod qwen3_vl;
 mod qwen_vl;
 pub mod smolvlm;

@@ -49,6 +49,7 @@ mod preprocess;
 mod published;
 mod quantised;
 mod quantised_steps;
+mod qwen3_5;
 mod qwen_vl;
 mod recall;
 mod repetition;

@@ -15,7 +15,7 @@ pub struct Chat {
     pub format: &'static ChatFormat,
     /// What stands in the place of the system turn when there is no system prompt: the checkpoint's own default, if it has one.
     pub no_system: Arc<str>,
-    /// Opens a thought in front of every answer; empty if the template opens none.
+    /// Opens a thought in front of every answer, or stands for one without words; empty if the template writes neither.
     pub thought: Arc<str>,
     /// How frames that follow one another are one video, if they are.
     pub video_axis: Option<VideoAxis>,
@@ -89,7 +89,7 @@ impl Chat {
 
     /// Whether every answer begins inside a thought.
     pub fn thinks(&self) -> bool {
-        !self.thought.is_empty()
+        Thought::is_opened_by(&self.thought)
     }
 
     /// The row with what the template has around a lone text, if the row is in it at all.
@@ -102,7 +102,7 @@ impl Chat {
             no_system: around
                 .map_or(format.no_system, |around| around.before)
                 .into(),
-            thought: match Thought::is_opened_by(thought) {
+            thought: match Thought::is_opened_by(thought) || Thought::is_skipped_by(thought) {
                 true => thought.into(),
                 false => "".into(),
             },
