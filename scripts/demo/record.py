@@ -62,7 +62,7 @@ class Record:
 
     def take_delta(self, delta: ReasoningDelta) -> None:
         exchange = self.exchanges.get(delta.instruction_id)
-        if exchange and exchange.reasoning is None:
+        if exchange and exchange.reasoning is None and not delta.thought:
             exchange.text += delta.text
 
     def take_reasoning(self, reasoning: Reasoning) -> None:

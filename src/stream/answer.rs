@@ -17,6 +17,8 @@ pub struct Instruction {
     pub text: String,
     /// Longest answer, tokens; 0: the session's default.
     pub max_new_tokens: usize,
+    /// Longest thought in front of the answer, tokens of those of the answer; 0: the session's default.
+    pub max_thought_tokens: usize,
     /// Question and answer leave no trace in memory.
     pub ephemeral: bool,
     /// The stamp that it came with, echoed in the answer, nanoseconds; 0: none.
@@ -80,6 +82,7 @@ impl Instruction {
             id: String::new(),
             text: text.into(),
             max_new_tokens: 0,
+            max_thought_tokens: 0,
             ephemeral: false,
             stamp_ns: 0,
             arrival_ns: None,
@@ -102,6 +105,7 @@ impl Instruction {
             id: _,
             text,
             max_new_tokens: _,
+            max_thought_tokens: _,
             ephemeral: _,
             stamp_ns: _,
             arrival_ns: _,
@@ -117,8 +121,8 @@ impl Instruction {
         } = self;
         // Of choices the longest answer is none. Pictures are not compared.
         let longest = |one: &Self| match one.choices.is_empty() {
-            true => one.max_new_tokens,
-            false => 0,
+            true => (one.max_new_tokens, one.max_thought_tokens),
+            false => (0, 0),
         };
         let no_images = images.is_empty() && other.images.is_empty();
         let alike = (text, longest(self), recall, time_limit)
@@ -199,6 +203,33 @@ impl FinishReason {
     }
 }
 
+/// Whether a model thought in front of an answer, and how that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThoughtEnd {
+    /// It did not think.
+    None,
+    /// The model ended its thought.
+    Ended,
+    /// The longest thought was reached, and the thought closed; the answer began behind it.
+    Limit,
+    /// The answer ended within the thought: none of its text had begun.
+    Cut,
+    /// The chat template opens a thought, which was closed at once, as an answer of a fixed form has no room for it.
+    Skipped,
+}
+
+impl ThoughtEnd {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ended => "ended",
+            Self::Limit => "limit",
+            Self::Cut => "cut",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
 /// An answer, with what it rests on and what it cost.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -210,6 +241,9 @@ pub struct Answer {
     /// Of a watch.
     pub watch: Option<WatchCount>,
     pub text: String,
+    /// What the model thought in front of it; no part of the text.
+    pub thought: String,
+    pub thought_end: ThoughtEnd,
     pub finish: FinishReason,
     pub error: Option<String>,
     /// Tokens of the instruction's turn.
@@ -218,6 +252,8 @@ pub struct Answer {
     pub vision_tokens: usize,
     /// Tokens generated, those of a thought in front of the answer and the end token included.
     pub output_tokens: usize,
+    /// Of these: those of the thought, with the marks around it that were generated.
+    pub thought_tokens: usize,
     pub time_to_first_token: Option<Duration>,
     pub latency: Duration,
     pub newest_frame: Option<FrameStamp>,
@@ -291,11 +327,14 @@ impl Answer {
                 ended: false,
             }),
             text: String::new(),
+            thought: String::new(),
+            thought_end: ThoughtEnd::None,
             finish: FinishReason::Error,
             error: None,
             prompt_tokens: 0,
             vision_tokens: 0,
             output_tokens: 0,
+            thought_tokens: 0,
             time_to_first_token: None,
             latency: Duration::ZERO,
             newest_frame: None,
@@ -311,6 +350,13 @@ impl Answer {
             token_ids: Vec::new(),
             chosen: None,
         }
+    }
+
+    /// The ids of the answer behind the thought.
+    pub fn answer_ids(&self) -> &[u32] {
+        self.token_ids
+            .get(self.thought_tokens..)
+            .unwrap_or_default()
     }
 
     /// The answer to an instruction that is not put to the model, and its only piece.
@@ -329,17 +375,30 @@ impl Answer {
         if let Some(count) = &mut answer.watch {
             count.ended = true;
         }
-        (answer.in_one_piece(), answer)
+        (answer.piece(0, false), answer)
     }
 
-    /// All of it as one piece.
-    pub fn in_one_piece(&self) -> AnswerDelta {
+    /// All of it in as few pieces as can be: the thought, if there is one, and the text.
+    pub fn in_pieces(&self) -> Vec<AnswerDelta> {
+        match self.thought.is_empty() {
+            true => vec![self.piece(0, false)],
+            false => vec![self.piece(0, true), self.piece(1, false)],
+        }
+    }
+
+    /// All of its thought, or of its text, which is the last piece.
+    fn piece(&self, index: u32, thought: bool) -> AnswerDelta {
+        let text = match thought {
+            true => &self.thought,
+            false => &self.text,
+        };
         AnswerDelta {
             id: self.id.clone(),
             ticket: self.ticket,
-            index: 0,
-            text: self.text.clone(),
-            done: true,
+            index,
+            text: text.clone(),
+            thought,
+            done: !thought,
         }
     }
 
@@ -370,7 +429,10 @@ pub struct AnswerDelta {
     pub id: String,
     /// The instruction's.
     pub ticket: u64,
+    /// Counts the pieces of one answer, those of its thought among them.
     pub index: u32,
     pub text: String,
+    /// The text is the thought's, not the answer's.
+    pub thought: bool,
     pub done: bool,
 }

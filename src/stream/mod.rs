@@ -55,7 +55,7 @@ pub mod thumbnail;
 pub use crate::model::constraint::{GrammarKind, TextGrammar};
 pub use answer::{
     Answer, AnswerDelta, Chosen, ChosenBy, Every, FinishReason, FrameStamp, Instruction, Recall,
-    Recalled, Watching,
+    Recalled, ThoughtEnd, Watching,
 };
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};

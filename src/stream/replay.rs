@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, FinishReason, Instruction, Recall};
+use super::answer::{Answer, FinishReason, Instruction, Recall, ThoughtEnd};
 use super::bag::Bag;
 use super::frame::{CameraImage, ImageData};
 use super::script::{Entry, Script, ScriptError};
@@ -252,6 +252,7 @@ impl Run<'_> {
             &Instruction {
                 id,
                 max_new_tokens: entry.max_new_tokens,
+                max_thought_tokens: entry.max_thought_tokens,
                 ephemeral: self.script.aside,
                 recall: self.recall(entry),
                 choices: entry.choices.clone(),
@@ -298,10 +299,13 @@ impl Run<'_> {
                 cell.or_default().count(right);
             }
         }
+        let thought = answer.thought_end != ThoughtEnd::None;
         self.answers.line(&AnswerLine {
             id: &answer.id,
             at: entry.at,
             text: &answer.text,
+            thought: &answer.thought,
+            thought_end: thought.then_some(answer.thought_end.name()),
             token_ids: &answer.token_ids,
             finish_reason: answer.finish.name(),
             error: &answer.error,
@@ -312,6 +316,7 @@ impl Run<'_> {
             prompt_tokens: answer.prompt_tokens,
             vision_tokens: answer.vision_tokens,
             output_tokens: answer.output_tokens,
+            thought_tokens: answer.thought_tokens,
             choice: answer.chosen.as_ref().map(|chosen| chosen.index),
             choice_probabilities: answer.chosen.as_ref().map(|chosen| &chosen.probabilities),
             recalled: answer.recalled.iter().map(RecalledUnit::from).collect(),

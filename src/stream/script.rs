@@ -48,6 +48,8 @@ pub struct Entry {
     pub memory: Option<String>,
     #[serde(default)]
     pub max_new_tokens: usize,
+    #[serde(default)]
+    pub max_thought_tokens: usize,
     /// The answer is one of these; none: any text.
     #[serde(default)]
     pub choices: Vec<String>,

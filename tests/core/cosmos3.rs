@@ -179,7 +179,6 @@ fn pictures_become_the_published_sizes() {
     }
 }
 
-/// Answers that have been given stand in the stream as they were thought; a first question reads as the template writes it.
 #[test]
 fn a_question_reads_as_the_chat_template_writes_it_and_opens_a_thought() {
     let model = load(&golden("families").join(EDGE));
@@ -211,6 +210,47 @@ fn a_question_reads_as_the_chat_template_writes_it_and_opens_a_thought() {
         assert_eq!(stream, model.template.render(&messages).unwrap());
         assert!(stream.ends_with("<think>\n"), "{stream}");
     }
+}
+
+#[test]
+fn a_conversation_reads_as_the_chat_template_writes_it_once_it_has_gone_on() {
+    let model = load(&golden("families").join(EDGE));
+    let mut grammar = Grammar::new(Chat::find(&model).unwrap().0);
+    let mut stream = grammar.prefix("", &model.tokenizer);
+    stream.push_str(&grammar.answered_instruction("What is in view?", &model.tokenizer));
+    stream.push_str("A red box.");
+    grammar.answered();
+    stream.push_str(&grammar.instruction("And before?", &model.tokenizer));
+    let turn = |role, text: &str| Message {
+        role,
+        content: vec![Content::Text {
+            text: text.to_string(),
+        }],
+    };
+    let messages = [
+        turn("user", "What is in view?"),
+        turn("assistant", "A red box."),
+        turn("user", "And before?"),
+    ];
+    assert_eq!(stream, model.template.render(&messages).unwrap());
+}
+
+#[test]
+fn a_choice_is_answered_behind_a_closed_thought_and_not_behind_two() {
+    let config = SessionConfig {
+        model_dir: golden("families").join(EDGE),
+        system_prompt: String::new(),
+        ..tiny_config()
+    };
+    let mut session = Session::new(config).unwrap();
+    session.push_frame(&picture(0, [200, 90, 20])).unwrap();
+    let mut asked = instruction("a", "What?");
+    asked.choices = vec!["A red box.".to_string(), "none".to_string()];
+    let answer = session.ask(&asked, &|| false, &mut |_| ());
+    let tokenizer = load(&golden("families").join(EDGE)).tokenizer;
+    assert_eq!(tokenizer.decode(answer.answer_ids()).unwrap(), answer.text);
+    let whole = tokenizer.decode(&answer.token_ids).unwrap();
+    assert_eq!(whole, format!("\n</think>\n\n{}", answer.text));
 }
 
 #[test]

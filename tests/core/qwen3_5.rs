@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{CacheConfig, PolicyKind};
-use inf_mllm::stream::grammar::{Chat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar, Thinking};
 use inf_mllm::stream::{Answer, Session, SessionConfig};
 use serde_json::{json, Map, Value};
 use tempfile::TempDir;
@@ -102,6 +102,10 @@ fn what_the_template_writes_in_front_of_answers_is_in_the_stream_whether_it_thin
         let expected =
             format!("<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n{thought}");
         assert_eq!(asked, expected);
+        // Either can be asked for the other.
+        let told = |thinking| Chat::find(&model).unwrap().0.thinking(thinking);
+        assert!(told(Thinking::Always).thinks());
+        assert_eq!(&*told(Thinking::Never).thought, "<think>\n\n</think>\n\n");
     }
     // What is generated behind a thought without words is the answer.
     let answer = ask(&family());

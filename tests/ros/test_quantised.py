@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pictures
 import pytest
+import safetensors_files
 from conftest import ROOT, Start
 from inf_mllm.msg import Reasoning
 from node_process import NodeProcess
+from safetensors_files import Tensors
 
 sys.path.append(str(ROOT / "tests" / "golden"))
 
@@ -21,33 +23,6 @@ MODEL = ROOT / "models" / "demo"
 FRAMES = 30
 QUESTIONS = ["What is in view?", "Is a red ball in view?"]
 START_SECONDS = 10.0
-
-Tensors = dict[str, np.ndarray]
-TYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
-
-
-def read(file: Path) -> Tensors:
-    """A safetensors file of half floats."""
-    content = file.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    tensors = {}
-    for name, about in header.items():
-        if name != "__metadata__":
-            start, end = (8 + length + at for at in about["data_offsets"])
-            tensors[name] = np.frombuffer(content[start:end], TYPES[about["dtype"]]).reshape(about["shape"])
-    return tensors
-
-
-def write(file: Path, tensors: Tensors) -> None:
-    names, end, header = {kind: name for name, kind in TYPES.items()}, 0, {}
-    for name, tensor in tensors.items():
-        about = {"dtype": names[tensor.dtype.type], "shape": list(tensor.shape)}
-        header[name] = about | {"data_offsets": [end, end + tensor.nbytes]}
-        end += tensor.nbytes
-    text = json.dumps(header).encode()
-    numbers = b"".join(np.ascontiguousarray(tensor).tobytes() for tensor in tensors.values())
-    file.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
 
 
 def awq(matrix: np.ndarray) -> Tensors:
@@ -76,13 +51,13 @@ def quantised(folder: Path, config: dict, store: Callable[[np.ndarray], Tensors]
     """The demo model with the matrices of its decoder as `store` has them."""
     shutil.copytree(MODEL, folder)
     tensors: Tensors = {}
-    for name, tensor in read(MODEL / "model.safetensors").items():
+    for name, tensor in safetensors_files.read(MODEL / "model.safetensors").items():
         if ".text_model." in name and name.endswith("_proj.weight"):
             parts = store(tensor.astype(np.float32))
             tensors |= {name.removesuffix("weight") + ending: part for ending, part in parts.items()}
         else:
             tensors[name] = tensor
-    write(folder / "model.safetensors", tensors)
+    safetensors_files.write(folder / "model.safetensors", tensors)
     given = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(given | {"quantization_config": config}))
     return folder

@@ -159,7 +159,7 @@ pub struct Prompted;
 impl Selection for Prompted {
     fn takes(parameter: &Parameter) -> bool {
         OF_THE_MODEL.contains(&parameter.name)
-            || ["max_new_tokens", "repetition_penalty"].contains(&parameter.name)
+            || ["max_new_tokens", "repetition_penalty", "thinking"].contains(&parameter.name)
             || CacheConfig::find(parameter.name).is_ok()
     }
 

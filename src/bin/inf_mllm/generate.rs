@@ -14,7 +14,7 @@ use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::stream::frame;
-use inf_mllm::stream::grammar::{Chat, Grammar};
+use inf_mllm::stream::grammar::{Chat, Grammar, Parted, Thought};
 use inf_mllm::stream::SessionConfig;
 use serde_json::json;
 
@@ -52,7 +52,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut model = Mllm::load(&checkpoint, config.quantization, config.dtype, &device)?;
     let gpu = gpu::of(&device);
     model.decoder.lay_out_for(gpu.as_ref())?;
-    let (ids, images) = prompt(&model, args)?;
+    let (own, _) = Chat::find(&model)?;
+    let chat = own.clone().thinking(config.thinking);
+    let (ids, images) = prompt(&model, args, (&own.thought, &chat.thought))?;
     let system_tokens = match &args.system {
         Some(system) => system_length(&model, system)?,
         None => 1,
@@ -116,12 +118,32 @@ pub fn run(args: &Args) -> Result<()> {
         }
         .token;
     }
-    let text = model.tokenizer.decode(&generated)?;
-    let said = match args.json {
-        true => json!({ "prompt_ids": ids, "generated_ids": generated, "text": text }).to_string(),
-        false => text.trim().to_string(),
-    };
-    print(&format!("{said}\n"))
+    let Parted { thought, answer } = parted(&chat, &model.tokenizer.decode(&generated)?);
+    if args.json {
+        let said = json!({
+            "prompt_ids": ids,
+            "generated_ids": generated,
+            "text": answer,
+            "thought": thought,
+        });
+        return print(&format!("{said}\n"));
+    }
+    // Apart from the answer, which others read.
+    if !thought.is_empty() {
+        eprintln!("{}\n", thought.trim());
+    }
+    print(&format!("{}\n", answer.trim()))
+}
+
+/// What was thought and what was answered.
+fn parted(chat: &Chat, text: &str) -> Parted {
+    let mut thought = Thought::new(chat.thinks());
+    let first = thought.part(text);
+    let rest = thought.rest();
+    Parted {
+        thought: first.thought + &rest.thought,
+        answer: first.answer + &rest.answer,
+    }
 }
 
 /// Full attention over prompt and answer, unless a policy or a budget is asked for.
@@ -142,7 +164,12 @@ fn cache_config(
 }
 
 /// The rendered prompt's ids, with each image's placeholder expanded to its tokens, and the images' features.
-fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
+/// `thoughts` are what the template writes in front of an answer and what is to be written there.
+fn prompt(
+    model: &Mllm,
+    args: &Args,
+    (own, wanted): (&str, &str),
+) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
     let guarded = |text: &str| Content::Text {
         text: model.tokenizer.guard(text),
     };
@@ -171,7 +198,10 @@ fn prompt(model: &Mllm, args: &Args) -> Result<(Vec<u32>, Vec<ImageFeatures>)> {
         layouts.push(prepared.layout);
         features.push(model.vision.encode(&model.vision.pixels(&prepared)?)?);
     }
-    let rendered = model.template.render(&messages)?;
+    let mut rendered = model.template.render(&messages)?;
+    if let Some(before) = rendered.strip_suffix(own) {
+        rendered = format!("{before}{wanted}");
+    }
     let expanded = model.expand(&rendered, &layouts)?;
     Ok((model.tokenizer.encode_prompt(&expanded)?, features))
 }

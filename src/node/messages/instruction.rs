@@ -26,6 +26,7 @@ pub fn instruction(
     let mut instruction = Instruction {
         id: text(&message.id),
         max_new_tokens: usize::try_from(message.max_new_tokens).unwrap_or(usize::MAX),
+        max_thought_tokens: usize::try_from(message.max_thought_tokens).unwrap_or(usize::MAX),
         ephemeral: message.ephemeral,
         stamp_ns: nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec),
         arrival_ns: Some(arrival_ns),
@@ -233,6 +234,7 @@ pub(super) fn given(instruction: &Instruction) -> InstructionMsg {
         id: publishable(&instruction.id),
         text: publishable(&instruction.text),
         max_new_tokens: count(instruction.max_new_tokens),
+        max_thought_tokens: count(instruction.max_thought_tokens),
         ephemeral: instruction.ephemeral,
         priority: instruction.priority,
         time_limit: duration(instruction.time_limit.unwrap_or_default()),

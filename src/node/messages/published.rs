@@ -7,7 +7,7 @@ use super::instruction::given;
 use super::{count, duration, publishable, signed_duration, time};
 use crate::stream::archive::Kind;
 use crate::stream::engine::Watch;
-use crate::stream::{Answer, AnswerDelta, Chosen, ChosenBy, FinishReason, StreamStats};
+use crate::stream::{Answer, AnswerDelta, Chosen, ChosenBy, FinishReason, StreamStats, ThoughtEnd};
 
 /// The message of a finished answer. `now_ns` is the time of publication, ROS clock.
 pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
@@ -25,6 +25,14 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         instruction_id: publishable(&answer.id),
         instruction_stamp: time(answer.instruction_ns),
         text: publishable(&answer.text),
+        thought: publishable(&answer.thought),
+        thought_end: match answer.thought_end {
+            ThoughtEnd::None => Reasoning::THOUGHT_NONE as u8,
+            ThoughtEnd::Ended => Reasoning::THOUGHT_ENDED as u8,
+            ThoughtEnd::Limit => Reasoning::THOUGHT_LIMIT as u8,
+            ThoughtEnd::Cut => Reasoning::THOUGHT_CUT as u8,
+            ThoughtEnd::Skipped => Reasoning::THOUGHT_SKIPPED as u8,
+        },
         finish_reason: match answer.finish {
             FinishReason::Stop => Reasoning::FINISH_STOP as u8,
             FinishReason::Length => Reasoning::FINISH_LENGTH as u8,
@@ -38,6 +46,7 @@ pub fn reasoning(answer: &Answer, now_ns: i64) -> Reasoning {
         prompt_tokens: count(answer.prompt_tokens),
         vision_tokens: count(answer.vision_tokens),
         output_tokens: count(answer.output_tokens),
+        thought_tokens: count(answer.thought_tokens),
         time_to_first_token: duration(answer.time_to_first_token.unwrap_or_default()),
         latency: duration(answer.latency),
         newest_frame_age: signed_duration(
@@ -80,6 +89,7 @@ pub fn reasoning_delta(delta: &AnswerDelta) -> ReasoningDelta {
         instruction_id: publishable(&delta.id),
         index: delta.index,
         text: publishable(&delta.text),
+        thought: delta.thought,
         done: delta.done,
     }
 }

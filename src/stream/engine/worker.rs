@@ -242,7 +242,9 @@ impl Worker {
         };
         for watch in published {
             if let Some(answer) = &watch.last {
-                lock(&self.shared.events).delta(answer.in_one_piece());
+                for piece in answer.in_pieces() {
+                    lock(&self.shared.events).delta(piece);
+                }
                 self.shared.deliver(answer.clone());
             }
             lock(&self.shared.events).watch(watch);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::formats::ChatFormat;
-use super::thought::Thought;
+use super::thought::{Thinking, Thought};
 use crate::model::family::VideoAxis;
 use crate::model::mllm::Mllm;
 use crate::model::template::{Content, Message};
@@ -15,7 +15,7 @@ pub struct Chat {
     pub format: &'static ChatFormat,
     /// What stands in the place of the system turn when there is no system prompt: the checkpoint's own default, if it has one.
     pub no_system: Arc<str>,
-    /// Opens a thought in front of every answer, or stands for one without words; empty if the template writes neither.
+    /// What is written in front of every answer: it opens a thought, or is one without words; empty if the template writes neither.
     pub thought: Arc<str>,
     /// How frames that follow one another are one video, if they are.
     pub video_axis: Option<VideoAxis>,
@@ -30,7 +30,13 @@ struct Around<'t> {
 impl Chat {
     /// The format of a model, as [`Self::find`] has it, with a warning if its template is not known or opens thoughts.
     pub fn of(model: &Mllm) -> Result<Self, ModelError> {
+        Self::of_thinking(model, Thinking::Auto)
+    }
+
+    /// The same for a model that is to think, or not.
+    pub fn of_thinking(model: &Mllm, thinking: Thinking) -> Result<Self, ModelError> {
         let (chat, known) = Self::find(model)?;
+        let chat = chat.thinking(thinking);
         for remark in chat.remarks(model, known) {
             tracing::warn!("{remark}");
         }
@@ -68,6 +74,20 @@ impl Chat {
         })
     }
 
+    /// The same for a model that is to think, or not. One that is not to think and whose template opens a thought gets what the template writes
+    /// in front of answers that were given without one, or else a thought without words.
+    pub fn thinking(self, thinking: Thinking) -> Self {
+        let thought = match thinking {
+            Thinking::Always if !self.thinks() => Thought::OPEN.into(),
+            Thinking::Never if self.thinks() => match self.format.past_thought {
+                "" => format!("{}{}", self.thought, Thought::CLOSED).into(),
+                past => past.into(),
+            },
+            _ => self.thought,
+        };
+        Self { thought, ..self }
+    }
+
     /// What a user should know of the checkpoint's template; `known`: a row of the table writes as it does.
     pub fn remarks(&self, model: &Mllm, known: bool) -> Vec<String> {
         let mut remarks = Vec::new();
@@ -79,8 +99,8 @@ impl Chat {
         }
         if self.thinks() {
             remarks.push(format!(
-                "the checkpoint's chat template opens a thought ({:?}) in front of every answer: it is cut off from the answers, \
-                 but takes its share of max_new_tokens and of the memory",
+                "a thought is opened ({:?}) in front of every answer: it comes apart from the answer, but takes its share of \
+                 max_new_tokens (max_thought_tokens limits it, thinking: never leaves it out)",
                 self.thought.trim()
             ));
         }
@@ -135,6 +155,7 @@ impl Chat {
             text_alone,
             answer,
             template_answer,
+            past_thought,
             template_end,
             after_answer,
             ..
@@ -146,8 +167,8 @@ impl Chat {
         };
         let thought = &self.thought;
         format!(
-            "{open}{system}{user}{text_alone}{first}{template_answer}{said}{template_end}{after_answer}{user}{text_alone}{second}\
-             {answer}{thought}"
+            "{open}{system}{user}{text_alone}{first}{template_answer}{past_thought}{said}{template_end}{after_answer}{user}\
+             {text_alone}{second}{answer}{thought}"
         )
     }
 }

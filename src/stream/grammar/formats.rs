@@ -40,6 +40,8 @@ pub struct ChatFormat {
     pub answer: &'static str,
     /// What the chat template writes instead of `answer` in front of an answer that has been given.
     pub template_answer: &'static str,
+    /// What the chat template puts in the place of the thought in front of an answer that has been given.
+    pub past_thought: &'static str,
     /// Ends an answer: what the model was trained to say.
     pub end: &'static str,
     /// What the chat template writes instead of `end`, where that is something else.
@@ -64,6 +66,7 @@ const CHATML: ChatFormat = ChatFormat {
     text_after_frames: "",
     answer: "<|im_end|>\n<|im_start|>assistant\n",
     template_answer: "<|im_end|>\n<|im_start|>assistant\n",
+    past_thought: "",
     end: "<|im_end|>",
     template_end: "<|im_end|>",
     after_answer: "\n",
@@ -84,6 +87,7 @@ const MISTRAL: ChatFormat = ChatFormat {
     text_after_frames: "",
     answer: " [/INST]",
     template_answer: " [/INST] ",
+    past_thought: "",
     end: "</s>",
     template_end: "</s>",
     after_answer: " ",
@@ -119,6 +123,7 @@ const FORMATS: [ChatFormat; 13] = [
         text_after_frames: "\n\n",
         answer: "<end_of_utterance>\nAssistant:",
         template_answer: "<end_of_utterance>\nAssistant: ",
+        past_thought: "",
         end: "<end_of_utterance>",
         template_end: "<end_of_utterance>",
         after_answer: "\n",
@@ -138,6 +143,7 @@ const FORMATS: [ChatFormat; 13] = [
         text_after_frames: "",
         answer: " ASSISTANT:",
         template_answer: " ASSISTANT: ",
+        past_thought: "",
         end: "</s>",
         template_end: " ",
         after_answer: "",
@@ -166,6 +172,7 @@ const FORMATS: [ChatFormat; 13] = [
         text_after_frames: "\n",
         answer: "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         template_answer: "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n\n",
+        past_thought: "",
         end: "<|eot_id|>",
         template_end: "<|eot_id|>",
         after_answer: "",
@@ -216,7 +223,7 @@ const FORMATS: [ChatFormat; 13] = [
         time: TimeLabel::Seconds("<{} seconds>"),
         before_frame: "<|vision_start|>",
         after_frame: "<|vision_end|>",
-        template_answer: "<|im_end|>\n<|im_start|>assistant\n<think></think>",
+        past_thought: "<think></think>",
         ..CHATML
     },
 ];

@@ -14,7 +14,7 @@ mod video;
 pub use chat::Chat;
 pub use formats::ChatFormat;
 use formats::TimeLabel;
-pub use thought::Thought;
+pub use thought::{Parted, Thinking, Thought};
 pub use video::Shot;
 use video::Videos;
 
@@ -81,12 +81,22 @@ impl Grammar {
         Thought::new(self.chat.thinks())
     }
 
+    /// Whether something of a thought is written in front of every answer.
+    pub fn writes_thought(&self) -> bool {
+        !self.chat.thought.is_empty()
+    }
+
     /// What ends the thought that the last instruction opened, before anything is thought; empty: it opened none.
     pub fn no_thought(&self) -> &'static str {
         match self.chat.thinks() {
             true => Thought::CLOSED,
             false => "",
         }
+    }
+
+    /// Ends a thought, and begins the answer behind it.
+    pub fn end_of_thought(&self) -> &'static str {
+        Thought::CLOSED
     }
 
     /// What an answer begins with in front of its first word.
@@ -184,6 +194,17 @@ impl Grammar {
 
     /// An instruction, which closes the user turn and opens the answer.
     pub fn instruction(&mut self, text: &str, tokenizer: &ChatTokenizer) -> String {
+        let thought = self.chat.thought.clone();
+        self.asked(text, &thought, tokenizer)
+    }
+
+    /// An instruction whose answer is known, as the chat template writes it when others have followed: without the thought.
+    pub fn answered_instruction(&mut self, text: &str, tokenizer: &ChatTokenizer) -> String {
+        self.asked(text, self.format().past_thought, tokenizer)
+    }
+
+    /// An instruction with what stands in front of its answer.
+    fn asked(&mut self, text: &str, in_front: &str, tokenizer: &ChatTokenizer) -> String {
         let format = self.format();
         self.videos.end();
         let mut opening = std::mem::take(&mut self.owed);
@@ -196,7 +217,7 @@ impl Grammar {
         }
         self.turn = Turn::Assistant;
         let text = tokenizer.guard(text);
-        format!("{opening}{text}{}{}", format.answer, self.chat.thought)
+        format!("{opening}{text}{}{in_front}", format.answer)
     }
 
     /// The answer is over: all its text tokens have been fed to the model, its end token has not.

@@ -1,15 +1,49 @@
 //! Thoughts that a model writes in front of an answer.
 
+use crate::cache::parameter::choice;
+
 /// Around a thought.
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
-/// Cuts the thought off from the text of an answer while it is generated.
+/// Blanks at the end of a thought are none of it; of more than so many the first are handed out before it is known that they were the last.
+const BLANKS: usize = 8;
+
+/// Whether a model is made to think in front of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thinking {
+    /// As its chat template has it.
+    Auto,
+    /// A thought is opened in front of every answer, also where the template opens none.
+    Always,
+    /// A thought that the template opens is closed at once.
+    Never,
+}
+
+impl Thinking {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+
+    /// As parameters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+choice!(Thinking);
+
+/// Parts the text of an answer from the thought in front of it while both are generated.
 #[derive(Debug, Clone)]
 pub struct Thought {
     state: State,
-    /// Text of which it is not known yet whether it belongs to the answer.
+    /// Text of which it is not known yet what it belongs to.
     held: String,
+    /// Words of the thought have come.
+    begun: bool,
+    ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +56,19 @@ enum State {
     Answer,
 }
 
+/// A piece of what is generated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parted {
+    /// What of it is thought.
+    pub thought: String,
+    /// What of it is the answer.
+    pub answer: String,
+}
+
 impl Thought {
-    /// Closes a thought of no words.
+    /// Opens a thought where the template does not.
+    pub const OPEN: &str = OPEN;
+    /// Closes a thought, as the templates of all families that think do.
     pub const CLOSED: &str = "\n</think>\n\n";
 
     /// In front of an answer; `open`: the question ended with the mark that opens a thought.
@@ -34,6 +79,8 @@ impl Thought {
                 false => State::Start,
             },
             held: String::new(),
+            begun: false,
+            ended: false,
         }
     }
 
@@ -49,13 +96,30 @@ impl Thought {
         within.is_some_and(|words| words.trim().is_empty())
     }
 
+    /// Whether `token` is a mark of a thought.
+    pub fn is_mark(token: &str) -> bool {
+        token == OPEN || token == CLOSE
+    }
+
     /// Whether what comes next belongs to the thought.
     pub fn is_thinking(&self) -> bool {
         self.state == State::Inside
     }
 
-    /// What of `piece`, the text that has been generated next, belongs to the answer.
-    pub fn answer_in(&mut self, piece: &str) -> String {
+    /// Whether there was a thought, which has been closed.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The thought is closed before anything is thought.
+    pub fn skip(&mut self) {
+        self.state = State::Behind;
+        self.ended = true;
+    }
+
+    /// What `piece`, the text that has been generated next, adds to the thought and to the answer.
+    pub fn part(&mut self, piece: &str) -> Parted {
+        let mut parted = Parted::default();
         self.held.push_str(piece);
         if self.state == State::Start {
             let begun = self.held.trim_start();
@@ -71,17 +135,17 @@ impl Thought {
         }
         if self.state == State::Inside {
             match self.held.split_once(CLOSE) {
-                Some((_, after)) => {
-                    self.held = after.to_string();
+                Some((thought, after)) => {
+                    let after = after.to_string();
+                    parted.thought = self.thought_of(thought.trim_end().to_string());
+                    self.held = after;
                     self.state = State::Behind;
+                    self.ended = true;
                 }
                 None => {
-                    // No more than the beginning of the mark.
-                    let mut from = self.held.len().saturating_sub(CLOSE.len() - 1);
-                    while !self.held.is_char_boundary(from) {
-                        from += 1;
-                    }
-                    self.held.drain(..from);
+                    let rest = self.held.split_off(self.known_thought());
+                    let known = std::mem::replace(&mut self.held, rest);
+                    parted.thought = self.thought_of(known);
                 }
             }
         }
@@ -91,77 +155,127 @@ impl Thought {
                 self.state = State::Answer;
             }
         }
-        match self.state {
-            State::Answer => std::mem::take(&mut self.held),
-            _ => String::new(),
+        if self.state == State::Answer {
+            parted.answer = std::mem::take(&mut self.held);
         }
+        parted
     }
 
-    /// What of the text that was held back belongs to the answer, now that nothing follows.
-    pub fn rest(&mut self) -> String {
+    /// What becomes of the text that was held back, now that nothing follows.
+    pub fn rest(&mut self) -> Parted {
         let rest = std::mem::take(&mut self.held);
+        let mut parted = Parted::default();
         match self.state {
-            State::Start => rest,
-            _ => String::new(),
+            State::Start => parted.answer = rest,
+            State::Inside => parted.thought = self.thought_of(rest.trim_end().to_string()),
+            State::Behind | State::Answer => {}
         }
+        parted
+    }
+
+    /// How many bytes of what is held are the thought's for sure: not those at the end that may be the beginning of the mark that closes it,
+    /// and not the blanks in front of them.
+    fn known_thought(&self) -> usize {
+        let held = &self.held;
+        let marks = (1..CLOSE.len()).rev();
+        let mark = marks
+            .map(|length| &CLOSE[..length])
+            .find(|mark| held.ends_with(mark))
+            .map_or(0, str::len);
+        let before = &held[..held.len() - mark];
+        let words = before.trim_end_matches([' ', '\n']).len();
+        words.max(before.len().saturating_sub(BLANKS))
+    }
+
+    /// Text of the thought, without the blanks that it begins with.
+    fn thought_of(&mut self, text: String) -> String {
+        if self.begun {
+            return text;
+        }
+        let text = text.trim_start().to_string();
+        self.begun = !text.is_empty();
+        text
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Thought;
+    use super::{Parted, Thought};
 
-    /// The answer in `text`, whatever the pieces that it comes in.
-    fn answer(open: bool, text: &str) -> String {
-        let mut answers = (1..=text.len().max(1)).map(|size| {
+    /// The thought and the answer in `text`, whatever the pieces that it comes in.
+    fn parted(open: bool, text: &str) -> (String, String) {
+        let mut all = (1..=text.len().max(1)).map(|size| {
             let mut thought = Thought::new(open);
             let chars = text.chars().collect::<Vec<_>>();
             let pieces = chars
                 .chunks(size)
                 .map(|piece| piece.iter().collect::<String>());
-            let mut answer = pieces
-                .map(|piece| thought.answer_in(&piece))
-                .collect::<String>();
-            answer.push_str(&thought.rest());
-            answer
+            let mut parts = pieces.map(|piece| thought.part(&piece)).collect::<Vec<_>>();
+            parts.push(thought.rest());
+            let joined = |of: fn(&Parted) -> &str| parts.iter().map(of).collect::<String>();
+            (joined(|part| &part.thought), joined(|part| &part.answer))
         });
-        let first = answers.next().unwrap();
-        assert!(answers.all(|other| other == first), "{text:?}");
+        let first = all.next().unwrap();
+        assert!(all.all(|other| other == first), "{text:?}");
         first
     }
 
     #[test]
-    fn what_stands_between_the_marks_is_cut_off_and_nothing_else() {
-        for (text, expected) in [
+    fn what_stands_between_the_marks_is_thought_and_nothing_else() {
+        for (text, thought, answer) in [
             (
                 "<think>\nA box? </ Yes.\n</think>\n\nA red box.",
+                "A box? </ Yes.",
                 "A red box.",
             ),
-            (" \n<think>é</think>A <think> box.", "A <think> box."),
-            ("<think>It never ends", ""),
-            ("<thin ice", "<thin ice"),
-            ("<thi", "<thi"),
-            ("A box.", "A box."),
-            ("", ""),
+            (" \n<think>é</think>A <think> box.", "é", "A <think> box."),
+            ("<think>It never ends", "It never ends", ""),
+            ("<think>It ends like </thin", "It ends like </thin", ""),
+            ("<think>\n\n</think>\n\nA box.", "", "A box."),
+            ("<think>a\n\n\nb\n</think>c", "a\n\n\nb", "c"),
+            ("<thin ice", "", "<thin ice"),
+            ("<thi", "", "<thi"),
+            ("A box.", "", "A box."),
+            ("", "", ""),
         ] {
-            assert_eq!(answer(false, text), expected, "{text:?}");
+            let expected = (thought.to_string(), answer.to_string());
+            assert_eq!(parted(false, text), expected, "{text:?}");
         }
     }
 
     #[test]
     fn what_is_held_back_does_not_grow_with_what_is_generated() {
-        for (open, piece) in [(false, " \n"), (true, "hm ")] {
+        for (open, piece) in [
+            (false, " \n"),
+            (true, "hm "),
+            (true, "\n "),
+            (true, "</think"),
+        ] {
             let mut thought = Thought::new(open);
             for _ in 0..1000 {
-                assert_eq!(thought.answer_in(piece), "");
-                assert!(thought.held.len() < 16, "{piece:?}: {:?}", thought.held);
+                assert_eq!(thought.part(piece).answer, "");
+                assert!(thought.held.len() < 20, "{piece:?}: {:?}", thought.held);
             }
         }
     }
 
     #[test]
+    fn a_thought_is_handed_out_while_it_is_written() {
+        let mut thought = Thought::new(true);
+        let mut said = String::new();
+        for word in ["\nis ", "it ", "blue", "? ", "no"] {
+            said.push_str(&thought.part(word).thought);
+        }
+        assert_eq!(said, "is it blue? no");
+    }
+
+    #[test]
     fn a_thought_that_the_question_opened_needs_no_mark_to_begin() {
-        assert_eq!(answer(true, "A box?\n</think>\n\nYes."), "Yes.");
-        assert_eq!(answer(true, "A box? Yes"), "");
+        let of = |text| parted(true, text);
+        assert_eq!(
+            of("A box?\n</think>\n\nYes."),
+            ("A box?".to_string(), "Yes.".to_string())
+        );
+        assert_eq!(of("A box? Yes"), ("A box? Yes".to_string(), String::new()));
     }
 }

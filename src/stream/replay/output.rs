@@ -59,6 +59,11 @@ pub(super) struct AnswerLine<'a> {
     pub id: &'a str,
     pub at: f64,
     pub text: &'a str,
+    /// What was thought in front of it, and how that ended.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub thought: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thought_end: Option<&'static str>,
     pub token_ids: &'a [u32],
     pub finish_reason: &'static str,
     pub error: &'a Option<String>,
@@ -70,6 +75,8 @@ pub(super) struct AnswerLine<'a> {
     pub prompt_tokens: usize,
     pub vision_tokens: usize,
     pub output_tokens: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub thought_tokens: usize,
     /// Which of the choices it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<usize>,

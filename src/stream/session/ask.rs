@@ -8,6 +8,7 @@ use candle_core::{DType, Tensor};
 use super::checks::AskError;
 use super::formed::{cut_off, no_text};
 use super::pauses::{Asking, Meanwhile, Prepared, Progress};
+use super::thoughts::cut_in_thought;
 use super::{Chunk, Session};
 use crate::cache::PolicyKind;
 use crate::model::chooser::{Choice, Limits};
@@ -63,6 +64,9 @@ impl Session {
             Err(reason) => (FinishReason::Error, Some(reason.to_string())),
         };
         let mut answer = asking.run.finish(finish, error, on_delta);
+        if answer.error.is_none() {
+            answer.error = cut_in_thought(&answer, self.longest(instruction));
+        }
         answer.detections = self.detections(instruction, &answer, picture);
         Progress::Answered(Box::new(answer))
     }
@@ -134,34 +138,45 @@ impl Session {
         };
         let (turn, outcome) = if instruction.ephemeral {
             (None, self.passing(generate))
-        } else if alone {
-            let turn = self.open_turn(&instruction.text)?;
-            (turn, self.unless_paused(instruction, generate))
         } else {
-            let (outcome, draws) = self.passing(|session| {
-                let outcome = generate(session);
-                Ok::<_, AskError>((outcome, session.state.stream.draws))
-            })?;
-            let mut turn = None;
-            if !matches!(outcome, Ok(None)) {
-                // What was recalled and sent leaves again, the turn stays.
-                let said = &asking.run.answer.token_ids;
-                turn = self.open_turn(&instruction.text)?;
-                self.attempt(|session| session.append_turn(&instruction.text, said))?;
+            let mut turn = match alone {
+                true => self.open_turn(&instruction.text, false)?,
+                false => None,
+            };
+            let may_leave = !alone || self.may_leave(instruction);
+            if may_leave {
+                self.state.mark();
+            }
+            let outcome = generate(self);
+            let answer = &asking.run.answer;
+            let paused = matches!(outcome, Ok(None));
+            let stays = alone && !paused && !self.drops_thought(answer);
+            let draws = self.state.stream.draws;
+            if may_leave {
+                if !stays {
+                    self.put_back();
+                }
+                self.state.let_go();
+            }
+            let said = self.remembered(instruction, answer)?;
+            if !stays && !paused {
+                // What was recalled, sent and thought leaves again, the turn stays.
+                turn = self.open_turn(&instruction.text, true)?;
+                self.attempt(|session| session.append_turn(&instruction.text, &said))?;
                 self.state.stream.draws = draws;
             }
-            (turn, outcome)
+            (turn.map(|turn| (turn, said)), outcome)
         };
         match outcome {
             Ok(None) => asking.prepared = Some(prepared),
             Ok(Some(FinishReason::Stop | FinishReason::Length | FinishReason::TimeLimit)) => {
-                let said = &asking.run.answer.token_ids;
-                let archived = self.archive_turn(turn, &instruction.text, said);
-                if let Err(error) = archived {
-                    tracing::warn!(
-                        "the turn of instruction {} is not archived: {error}",
-                        instruction.id
-                    );
+                if let Some((turn, said)) = turn {
+                    if let Err(error) = self.archive_turn(turn, &instruction.text, &said) {
+                        tracing::warn!(
+                            "the turn of instruction {} is not archived: {error}",
+                            instruction.id
+                        );
+                    }
                 }
             }
             _ => {}
@@ -232,8 +247,13 @@ impl Session {
                     }
                 }
             }
+            let newest = run.answer.token_ids.len().saturating_sub(1);
+            let token = match self.limit_thought(instruction, (token, longest), run, on_delta) {
+                Ok(last) => last,
+                Err(error) => break Err(error),
+            };
             if let Some(said) = &mut said {
-                said.insert(token);
+                said.extend(&run.answer.token_ids[newest..]);
             }
             before_choice = self.state.stream.draws;
             let last = run.answer.output_tokens >= longest;

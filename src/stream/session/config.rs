@@ -16,6 +16,7 @@ use crate::stream::archive::{ArchiveConfig, RecallMode};
 use crate::stream::camera::{of_each, CamerasConfig};
 use crate::stream::evidence::EvidenceConfig;
 use crate::stream::gate::GateConfig;
+use crate::stream::grammar::Thinking;
 
 /// No answer is longer, tokens: an hour of writing for a fast model.
 const LONGEST_ANSWER: i64 = 65_536;
@@ -63,6 +64,15 @@ parameters! {
         standing_instruction: String = String::new(), read by [InfMllmPlus];
         /// Longest answer, unless the instruction says otherwise; at most `max_new_tokens_limit`.
         max_new_tokens: usize = 32, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// Whether the model thinks in front of an answer; auto: as its chat template has it; always: a thought is opened also where the template
+        /// opens none; never: one that the template opens is closed at once.
+        thinking: Thinking = Thinking::Auto;
+        /// Longest thought of a model that thinks before it answers, unless the instruction says otherwise: then it is closed and the answer
+        /// begins. Part of `max_new_tokens`, and smaller than that; 0: no limit of its own.
+        max_thought_tokens: usize = 0, range 0..=LONGEST_ANSWER, unit "tokens", set Running;
+        /// Thoughts stay in the memory with the answers behind them; false: the memory holds a turn as the chat template writes one that
+        /// others have followed, without the thought.
+        remember_thoughts: bool = false;
         /// The most that an instruction may ask for as its longest answer; one that asks for more is refused.
         max_new_tokens_limit: usize = 1024, range 1..=LONGEST_ANSWER, unit "tokens", set Running;
         /// Pictures that may come with an instruction; one with more is refused.
@@ -130,6 +140,14 @@ impl SessionConfig {
                 name: "max_new_tokens",
                 value: longest.to_string(),
                 expected: format!("at most {limit} (max_new_tokens_limit)"),
+            });
+        }
+        let thought = self.max_thought_tokens;
+        if thought > 0 && thought >= longest {
+            return Err(ParameterError::Value {
+                name: "max_thought_tokens",
+                value: thought.to_string(),
+                expected: format!("fewer than {longest} (max_new_tokens), or 0"),
             });
         }
         let length = self.system_prompt.len();

@@ -101,7 +101,7 @@ impl Session {
         match format.notation {
             Notation::Json => format.read(&answer.text, sizes),
             Notation::ControlTokens => {
-                let text = self.model.tokenizer.decode_whole(&answer.token_ids);
+                let text = self.model.tokenizer.decode_whole(answer.answer_ids());
                 format.read(&text.unwrap_or_default(), sizes)
             }
         }

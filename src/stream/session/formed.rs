@@ -34,6 +34,7 @@ impl Session {
         let hidden = self.pass_whole(&ids, &[], Chunk::Answer, 0)?;
         let mut rows = self.logits(&hidden)?;
         ids.iter().for_each(|&id| run.given(id));
+        run.skipped_thought();
         rows.pop().ok_or_else(no_text)
     }
 }

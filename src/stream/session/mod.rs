@@ -15,6 +15,7 @@
 //! - `pauses`: long answers, and the frames that come in between
 //! - `pictures`: pictures that belong to an instruction
 //! - `recall`: what left the cache, found and fed again
+//! - `thoughts`: what a model thinks in front of an answer
 //! - `turns`: turns of the conversation into the archive, and fed again
 //! - `chunks`: what both put through the decoder, and what is undone when that fails
 //! - `last_frames`: the session without a memory, as a baseline
@@ -35,6 +36,7 @@ mod pauses;
 mod pictures;
 mod recall;
 mod state;
+mod thoughts;
 mod turns;
 
 use std::sync::Arc;
@@ -133,7 +135,7 @@ impl Session {
         config.check_groups(&model)?;
         config.limit_frames(&mut model)?;
         model.decoder.lay_out_for(gpu.as_ref())?;
-        let chat = Chat::of(&model)?;
+        let chat = Chat::of_thinking(&model, config.thinking)?;
         let check = PromptCheck::new(&model, chat.clone(), &config)?;
         let beginning = Arc::new(check.beginning(&config.system_prompt)?);
         let mut cache = BoundedCache::new(

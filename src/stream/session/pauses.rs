@@ -2,10 +2,10 @@
 //! turn is taken back and put again behind the frame.
 
 use super::pictures::Pictures;
-use super::{AskError, Session};
+use super::Session;
 use crate::model::chooser::Draws;
 use crate::model::constraint::Constraint;
-use crate::stream::answer::{Answer, FinishReason, Instruction};
+use crate::stream::answer::{Answer, Instruction};
 use crate::stream::archive::Found;
 use crate::stream::generation::Generation;
 
@@ -62,24 +62,5 @@ impl Session {
         every > 0
             && answer.output_tokens >= before + every
             && turn <= self.state.cache.longest_turn()
-    }
-
-    /// Does something to the state that is undone if it is paused.
-    pub(super) fn unless_paused(
-        &mut self,
-        instruction: &Instruction,
-        work: impl FnOnce(&mut Self) -> Result<Option<FinishReason>, AskError>,
-    ) -> Result<Option<FinishReason>, AskError> {
-        let every = self.config.frames_during_answers;
-        if every == 0 || self.longest(instruction) <= every {
-            return work(self);
-        }
-        self.state.mark();
-        let outcome = work(self);
-        if let Ok(None) = outcome {
-            self.put_back();
-        }
-        self.state.let_go();
-        outcome
     }
 }

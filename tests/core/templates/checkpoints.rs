@@ -5,7 +5,7 @@ use std::process::Command;
 
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::stream::grammar::{Chat, Grammar};
-use inf_mllm::stream::{FinishReason, Session, SessionConfig};
+use inf_mllm::stream::{FinishReason, Session, SessionConfig, ThoughtEnd};
 use serde_json::{json as object, Value};
 use tempfile::TempDir;
 
@@ -199,16 +199,22 @@ fn what_comes_behind_an_opened_thought_is_no_answer_until_the_thought_ends() {
         let mut pieces = Vec::new();
         let question = instruction("1", "What is it?");
         let answer = session.ask(&question, &|| false, &mut |delta| pieces.push(delta));
-        let text = pieces.iter().map(|piece| piece.text.as_str());
-        assert_eq!(text.collect::<String>(), answer.text);
+        for (of_thought, whole) in [(false, &answer.text), (true, &answer.thought)] {
+            let pieces = pieces.iter().filter(|piece| piece.thought == of_thought);
+            let text = pieces.map(|piece| piece.text.as_str());
+            assert_eq!(text.collect::<String>(), *whole);
+        }
         assert!(pieces.last().unwrap().done);
         answer
     };
     let plain = answer(&published());
-    assert!(!plain.text.is_empty());
+    assert!(!plain.text.is_empty() && plain.thought.is_empty());
+    assert_eq!(plain.thought_end, ThoughtEnd::None);
     // The tiny model never ends its thought.
     let thought = answer(&thinking());
     assert_eq!(thought.text, "");
+    assert!(!thought.thought.is_empty());
+    assert_eq!(thought.thought_end, ThoughtEnd::Cut);
     assert_eq!(thought.finish, FinishReason::Length);
     assert_eq!(thought.output_tokens, tiny_config().max_new_tokens);
     assert_eq!(thought.token_ids.len(), thought.output_tokens);
