@@ -183,7 +183,7 @@ fn what_predicts_several_tokens_at_once_is_left_alone_and_types_may_differ() {
     let prompt = ids(&inputs["input_ids"]);
     let logits = |dir: &Path| {
         let model = load(dir);
-        support::logits(&model.decoder, model.shape.clone(), &prompt)
+        support::logits(&model.decoder, model.shape, &prompt)
     };
     let off = deviation(&logits(dir), &logits(&family()));
     assert!(off > 0.0 && off < 1.0, "{off}");
