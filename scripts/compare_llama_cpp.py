@@ -2,13 +2,14 @@
 
     python3 -m venv /tmp/llama-cpp && /tmp/llama-cpp/bin/pip install gguf numpy xllamacpp
     cargo build --release --example decode_speed
-    /tmp/llama-cpp/bin/python scripts/compare_llama_cpp.py [--context 512] [--threads 2] [--rounds 5] [--weights f32]
+    /tmp/llama-cpp/bin/python scripts/compare_llama_cpp.py [--context 512] [--threads 2] [--rounds 5] [--weights f32] [--built-here]
 
 Both run on the same file. --weights says which: q4_1 is that of `make weights-smollm2`; f32 and q8_0 are the same model converted, and
 q4_k_m has the shape of a model with half a billion weights, 24 layers of 896, blocks as llama.cpp's Q4_K_M chooses them (rows of 896 do
 not fill blocks of 256: Q5_0 and Q8_0 take their place) and random numbers. Those are made here, in `out/`.
 llama.cpp comes as xllamacpp, which has prebuilt wheels, and keeps keys and values in f32 too. The first line of the output says
-which instructions the wheel was built for: one built on the machine itself may be faster.
+which instructions it was built for: one built on the machine itself may be faster. With --built-here it is llama-cpp-python's, which
+`pip install --no-binary llama-cpp-python llama-cpp-python` compiles for the machine (five minutes; a C++ compiler is needed).
 """
 
 import argparse
@@ -16,12 +17,12 @@ import json
 import re
 import statistics
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
 import gguf
 import numpy as np
-import xllamacpp
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -138,15 +139,25 @@ def weights(name: str) -> Path:
     return file
 
 
-class LlamaCpp:
+def prompt(context: int) -> list[int]:
+    return [i * 7919 % VOCABULARY for i in range(context)]
+
+
+class Wheel:
+    """llama.cpp as xllamacpp brings it, behind the server that it has."""
+
     def __init__(self, weights: Path, context: int, threads: int):
+        # Each way needs its own package only.
+        import xllamacpp
+
+        self.system = xllamacpp.get_system_info()
         params = xllamacpp.CommonParams()
         params.model.path = str(weights)
         params.n_ctx, params.n_parallel = context + 4 * NEW_TOKENS, 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self.server = xllamacpp.Server(params)
-        self.prompt = [i * 7919 % VOCABULARY for i in range(context)]
+        self.prompt = prompt(context)
 
     def measure(self) -> tuple[float, float]:
         """Milliseconds per decoded token, prefill in tokens per second."""
@@ -160,6 +171,39 @@ class LlamaCpp:
         with urllib.request.urlopen(request) as response:
             timings = json.load(response)["timings"]
         return timings["predicted_per_token_ms"], timings["prompt_per_second"]
+
+
+class BuiltHere:
+    """llama.cpp as llama-cpp-python has compiled it."""
+
+    def __init__(self, weights: Path, context: int, threads: int):
+        import llama_cpp
+
+        self.system = llama_cpp.llama_print_system_info().decode()
+        self.llama = llama_cpp.Llama(
+            str(weights),
+            n_ctx=context + 4 * NEW_TOKENS,
+            n_batch=context,
+            n_ubatch=context,
+            n_threads=threads,
+            n_threads_batch=threads,
+            type_k=llama_cpp.GGML_TYPE_F32,
+            type_v=llama_cpp.GGML_TYPE_F32,
+            flash_attn=True,
+            verbose=False,
+        )
+        self.prompt = prompt(context)
+
+    def measure(self) -> tuple[float, float]:
+        """As that of `Wheel`."""
+        self.llama.reset()
+        began = time.perf_counter()
+        self.llama.eval(self.prompt)
+        prefilled = time.perf_counter()
+        for token in self.prompt[:NEW_TOKENS]:
+            self.llama.eval([token])
+        decoded = time.perf_counter()
+        return (decoded - prefilled) * 1e3 / NEW_TOKENS, len(self.prompt) / (prefilled - began)
 
 
 def measure_here(weights: Path, context: int, threads: int) -> tuple[float, float]:
@@ -176,10 +220,11 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", choices=["f32", "q8_0", "q4_1", "q4_k_m"], default="f32")
+    parser.add_argument("--built-here", action="store_true")
     args = parser.parse_args()
     file = weights(args.weights)
-    print(xllamacpp.get_system_info())
-    llama_cpp = LlamaCpp(file, args.context, args.threads)
+    llama_cpp = (BuiltHere if args.built_here else Wheel)(file, args.context, args.threads)
+    print(llama_cpp.system)
     decode, prefill = [], []
     for number in range(args.rounds):
         theirs, here = llama_cpp.measure(), measure_here(file, args.context, args.threads)

@@ -58,10 +58,15 @@ def expand(pattern: str) -> list[str]:
     return [f"{pattern[: run.start()]}{number}{pattern[run.end() :]}" for number in numbers]
 
 
+def dtype(name: str, about: dict) -> str:
+    others = about.get("dtypes", {}).items()
+    return next((other for ending, other in others if name.endswith(ending)), about["dtype"])
+
+
 def entries(about: dict) -> list[Entry]:
     """All tensors of the checkpoint: parameters, then what older releases wrote beside them."""
     parameters = [
-        Entry(name, about["dtype"], shape, about["copies"].get(name, name))
+        Entry(name, dtype(name, about), shape, about["copies"].get(name, name))
         for pattern, shape in about["tensors"].items()
         for name in expand(pattern)
     ]
@@ -100,9 +105,9 @@ def stored(values: np.ndarray, dtype: str) -> bytes:
     return values.astype({"BOOL": "?", "F16": "<f2", "F32": "<f4"}[dtype]).tobytes()
 
 
-def write_file(path: Path, part: list[Entry], seed: int) -> None:
+def write_file(path: Path, part: list[Entry], bare: bool, seed: int) -> None:
     """A file as the library of the published ones writes it, down to its length."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {} if bare else {"__metadata__": {"format": "pt"}}, 0
     part = sorted(part, key=lambda entry: (-SIZES[entry.dtype], entry.name))
     for entry in part:
         start, end = end, end + entry.bytes
@@ -118,9 +123,9 @@ def write_file(path: Path, part: list[Entry], seed: int) -> None:
 
 def write_weights(out: Path, tensors: list[Entry], about: dict, seed: int) -> None:
     """One file, or as many as there are on the hub, of about one size, with their index; of a pipeline in its folders."""
-    shards, folders = about["shards"], about.get("folders", {})
+    shards, folders, bare = about["shards"], about.get("folders", {}), about.get("bare", False)
     if shards == 1:
-        write_file(out / "model.safetensors", tensors, seed)
+        write_file(out / "model.safetensors", tensors, bare, seed)
         return
     files: dict[str, list[Entry]] = {}
     for folder, beginnings in folders.items():
@@ -135,7 +140,7 @@ def write_weights(out: Path, tensors: list[Entry], about: dict, seed: int) -> No
         before += entry.bytes
     for name, part in files.items():
         (out / name).parent.mkdir(exist_ok=True)
-        write_file(out / name, part, seed)
+        write_file(out / name, part, bare, seed)
     places = {entry.name: name for name, part in files.items() for entry in part}
     index = {"metadata": {"total_size": sum(entry.bytes for entry in tensors)}, "weight_map": places}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

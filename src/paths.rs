@@ -1,7 +1,10 @@
 //! Paths as parameters have them: `~/` in front is the user's home, `package://NAME/PATH` lies in the share folder of an installed ROS package.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+use crate::excerpt::excerpt;
 
 /// Where the prefixes are in which packages are installed.
 const PREFIXES: &str = "AMENT_PREFIX_PATH";
@@ -10,9 +13,9 @@ const PACKAGE: &str = "package://";
 /// Why a path leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    #[error("{path} names no package, expected package://NAME/PATH")]
+    #[error("{} names no package, expected package://NAME/PATH", excerpt(.path))]
     Nameless { path: String },
-    #[error("package {name} is not installed, searched for share/{name} in {}", Searched(.prefixes))]
+    #[error("package {0} is not installed, searched for share/{0} in {1}", excerpt(.name), Searched(.prefixes))]
     Unknown {
         name: String,
         prefixes: Vec<PathBuf>,
@@ -43,13 +46,20 @@ pub fn expand_home(path: &Path) -> PathBuf {
 }
 
 /// The prefixes in which packages are installed, the first that counts first: those of the sourced environment, and that of this program,
-/// which stands in lib/PACKAGE of its own.
+/// which stands in lib/PACKAGE of its own; each once.
 pub fn prefixes() -> Vec<PathBuf> {
     let sourced = std::env::var_os(PREFIXES).unwrap_or_default();
     let own = std::env::current_exe().ok();
     let own = own.as_deref().and_then(|exe| exe.ancestors().nth(3));
     let sourced = std::env::split_paths(&sourced).filter(|prefix| !prefix.as_os_str().is_empty());
-    sourced.chain(own.map(Path::to_path_buf)).collect()
+    distinct(sourced.chain(own.map(Path::to_path_buf)))
+}
+
+/// The first of the paths that lead to one folder, however they are spelled.
+fn distinct(paths: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let mut seen = HashSet::new();
+    let folder = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    paths.filter(|path| seen.insert(folder(path))).collect()
 }
 
 fn expand_with(
@@ -136,6 +146,20 @@ mod tests {
         ] {
             assert_eq!(expanded(path, &prefixes), Ok(share.join(inside)), "{path}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_searched_once_however_it_is_spelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let [here, link, gone] = ["here", "link", "gone"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&here).unwrap();
+        std::os::unix::fs::symlink(&here, &link).unwrap();
+        let slash = here.join("");
+        let given = [&link, &gone, &here, &gone, &slash, &link];
+        assert_eq!(
+            distinct(given.into_iter().cloned()),
+            [link.clone(), gone.clone()]
+        );
     }
 
     #[test]

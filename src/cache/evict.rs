@@ -1,7 +1,9 @@
 //! Which slots of a kept set stay at a compaction.
 
+use std::ops::Range;
+
 use super::findings::Findings;
-use super::policy::Candidates;
+use super::policy::{Candidates, Policy};
 use super::shared::Shared;
 use super::shares::{self, Ranked};
 use super::slots::{SlotMap, Token};
@@ -51,6 +53,32 @@ impl Choice {
         if relevant == 0 {
             return;
         }
+        self.gather(&candidates, slots, findings, set);
+        self.protect(shared.protect_boundaries);
+        let newest = slots.tokens()[self.order[len - 1] as usize].index;
+        self.value(shared.policy.as_ref(), newest, relevant);
+        self.keep_most_valued(&candidates, relevant);
+        if !shared.camera_shares.is_empty() {
+            let ranked = Ranked {
+                tokens: slots.tokens(),
+                order: &self.order,
+                candidates,
+                values: &self.values,
+                protected: &self.protected,
+            };
+            let kept = &mut self.kept;
+            shares::keep(&shared.camera_shares, plan.budget, &ranked, kept);
+        }
+    }
+
+    /// What is known of the candidates.
+    fn gather(
+        &mut self,
+        candidates: &Range<usize>,
+        slots: &SlotMap,
+        findings: &Findings,
+        set: usize,
+    ) {
         let order = &self.order[candidates.clone()];
         let gather = |from: &[f32], to: &mut Vec<f32>| {
             to.clear();
@@ -65,60 +93,54 @@ impl Choice {
         self.tokens.clear();
         self.tokens
             .extend(order.iter().map(|&slot| slots.tokens()[slot as usize]));
+    }
+
+    /// The newest `count` borders stay, whatever their value.
+    fn protect(&mut self, count: usize) {
         self.protected.clear();
-        self.protected.resize(order.len(), false);
-        let borders = (0..order.len()).rev();
-        for j in borders
-            .filter(|&j| self.tokens[j].mark.boundary)
-            .take(shared.protect_boundaries)
-        {
-            self.protected[j] = true;
-        }
+        self.protected.resize(self.tokens.len(), false);
+        let borders = self.tokens.iter().zip(&mut self.protected).rev();
+        let borders = borders.filter(|(token, _)| token.mark.boundary);
+        borders
+            .take(count)
+            .for_each(|(_, protected)| *protected = true);
+    }
+
+    /// The policy's values, and of what is protected the highest.
+    fn value(&mut self, policy: &dyn Policy, newest: u64, room: usize) {
         self.values.clear();
-        self.values.resize(order.len(), 0.0);
-        shared.policy.values(
-            &Candidates {
-                tokens: &self.tokens,
-                scores: &self.scores,
-                standing: &self.standing,
-                novelty: &self.novelty,
-                value_norms: &self.value_norms,
-                newest: slots.tokens()[self.order[len - 1] as usize].index,
-                room: relevant,
-                protected: &self.protected,
-            },
-            &mut self.values,
-        );
-        for (value, _) in self
-            .values
-            .iter_mut()
-            .zip(&self.protected)
-            .filter(|(_, &kept)| kept)
-        {
-            *value = f32::INFINITY;
+        self.values.resize(self.tokens.len(), 0.0);
+        let candidates = Candidates {
+            tokens: &self.tokens,
+            scores: &self.scores,
+            standing: &self.standing,
+            novelty: &self.novelty,
+            value_norms: &self.value_norms,
+            newest,
+            room,
+            protected: &self.protected,
+        };
+        policy.values(&candidates, &mut self.values);
+        for (value, &protected) in self.values.iter_mut().zip(&self.protected) {
+            if protected {
+                *value = f32::INFINITY;
+            }
         }
+    }
+
+    fn keep_most_valued(&mut self, candidates: &Range<usize>, count: usize) {
+        let order = &self.order[candidates.clone()];
         self.ranking.clear();
         self.ranking.extend(0..order.len());
-        if relevant < order.len() {
+        if count < order.len() {
             let values = &self.values;
             // Highest value first; of equal values the newer.
-            self.ranking.select_nth_unstable_by(relevant, |&a, &b| {
+            self.ranking.select_nth_unstable_by(count, |&a, &b| {
                 values[b].total_cmp(&values[a]).then(b.cmp(&a))
             });
         }
-        for &j in &self.ranking[..relevant] {
+        for &j in &self.ranking[..count] {
             self.kept[order[j] as usize] = true;
-        }
-        if !shared.camera_shares.is_empty() {
-            let ranked = Ranked {
-                tokens: slots.tokens(),
-                order: &self.order,
-                candidates,
-                values: &self.values,
-                protected: &self.protected,
-            };
-            let kept = &mut self.kept;
-            shares::keep(&shared.camera_shares, plan.budget, &ranked, kept);
         }
     }
 }

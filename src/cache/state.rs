@@ -12,6 +12,9 @@ pub struct StateShape {
     pub layers: usize,
     /// The newest inputs of a causal convolution, which the next outputs need: how many, and of how many channels.
     pub inputs: [usize; 2],
+    /// What linear attention remembers, a matrix for each head: heads, rows and columns; zeros where there is none. In f32, whatever the
+    /// activations are.
+    pub matrices: [usize; 3],
 }
 
 impl StateShape {
@@ -19,13 +22,18 @@ impl StateShape {
     pub const NONE: Self = Self {
         layers: 0,
         inputs: [0, 0],
+        matrices: [0, 0, 0],
     };
 
     /// Memory of all states, bytes; `dtype` is the type of the activations.
     pub fn bytes(&self, dtype: DType) -> u64 {
         let [inputs, channels] = self.inputs.map(|size| size as u64);
         let inputs = inputs.saturating_mul(channels);
-        let state = inputs.saturating_mul(dtype.size_in_bytes() as u64);
+        let inputs = inputs.saturating_mul(dtype.size_in_bytes() as u64);
+        let matrices = self.matrices.iter();
+        let matrices = matrices.fold(1, |product: u64, &size| product.saturating_mul(size as u64));
+        let matrices = matrices.saturating_mul(DType::F32.size_in_bytes() as u64);
+        let state = inputs.saturating_add(matrices);
         state.saturating_mul(self.layers as u64)
     }
 }
@@ -35,6 +43,8 @@ impl StateShape {
 pub struct LayerState {
     /// The newest inputs of the convolution, the oldest of them first, `[inputs, channels]`; zeros before the stream.
     inputs: Tensor,
+    /// `[heads, rows, columns]`, f32; zeros before the stream.
+    matrices: Option<Tensor>,
 }
 
 impl LayerState {
@@ -58,6 +68,24 @@ impl LayerState {
     pub fn inputs(&self) -> &Tensor {
         &self.inputs
     }
+
+    /// What linear attention remembers, `[heads, rows, columns]`, f32, if the layer is one of it.
+    pub fn matrices(&self) -> Option<&Tensor> {
+        self.matrices.as_ref()
+    }
+
+    /// Takes what it remembers behind the next tokens.
+    pub fn replace_matrices(&mut self, matrices: Tensor) -> Result<()> {
+        let before = self.matrices.as_ref().map(Tensor::shape);
+        if before != Some(matrices.shape()) {
+            bail!(
+                "matrices of shape {:?}, expected {before:?}",
+                matrices.shape()
+            );
+        }
+        self.matrices = Some(matrices);
+        Ok(())
+    }
 }
 
 /// The states of all layers that have one, and what marks want back.
@@ -76,6 +104,10 @@ impl States {
         let [inputs, channels] = shape.inputs.map(|size| size.max(1));
         let empty = LayerState {
             inputs: Tensor::zeros((inputs, channels), dtype, device)?,
+            matrices: match shape.matrices.contains(&0) {
+                true => None,
+                false => Some(Tensor::zeros(&shape.matrices, DType::F32, device)?),
+            },
         };
         Ok(Self {
             layers: vec![empty.clone(); shape.layers],
@@ -122,6 +154,7 @@ mod tests {
     const SHAPE: StateShape = StateShape {
         layers: 2,
         inputs: [2, 3],
+        matrices: [4, 2, 5],
     };
 
     fn states() -> States {
@@ -186,6 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn matrices_are_gone_back_to_as_inputs_are_and_keep_their_shape() {
+        let mut states = states();
+        let sum = |states: &States| {
+            let matrices = states.layers()[0].matrices().unwrap();
+            matrices.sum_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        let ones = Tensor::ones(&SHAPE.matrices, DType::F32, &Device::Cpu).unwrap();
+        states.mark();
+        states.layer(0).replace_matrices(ones).unwrap();
+        assert_eq!(sum(&states), 40.0);
+        states.put_back();
+        assert_eq!(sum(&states), 0.0);
+        let other = Tensor::ones((4, 5, 2), DType::F32, &Device::Cpu).unwrap();
+        let error = states.layer(0).replace_matrices(other).unwrap_err();
+        assert!(error.to_string().contains("[4, 5, 2]"), "{error}");
+    }
+
+    #[test]
     fn inputs_of_other_channels_are_refused() {
         let x = Tensor::zeros((4, 2), DType::F32, &Device::Cpu).unwrap();
         let error = states().layer(0).push(&x).unwrap_err();
@@ -195,12 +246,11 @@ mod tests {
     #[test]
     fn bytes_are_those_of_the_tensors() {
         let states = states();
-        let elements = states
-            .layers()
-            .iter()
-            .map(|layer| layer.inputs().elem_count());
-        let elements = elements.sum::<usize>() as u64;
-        assert_eq!(SHAPE.bytes(DType::F32), elements * 4);
-        assert_eq!(SHAPE.bytes(DType::BF16), elements * 2);
+        let sum =
+            |count: fn(&LayerState) -> usize| states.layers().iter().map(count).sum::<usize>();
+        let inputs = sum(|layer| layer.inputs().elem_count()) as u64;
+        let matrices = sum(|layer| layer.matrices().unwrap().elem_count()) as u64;
+        assert_eq!(SHAPE.bytes(DType::F32), (inputs + matrices) * 4);
+        assert_eq!(SHAPE.bytes(DType::BF16), inputs * 2 + matrices * 4);
     }
 }

@@ -17,7 +17,7 @@ use super::vision::Vision;
 use super::weights::{Names, Weights};
 use super::ModelError;
 use super::{llava, llava_next, llava_onevision};
-use super::{qwen2_5_vl, qwen2_vl, qwen3_vl};
+use super::{qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl};
 
 pub const CONFIG: &str = "config.json";
 
@@ -108,7 +108,7 @@ pub struct Family {
     pub open: fn(&Checkpoint) -> Result<Box<dyn FamilyConfig>, ModelError>,
 }
 
-pub const FAMILIES: [Family; 11] = [
+pub const FAMILIES: [Family; 12] = [
     Family {
         name: "SmolVLM",
         model_types: &["smolvlm", "idefics3"],
@@ -162,6 +162,12 @@ pub const FAMILIES: [Family; 11] = [
         model_types: &["qwen3_vl"],
         names: Names(&[]),
         open: qwen3_vl::open,
+    },
+    Family {
+        name: "Qwen3.5",
+        model_types: &["qwen3_5"],
+        names: Names(&[]),
+        open: qwen3_5::open,
     },
     Family {
         name: "Cosmos 3",

@@ -12,6 +12,7 @@
 //!   - `qwen2_vl`: Qwen2-VL
 //!   - `qwen2_5_vl`: Qwen2.5-VL
 //!   - `qwen3_vl`: Qwen3-VL
+//!   - `qwen3_5`: Qwen3.5
 //!   - `cosmos3`: Cosmos 3 Nano and Super
 //!   - `cosmos3_edge`: Cosmos 3 Edge
 //! - `qwen_vl`: what the Qwen-VL families share
@@ -66,6 +67,7 @@ pub mod precision;
 pub mod preprocess;
 pub mod qwen2_5_vl;
 pub mod qwen2_vl;
+pub mod qwen3_5;
 pub mod qwen3_vl;
 mod qwen_vl;
 pub mod smolvlm;
@@ -86,19 +88,20 @@ use chooser::ChoiceError;
 
 use crate::cache::parameter::ParameterError;
 use crate::cache::{CacheError, TensorError};
+use crate::excerpt::excerpt_of_path;
 
 pub use device::{beside, device_name, DeviceKind};
 
 /// What can be wrong with a checkpoint or go wrong in a forward pass.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    #[error("model directory {dir}: {what}")]
+    #[error("model directory {}: {what}", excerpt_of_path(.dir))]
     Directory { dir: PathBuf, what: String },
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    #[error("{file}: {what}")]
+    #[error("{}: {what}", excerpt_of_path(.file))]
     File { file: PathBuf, what: String },
-    #[error("{file}: {field} is {value}, expected {expected}")]
+    #[error("{}: {field} is {value}, expected {expected}", excerpt_of_path(.file))]
     Unsupported {
         file: PathBuf,
         field: String,

@@ -128,7 +128,9 @@ impl TextModel {
         }
         let config = family::decoder_config(checkpoint)?;
         let (text, head, names) = match config {
-            decoder::Config::Llama(_) | decoder::Config::Lfm2(_) => ("model", "lm_head", NAMES),
+            decoder::Config::Llama(_) | decoder::Config::Lfm2(_) | decoder::Config::Qwen3_5(_) => {
+                ("model", "lm_head", NAMES)
+            }
             decoder::Config::GptNeoX(_) => ("gpt_neox", "embed_out", Names::default()),
         };
         Ok(About {

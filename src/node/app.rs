@@ -3,7 +3,7 @@
 use std::future::ready;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use r2r::inf_mllm::srv::Cancel;
 use r2r::std_srvs::srv::Trigger;
@@ -30,9 +30,9 @@ use crate::stream::Engine;
 
 /// Longest wait for a message; also how long the loop may take to see that it is to end.
 const SPIN: Duration = Duration::from_millis(50);
-/// The node has this long to end after a signal: the engine's share of it, that of the last messages, and all of it.
+/// The node has this long to end after a signal: the engine's share of it, both that of the engine and of the last messages, and all of it.
 const ENGINE_GRACE: Duration = Duration::from_millis(1200);
-const PUBLISH_GRACE: Duration = Duration::from_millis(300);
+const PUBLISH_GRACE: Duration = Duration::from_millis(1500);
 const GRACE: Duration = Duration::from_millis(1800);
 /// Time for the middleware to send what was published last.
 const FLUSH: Duration = Duration::from_millis(100);
@@ -185,6 +185,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         }
     }
 
+    let ending = Instant::now();
     if !engine.shutdown(ENGINE_GRACE) {
         tracing::warn!("the model did not stop within {ENGINE_GRACE:?}");
     }
@@ -192,7 +193,8 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         lock(&diagnostics).publish(engine.stats());
     }
     let _ = events.send(Event::End);
-    let published = async { tokio::time::timeout(PUBLISH_GRACE, publishing).await };
+    let left = PUBLISH_GRACE.saturating_sub(ending.elapsed());
+    let published = async { tokio::time::timeout(left, publishing).await };
     if runtime.block_on(published).is_err() {
         tracing::warn!("the last answers could not be published within {PUBLISH_GRACE:?}");
     }

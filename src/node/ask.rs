@@ -36,6 +36,8 @@ struct Server {
     goals: Goals<ResultRequest, Reasoning>,
     feedback: Publisher<Action::FeedbackMessage>,
     status: Publisher<GoalStatusArray>,
+    /// How the goals stand has changed since it was published last.
+    unsaid: bool,
     clock: RosTime,
 }
 
@@ -52,6 +54,7 @@ impl Ask {
             goals: Goals::new(keep),
             feedback: advertise(node, "~/ask/_action/feedback", feedback)?,
             status: advertise(node, "~/ask/_action/status", status)?,
+            unsaid: false,
             clock: RosTime::of(node),
         }))))
     }
@@ -123,9 +126,7 @@ impl Ask {
         let Some(id) = server.goals.of_ticket(ticket) else {
             return;
         };
-        if server.goals.begins(&id) {
-            server.publish_status();
-        }
+        server.unsaid |= server.goals.begins(&id);
         let message = Action::FeedbackMessage {
             goal_id: uuid(id),
             feedback: Action::Feedback {
@@ -151,10 +152,18 @@ impl Ask {
         let waiting = server
             .goals
             .end(&id, status, reasoning.clone(), Instant::now());
-        server.publish_status();
+        server.unsaid = true;
         drop(server);
         for request in waiting {
             respond(request, result(code(status), reasoning.clone()));
+        }
+    }
+
+    /// Publishes how the goals stand, if that has changed with what was answered: all of them in one message, so once for many answers.
+    pub fn settle(&self) {
+        let mut server = self.lock();
+        if server.unsaid {
+            server.publish_status();
         }
     }
 
@@ -203,7 +212,8 @@ impl Server {
         (response, goals.iter().map(|goal| goal.ticket).collect())
     }
 
-    fn publish_status(&self) {
+    fn publish_status(&mut self) {
+        self.unsaid = false;
         let statuses = self.goals.statuses();
         let message = GoalStatusArray {
             status_list: statuses

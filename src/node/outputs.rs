@@ -1,7 +1,7 @@
 //! The publishers, fed by the engine through a channel so that it never waits for the middleware.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use r2r::inf_mllm::msg::{CacheStats, Reasoning, ReasoningDelta};
 use r2r::std_msgs::msg::String as StringMsg;
@@ -18,6 +18,12 @@ use super::{messages, ros, NodeError};
 use crate::stream::complaints::Complaints;
 use crate::stream::engine::{Change, Watch};
 use crate::stream::{Answer, AnswerDelta, EngineEvents, StreamStats};
+
+/// So many messages in a row are followed by a pause in which their readers can take them: whoever is late takes no more than 512 of all
+/// that come to a process in shared memory (`port_queue_capacity` of Fast DDS). What is dropped comes again after up to three seconds, and
+/// from a node that ends never.
+const BURST: usize = 32;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the engine says.
 pub enum Event {
@@ -121,6 +127,7 @@ impl Answers {
 
     /// Publishes what the engine says until it says no more.
     pub async fn publish_all(mut self, mut events: UnboundedReceiver<Event>) {
+        let mut burst = 0;
         while let Some(event) = events.recv().await {
             match event {
                 Event::Delta(delta) => {
@@ -133,7 +140,16 @@ impl Answers {
                 Event::Watch(watch) => self.watches.publish(*watch),
                 Event::End => break,
             }
+            burst += 1;
+            if events.is_empty() {
+                self.ask.settle();
+                burst = 0;
+            } else if burst == BURST {
+                tokio::time::sleep(PAUSE).await;
+                burst = 0;
+            }
         }
+        self.ask.settle();
     }
 
     fn publish_answer(&mut self, answer: &Answer) {

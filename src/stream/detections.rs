@@ -32,8 +32,8 @@ pub struct Format {
 }
 
 /// By the names of families; those that are not here write none in a published form. Sources: the model cards and cookbooks of Qwen2-VL
-/// (arXiv 2409.12191, 2.2), Qwen2.5-VL (arXiv 2502.13923, 2.1) and Qwen3-VL, of which Cosmos 3 has come.
-const FORMATS: [(&str, Format); 4] = [
+/// (arXiv 2409.12191, 2.2), Qwen2.5-VL (arXiv 2502.13923, 2.1) and Qwen3-VL, of which Cosmos 3 has come, and as which Qwen3.5 is taken to write.
+const FORMATS: [(&str, Format); 5] = [
     (
         "Qwen2-VL",
         Format {
@@ -50,6 +50,13 @@ const FORMATS: [(&str, Format); 4] = [
     ),
     (
         "Qwen3-VL",
+        Format {
+            notation: Notation::Json,
+            scale: Scale::Thousandths,
+        },
+    ),
+    (
+        "Qwen3.5",
         Format {
             notation: Notation::Json,
             scale: Scale::Thousandths,

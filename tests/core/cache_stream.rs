@@ -110,7 +110,9 @@ impl Seen {
             states: cache
                 .states()
                 .iter()
-                .map(|state| bits(flat(state.inputs())))
+                .flat_map(|state| [Some(state.inputs()), state.matrices()])
+                .flatten()
+                .map(|numbers| bits(flat(numbers)))
                 .collect(),
         }
     }

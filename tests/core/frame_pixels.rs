@@ -13,6 +13,14 @@ use crate::support::{camera_image, golden, load, tiny_config, tiny_dir, try_load
 use crate::variants::copy;
 
 const FAMILIES: [&str; 3] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
+/// Families whose frames have any size, and the pixels that a token of the tiny ones shows.
+const ANY_SIZE: [(&str, usize); 5] = [
+    ("qwen2_vl", 36),
+    ("qwen2_5_vl", 36),
+    ("qwen3_vl", 64),
+    ("lfm2_vl", 64),
+    ("lfm2_5_vl", 64),
+];
 const VIDEO: &str = "video_preprocessor_config.json";
 const NESTED: &str = "processor_config.json";
 
@@ -144,8 +152,7 @@ fn tokens(config: SessionConfig, width: u32, height: u32) -> usize {
 
 #[test]
 fn parameters_bound_what_frames_take_in_the_stream() {
-    for family in FAMILIES {
-        let square = if family == "qwen3_vl" { 64 } else { 36 };
+    for (family, square) in ANY_SIZE {
         let published = tokens(config(family, 0, 0), 640, 480);
         let fewer = tokens(config(family, 0, 8 * square), 640, 480);
         assert!(fewer <= 8 && fewer > 4, "{family}: {fewer}");
@@ -158,6 +165,20 @@ fn parameters_bound_what_frames_take_in_the_stream() {
         // More than the published most.
         let more = tokens(config(family, 0, 200 * square), 640, 480);
         assert!(more > published && more <= 200, "{family}: {more}");
+    }
+}
+
+#[test]
+fn limits_of_frames_are_none_of_images() {
+    for (family, square) in ANY_SIZE {
+        let mut model = load(&golden("families").join(family));
+        let image = pixels(&model, View::Image { of: 1 });
+        let published = frame_pixels(&model);
+        config(family, 0, 5 * square)
+            .limit_frames(&mut model)
+            .unwrap();
+        assert!(frame_pixels(&model) < published, "{family}");
+        assert_eq!(pixels(&model, View::Image { of: 1 }), image, "{family}");
     }
 }
 
@@ -180,6 +201,14 @@ fn limits_that_are_none_are_refused_with_what_is_possible() {
     refused(
         config("qwen2_5_vl", 2000, 0),
         &["frame_min_pixels", "2000", "0 to 1260"],
+    );
+    refused(
+        config("lfm2_vl", 0, 63),
+        &["frame_max_pixels", "63", "at least 64"],
+    );
+    refused(
+        config("lfm2_vl", 2000, 0),
+        &["frame_min_pixels", "2000", "0 to 1024"],
     );
     for (family, name) in [("llava", "LLaVA-1.5"), ("internvl", "InternVL")] {
         for (field, min, max) in [("frame_min_pixels", 100, 0), ("frame_max_pixels", 0, 100)] {

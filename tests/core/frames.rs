@@ -17,7 +17,7 @@ use crate::steps::kernels;
 use crate::support::{golden, instruction, load, picture, tiny_config, tiny_dir};
 use crate::variants::copy_of;
 
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 12] = [
     "idefics3",
     "llava",
     "llava_next",
@@ -29,6 +29,7 @@ const FAMILIES: [&str; 11] = [
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_5",
 ];
 
 /// Odd ones, tiny ones, a camera's, and one whose square is too large for a device.

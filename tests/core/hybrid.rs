@@ -18,8 +18,8 @@ use crate::steps::{answers_and_state, kernels};
 use crate::support::{deviation, golden, instruction, load};
 use crate::watches::{by_frames, Watched};
 
-/// With two layers that attend behind one of convolutions each, and with one among three.
-const BOTH: [&str; 2] = ["lfm2_vl", "lfm2_5_vl"];
+/// With two layers that attend behind one of convolutions each, with one among three, and with two behind one of linear attention each.
+const ALL: [&str; 3] = ["lfm2_vl", "lfm2_5_vl", "qwen3_5"];
 const QUESTION: &str = "What is in view?";
 
 fn family(name: &str) -> PathBuf {
@@ -35,7 +35,11 @@ fn config(name: &str, policy: PolicyKind) -> SessionConfig {
     };
     config.cache.policy = policy;
     config.cache.budget = match policy {
-        PolicyKind::Full => 500,
+        // Less than the longest input of any of them.
+        PolicyKind::Full => match name {
+            "qwen3_5" => 900,
+            _ => 500,
+        },
         _ => 256,
     };
     config
@@ -58,17 +62,22 @@ fn passing(question: Instruction) -> Instruction {
 fn states(cache: &BoundedCache) -> Vec<Vec<u32>> {
     let bits = |x: &Tensor| flat(x).into_iter().map(f32::to_bits).collect();
     let states = cache.states().iter();
-    states.map(|state| bits(state.inputs())).collect()
+    let numbers = states.flat_map(|state| [Some(state.inputs()), state.matrices()]);
+    numbers.flatten().map(bits).collect()
 }
 
 #[test]
 fn questions_that_are_not_to_last_leave_the_following_answers_byte_for_byte_as_if_they_had_not_come(
 ) {
-    for name in BOTH {
+    for name in ALL {
         for policy in PolicyKind::ALL {
-            for withdraw_layer in 0..if name == BOTH[0] { 2 } else { 1 } {
+            for withdraw_layer in 0..if name != ALL[1] { 2 } else { 1 } {
                 let mut config = config(name, policy);
                 config.cache.withdraw_layer = withdraw_layer;
+                if name == ALL[2] {
+                    // Its largest frame leaves choices no room in less.
+                    config.cache.budget = config.cache.budget.max(384);
+                }
                 let session = || Session::new(config.clone()).unwrap();
                 let mut sessions = [session(), session()];
                 for round in 0..3 {
@@ -100,7 +109,7 @@ fn questions_that_are_not_to_last_leave_the_following_answers_byte_for_byte_as_i
 
 #[test]
 fn recalled_frames_leave_no_trace_in_states() {
-    for name in BOTH {
+    for name in ALL {
         let mut recalled = 0;
         for policy in remembering() {
             let mut config = config(name, policy);
@@ -123,7 +132,7 @@ fn recalled_frames_leave_no_trace_in_states() {
 
 #[test]
 fn a_watch_leaves_the_answers_as_they_are() {
-    let config = config(BOTH[0], PolicyKind::InfMllm);
+    let config = config(ALL[0], PolicyKind::InfMllm);
     let answer = |watching: bool| {
         let watched = Watched::new(config.clone());
         if watching {
@@ -150,7 +159,7 @@ fn a_watch_leaves_the_answers_as_they_are() {
 /// The convolutions in front have taken a chunk in when a layer behind them fails.
 #[test]
 fn a_turn_that_fails_in_the_middle_of_a_pass_puts_states_back() {
-    let config = config(BOTH[0], PolicyKind::InfMllm);
+    let config = config(ALL[0], PolicyKind::InfMllm);
     for failure in [Failure::OutOfMemory, Failure::NoNumbers] {
         let (mut session, passes) = failures::session(&config, (3, failure));
         let (mut plain, _) = failures::session(&config, (3, failure));
@@ -169,7 +178,7 @@ fn a_turn_that_fails_in_the_middle_of_a_pass_puts_states_back() {
 
 #[test]
 fn a_reset_forgets_what_states_remember() {
-    for name in BOTH {
+    for name in ALL {
         let config = config(name, PolicyKind::InfMllm);
         let mut session = Session::new(config.clone()).unwrap();
         let fresh = states(&session.state().cache);
@@ -220,7 +229,7 @@ fn feed(
 
 #[test]
 fn states_and_logits_do_not_depend_on_chunks() {
-    for name in BOTH {
+    for name in ALL {
         let model = load(&family(name));
         let run = |chunk| {
             let mut cache = [cache(&model, PolicyKind::Full, 128)];
@@ -247,7 +256,7 @@ fn states_and_logits_do_not_depend_on_chunks() {
 /// The first layer is one of convolutions, which no attention stands in front of.
 #[test]
 fn what_has_been_evicted_is_in_states_as_if_it_were_there() {
-    let model = load(&family(BOTH[0]));
+    let model = load(&family(ALL[0]));
     let first = |policy, budget| {
         let mut cache = [cache(&model, policy, budget)];
         feed(&model.decoder, &mut cache, 0..300, 10);
@@ -263,7 +272,7 @@ fn what_has_been_evicted_is_in_states_as_if_it_were_there() {
 
 #[test]
 fn streams_in_lock_step_have_states_of_their_own() {
-    for name in BOTH {
+    for name in ALL {
         let model = load(&family(name));
         let two = || [0, 1].map(|_| cache(&model, PolicyKind::InfMllm, 64));
         let (mut together, mut apart) = (two(), two());
@@ -285,8 +294,13 @@ fn streams_in_lock_step_have_states_of_their_own() {
 
 #[test]
 fn memory_counts_states_and_stays_what_inspect_says() {
-    // Two inputs of 48 channels, f32, for each layer of convolutions.
-    for (name, layers) in [(BOTH[0], 2), (BOTH[1], 3)] {
+    // Two inputs of 48 channels for each layer of convolutions; three of 104, and 6 matrices of 8 x 12, for each of linear attention; f32.
+    let of = [
+        (2 * 48, 2 * 2 * 48),
+        (2 * 48, 3 * 2 * 48),
+        (3 * 104, 2 * (3 * 104 + 6 * 8 * 12)),
+    ];
+    for (name, (inputs, numbers)) in ALL.into_iter().zip(of) {
         let dir = family(name);
         let inspect = |more: &[&str]| {
             let args = [&["inspect", path(&dir), "--budget", "256"], more].concat();
@@ -294,7 +308,7 @@ fn memory_counts_states_and_stays_what_inspect_says() {
         };
         let report = serde_json::from_str::<Value>(&inspect(&["--json"])).unwrap();
         let bytes = |field: &str| report[field].as_u64().unwrap();
-        assert_eq!(bytes("state_bytes"), layers * 2 * 48 * 4, "{name}");
+        assert_eq!(bytes("state_bytes"), numbers * 4, "{name}");
         let weights = bytes("weight_bytes") + bytes("repacked_bytes");
         let kept = bytes("cache_bytes") + bytes("state_bytes");
         let all = weights + bytes("tokenizer_bytes") + kept;
@@ -316,7 +330,7 @@ fn memory_counts_states_and_stays_what_inspect_says() {
                 panic!("a state that is not on the CPU")
             };
             let numbers = storage.as_slice::<f32>().unwrap().len();
-            assert_eq!(numbers, 2 * 48, "{name}, {round}");
+            assert_eq!(numbers, inputs, "{name}, {round}");
         }
     }
 }
@@ -325,7 +339,7 @@ fn memory_counts_states_and_stays_what_inspect_says() {
 /// where the device has them.
 #[test]
 fn on_a_gpu_answers_are_those_of_the_cpu_without_steps_of_kernels() {
-    for name in BOTH {
+    for name in ALL {
         let dir = family(name);
         let config = config(name, PolicyKind::InfMllm);
         let answers = |gpu: bool| {
@@ -344,7 +358,7 @@ fn on_a_gpu_answers_are_those_of_the_cpu_without_steps_of_kernels() {
 #[test]
 fn answers_are_the_same_each_time_whatever_keys_are_stored_as() {
     for storage in [KvStorage::Auto, KvStorage::F16, KvStorage::Q8] {
-        let dir = family(BOTH[1]);
+        let dir = family(ALL[1]);
         let answered = || answers_and_state(&dir, load(&dir), storage, None);
         let ((first, kept), (again, kept_again)) = (answered(), answered());
         assert_eq!(first, again, "{storage:?}");
@@ -355,7 +369,7 @@ fn answers_are_the_same_each_time_whatever_keys_are_stored_as() {
 /// All that is seen of a cache shows the states, or the tests above would hold without them.
 #[test]
 fn a_state_that_differs_is_seen() {
-    let model = load(&family(BOTH[0]));
+    let model = load(&family(ALL[0]));
     let mut one = [cache(&model, PolicyKind::Full, 64)];
     feed(&model.decoder, &mut one, 0..9, 9);
     let before = Seen::of(&one[0]);

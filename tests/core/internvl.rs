@@ -1,27 +1,22 @@
 //! InternVL beyond its golden files: pictures of any shape, frames in the stream, every policy, what is refused.
 
 use std::fs;
-use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::vision::View;
 use inf_mllm::stream::grammar::{Chat, Grammar, Shot};
-use inf_mllm::stream::{FinishReason, Session, SessionConfig};
 use serde_json::json;
 
-use crate::commands::{failed, path, run, succeeded, write_bag};
-use crate::llava::{changed, check_command_line, check_system_prompt_and_budget, refused};
-use crate::support::{self, golden, instruction, load, picture, shot, tensors, try_load};
-use crate::variants::copy;
+use crate::commands::{failed, path, run};
+use crate::family_checks::{
+    changed, check_command_line, check_every_policy, check_missing_and_misshapen, check_replay,
+    check_split, check_system_prompt_and_budget, family, refused,
+};
+use crate::support::{self, load, shot, tensors, try_load};
 
 /// With a Qwen2 decoder and the tower of the small models, and with a Qwen3 decoder and the tower of the large ones.
 const BOTH: [&str; 2] = ["internvl", "internvl3_5"];
-
-fn family(name: &str) -> PathBuf {
-    golden("families").join(name)
-}
 
 /// Width and height of pictures, and the tokens that the published processor gives them (`get_number_of_image_patches` of transformers
 /// 5.23, times 4), cut into 1 to 12 tiles of 24 pixels, and into 3 to 5.
@@ -113,69 +108,14 @@ fn frames_are_numbered_within_their_turn() {
 
 #[test]
 fn sessions_run_under_every_policy() {
-    const FRAMES: i64 = 16;
-    for name in BOTH {
-        for policy in PolicyKind::ALL {
-            let mut config = SessionConfig {
-                model_dir: family(name),
-                max_new_tokens: 6,
-                ..SessionConfig::default()
-            };
-            config.cache.policy = policy;
-            let evicts = policy != PolicyKind::Full;
-            config.cache.budget = if evicts { 192 } else { 512 };
-            let budget = config.cache.budget;
-            let mut session = Session::new(config).unwrap();
-            for i in 0..FRAMES {
-                let frame = picture(i * 100, [(i * 12) as u8, 90, 200]);
-                session.push_frame(&frame).unwrap();
-            }
-            let asked = instruction("a", "What is in view?");
-            let answer = session.ask(&asked, &|| false, &mut |_| ());
-            let about = format!("{name}, {policy:?}: {:?}", answer.error);
-            assert_ne!(answer.finish, FinishReason::Error, "{about}");
-            assert!(answer.output_tokens > 0, "{about}");
-            assert_eq!(answer.frames_seen, FRAMES as u64, "{about}");
-            // The last frames are fed when a question comes.
-            let kept = policy != PolicyKind::LastFrames;
-            assert_eq!(answer.vision_tokens >= 4, kept, "{about}");
-            assert!(session.usage().used <= budget, "{about}");
-        }
-    }
+    check_every_policy(&BOTH, 512, 4);
 }
 
 #[test]
 fn the_command_line_runs_it() {
     check_command_line(&BOTH);
     check_system_prompt_and_budget(&BOTH);
-    let dir = tempfile::tempdir().unwrap();
-    write_bag(dir.path(), 30, None, true);
-    let script = dir.path().join("script.yaml");
-    let text = "instructions:\n  - {id: a, at: 1.0, text: What is in view?}\n  - {id: b, at: 2.5, text: Where?}\n";
-    fs::write(&script, text).unwrap();
-    let out = dir.path().join("answers.jsonl");
-    for name in BOTH {
-        let model = family(name);
-        let report = succeeded(&run(&["inspect", path(&model), "--budget", "96"]));
-        for line in ["family", "InternVL", "complete              yes"] {
-            assert!(report.contains(line), "{report}");
-        }
-        let done = run(&[
-            "replay",
-            "--model",
-            path(&model),
-            "--bag",
-            path(dir.path()),
-            "--instructions",
-            path(&script),
-            "--out",
-            path(&out),
-            "--budget",
-            "96",
-        ]);
-        let printed = succeeded(&done);
-        assert!(printed.contains("2 answers, 0 errors"), "{printed}");
-    }
+    check_replay(&BOTH, "InternVL");
 }
 
 /// What no answer holds: `<video>` has no embedding in InternVL3, and what stands around pictures is the processor's.
@@ -299,20 +239,7 @@ fn a_missing_or_misshapen_tensor_of_tower_or_projector_is_named() {
         "multi_modal_projector.layer_norm.bias",
         "language_model.lm_head.weight",
     ] {
-        let dir = copy("internvl3_5");
-        let file = dir.path().join("model.safetensors");
-        let mut weights = tensors(&file);
-        let tensor = weights.remove(name).unwrap();
-        let mut fails = |replaced: Option<Tensor>| {
-            weights.extend(replaced.map(|tensor| (name.to_string(), tensor)));
-            candle_core::safetensors::save(&weights, &file).unwrap();
-            let error = try_load(dir.path()).err().expect("it loads").to_string();
-            assert!(error.contains(name), "{name:?} is not in: {error}");
-        };
-        fails(None);
-        let last = tensor.rank() - 1;
-        let short = tensor.narrow(last, 0, tensor.dim(last).unwrap() - 1);
-        fails(Some(short.unwrap().contiguous().unwrap()));
+        check_missing_and_misshapen("internvl3_5", name);
     }
 }
 
@@ -322,27 +249,27 @@ fn pixel_values_that_are_not_the_prompt_s_are_refused() {
     let dir = family("internvl");
     let vision = load(&dir).vision;
     let inputs = tensors(&dir.join("golden/two.inputs.safetensors"));
-    let view = View::Image { of: 2 };
-    let split = |name: &str, tensor: Tensor| {
-        let mut inputs = inputs.clone();
-        inputs.insert(name.to_string(), tensor);
-        vision.split(&inputs, view).unwrap_err().to_string()
-    };
-    assert_eq!(vision.split(&inputs, view).unwrap().len(), 2);
-    let fewer = inputs["pixel_values"].narrow(0, 0, 7).unwrap();
-    let error = split("pixel_values", fewer);
-    assert!(error.contains("[8, 3, 24, 24]"), "{error}");
-    let zeros = Tensor::zeros((8, 3, 30, 24), DType::F32, &Device::Cpu).unwrap();
-    let error = split("pixel_values", zeros);
-    assert!(error.contains("[8, 3, 30, 24]"), "{error}");
     let ids = &inputs["input_ids"];
-    let cut = ids.narrow(1, 0, ids.dim(1).unwrap() / 2).unwrap();
-    let error = split("input_ids", cut);
-    assert!(error.contains("multiple of 4"), "{error}");
-    let mut without = inputs.clone();
-    without.remove("pixel_values");
-    let error = vision.split(&without, view).unwrap_err().to_string();
-    assert!(error.contains("pixel_values"), "{error}");
+    let changes = [
+        (
+            "pixel_values",
+            inputs["pixel_values"].narrow(0, 0, 7),
+            "[8, 3, 24, 24]",
+        ),
+        (
+            "pixel_values",
+            Tensor::zeros((8, 3, 30, 24), DType::F32, &Device::Cpu),
+            "[8, 3, 30, 24]",
+        ),
+        (
+            "input_ids",
+            ids.narrow(1, 0, ids.dim(1).unwrap() / 2),
+            "multiple of 4",
+        ),
+    ];
+    let changes = changes.map(|(name, tensor, word)| (name, tensor.unwrap(), word));
+    let needed = ["pixel_values", "input_ids"];
+    check_split(vision.as_ref(), &dir, &needed, &changes);
 }
 
 /// The layout of the original code is not read, and the error says which repository to take in its place.

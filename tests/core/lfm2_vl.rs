@@ -1,27 +1,24 @@
 //! LFM2-VL beyond its golden files: pictures of any shape, frames in the stream, every policy, what is refused.
 
 use std::fs;
-use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::vision::View;
 use inf_mllm::stream::grammar::{Chat, Grammar};
-use inf_mllm::stream::{FinishReason, Session, SessionConfig};
-use serde_json::{json, Value};
+use inf_mllm::stream::{Session, SessionConfig};
+use serde_json::json;
 
-use crate::commands::{path, run, succeeded, write_bag};
-use crate::llava::{changed, check_command_line, check_system_prompt_and_budget, refused};
-use crate::support::{self, golden, instruction, load, picture, shot, tensors, try_load};
+use crate::commands::{path, run, succeeded};
+use crate::family_checks::{
+    changed, check_command_line, check_every_policy, check_missing_and_misshapen, check_replay,
+    check_split, check_system_prompt_and_budget, family, refused,
+};
+use crate::support::{self, instruction, load, shot, tensors, try_load};
 use crate::variants::copy;
 
 /// With a norm in front of the projector and no thumbnail behind tiles, and the other way round.
 const BOTH: [&str; 2] = ["lfm2_vl", "lfm2_5_vl"];
-
-fn family(name: &str) -> PathBuf {
-    golden("families").join(name)
-}
 
 /// Width and height of pictures, and the tokens that the published processor gives them (`Lfm2VlProcessor` of transformers 5.23) cut into
 /// tiles, cut with a thumbnail, and uncut.
@@ -115,84 +112,14 @@ fn frames_stand_in_the_stream_as_images_of_a_prompt_do() {
 
 #[test]
 fn sessions_run_under_every_policy() {
-    const FRAMES: i64 = 16;
-    for name in BOTH {
-        for policy in PolicyKind::ALL {
-            let mut config = SessionConfig {
-                model_dir: family(name),
-                max_new_tokens: 6,
-                ..SessionConfig::default()
-            };
-            config.cache.policy = policy;
-            let evicts = policy != PolicyKind::Full;
-            config.cache.budget = if evicts { 192 } else { 500 };
-            let budget = config.cache.budget;
-            let mut session = Session::new(config).unwrap();
-            for i in 0..FRAMES {
-                let frame = picture(i * 100, [(i * 12) as u8, 90, 200]);
-                session.push_frame(&frame).unwrap();
-            }
-            let asked = instruction("a", "What is in view?");
-            let answer = session.ask(&asked, &|| false, &mut |_| ());
-            let about = format!("{name}, {policy:?}: {:?}", answer.error);
-            assert_ne!(answer.finish, FinishReason::Error, "{about}");
-            assert!(answer.output_tokens > 0, "{about}");
-            assert_eq!(answer.frames_seen, FRAMES as u64, "{about}");
-            // The last frames are fed when a question comes.
-            let kept = policy != PolicyKind::LastFrames;
-            assert_eq!(answer.vision_tokens >= 9, kept, "{about}");
-            assert!(session.usage().used <= budget, "{about}");
-        }
-    }
+    check_every_policy(&BOTH, 500, 9);
 }
 
 #[test]
 fn the_command_line_runs_it() {
     check_command_line(&BOTH);
     check_system_prompt_and_budget(&BOTH);
-    let dir = tempfile::tempdir().unwrap();
-    write_bag(dir.path(), 30, None, true);
-    let script = dir.path().join("script.yaml");
-    let text = "instructions:\n  - {id: a, at: 1.0, text: What is in view?}\n  - {id: b, at: 2.5, text: Where?}\n";
-    fs::write(&script, text).unwrap();
-    let out = dir.path().join("answers.jsonl");
-    for name in BOTH {
-        let model = family(name);
-        let report = succeeded(&run(&["inspect", path(&model), "--budget", "96"]));
-        for line in [
-            "family",
-            "LFM2-VL, decoder lfm2",
-            "complete              yes",
-        ] {
-            assert!(report.contains(line), "{report}");
-        }
-        let replayed = || {
-            let done = run(&[
-                "replay",
-                "--model",
-                path(&model),
-                "--bag",
-                path(dir.path()),
-                "--instructions",
-                path(&script),
-                "--out",
-                path(&out),
-                "--budget",
-                "96",
-            ]);
-            let printed = succeeded(&done);
-            assert!(printed.contains("2 answers, 0 errors"), "{printed}");
-            let lines = fs::read_to_string(&out).unwrap();
-            let lines = lines
-                .lines()
-                .map(|line| serde_json::from_str::<Value>(line).unwrap());
-            let text = lines.filter_map(|line| line["text"].as_str().map(str::to_string));
-            text.collect::<Vec<_>>()
-        };
-        let (first, again) = (replayed(), replayed());
-        assert!(!first.is_empty(), "{name}");
-        assert_eq!(first, again, "{name}");
-    }
+    check_replay(&BOTH, "LFM2-VL, decoder lfm2");
 }
 
 #[test]
@@ -399,20 +326,7 @@ fn a_missing_or_misshapen_tensor_is_named() {
         "model.language_model.layers.1.feed_forward.w2.weight",
         "model.language_model.embedding_norm.weight",
     ] {
-        let dir = copy("lfm2_vl");
-        let file = dir.path().join("model.safetensors");
-        let mut weights = tensors(&file);
-        let tensor = weights.remove(name).unwrap();
-        let mut fails = |replaced: Option<Tensor>| {
-            weights.extend(replaced.map(|tensor| (name.to_string(), tensor)));
-            candle_core::safetensors::save(&weights, &file).unwrap();
-            let error = try_load(dir.path()).err().expect("it loads").to_string();
-            assert!(error.contains(name), "{name:?} is not in: {error}");
-        };
-        fails(None);
-        let last = tensor.rank() - 1;
-        let short = tensor.narrow(last, 0, tensor.dim(last).unwrap() - 1);
-        fails(Some(short.unwrap().contiguous().unwrap()));
+        check_missing_and_misshapen("lfm2_vl", name);
     }
 }
 
@@ -422,38 +336,28 @@ fn pixel_values_that_are_not_the_prompt_s_are_refused() {
     let dir = family(BOTH[1]);
     let vision = load(&dir).vision;
     let inputs = tensors(&dir.join("golden/two.inputs.safetensors"));
-    let view = View::Image { of: 2 };
-    let split = |name: &str, tensor: Tensor| {
-        let mut inputs = inputs.clone();
-        inputs.insert(name.to_string(), tensor);
-        vision.split(&inputs, view).unwrap_err().to_string()
-    };
-    assert_eq!(vision.split(&inputs, view).unwrap().len(), 2);
-    let fewer = inputs["pixel_values"].narrow(0, 0, 7).unwrap();
-    let error = split("pixel_values", fewer);
-    assert!(error.contains("[8, patches, 48]"), "{error}");
-    let fewer = inputs["spatial_shapes"].narrow(0, 0, 7).unwrap();
-    let error = split("spatial_shapes", fewer);
-    assert!(error.contains("[8, 2]"), "{error}");
-    let large = Tensor::full(1i64 << 20, (8, 2), &Device::Cpu).unwrap();
-    let error = split("spatial_shapes", large);
-    assert!(error.contains("at most 64 patches"), "{error}");
-    let small = Tensor::full(2i64, (8, 2), &Device::Cpu).unwrap();
-    let error = split("spatial_shapes", small);
-    assert!(error.contains("patches, expected"), "{error}");
-    let zeros = Tensor::zeros((8, 64, 50), DType::F32, &Device::Cpu).unwrap();
-    let error = split("pixel_values", zeros);
-    assert!(error.contains("[8, 64, 50]"), "{error}");
     let ids = &inputs["input_ids"];
-    let cut = ids.narrow(1, 0, ids.dim(1).unwrap() / 2).unwrap();
-    let error = split("input_ids", cut);
-    assert!(error.contains("parts of pictures"), "{error}");
-    for name in ["pixel_values", "spatial_shapes", "input_ids"] {
-        let mut without = inputs.clone();
-        without.remove(name);
-        let error = vision.split(&without, view).unwrap_err().to_string();
-        assert!(error.contains(name), "{error}");
-    }
+    let fewer = |name: &str| inputs[name].narrow(0, 0, 7);
+    let shapes = |side: i64| Tensor::full(side, (8, 2), &Device::Cpu);
+    let changes = [
+        ("pixel_values", fewer("pixel_values"), "[8, patches, 48]"),
+        ("spatial_shapes", fewer("spatial_shapes"), "[8, 2]"),
+        ("spatial_shapes", shapes(1 << 20), "at most 64 patches"),
+        ("spatial_shapes", shapes(2), "patches, expected"),
+        (
+            "pixel_values",
+            Tensor::zeros((8, 64, 50), DType::F32, &Device::Cpu),
+            "[8, 64, 50]",
+        ),
+        (
+            "input_ids",
+            ids.narrow(1, 0, ids.dim(1).unwrap() / 2),
+            "parts of pictures",
+        ),
+    ];
+    let changes = changes.map(|(name, tensor, word)| (name, tensor.unwrap(), word));
+    let needed = ["pixel_values", "spatial_shapes", "input_ids"];
+    check_split(vision.as_ref(), &dir, &needed, &changes);
 }
 
 /// The layout of the first revisions is not read, and the error says what to do.

@@ -1,9 +1,5 @@
 //! The LLaVA families beyond their golden files: pictures of any shape, several feature layers, configurations that are refused.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use candle_core::{DType, Device, Module, Tensor};
 use image::RgbImage;
 use inf_mllm::model::checkpoint::Checkpoint;
@@ -14,14 +10,11 @@ use inf_mllm::model::weights::Quantization;
 use inf_mllm::stream::grammar::Chat;
 use inf_mllm::stream::{Session, SessionConfig, Taken};
 use serde_json::{json, Value};
-use tempfile::TempDir;
 
-use crate::support::{self, deviation, golden, ids, instruction, load, picture, tensors};
-use crate::variants::copy;
-
-fn family(name: &str) -> PathBuf {
-    golden("families").join(name)
-}
+use crate::family_checks::{
+    changed, check_command_line, check_system_prompt_and_budget, family, refused,
+};
+use crate::support::{self, deviation, instruction, load, picture, tensors};
 
 /// Width and height of pictures, and the tokens that the published processors of LLaVA-NeXT and LLaVA-OneVision give them
 /// (`_get_number_of_features` of transformers 5.23, less the class token).
@@ -141,25 +134,6 @@ fn features_of_several_layers_are_those_of_each_side_by_side() {
     let whole = features(&[2], true);
     assert_eq!(whole.dim(1).unwrap(), rows + 1);
     assert_eq!(deviation(&whole.narrow(1, 1, rows).unwrap(), &each[0]), 0.0);
-}
-
-/// A copy of a family's checkpoint with another value at `path` of one of its files.
-pub fn changed(name: &str, file: &str, path: &str, value: Value) -> TempDir {
-    let dir = copy(name);
-    let mut json = support::json(&dir.path().join(file));
-    *json.pointer_mut(path).unwrap() = value;
-    fs::write(dir.path().join(file), json.to_string()).unwrap();
-    dir
-}
-
-/// Such a copy does not load, and the error has these words.
-pub fn refused(name: &str, file: &str, path: &str, value: Value, words: &[&str]) {
-    let dir = changed(name, file, path, value);
-    let error = support::try_load(dir.path()).err().expect("it loads");
-    let error = error.to_string();
-    for word in words.iter().chain(&[file, "expected"]) {
-        assert!(error.contains(word), "{word:?} is not in: {error}");
-    }
 }
 
 #[test]
@@ -457,115 +431,13 @@ fn frames_without_any_text_enter_the_memory_where_visual_tokens_are_withdrawn() 
     assert_eq!(answer.newest_frame.unwrap().stamp_ns, 5_900_000_000);
 }
 
-/// What the command line prints, which must succeed.
-fn inf_mllm(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_inf_mllm"))
-        .args(args)
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
-    assert!(
-        !error.contains("chat template is none that is known"),
-        "{error}"
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[test]
 fn the_command_line_gives_the_numbers_of_transformers() {
     check_command_line(&["llava", "llava_next", "llava_onevision"]);
-}
-
-/// `forward` gives the numbers of these families' golden files, and `generate` makes their prompts.
-pub fn check_command_line(names: &[&str]) {
-    let out = TempDir::new().unwrap();
-    let out = out.path().join("out.safetensors");
-    for name in names {
-        let dir = family(name);
-        let golden = dir.join("golden");
-        let about = support::json(&golden.join("forward.json"));
-        for (scene, about) in about["scenes"].as_object().unwrap() {
-            let file = |kind: &str| golden.join(format!("{scene}.{kind}.safetensors"));
-            let (model, inputs) = (path(&dir), file("inputs"));
-            let mut args = vec![
-                "forward",
-                "--model",
-                model,
-                "--inputs",
-                path(&inputs),
-                "--out",
-                path(&out),
-            ];
-            if scene == "frames" {
-                args.push("--frames");
-            }
-            inf_mllm(&args);
-            let (got, wanted) = (tensors(&out), tensors(&file("expected")));
-            for tensor in ["vision_features", "image_features", "logits"] {
-                let off = deviation(&got[tensor], &wanted[tensor]);
-                assert!(off <= 1e-4, "{name}, {scene}: {tensor} differ by {off}");
-            }
-            if scene == "frames" {
-                continue;
-            }
-            let question = about["messages"][0]["content"].as_array().unwrap();
-            let question = question
-                .iter()
-                .find_map(|part| part["text"].as_str())
-                .unwrap();
-            let mut args = vec!["generate", "--model", model, "--prompt", question, "--json"];
-            let pictures = about["images"].as_array().unwrap();
-            let pictures = pictures
-                .iter()
-                .map(|image| golden.join(image.as_str().unwrap()));
-            let pictures = pictures.collect::<Vec<_>>();
-            for picture in &pictures {
-                args.extend(["--image", path(picture)]);
-            }
-            let answer: Value = serde_json::from_str(&inf_mllm(&args)).unwrap();
-            let prompt: Vec<u32> = serde_json::from_value(answer["prompt_ids"].clone()).unwrap();
-            assert_eq!(
-                prompt,
-                ids(&tensors(&inputs)["input_ids"]),
-                "{name}, {scene}"
-            );
-            assert!(!answer["generated_ids"].as_array().unwrap().is_empty());
-        }
-    }
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// A bounded memory keeps the system prompt, which ends with a control token in some formats and with a blank in others.
 #[test]
 fn generate_takes_a_system_prompt_and_a_budget() {
     check_system_prompt_and_budget(&["llava", "llava_next", "llava_onevision"]);
-}
-
-pub fn check_system_prompt_and_budget(names: &[&str]) {
-    for name in names {
-        let dir = family(name);
-        let picture = dir.join("golden/two0.png");
-        let printed = inf_mllm(&[
-            "generate",
-            "--model",
-            path(&dir),
-            "--image",
-            path(&picture),
-            "--system",
-            "Be brief.",
-            "--prompt",
-            "What is in view?",
-            "--budget",
-            "64",
-            "--policy",
-            "inf_mllm",
-            "--json",
-        ]);
-        let answer: Value = serde_json::from_str(&printed).unwrap();
-        assert!(!answer["generated_ids"].as_array().unwrap().is_empty());
-    }
 }

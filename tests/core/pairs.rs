@@ -18,12 +18,19 @@ use crate::support::{
     tiny_config,
 };
 
-const FAMILIES: [&str; 4] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"];
-/// Those, and one whose videos are of frames one by one.
-const OF_VIDEOS: [&str; 5] = [
+const FAMILIES: [&str; 5] = [
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_5",
+    "cosmos3_omni",
+];
+/// Those, and one whose videos are of frames one by one.
+const OF_VIDEOS: [&str; 6] = [
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_5",
     "cosmos3_omni",
     "cosmos3_edge",
 ];

@@ -18,7 +18,13 @@ use crate::support::{
 };
 use crate::variants::copy;
 
-const FAMILIES: [&str; 4] = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni"];
+const FAMILIES: [&str; 5] = [
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_5",
+    "cosmos3_omni",
+];
 
 fn dir(family: &str) -> PathBuf {
     golden("families").join(family)
@@ -82,6 +88,8 @@ fn the_stream_reads_as_the_chat_template_would_write_it() {
                 assert_eq!(stream.matches(label).count(), count, "{family}: {stream}");
                 stream = stream.replace(label, "");
             }
+            // The template takes the thought without words out of answers that have been given; the stream keeps what it has read.
+            stream = stream.replacen("<think>\n\n</think>\n\na box", "a box", 1);
             let image = model.placeholder();
             let shown = image.repeat(2 / pictures);
             let rendered = model.template.render(&messages).unwrap();

@@ -70,7 +70,7 @@ pub fn decoder_alone_as(dir: &Path, dtype: DType) -> (Decoder, CacheShape) {
     let (text, head) = match config {
         Config::Llama(_) => ("model", "lm_head"),
         Config::GptNeoX(_) => ("gpt_neox", "embed_out"),
-        Config::Lfm2(_) => ("model", "lm_head"),
+        Config::Lfm2(_) | Config::Qwen3_5(_) => ("model", "lm_head"),
     };
     let decoder = Decoder::new(&config, &weights.pp(text), &weights.pp(head)).unwrap();
     (decoder, config.cache_shape().unwrap())

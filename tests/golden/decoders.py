@@ -9,7 +9,11 @@ from checkpoint_files import DECODER, substituted, weight_files
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+RECURRENT = ("conv", "linear_attention")
 NORM_EPS = {"gpt_neox": "layer_norm_eps", "lfm2": "norm_eps"}
+
+
+State = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class TextConfig:
     rope_scaling: RopeScaling | None = None
     parallel_residual: bool = False
     exact_gelu: bool = True
-    convolutions: tuple[int, ...] = ()  # layers that keep inputs of a short convolution in the place of keys
+    recurrent: tuple[int, ...] = ()  # layers that keep a state of constant size in the place of keys
+    linear_key_heads: int = 0  # of Gated DeltaNet
     ignored: frozenset[str] = field(default_factory=frozenset)  # biases and norms left out on purpose, by projection
 
     @classmethod
@@ -76,7 +81,8 @@ class TextConfig:
             rotary_dim=int(head_dim * (rope.get("partial_rotary_factor") or 1.0)),
             rope_scaling=RopeScaling.read(rope),
             parallel_residual=getattr(text, "use_parallel_residual", False),
-            convolutions=tuple(i for i, kind in enumerate(getattr(text, "layer_types", None) or []) if kind == "conv"),
+            linear_key_heads=getattr(text, "linear_num_key_heads", 0),
+            recurrent=tuple(i for i, kind in enumerate(getattr(text, "layer_types", None) or []) if kind in RECURRENT),
         )
 
     def frequencies(self) -> torch.Tensor:
@@ -140,6 +146,28 @@ class TextModel:
         """What a layer's attention adds, of the heads' output [tokens, heads * head_dim]."""
         return self.linear(x, f"{name}.self_attn.o_proj")
 
+    def empty_state(self, layer: int) -> State:
+        """What a layer without keys remembers before the stream."""
+        raise NotImplementedError
+
+    def mixed(self, name: str, h: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """What a layer without keys adds to tokens of its normed input `h`, and its state behind them."""
+        raise NotImplementedError
+
+    def no_inputs(self, name: str) -> torch.Tensor:
+        """The inputs [width - 1, channels] of a convolution before the stream."""
+        channels, _, width = self.get(name).shape
+        return torch.zeros(width - 1, channels, dtype=self.dtype)
+
+    def convolved(self, name: str, x: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each channel of x [tokens, channels] convolved behind the inputs `before`, and the inputs that the next ones need."""
+        inputs = torch.cat([before, x])
+        taps = self.get(name)[:, 0]
+        out = (inputs.unfold(0, taps.shape[-1], 1) * taps).sum(-1)  # windows [tokens, channels, width]
+        if self.has(f"{name}.bias"):
+            out = out + self.weights[f"{self.root}.{name}.bias"]
+        return out, inputs[len(inputs) - len(before) :]
+
     def mlp(self, name: str, h: torch.Tensor) -> torch.Tensor:
         if not self.has(f"{name}.mlp.gate_proj.weight"):  # Cosmos 3 Edge: a squared ReLU
             return self.linear(self.linear(h, f"{name}.mlp.up_proj").relu() ** 2, f"{name}.mlp.down_proj")
@@ -189,24 +217,70 @@ class Lfm2Model(TextModel):
         for hub, llama in self.NAMES:
             self.weights = {name.replace(hub, llama): tensor for name, tensor in self.weights.items()}
 
-    def empty_state(self, layer: int) -> torch.Tensor:
-        """What a layer of convolutions keeps before the stream [inputs, channels]."""
-        channels, _, width = self.get(f"layers.{layer}.conv.conv").shape
-        return torch.zeros(width - 1, channels, dtype=self.dtype)
+    def empty_state(self, layer: int) -> State:
+        return (self.no_inputs(f"layers.{layer}.conv.conv"),)
 
-    def mixed(self, name: str, h: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a layer's convolution adds to tokens of the normed input `h`, and the state behind them."""
+    def mixed(self, name: str, h: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         before, behind, x = self.linear(h, f"{name}.conv.in_proj").chunk(3, dim=-1)
-        inputs = torch.cat([state, before * x])
-        taps = self.get(f"{name}.conv.conv")[:, 0]
-        windows = inputs.unfold(0, taps.shape[-1], 1)  # [tokens, channels, width]
-        out = (windows * taps).sum(-1)
-        if self.has(f"{name}.conv.conv.bias"):
-            out = out + self.weights[f"{self.root}.{name}.conv.conv.bias"]
-        return self.linear(behind * out, f"{name}.conv.out_proj"), inputs[len(inputs) - len(state) :]
+        out, inputs = self.convolved(f"{name}.conv.conv", before * x, state[0])
+        return self.linear(behind * out, f"{name}.conv.out_proj"), (inputs,)
+
+
+class Qwen35Model(TextModel):
+    """Qwen3.5: attention with gated output, and layers of Gated DeltaNet; weights of most norms are stored less one."""
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32):
+        super().__init__(model_dir, dtype)
+        for name, tensor in self.weights.items():
+            if "norm" in name and "linear_attn" not in name:
+                self.weights[name] = tensor + 1.0
+        self.gates: dict[str, torch.Tensor] = {}
+
+    def projected(self, name: str, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        both = self.linear(h, f"{name}.self_attn.q_proj").view(len(h), self.config.heads, 2, -1)
+        query, gate = both.unbind(2)
+        self.gates[name] = gate.reshape(len(h), -1).sigmoid()
+        key, value = (self.linear(h, f"{name}.self_attn.{p}_proj").view(len(h), -1, self.config.head_dim) for p in "kv")
+        return self.norm(query, f"{name}.self_attn.q_norm"), self.norm(key, f"{name}.self_attn.k_norm"), value
+
+    def attended(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return super().attended(name, x * self.gates.pop(name))
+
+    def empty_state(self, layer: int) -> State:
+        name = f"layers.{layer}.linear_attn"
+        heads, width = len(self.weights[f"{self.root}.{name}.A_log"]), len(self.get(f"{name}.norm"))
+        channels = len(self.get(f"{name}.in_proj_qkv"))
+        keys = (channels - heads * width) // 2 // self.config.linear_key_heads
+        inputs = self.no_inputs(f"{name}.conv1d")
+        return inputs, torch.zeros(heads, keys, width, dtype=self.dtype)
+
+    def mixed(self, name: str, h: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        name, tokens = f"{name}.linear_attn", len(h)
+        (inputs, matrices), heads = state, len(state[1])
+        parameter = {p: self.weights[f"{self.root}.{name}.{p}"] for p in ("A_log", "dt_bias")}
+        silu, softplus = torch.nn.functional.silu, torch.nn.functional.softplus
+        qkv, inputs = self.convolved(f"{name}.conv1d", self.linear(h, f"{name}.in_proj_qkv"), inputs)
+        key_heads, key_width, width = self.config.linear_key_heads, *matrices.shape[1:]
+        q, k, v = silu(qkv).split([key_heads * key_width, key_heads * key_width, heads * width], dim=-1)
+        q, k = (
+            (x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)).repeat_interleave(heads // key_heads, 1)
+            for x in (part.view(tokens, key_heads, key_width) for part in (q, k))
+        )
+        rate = self.linear(h, f"{name}.in_proj_b").sigmoid()
+        left = (-parameter["A_log"].exp() * softplus(self.linear(h, f"{name}.in_proj_a") + parameter["dt_bias"])).exp()
+        out = []
+        for t in range(tokens):
+            matrices = matrices * left[t, :, None, None]
+            new = (v[t].view(heads, width) - torch.einsum("hkv,hk->hv", matrices, k[t])) * rate[t, :, None]
+            matrices = matrices + k[t][:, :, None] * new[:, None]
+            out.append(torch.einsum("hkv,hk->hv", matrices, q[t]) / key_width**0.5)
+        gate = silu(self.linear(h, f"{name}.in_proj_z")).view(tokens, heads, width)
+        out = self.norm(torch.stack(out), f"{name}.norm") * gate
+        return self.linear(out.reshape(tokens, -1), f"{name}.out_proj"), (inputs, matrices)
 
 
 def open_text_model(model_dir: Path, dtype: torch.dtype = torch.float32) -> TextModel:
     """The decoder of a checkpoint, by its config's model_type."""
     kind = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True).model_type
-    return {"gpt_neox": NeoXModel, "lfm2": Lfm2Model}.get(kind, TextModel)(model_dir, dtype)
+    classes = {"gpt_neox": NeoXModel, "lfm2": Lfm2Model, "qwen3_5_text": Qwen35Model}
+    return classes.get(kind, TextModel)(model_dir, dtype)

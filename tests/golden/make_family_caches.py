@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from stream_golden import CaseOptions, NearTie, Stream, chunk_ends, make_case, random_chunks
 from transformers import AutoConfig
 
-TEXT = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gpt_neox", "lfm2"]
+TEXT = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gpt_neox", "lfm2", "qwen3_5_text"]
 SEEING = ["llava", "llava_next", "llava_onevision", "idefics3", "internvl", "internvl3_5", "lfm2_vl", "lfm2_5_vl"]
 TOLERANCE, CLOSE = 1e-3, 1e-4
 PREFIX, BUDGET, SLACK = 5, 64, 20
@@ -78,7 +78,7 @@ def make(family: str) -> None:
     tensors = make_stream(model_dir)
     write_tensors(out / "stream.safetensors", tensors)
     config = open_text_model(model_dir).config
-    order, states = wrong_heads(config), (STATE,) if config.convolutions else ()
+    order, states = wrong_heads(config), (STATE,) if config.recurrent else ()
     options = CaseOptions(perturbations=(MASK, POSITIONS, order, BIAS, ROPE, *states))
     embeds = tensors["embeds"]
     for seed in SEEDS:

@@ -24,6 +24,7 @@ PICTURES = {
     "qwen2_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen2_5_vl": {"wide.png": (32, 27), "tall.png": (50, 84), "small.png": (22, 17)},
     "qwen3_vl": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
+    "qwen3_5": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
     "cosmos3_omni": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
     "cosmos3_edge": {"wide.png": (42, 36), "tall.png": (44, 78), "small.png": (29, 20)},
 }

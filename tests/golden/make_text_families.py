@@ -14,6 +14,7 @@ from reference import MASK, ROPE, BoundedDecoder, CacheParams, wrong_heads
 from safetensors.torch import load_file, save_file
 from text_families import FAMILIES, SYSTEM, TURNS, Family
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm
 
 TOLERANCE, NEW_TOKENS, SMALLEST_MARGIN, LARGEST_ROUNDING = 1e-4, 32, 1e-3, 3e-5
 LEAST_DISTINCT = 8  # tokens of a greedy answer that does not end
@@ -46,7 +47,9 @@ def randomise(model: torch.nn.Module, tied: bool, seed: int) -> None:
     for name, parameter in model.named_parameters():
         width = math.sqrt(parameter[0].numel())
         if "norm" in name:
-            normal(parameter, 0.2, mean=0.0 if name.endswith("bias") else 1.6 if "q_norm" in name else 1.0)
+            less = isinstance(model.get_submodule(name.rpartition(".")[0]), Qwen3_5RMSNorm)  # stored less one
+            mean = 0.0 if name.endswith("bias") else 1.6 if "q_norm" in name else 1.0
+            normal(parameter, 0.2, mean=mean - less)
         elif name.endswith("bias"):
             normal(parameter, 0.4)
         elif "embed" in name:

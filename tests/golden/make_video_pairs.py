@@ -2,7 +2,7 @@
 
 The video is SIZE pixels of the picture `small.png` of each family at SCALE times its size, moved to the right by SHIFT pixels from frame to
 frame (what leaves comes in again on the left), two frames a second, an odd number of them: the last is taken twice. transformers 5.23, which this
-was made with, leaves the vision tokens of the whole video around those of Qwen3-VL's frames (and of Cosmos 3's); the checkpoints were not trained so (5.5 did not
+was made with, leaves the vision tokens of the whole video around those of Qwen3-VL's frames (and of Qwen3.5's and Cosmos 3's); the checkpoints were not trained so (5.5 did not
 write them), and they are taken out again here.
 
 Of the families whose video is one span of the prompt a longer and slower one is put through them too, by which the axis of time reaches farther
@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 OUT = HERE / "video_pairs"
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "cosmos3_edge")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "cosmos3_omni", "cosmos3_edge")
 FRAMES, SCALE, SHIFT, RATE = 5, 2, 4, 2.0
 LONG_FRAMES, LONG_RATE = 17, 0.5
 ONE_SPAN = ("qwen2_vl", "qwen2_5_vl")
@@ -47,7 +47,7 @@ def inputs(family: str, count: int, rate: float) -> dict[str, torch.Tensor]:
         return_mm_token_type_ids=True,
         return_tensors="pt",
     )
-    if family in ("qwen3_vl", "cosmos3_omni"):
+    if family in ("qwen3_vl", "qwen3_5", "cosmos3_omni"):
         batch = without_outer_pair(batch, processor.tokenizer)
     return dict(batch)
 

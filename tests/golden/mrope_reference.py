@@ -36,7 +36,7 @@ class Sections:
         return cls(tuple(rope["mrope_section"]), rope.get("mrope_interleaved", always))
 
     def axes(self) -> torch.Tensor:
-        """The axis of each frequency [head_dim / 2]: in blocks, or in turn for as long as h and w have any left."""
+        """The axis of each frequency [rotary_dim / 2]: in blocks, or in turn for as long as h and w have any left."""
         if not self.interleaved:
             return torch.arange(3).repeat_interleave(torch.tensor(self.sizes))
         frequency = torch.arange(sum(self.sizes))
@@ -121,9 +121,11 @@ class MropeDecoder(BoundedDecoder):
         """One sub-chunk that fits into the free room."""
         model, tokens = self.model, len(x)
         deepstack = None if NO_DEEPSTACK in self.perturb else self.layout.deepstack
-        for i, layer in enumerate(self.layers):
+        layers = iter(self.layers)
+        for i in range(self.config.layers):
             name = f"layers.{i}"
-            x = x + self.attention(name, layer, model.norm(x, f"{name}.input_layernorm"))
+            h = model.norm(x, f"{name}.input_layernorm")
+            x = x + (self.recurrent(i, h) if i in self.states else self.attention(name, next(layers), h))
             x = x + model.mlp(name, model.norm(x, f"{name}.post_attention_layernorm"))
             if deepstack is not None and i < len(deepstack):
                 x = x + deepstack[i, self.seen : self.seen + tokens].to(x.dtype)
@@ -149,8 +151,12 @@ class MropeDecoder(BoundedDecoder):
         return self.in_stream[:, index] if POSITIONS in self.perturb else self.layout.positions(index, self.perturb)
 
     def rotate(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """Rotary embedding of x [tokens, head_dim] at positions [3, tokens], each frequency by its own axis."""
+        """Rotary embedding of x [tokens, head_dim] at positions [3, tokens], each frequency by its own axis.
+
+        Of its first `rotary_dim` numbers, that is; the rest stays as it is.
+        """
         angle = position[self.axes].T * self.frequencies
         cos, sin = angle.cos(), angle.sin()
+        x, rest = x[..., : self.config.rotary_dim], x[..., self.config.rotary_dim :]
         a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)

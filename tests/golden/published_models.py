@@ -25,8 +25,12 @@ class Published:
     video_preprocessor: dict | None = None
     """video_preprocessor_config.json, of those that have one."""
     shards: int = 1
+    dtypes: dict[str, str] = field(default_factory=dict)
+    """Element types of tensors that are stored otherwise, by endings of their names."""
     file_bytes: int | None = None
     """Length of the one file as the hub lists it, read in public repositories. Every name, shape and type counts in it."""
+    bare: bool = False
+    """The headers of their files say nothing but the tensors."""
     own_head: bool = False
     """Their output layer is one of its own although today's class ties it where, as here, the top of the file does not say so."""
     renamed: tuple[tuple[str, str], ...] = ()

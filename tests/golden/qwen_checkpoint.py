@@ -13,6 +13,7 @@ from golden_io import HERE, write_json, write_tensors
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm
 
 FAMILIES = HERE / "families"
 # after the BPE vocabulary, as in the published tokenizers; the last two are not special there either
@@ -50,6 +51,7 @@ class Family:
     preprocessor: dict
     template: str
     renamed: dict[str, str]  # prefix of a weight's name in the model: the prefix in published files
+    not_special: tuple[str, ...] = ()  # added tokens beside NOT_SPECIAL
     video: dict | None = None  # video_preprocessor_config.json, where that family's hub directories have one
     placed: Callable[[str], tuple[str, str]] | None = (
         None  # a weight's file and name, where there is a folder for each part
@@ -63,7 +65,7 @@ class Family:
         return FAMILIES / self.name
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(not_special: tuple[str, ...] = ()) -> Tokenizer:
     """Byte-level BPE built as the published ones: NFC, the split by `WORDS`, markup as added tokens at the end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -79,7 +81,7 @@ def make_tokenizer() -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=256 + MERGES, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in NOT_SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in [*NOT_SPECIAL, *not_special]])
     return tokenizer
 
 
@@ -126,7 +128,8 @@ def randomise(model: torch.nn.Module, seed: int, tied: bool) -> None:
     """Weights by which every bias and norm counts and logits deviate by about 3.
 
     Patches are embedded small, so that the epsilon of the tower's first norm, which no config holds, has an effect. With
-    tied embeddings the last norm's weights have both signs, or every token would predict itself.
+    tied embeddings the last norm's weights have both signs, or every token would predict itself. Norms whose weights are stored less
+    one begin at 0 (Qwen3.5's, but for those of the tower and of linear attention).
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -139,7 +142,10 @@ def randomise(model: torch.nn.Module, seed: int, tied: bool) -> None:
             if tied and name.endswith("language_model.norm.weight"):
                 normal(parameter, 1.0)
             elif "norm" in name or "ln_q" in name:
-                normal(parameter, 0.2, mean=1.0 if name.endswith("weight") else 0.0)
+                whole = name.endswith("weight") and not isinstance(
+                    model.get_submodule(name.rpartition(".")[0]), Qwen3_5RMSNorm
+                )
+                normal(parameter, 0.2, mean=1.0 if whole else 0.0)
             elif "patch_embed" in name or "pos_embed" in name:
                 normal(parameter, 0.01 / math.sqrt(fan_in) if name.endswith("proj.weight") else 0.01)
             elif name.endswith("bias"):
@@ -165,7 +171,7 @@ def write_checkpoint(family: Family) -> None:
     """The hub directory of a family: its config is written first and the model made from it."""
     out = family.directory
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(family.not_special)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     (out / "tokenizer.json").chmod(0o644)
     write_json(out / "config.json", resolve_ids(family.config, tokenizer))

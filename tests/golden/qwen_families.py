@@ -421,3 +421,99 @@ COSMOS3_EDGE = Family(
     beside={name: shape for name, shape in GENERATOR.items() if "gate_proj" not in name and "audio" not in name}
     | {f"layers.{layer}.self_attn.k_norm_und_for_gen.weight": (2,) for layer in range(3)},
 )
+
+# in front of an answer a thought without words, unless thoughts are asked for; of those in answers that have been given only the one behind
+# the last question is left; blanks around a turn's text are none of it
+TEMPLATE_3_5 = (
+    MEDIA
+    + "{%- set asked = namespace(last=-1) -%}"
+    + "{%- for message in messages -%}{%- if message.role == 'user' -%}"
+    + "{%- set asked.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+    + "{%- if asked.last < 0 -%}{{ raise_exception('nobody asks anything') }}{%- endif -%}"
+    + "{%- for message in messages -%}"
+    + "{%- if message.role not in ['system', 'user', 'assistant'] or message.role == 'system' and not loop.first -%}"
+    + "{{ raise_exception('misplaced role ' ~ message.role) }}{%- endif -%}"
+    + "{%- set said -%}{%- if message.content is string -%}{{ message.content }}{%- else -%}"
+    + PARTS
+    + "{%- endif -%}{%- endset -%}"
+    + "{%- set answer = said.split('</think>')[-1]|trim -%}"
+    + "{{ '<|im_start|>' ~ message.role ~ '\\n' }}"
+    + "{%- if message.role != 'assistant' -%}{{ said|trim }}"
+    + "{%- elif loop.index0 > asked.last -%}"
+    + "{%- set thought = said.split('</think>')[0].split('<think>')[-1] if '</think>' in said else '' -%}"
+    + "{{ '<think>\\n' ~ thought|trim ~ '\\n</think>\\n\\n' ~ answer }}"
+    + "{%- else -%}{{ answer }}{%- endif -%}"
+    + "{{ '<|im_end|>\\n' }}{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n<think>\\n' }}"
+    + "{%- if not enable_thinking -%}{{ '\\n</think>\\n\\n' }}{%- endif -%}{%- endif -%}"
+)
+
+QWEN3_5 = Family(
+    name="qwen3_5",
+    seed=63,
+    config={
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        **SPECIAL_IDS,
+        "model_type": "qwen3_5",
+        "text_config": {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "attn_output_gate": True,
+            "dtype": "float32",
+            "eos_token_id": "<|im_end|>",
+            "full_attention_interval": 4,
+            "head_dim": 16,
+            "hidden_act": "silu",
+            "hidden_size": 40,
+            "initializer_range": 0.02,
+            "intermediate_size": 44,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+            "linear_conv_kernel_dim": 4,
+            "linear_key_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6,
+            "linear_value_head_dim": 12,
+            "mamba_ssm_dtype": "float32",
+            "max_position_embeddings": 1024,
+            "mlp_only_layers": [],
+            "model_type": "qwen3_5_text",
+            "num_attention_heads": 6,
+            "num_hidden_layers": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-3,
+            "rope_parameters": {
+                "mrope_interleaved": True,
+                "mrope_section": [2, 1, 1],
+                "partial_rotary_factor": 0.5,
+                "rope_theta": 3000,
+                "rope_type": "default",
+            },
+            "use_cache": True,
+            "vocab_size": 296,
+        },
+        "tie_word_embeddings": False,
+        "transformers_version": "5.2.0",
+        "vision_config": {
+            "deepstack_visual_indexes": [],
+            "depth": 3,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 16,
+            "in_channels": 3,
+            "initializer_range": 0.02,
+            "intermediate_size": 40,
+            "model_type": "qwen3_5",
+            "num_heads": 2,
+            "num_position_embeddings": 25,
+            "out_hidden_size": 40,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    },
+    generation={**GENERATION, "top_k": 20, "top_p": 0.95, "temperature": 0.6},
+    preprocessor=QWEN3_VL.preprocessor,
+    video=QWEN3_VL.video,
+    template=TEMPLATE_3_5,
+    not_special=("<think>", "</think>"),
+    renamed={},
+)

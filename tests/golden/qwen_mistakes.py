@@ -9,6 +9,7 @@ from transformers import vision_utils
 from transformers.models.cosmos3_edge import modeling_cosmos3_edge
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl
+from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 Model = torch.nn.Module
@@ -244,6 +245,85 @@ def colours_first(model: Model, _: ExitStack) -> None:
     weight.data = weight.data.view(len(weight), 3, -1).transpose(1, 2).reshape(weight.shape).clone()
 
 
+def linear_layers(model: Model) -> list[Model]:
+    return [layer.linear_attn for layer in model.model.language_model.layers if hasattr(layer, "linear_attn")]
+
+
+def attending_layers(model: Model) -> list[Model]:
+    return [layer.self_attn for layer in model.model.language_model.layers if hasattr(layer, "self_attn")]
+
+
+def centred_epsilon(model: Model, _: ExitStack) -> None:
+    for module in model.model.language_model.modules():
+        if isinstance(module, modeling_qwen3_5.Qwen3_5RMSNorm):
+            module.eps = 1e-6
+
+
+def gated_norm_epsilon(model: Model, _: ExitStack) -> None:
+    for layer in linear_layers(model):
+        layer.norm.variance_epsilon = 1e-6
+
+
+def whole_norm_weights(model: Model, _: ExitStack) -> None:
+    """The weights as they are stored, which are whole elsewhere."""
+    for module in model.model.language_model.modules():
+        if isinstance(module, modeling_qwen3_5.Qwen3_5RMSNorm):
+            module.weight.data -= 1.0
+
+
+def no_output_gate(model: Model, _: ExitStack) -> None:
+    """Gates so large that they are open."""
+    for layer in attending_layers(model):
+        heads = layer.q_proj.weight.data.view(-1, 2, layer.head_dim, layer.q_proj.in_features)
+        heads[:, 1] = 0.0
+
+
+def gates_behind_queries(model: Model, _: ExitStack) -> None:
+    """All queries and then all gates in the projection, where each head has its own two together."""
+    for layer in attending_layers(model):
+        weight = layer.q_proj.weight
+        heads = weight.data.view(2, -1, layer.head_dim, weight.shape[1])
+        weight.data = heads.transpose(0, 1).reshape(weight.shape).clone()
+
+
+def whole_head_rotated(model: Model, _: ExitStack) -> None:
+    """Pairs of the whole head's halves, of which the first turn."""
+    for layer in attending_layers(model):
+        half, turning = layer.head_dim // 2, layer.head_dim // 4
+        order = [*range(turning), *range(2 * turning, half + turning), *range(turning, 2 * turning)]
+        order += range(half + turning, layer.head_dim)
+        for parts, projection in ((2, layer.q_proj), (1, layer.k_proj)):
+            weight = projection.weight
+            heads = weight.data.view(-1, parts, layer.head_dim, weight.shape[1])
+            heads[:, 0] = heads[:, 0, order].clone()
+
+
+def linear_parameter(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Edit:
+    def edit(model: Model, _: ExitStack) -> None:
+        for layer in linear_layers(model):
+            parameter = layer.get_parameter(name)
+            parameter.data = change(parameter.data)
+
+    return edit
+
+
+def strided_key_heads(model: Model, _: ExitStack) -> None:
+    """Value head h uses key head h % key_heads: the same as reordering the value heads in and out."""
+    for layer in linear_layers(model):
+        heads, keys, width = layer.num_v_heads, layer.num_k_heads, layer.head_v_dim
+        order = torch.tensor(sorted(range(heads), key=lambda head: (head % keys, head)))
+        rows = torch.cat([torch.arange(width) + head * width for head in order.tolist()])
+        values = layer.in_proj_qkv.weight.data[2 * layer.key_dim :]
+        values.copy_(values[rows].clone())
+        convolved = layer.conv1d.weight.data[2 * layer.key_dim :]
+        convolved.copy_(convolved[rows].clone())
+        layer.in_proj_z.weight.data = layer.in_proj_z.weight.data[rows]
+        for projection in (layer.in_proj_a, layer.in_proj_b):
+            projection.weight.data = projection.weight.data[order]
+        layer.A_log.data, layer.dt_bias.data = layer.A_log.data[order], layer.dt_bias.data[order]
+        layer.out_proj.weight.data = layer.out_proj.weight.data[:, rows]
+
+
 SHARED: dict[str, Edit] = {
     "other_rms_norm_eps": text_epsilon,
     "other_vision_norm_eps": vision_epsilon,
@@ -287,6 +367,27 @@ MISTAKES: dict[str, dict[str, Edit]] = {
         "deepstack_before_layer": deepstack_before_layer,
         "swapped_vision_axes": swapped_vision_axes(modeling_qwen3_vl),
         "images_attend_to_each_other": images_attend_to_each_other(modeling_qwen3_vl),
+    },
+    "qwen3_5": {name: edit for name, edit in SHARED.items() if name != "other_rms_norm_eps"}
+    | {
+        "other_rms_norm_eps": centred_epsilon,
+        "other_gated_norm_eps": gated_norm_epsilon,
+        "whole_norm_weights": whole_norm_weights,
+        "sections_in_blocks": other_layout(interleaved=False),
+        "exact_gelu_in_blocks": block_exact_gelu,
+        "no_output_gate": no_output_gate,
+        "gates_behind_queries": gates_behind_queries,
+        "whole_head_rotated": whole_head_rotated,
+        "reversed_taps": linear_parameter("conv1d.weight", lambda weight: weight.flip(-1)),
+        "no_decay": linear_parameter("A_log", lambda log: log - 30.0),
+        "no_decay_bias": linear_parameter("dt_bias", torch.zeros_like),
+        "half_written": linear_parameter("in_proj_b.weight", lambda weight: 0.0 * weight),
+        "opposite_gates": linear_parameter("in_proj_z.weight", lambda weight: -weight),
+        "strided_key_heads": strided_key_heads,
+        "align_corners_off": align_corners_off,
+        "transposed_position_table": transposed_table,
+        "swapped_vision_axes": swapped_vision_axes(modeling_qwen3_5),
+        "images_attend_to_each_other": images_attend_to_each_other(modeling_qwen3_5),
     },
 }
 MISTAKES["cosmos3_omni"] = MISTAKES["qwen3_vl"]

@@ -88,9 +88,9 @@ class BoundedDecoder:
         self.layers = [
             LayerCache(i, empty, empty, no_index, no_query, no_sum, StreamMean(mean))
             for i in range(config.layers)
-            if i not in config.convolutions
+            if i not in config.recurrent
         ]
-        self.states = {i: model.empty_state(i) for i in config.convolutions}
+        self.states = {i: model.empty_state(i) for i in config.recurrent}
         self.frequencies = config.frequencies().to(model.dtype)
         group = config.heads // config.kv_heads
         self.kv_of_head = torch.arange(config.heads) // group
@@ -132,13 +132,13 @@ class BoundedDecoder:
         for i in range(self.config.layers):
             name = f"layers.{i}"
             h = model.norm(x, f"{name}.input_layernorm")
-            attended = x + (self.convolution(i, h) if i in self.states else self.attention(name, next(layers), h))
+            attended = x + (self.recurrent(i, h) if i in self.states else self.attention(name, next(layers), h))
             before = x if self.config.parallel_residual else attended
             x = attended + model.mlp(name, model.norm(before, f"{name}.post_attention_layernorm"))
         self.seen += tokens
         return model.logits(x)
 
-    def convolution(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+    def recurrent(self, layer: int, h: torch.Tensor) -> torch.Tensor:
         state = self.model.empty_state(layer) if STATE in self.perturb else self.states[layer]
         out, self.states[layer] = self.model.mixed(f"layers.{layer}", h, state)
         return out

@@ -13,7 +13,7 @@ from node_process import NodeProcess
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, qos_profile_sensor_data, qos_profile_services_default
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -120,6 +120,12 @@ class Client:
         while time.monotonic() < deadline:
             self._executor.spin_once(timeout_sec=0.01)
 
+    def spin_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Handles messages until the condition holds, for so long at most, whether the node lives or not."""
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.01)
+
     def subscribe(self, message: type, topic: str, take: Callable[[Any], None], qos: QoSProfile) -> None:
         """Listens to a further topic, and waits until somebody publishes there."""
         subscription = self._node.create_subscription(message, topic, take, qos)
@@ -210,10 +216,17 @@ class Client:
     def reset(self) -> Trigger.Response:
         return self.call(Trigger, f"{self.name}/reset", Trigger.Request())
 
-    def action(self, action: Any, name: str) -> ActionClient:
-        """A client of an action, once somebody serves it."""
-        # The default holds ten pieces of feedback.
-        client = ActionClient(self._node, action, name, feedback_sub_qos_profile=QoSProfile(depth=1000))
+    def action(self, action: Any, name: str, services: QoSProfile = qos_profile_services_default) -> ActionClient:
+        """A client of an action, once somebody serves it; `services` say how many responses may wait until they are taken."""
+        client = ActionClient(
+            self._node,
+            action,
+            name,
+            goal_service_qos_profile=services,
+            result_service_qos_profile=services,
+            # The default holds ten pieces of feedback.
+            feedback_sub_qos_profile=QoSProfile(depth=1000),
+        )
         self._actions.append(client)
         self.wait(client.server_is_ready, f"action {name}")
         return client

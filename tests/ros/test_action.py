@@ -11,7 +11,7 @@ from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
 from builtin_interfaces.msg import Duration
 from client import Client
-from conftest import Start
+from conftest import STOP_SECONDS, Start
 from inf_mllm.action import Ask
 from inf_mllm.msg import Instruction, Reasoning
 from inf_mllm.srv import Cancel
@@ -266,6 +266,25 @@ def test_a_node_that_ends_cancels_its_goals(start: Start) -> None:
     client.spin(0.5)
     assert all(goal.done for goal in goals)
     assert [goal.result()[0] for goal in goals] == [GoalStatus.STATUS_CANCELED] * 2
+
+
+def test_a_node_that_ends_tells_all_goals_that_wait(start: Start) -> None:
+    # Fewer messages than a process can have unread in shared memory, so that nothing depends on how fast this one is.
+    count = 150
+    process, client = start({**ENDLESS, "queue_size": count})
+    client.show(pictures.raw())
+    action = client.action(Ask, ASK, QoSProfile(depth=1000))
+    sent = [action.send_goal_async(Ask.Goal(instruction=Instruction(text="Why?"))) for _ in range(count)]
+    client.wait(lambda: all(goal.done() for goal in sent), "the goals to be accepted")
+    results = [goal.result().get_result_async() for goal in sent]
+    client.wait(lambda: client.fresh_stats().instructions_received == count, "the goals to be received")
+    # Whatever was asked before this has been taken by the node.
+    client.call(Cancel, "/inf_mllm/cancel", Cancel.Request(id="nobody"))
+    status, took = process.stop()
+    assert (status, took < STOP_SECONDS) == (0, True)
+    client.spin_until(lambda: all(result.done() for result in results) and len(client.answers) == count, 10.0)
+    assert [result.result().status for result in results if result.done()] == [GoalStatus.STATUS_CANCELED] * count
+    assert len(client.answers) == count
 
 
 def test_memory_does_not_grow_with_the_goals(start: Start) -> None:

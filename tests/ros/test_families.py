@@ -16,7 +16,7 @@ FAMILIES = GOLDEN / "families"
 MULTIMODAL = sorted(path.parent.name for path in FAMILIES.glob("*/preprocessor_config.json"))
 GGUF = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Decoder and projector as llama.cpp's converter writes them."""
-LIMITS = {name: {"frame_max_pixels": 1920} for name in ("qwen3_vl", "cosmos3_omni", "cosmos3_edge")}
+LIMITS = {name: {"frame_max_pixels": 1920} for name in ("qwen3_vl", "qwen3_5", "cosmos3_omni", "cosmos3_edge")}
 """Of tiny checkpoints, whose video processors make frames of more tokens than fit, and of GGUF files of one, whose frames are as large as published ones."""
 FRAMES = 12
 SAME = {"system_prompt": "", "max_new_tokens": 6}
@@ -37,6 +37,7 @@ def test_every_kind_of_checkpoint_is_there() -> None:
         "lfm2_vl",
         "qwen2_5_vl",
         "qwen3_vl",
+        "qwen3_5",
         "cosmos3_omni",
         "cosmos3_edge",
     }

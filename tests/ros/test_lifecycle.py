@@ -193,6 +193,29 @@ def test_a_failed_configure_is_told_and_can_be_mended(start: Start) -> None:
     assert client.ask("What is in view?").header.stamp.sec == 5
 
 
+def test_a_model_of_a_very_long_name_is_told_in_short(start: Start) -> None:
+    name = "org/" + "a" * 5000
+    process, client = start({**WAITS, "model": name})
+    heard = statuses(client)
+    assert change(client, "configure") is False
+    client.wait(lambda: heard[-1].last_error != "", "the error")
+    error = heard[-1].last_error
+    # Whole it is in none of the folders that were searched, and each of these stands there once.
+    assert error.startswith('parameter model is "org/aaa') and len(error) < 3000, error
+    assert len(heard[-1].model) < 300 and heard[-1].model.endswith("aaa... (5004 bytes)")
+    searched = error.partition("looked for: ")[2].split(", ")
+    assert len(searched) == len(set(searched)) > 1, searched
+    before = len(client.diagnostics)
+    client.wait(lambda: len(client.diagnostics) > before + 1, "diagnostics")
+    for status in client.diagnostics[-1].status:
+        texts = [status.message, status.hardware_id, *(value.value for value in status.values)]
+        assert max(map(len, texts)) < 3000, status
+    assert max(map(len, process.lines)) < 4000
+    assert put(client, "model", "") == (True, "")
+    assert change(client, "configure") is False
+    client.wait(lambda: 'model is ""' in heard[-1].last_error, "the error of the empty name")
+
+
 def test_a_budget_that_is_too_small_fails_at_configure_and_can_be_mended(start: Start) -> None:
     _, client = start({**WAITS, "budget": 10})
     heard = statuses(client)

@@ -29,6 +29,9 @@ const INCOMPLETE: &str = ".incomplete";
 /// Longest name of a user or a model on the hub.
 const LONGEST: usize = 96;
 
+/// Longest name of a branch, which is a path of Git's on the hub.
+const LONGEST_REVISION: usize = 255;
+
 /// What says where the cache is, the first that is set before the others, and the folder below it; as in `constants.py` of
 /// huggingface_hub.
 const VARIABLES: [(&str, &str); 4] = [
@@ -59,7 +62,8 @@ impl HubModel {
         };
         let (org, model) = name.split_once('/')?;
         let named = [org, model].into_iter().all(is_name);
-        let branch = revision.is_none_or(|it| it.split('/').all(is_name));
+        let is_revision = |it: &str| it.len() <= LONGEST_REVISION && it.split('/').all(is_name);
+        let branch = revision.is_none_or(is_revision);
         (named && branch).then(|| Self {
             name: name.to_string(),
             revision: revision.map(str::to_string),
@@ -120,11 +124,11 @@ impl HubModel {
             None => {
                 let mut known = entries(&root.join("refs"));
                 known.extend(snapshots);
-                let known = match known.is_empty() {
-                    true => "nothing".to_string(),
-                    false => format!("{} (@REVISION behind the name chooses)", list(&known)),
+                let others = match known.is_empty() {
+                    true => "nor is any other".to_string(),
+                    false => format!("but {} (@REVISION behind the name chooses)", list(&known)),
                 };
-                format!("its revision {revision} is not there, but {known}")
+                format!("its revision {revision} is not there, {others}")
             }
         };
         Err(format!(
@@ -256,9 +260,10 @@ mod tests {
             assert_eq!(parse(text), Some((name.to_string(), revision)), "{text}");
         }
         let long = format!("org/{}", "a".repeat(97));
+        let deep = format!("org/a@{}", "a/".repeat(130) + "a");
         for path in [
             "name", "a/b/c", "/a/b", "./a/b", "../b", "a/..", "~/b", "a/", "a/b/", "a/b@",
-            "a/b@../c", "a/b@/c", "a/b c", "a/.b", "a//b", "", &long,
+            "a/b@../c", "a/b@/c", "a/b c", "a/.b", "a//b", "", &long, &deep,
         ] {
             assert_eq!(parse(path), None, "{path}");
         }

@@ -3,7 +3,7 @@
 //!
 //! - this file: the family, and where things stand in a pipeline of diffusers
 //! - `config`: the checkpoint's configuration
-//! - `tower`: the tower and the merger
+//! - `tower`: the tower with the merger
 
 mod config;
 mod tower;

@@ -54,3 +54,12 @@ impl Heads {
         change(&x.reshape(((), self.head_dim))?)?.reshape(x.shape())
     }
 }
+
+/// A head's dimensions such that those which rotate, the first `rotary_dim`, lie in pairs `(i, i + head_dim / 2)`, as the cache has
+/// them. Products of queries and keys are the same in any order.
+pub fn rotary_order(head_dim: usize, rotary_dim: usize) -> Vec<usize> {
+    let (half, turning) = (head_dim / 2, rotary_dim / 2);
+    let first = (0..turning).chain(rotary_dim..rotary_dim + half - turning);
+    let second = (turning..rotary_dim).chain(rotary_dim + half - turning..head_dim);
+    first.chain(second).collect()
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{gpt_neox, lfm2, llama};
+use super::{gpt_neox, lfm2, llama, qwen3_5};
 use crate::cache::CacheShape;
 use crate::model::fields::without_nulls;
 use crate::model::{json, ModelError};
@@ -80,11 +80,12 @@ pub enum Config {
     Llama(llama::Config),
     GptNeoX(gpt_neox::Config),
     Lfm2(lfm2::Config),
+    Qwen3_5(qwen3_5::Config),
 }
 
 impl Config {
     /// What `model_type` says of decoders that stand alone.
-    pub const KINDS: [&str; 9] = [
+    pub const KINDS: [&str; 10] = [
         "llama",
         "mistral",
         "qwen2",
@@ -94,6 +95,7 @@ impl Config {
         llama::QWEN3_VL,
         "gpt_neox",
         lfm2::LFM2,
+        qwen3_5::QWEN3_5,
     ];
 
     /// Of a configuration in JSON; `kind` is its model_type if it does not say so.
@@ -101,6 +103,7 @@ impl Config {
         match json["model_type"].as_str().unwrap_or(kind) {
             "gpt_neox" => Ok(Self::GptNeoX(json::of_value(&without_nulls(json, &[]))?)),
             lfm2::LFM2 => Ok(Self::Lfm2(lfm2::Config::from_json(json)?)),
+            qwen3_5::QWEN3_5 => Ok(Self::Qwen3_5(qwen3_5::Config::from_json(json)?)),
             _ => Ok(Self::Llama(llama::Config::from_json(json, kind)?)),
         }
     }
@@ -110,6 +113,7 @@ impl Config {
             Self::Llama(cfg) => &cfg.model_type,
             Self::GptNeoX(_) => "gpt_neox",
             Self::Lfm2(_) => lfm2::LFM2,
+            Self::Qwen3_5(_) => qwen3_5::QWEN3_5,
         }
     }
 
@@ -118,6 +122,7 @@ impl Config {
             Self::Llama(cfg) => cfg.vocab_size,
             Self::GptNeoX(cfg) => cfg.vocab_size,
             Self::Lfm2(cfg) => cfg.vocab_size,
+            Self::Qwen3_5(cfg) => cfg.vocab_size,
         }
     }
 
@@ -126,6 +131,7 @@ impl Config {
             Self::Llama(cfg) => cfg.hidden_size,
             Self::GptNeoX(cfg) => cfg.hidden_size,
             Self::Lfm2(cfg) => cfg.hidden_size,
+            Self::Qwen3_5(cfg) => cfg.hidden_size,
         }
     }
 
@@ -135,6 +141,7 @@ impl Config {
             Self::Llama(cfg) => cfg.tied(),
             Self::GptNeoX(cfg) => cfg.tie_word_embeddings,
             Self::Lfm2(cfg) => cfg.tied(),
+            Self::Qwen3_5(cfg) => cfg.tie_word_embeddings,
         }
     }
 
@@ -144,6 +151,7 @@ impl Config {
             Self::Llama(cfg) => cfg.tie_word_embeddings = Some(true),
             Self::GptNeoX(cfg) => cfg.tie_word_embeddings = true,
             Self::Lfm2(cfg) => cfg.set_tied(),
+            Self::Qwen3_5(cfg) => cfg.tie_word_embeddings = true,
         }
     }
 
@@ -153,6 +161,7 @@ impl Config {
             Self::Llama(cfg) => cfg.cache_shape(),
             Self::GptNeoX(cfg) => cfg.cache_shape(),
             Self::Lfm2(cfg) => cfg.cache_shape(),
+            Self::Qwen3_5(cfg) => cfg.cache_shape(),
         }
     }
 }

@@ -5,19 +5,23 @@
 //! - `config`: which decoder a checkpoint has
 //! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
+//! - `convolution`: what layers without keys have in common
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3, Cosmos 3 Edge
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
 //! - `lfm2`: layers of LFM2
+//! - `qwen3_5`: layers of Qwen3.5
 //! - `step`: one token through all of it in a device's own kernels
 
 mod attention;
 mod config;
+mod convolution;
 pub mod gpt_neox;
 mod layer;
 mod layout;
 pub mod lfm2;
 pub mod llama;
+pub mod qwen3_5;
 mod rope;
 pub mod step;
 
@@ -44,6 +48,7 @@ const SHORT: usize = 8;
 #[derive(Debug, Clone)]
 enum Norm {
     Rms(RmsNorm),
+    Centred(qwen3_5::CentredNorm),
     Layer(LayerNorm),
 }
 
@@ -159,6 +164,11 @@ impl Decoder {
                         .collect::<Result<_>>()?,
                 )
             }
+            Config::Qwen3_5(cfg) => (
+                "embed_tokens",
+                Norm::Centred(qwen3_5::CentredNorm::last(cfg, &text.pp("norm"))?),
+                qwen3_5::layers(cfg, &text.pp("layers"))?,
+            ),
         };
         let [embed_tokens, head] =
             embedding_and_head(&text.pp(embed), head, (vocab, hidden), config.tied())?;
@@ -347,6 +357,7 @@ impl Decoder {
         }
         Ok(match &self.norm {
             Norm::Rms(norm) => norm.forward(&x)?,
+            Norm::Centred(norm) => norm.forward(&x)?,
             Norm::Layer(norm) => norm.forward(&x)?,
         })
     }

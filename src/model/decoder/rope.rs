@@ -113,7 +113,7 @@ impl RopeParameters {
             theta,
             rotary_dim,
             scaling: self.scaling(beside.max_position_embeddings as f64)?,
-            axes: self.axes(head_dim)?,
+            axes: self.axes(rotary_dim)?,
         })
     }
 
@@ -178,13 +178,13 @@ impl RopeParameters {
         })
     }
 
-    fn axes(&self, head_dim: usize) -> Result<RopeAxes, Unsupported> {
+    fn axes(&self, rotary_dim: usize) -> Result<RopeAxes, Unsupported> {
         let Some(sections) = &self.mrope_section else {
             return Ok(RopeAxes::One);
         };
         let whole = <[usize; 3]>::try_from(sections.as_slice())
             .ok()
-            .filter(|three| three.iter().sum::<usize>() == head_dim / 2);
+            .filter(|three| three.iter().sum::<usize>() == rotary_dim / 2);
         match whole {
             Some(three) if self.mrope_interleaved == Some(true) => Ok(RopeAxes::Interleaved(three)),
             Some(three) => Ok(RopeAxes::Sections(three)),
@@ -192,8 +192,8 @@ impl RopeParameters {
                 "mrope_section",
                 format!("{sections:?}"),
                 format!(
-                    "three numbers that add up to {}, half of head_dim",
-                    head_dim / 2
+                    "three numbers that add up to {}, half of what rotates of head_dim",
+                    rotary_dim / 2
                 ),
             )),
         }

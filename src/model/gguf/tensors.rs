@@ -250,11 +250,19 @@ impl Source for GgufTensors {
 
     fn half(&self, name: &str) -> Option<DType> {
         let (_, entry) = self.find(name)?;
-        match entry.first().dtype {
-            GgmlDType::F16 => Some(DType::F16),
-            GgmlDType::BF16 => Some(DType::BF16),
+        let stored = entry.first().dtype;
+        let alike = entry.pieces.iter().all(|(_, piece)| piece.dtype == stored);
+        match stored {
+            GgmlDType::F16 if alike => Some(DType::F16),
+            GgmlDType::BF16 if alike => Some(DType::BF16),
             _ => None,
         }
+    }
+
+    fn stored_blocks(&self, name: &str) -> Option<GgmlDType> {
+        let (_, entry) = self.find(name)?;
+        let stored = entry.first().dtype;
+        self.blocks(name).filter(|&blocks| blocks == stored)
     }
 
     fn same(&self, one: &str, other: &str) -> bool {

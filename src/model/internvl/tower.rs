@@ -5,7 +5,7 @@ use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::config::{NormType, Shape};
 use crate::model::vision::layers::Linear;
-use crate::model::vision::norm::{layer_norm, LayerNorm};
+use crate::model::vision::norm::Norm;
 use crate::model::vision::shuffle::pixel_shuffle;
 use crate::model::vision::vit::parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
 use crate::model::vision::vit::Sizes;
@@ -44,31 +44,13 @@ impl Module for Embeddings {
     }
 }
 
-#[derive(Debug, Clone)]
-enum Norm {
-    Layer(LayerNorm),
-    Rms(RmsNorm),
-}
-
-impl Norm {
-    fn new(shape: &Shape, w: &Weights) -> Result<Self> {
-        let Sizes {
-            hidden, epsilon, ..
-        } = shape.tower;
-        let vb = w.var_builder();
-        Ok(match shape.norms {
-            NormType::LayerNorm => Self::Layer(layer_norm(hidden, epsilon, vb)?),
-            NormType::RmsNorm => Self::Rms(rms_norm(hidden, epsilon, vb)?),
-        })
-    }
-}
-
-impl Module for Norm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Layer(norm) => norm.forward(x),
-            Self::Rms(norm) => norm.forward(x),
-        }
+fn norm(shape: &Shape, w: &Weights) -> Result<Norm> {
+    let Sizes {
+        hidden, epsilon, ..
+    } = shape.tower;
+    match shape.norms {
+        NormType::LayerNorm => Norm::layer(hidden, epsilon, w),
+        NormType::RmsNorm => Norm::rms(hidden, epsilon, w),
     }
 }
 
@@ -83,7 +65,7 @@ impl Projection {
     fn new(shape: &Shape, [name, norm]: [&str; 2], w: &Weights) -> Result<Self> {
         let hidden = shape.tower.hidden;
         Ok(Self {
-            linear: Linear::stored(hidden, hidden, shape.qkv_bias, &w.pp(name))?,
+            linear: Linear::load(hidden, hidden, shape.qkv_bias, &w.pp(name))?,
             norm: match shape.qk_norm {
                 true => Some(rms_norm(hidden, QK_EPSILON, w.pp(norm).var_builder())?),
                 false => None,
@@ -117,8 +99,8 @@ impl Attention {
         Ok(Self {
             q_proj: Projection::new(shape, ["q_proj", "q_norm"], w)?,
             k_proj: Projection::new(shape, ["k_proj", "k_norm"], w)?,
-            v_proj: Linear::stored(hidden, hidden, shape.qkv_bias, &w.pp("v_proj"))?,
-            projection_layer: Linear::stored(hidden, hidden, true, &w.pp("projection_layer"))?,
+            v_proj: Linear::load(hidden, hidden, shape.qkv_bias, &w.pp("v_proj"))?,
+            projection_layer: Linear::load(hidden, hidden, true, &w.pp("projection_layer"))?,
             heads: shape.tower.heads,
         })
     }
@@ -150,10 +132,10 @@ impl Layer {
     fn new(shape: &Shape, w: &Weights) -> Result<Self> {
         let hidden = shape.tower.hidden;
         Ok(Self {
-            layernorm_before: Norm::new(shape, &w.pp("layernorm_before"))?,
+            layernorm_before: norm(shape, &w.pp("layernorm_before"))?,
             attention: Attention::new(shape, &w.pp("attention"))?,
             lambda_1: w.get(hidden, "lambda_1")?,
-            layernorm_after: Norm::new(shape, &w.pp("layernorm_after"))?,
+            layernorm_after: norm(shape, &w.pp("layernorm_after"))?,
             mlp: Mlp::new(&shape.tower, &w.pp("mlp"))?,
             lambda_2: w.get(hidden, "lambda_2")?,
         })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use super::config::Shape;
 use super::processor::Processor;
@@ -11,6 +11,7 @@ use super::tower::InternVit;
 use super::{IMAGE, IMAGE_END, IMAGE_START};
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
+use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::projector::Projector;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
@@ -47,7 +48,7 @@ impl InternVlVision {
         Ok(Self {
             processor,
             vision_tower: InternVit::new(shape, &w.pp("vision_tower"))?,
-            layer_norm: layer_norm(joined, EPSILON, w_projector.pp("layer_norm").var_builder())?,
+            layer_norm: layer_norm(joined, EPSILON, &w_projector.pp("layer_norm"))?,
             multi_modal_projector: Projector::new(
                 [joined, hidden, hidden],
                 shape.projector_activation,

@@ -6,12 +6,10 @@
 //! - this file: the family
 //! - `config`: the checkpoint's configuration
 //! - `processor`: pictures to patches
-//! - `tower`: SigLIP 2
 //! - `vision`: from pictures to rows of the decoder's input
 
 mod config;
 mod processor;
-mod tower;
 mod vision;
 
 use super::checkpoint::Checkpoint;

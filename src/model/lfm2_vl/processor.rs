@@ -4,6 +4,8 @@
 //! that is much larger is cut into a grid of tiles, and the whole of it may follow at the size that it had uncut. A frame of the stream is
 //! never cut.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
@@ -14,7 +16,7 @@ use crate::model::preprocess::grids::TileGrids;
 use crate::model::preprocess::picture::Picture;
 use crate::model::preprocess::resample::Resizer;
 use crate::model::preprocess::{filter, processor_config, Normalisation, NormalisationConfig};
-use crate::model::vision::{Layout, Tile, View};
+use crate::model::vision::{FramePixels, FramePixelsError, Layout, Tile, View};
 use crate::model::ModelError;
 
 /// Mirrors `preprocessor_config.json`; missing fields have the values of the processor's class.
@@ -63,7 +65,7 @@ const MOST_TILES: usize = 10;
 const MOST_TOKENS: usize = 1 << 14;
 
 /// The image processor of a checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Processor {
     /// Side of a patch, pixels.
     pub patch: usize,
@@ -71,13 +73,15 @@ pub struct Processor {
     factor: usize,
     /// The fewest and the most tokens of a picture that is not cut.
     tokens: (usize, usize),
+    /// The same of a frame.
+    frame_tokens: (usize, usize),
     /// How many times the most pixels of an uncut picture one may have that is not cut.
     tolerance: f64,
     /// What an image may be cut into, if any is.
     grids: Option<TileGrids>,
     /// The whole follows behind the tiles.
     thumbnail: bool,
-    pub resizer: Resizer,
+    pub resizer: Arc<Resizer>,
     pub normalisation: Normalisation,
 }
 
@@ -123,14 +127,27 @@ impl Processor {
             patch,
             factor,
             tokens: (least, most),
+            frame_tokens: (least, most),
             tolerance: config.max_pixels_tolerance,
             grids: match config.do_image_splitting {
                 true => Some(config.grids(patch * factor)?),
                 false => None,
             },
             thumbnail: config.use_thumbnail,
-            resizer: Resizer::new(filter(config.resample)?),
+            resizer: Arc::new(Resizer::new(filter(config.resample)?)),
             normalisation: Normalisation::new(&config.normalisation, [0.5; 3], [0.5; 3])?,
+        })
+    }
+
+    /// The same with other limits for frames.
+    pub fn with_frame_pixels(&self, asked: FramePixels) -> Result<Self, FramePixelsError> {
+        let square = self.unit() * self.unit();
+        let (least, most) = self.frame_tokens;
+        let (least, most) = asked.instead_of((least * square, most * square), square)?;
+        let most = most / square;
+        Ok(Self {
+            frame_tokens: (least.div_ceil(square).min(most), most),
+            ..self.clone()
         })
     }
 
@@ -160,24 +177,27 @@ impl Processor {
     /// Both sides become multiples of a token's, the nearest if the number of pixels is then within the limits, else with the aspect ratio
     /// kept as well as it can be. The published processor (`smart_resize`) goes beyond the most pixels where a shorter side of one token makes
     /// a long picture larger; here the longer side gives way.
-    pub fn whole(&self, (width, height): (usize, usize)) -> (usize, usize) {
+    pub fn whole(&self, (width, height): (usize, usize), view: View) -> (usize, usize) {
+        let (fewest, most) = match view {
+            View::Image { .. } => self.tokens,
+            View::Frame => self.frame_tokens,
+        };
         let (w, h, unit) = (width as f64, height as f64, self.unit() as f64);
         let pixels = |tokens: usize| tokens as f64 * unit * unit;
-        let (least, most) = (pixels(self.tokens.0), pixels(self.tokens.1));
+        let (least_pixels, most_pixels) = (pixels(fewest), pixels(most));
         let nearest = |length: f64| (length / unit).round_ties_even().max(1.0);
         let (mut across, mut down) = (nearest(w), nearest(h));
         let now = across * down * unit * unit;
-        if now > most {
-            let shrink = (h * w / most).sqrt();
+        if now > most_pixels {
+            let shrink = (h * w / most_pixels).sqrt();
             let fitted = |length: f64| (length / shrink / unit).floor().max(1.0);
             (across, down) = (fitted(w), fitted(h));
-        } else if now < least {
-            let grow = (least / (h * w)).sqrt();
+        } else if now < least_pixels {
+            let grow = (least_pixels / (h * w)).sqrt();
             let fitted = |length: f64| (length * grow / unit).ceil();
             (across, down) = (fitted(w), fitted(h));
         }
-        let at_most =
-            |this: f64, other: f64| this.min((self.tokens.1 as f64 / other).floor().max(1.0));
+        let at_most = |this: f64, other: f64| this.min((most as f64 / other).floor().max(1.0));
         match across > down {
             true => across = at_most(across, down),
             false => down = at_most(down, across),
@@ -193,7 +213,7 @@ impl Processor {
             parts.resize(rows * columns, [grids.tile / self.patch; 2]);
         }
         if parts.is_empty() || self.thumbnail {
-            let (width, height) = self.whole(layout.picture);
+            let (width, height) = self.whole(layout.picture, layout.view);
             parts.push([height / self.patch, width / self.patch]);
         }
         parts
@@ -220,7 +240,7 @@ impl Processor {
             tiles.extend((0..rows * columns).map(cut));
         }
         if tiles.is_empty() || self.thumbnail {
-            let size = self.whole(layout.picture);
+            let size = self.whole(layout.picture, layout.view);
             tiles.push(Tile::resized(&self.resizer, picture, size));
         }
         tiles

@@ -1,21 +1,24 @@
 //! From pictures to rows of the decoder's input.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{layer_norm, LayerNorm, Module};
+use candle_nn::Module;
 
 use super::config::Shape;
 use super::processor::Processor;
-use super::tower::Siglip2;
 use super::{IMAGE, IMAGE_END, IMAGE_START, THUMBNAIL};
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
+use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::projector::Projector;
 use crate::model::vision::shuffle::grid_shuffle;
+use crate::model::vision::siglip2::Siglip2;
 use crate::model::vision::vit::CHANNELS;
 use crate::model::vision::{
-    processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
+    processor_tensor, FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared,
+    TowerOutput, View, Vision,
 };
 use crate::model::weights::Weights;
 use crate::model::ModelError;
@@ -23,12 +26,13 @@ use crate::model::ModelError;
 /// What the projector's norm adds to a variance: the default of torch, which no configuration changes.
 const EPSILON: f64 = 1e-5;
 
+#[derive(Clone)]
 pub struct Lfm2VlVision {
     processor: Processor,
-    vision_tower: Siglip2,
+    vision_tower: Arc<Siglip2>,
     /// In front of the projector, if there is one.
     layer_norm: Option<LayerNorm>,
-    multi_modal_projector: Projector,
+    multi_modal_projector: Arc<Projector>,
     factor: usize,
     image_token: u32,
     dtype: DType,
@@ -51,17 +55,17 @@ impl Lfm2VlVision {
         let w_norm = w_projector.pp("layer_norm");
         Ok(Self {
             processor,
-            vision_tower: Siglip2::new(&shape.tower, &w_tower)?,
+            vision_tower: Arc::new(Siglip2::new(&shape.tower, &w_tower)?),
             layer_norm: match projector.norm {
-                true => Some(layer_norm(joined, EPSILON, w_norm.var_builder())?),
+                true => Some(layer_norm(joined, EPSILON, &w_norm)?),
                 false => None,
             },
-            multi_modal_projector: Projector::new(
+            multi_modal_projector: Arc::new(Projector::new(
                 [joined, projector.inner, hidden],
                 projector.activation,
                 projector.bias,
                 &w_projector,
-            )?,
+            )?),
             factor: shape.factor,
             image_token,
             dtype: w.dtype(),
@@ -171,7 +175,7 @@ impl Vision for Lfm2VlVision {
         FrameRecipe {
             layout: self.layout(size, View::Frame),
             square: None,
-            sizes: vec![self.processor.whole(size)],
+            sizes: vec![self.processor.whole(size, View::Frame)],
             resizer: &self.processor.resizer,
             normalisation: self.processor.normalisation,
             patches: None,
@@ -190,6 +194,16 @@ impl Vision for Lfm2VlVision {
                 View::Image { .. } => self.processor.patches(tiles)?,
             },
         })
+    }
+
+    fn with_frame_pixels(
+        &self,
+        asked: FramePixels,
+    ) -> std::result::Result<Arc<dyn Vision>, FramePixelsError> {
+        Ok(Arc::new(Self {
+            processor: self.processor.with_frame_pixels(asked)?,
+            ..self.clone()
+        }))
     }
 
     /// `pixel_values` is `[parts, most patches, values]`, of which `spatial_shapes` (`[parts, 2]`) says what rows and columns of patches are
@@ -272,9 +286,9 @@ impl Vision for Lfm2VlVision {
         for alike in parts.chunk_by(|(_, one), (_, next)| one == next) {
             let grid = alike[0].1;
             let patches = alike.iter().map(|(patches, _)| patches).collect::<Vec<_>>();
-            let out = self
-                .vision_tower
-                .forward(&Tensor::stack(&patches, 0)?, grid)?;
+            let positions = self.vision_tower.positions(grid)?;
+            let patches = Tensor::stack(&patches, 0)?;
+            let out = self.vision_tower.forward(&patches, &positions)?;
             features.push(out.flatten_to(1)?);
         }
         Ok(TowerOutput {

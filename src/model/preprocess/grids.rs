@@ -1,7 +1,7 @@
 //! Grids of tiles that an image of a prompt may be cut into, as the published processors of InternVL and LFM2-VL choose among them.
 
 /// Grids of square tiles.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TileGrids {
     /// Side of a tile, pixels.
     pub tile: usize,

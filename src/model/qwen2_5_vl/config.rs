@@ -1,7 +1,6 @@
 //! `vision_config` of Qwen2.5-VL.
 
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::tower::WindowTower;
@@ -9,6 +8,7 @@ use crate::model::decoder::Unsupported;
 use crate::model::family::VideoAxis;
 use crate::model::fields::side;
 use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
+use crate::model::weights::Weights;
 
 /// More positions for a second belong to no model.
 const MOST_PER_SECOND: f64 = 1000.0;
@@ -91,8 +91,8 @@ impl VisionConfig for Config {
         })
     }
 
-    fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
-        Ok(Box::new(WindowTower::new(self, measures, vb)?))
+    fn tower(&self, measures: &Measures, w: &Weights) -> Result<Box<dyn Tower>> {
+        Ok(Box::new(WindowTower::new(self, measures, w)?))
     }
 
     fn video_axis(&self) -> Option<VideoAxis> {

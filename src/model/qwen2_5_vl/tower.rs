@@ -1,11 +1,15 @@
 //! The tower: patches in the order of windows, so that those of a window lie side by side.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::Module;
 
 use super::config::Config;
-use crate::model::qwen_vl::{Angles, Block, Feed, Grid, Measures, Merger, Norm, PatchEmbed, Tower};
+use crate::model::qwen_vl::{
+    Angles, Block, Feed, Grid, Measures, Merger, MergerNorm, PatchEmbed, Tower, EPSILON,
+};
+use crate::model::vision::norm::Norm;
 use crate::model::vision::TowerOutput;
+use crate::model::weights::Weights;
 
 pub struct WindowTower {
     patch_embed: PatchEmbed,
@@ -19,23 +23,24 @@ pub struct WindowTower {
 }
 
 impl WindowTower {
-    pub fn new(cfg: &Config, measures: &Measures, vb: VarBuilder) -> Result<Self> {
+    pub fn new(cfg: &Config, measures: &Measures, w: &Weights) -> Result<Self> {
         let act = measures.activation().map_err(candle_core::Error::wrap)?;
         let block = |i: usize| {
-            let vb = vb.pp("blocks").pp(i);
-            let mlp = Feed::gated(measures, act, vb.pp("mlp"))?;
-            Block::new(measures, Norm::rms, mlp, vb)
+            let w = w.pp("blocks").pp(i);
+            let mlp = Feed::gated(measures, act, &w.pp("mlp"))?;
+            Block::new(measures, Norm::rms, mlp, &w)
         };
-        let merger = vb.pp("merger");
+        let w_merger = w.pp("merger");
+        let norm = Norm::rms(measures.hidden_size, EPSILON, &w_merger.pp("ln_q"))?;
         Ok(Self {
-            patch_embed: PatchEmbed::new(measures, false, vb.pp("patch_embed"))?,
+            patch_embed: PatchEmbed::new(measures, false, &w.pp("patch_embed"))?,
             blocks: (0..cfg.depth).map(block).collect::<Result<_>>()?,
             merger: Merger::new(
                 measures,
-                Norm::rms(measures.hidden_size, merger.pp("ln_q"))?,
-                false,
+                MergerNorm::Patches(norm),
+                measures.merged_width(),
                 ["mlp.0", "mlp.2"],
-                merger,
+                &w_merger,
             )?,
             measures: measures.clone(),
             window: cfg.window_side(),

@@ -1,11 +1,15 @@
 //! The tower: attention over all patches.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::Module;
 
 use super::config::Config;
-use crate::model::qwen_vl::{Angles, Block, Feed, Grid, Measures, Merger, Norm, PatchEmbed, Tower};
+use crate::model::qwen_vl::{
+    Angles, Block, Feed, Grid, Measures, Merger, MergerNorm, PatchEmbed, Tower, EPSILON,
+};
+use crate::model::vision::norm::Norm;
 use crate::model::vision::TowerOutput;
+use crate::model::weights::Weights;
 
 pub struct WholeTower {
     patch_embed: PatchEmbed,
@@ -15,19 +19,25 @@ pub struct WholeTower {
 }
 
 impl WholeTower {
-    pub fn new(cfg: &Config, measures: &Measures, vb: VarBuilder) -> Result<Self> {
+    pub fn new(cfg: &Config, measures: &Measures, w: &Weights) -> Result<Self> {
         let act = measures.activation().map_err(candle_core::Error::wrap)?;
         let block = |i: usize| {
-            let vb = vb.pp("blocks").pp(i);
-            let mlp = Feed::plain(measures, act, ["fc1", "fc2"], vb.pp("mlp"))?;
-            Block::new(measures, Norm::layer, mlp, vb)
+            let w = w.pp("blocks").pp(i);
+            let mlp = Feed::plain(measures, act, ["fc1", "fc2"], &w.pp("mlp"))?;
+            Block::new(measures, Norm::layer, mlp, &w)
         };
-        let merger = vb.pp("merger");
-        let norm = Norm::layer(measures.hidden_size, merger.pp("ln_q"))?;
+        let w_merger = w.pp("merger");
+        let norm = Norm::layer(measures.hidden_size, EPSILON, &w_merger.pp("ln_q"))?;
         Ok(Self {
-            patch_embed: PatchEmbed::new(measures, false, vb.pp("patch_embed"))?,
+            patch_embed: PatchEmbed::new(measures, false, &w.pp("patch_embed"))?,
             blocks: (0..cfg.depth).map(block).collect::<Result<_>>()?,
-            merger: Merger::new(measures, norm, false, ["mlp.0", "mlp.2"], merger)?,
+            merger: Merger::new(
+                measures,
+                MergerNorm::Patches(norm),
+                measures.merged_width(),
+                ["mlp.0", "mlp.2"],
+                &w_merger,
+            )?,
             measures: measures.clone(),
         })
     }

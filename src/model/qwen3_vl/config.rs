@@ -1,13 +1,13 @@
 //! `vision_config` of Qwen3-VL.
 
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::tower::DeepTower;
 use crate::model::decoder::Unsupported;
 use crate::model::fields::side;
 use crate::model::qwen_vl::{AxialRope, Measures, Tower, VisionConfig};
+use crate::model::weights::Weights;
 
 /// Mirrors `vision_config`; missing fields have the values of transformers' `Qwen3VLVisionConfig`.
 #[derive(Debug, Clone, Deserialize)]
@@ -89,8 +89,8 @@ impl VisionConfig for Config {
         })
     }
 
-    fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>> {
-        Ok(Box::new(DeepTower::new(self, measures, vb)?))
+    fn tower(&self, measures: &Measures, w: &Weights) -> Result<Box<dyn Tower>> {
+        Ok(Box::new(DeepTower::new(self, measures, w)?))
     }
 }
 

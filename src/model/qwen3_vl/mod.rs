@@ -13,7 +13,7 @@ use super::checkpoint::Checkpoint;
 use super::family::{FamilyConfig, OtherPart};
 use super::qwen_vl::{Kind, QwenVl, VideoSizes};
 use super::ModelError;
-use config::Config;
+pub use config::Config;
 
 const KIND: Kind = Kind {
     text_type: "qwen3_vl_text",

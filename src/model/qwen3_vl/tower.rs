@@ -1,11 +1,15 @@
 //! The tower: attention over all patches, learned positions stretched over the grid, mergers for several layers.
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::Module;
 
 use super::config::Config;
-use crate::model::qwen_vl::{Angles, Block, Feed, Grid, Measures, Merger, Norm, PatchEmbed, Tower};
+use crate::model::qwen_vl::{
+    Angles, Block, Feed, Grid, Measures, Merger, MergerNorm, PatchEmbed, Tower, EPSILON,
+};
+use crate::model::vision::norm::Norm;
 use crate::model::vision::TowerOutput;
+use crate::model::weights::Weights;
 
 /// The names of a layer's two products, and of a merger's.
 const LAYERS: [&str; 2] = ["linear_fc1", "linear_fc2"];
@@ -24,35 +28,34 @@ pub struct DeepTower {
 }
 
 impl DeepTower {
-    pub fn new(cfg: &Config, measures: &Measures, vb: VarBuilder) -> Result<Self> {
+    pub fn new(cfg: &Config, measures: &Measures, w: &Weights) -> Result<Self> {
         let act = measures.activation().map_err(candle_core::Error::wrap)?;
         let hidden = measures.hidden_size;
         let block = |i: usize| {
-            let vb = vb.pp("blocks").pp(i);
-            let mlp = Feed::plain(measures, act, LAYERS, vb.pp("mlp"))?;
-            Block::new(measures, Norm::layer, mlp, vb)
+            let w = w.pp("blocks").pp(i);
+            let mlp = Feed::plain(measures, act, LAYERS, &w.pp("mlp"))?;
+            Block::new(measures, Norm::layer, mlp, &w)
         };
+        let width = measures.merged_width();
+        let norm = |width, w: &Weights| Norm::layer(width, EPSILON, &w.pp("norm"));
+        let merger = |norm, w: &Weights| Merger::new(measures, norm, width, LAYERS, w);
         // Of the last layer patches are normalised, of earlier ones whole squares.
-        let merger = |vb: VarBuilder, norms_squares: bool| {
-            let width = match norms_squares {
-                true => measures.merged_width(),
-                false => hidden,
-            };
-            let norm = Norm::layer(width, vb.pp("norm"))?;
-            Merger::new(measures, norm, norms_squares, LAYERS, vb)
+        let w_merger = w.pp("merger");
+        let last = MergerNorm::Patches(norm(hidden, &w_merger)?);
+        let deep_merger = |i: usize| {
+            let w = w.pp("deepstack_merger_list").pp(i);
+            merger(MergerNorm::Squares(norm(width, &w)?), &w)
         };
         let deep = cfg.deepstack_visual_indexes.clone();
-        let deep_mergers = (0..deep.len())
-            .map(|i| merger(vb.pp("deepstack_merger_list").pp(i), true))
-            .collect::<Result<_>>()?;
+        let deep_mergers = (0..deep.len()).map(deep_merger).collect::<Result<_>>()?;
         Ok(Self {
-            patch_embed: PatchEmbed::new(measures, true, vb.pp("patch_embed"))?,
-            pos_embed: vb
+            patch_embed: PatchEmbed::new(measures, true, &w.pp("patch_embed"))?,
+            pos_embed: w
                 .pp("pos_embed")
                 .get((cfg.num_position_embeddings, hidden), "weight")?,
             side: cfg.table_side(),
             blocks: (0..cfg.depth).map(block).collect::<Result<_>>()?,
-            merger: merger(vb.pp("merger"), false)?,
+            merger: merger(last, &w_merger)?,
             deep_mergers,
             deep,
             measures: measures.clone(),

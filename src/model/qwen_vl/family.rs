@@ -1,7 +1,6 @@
 //! A family: its configuration, and where its parts stand in the tree of tensors.
 
 use candle_core::Result;
-use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -36,7 +35,7 @@ pub trait VisionConfig: DeserializeOwned + Default + Send + Sync + 'static {
     /// The tower's measures; fails for what they do not hold and cannot be computed.
     fn measures(&self) -> std::result::Result<Measures, Unsupported>;
 
-    fn tower(&self, measures: &Measures, vb: VarBuilder) -> Result<Box<dyn Tower>>;
+    fn tower(&self, measures: &Measures, w: &Weights) -> Result<Box<dyn Tower>>;
 
     /// Where the frames of a video stand, if they are one span of the prompt.
     fn video_axis(&self) -> Option<VideoAxis> {
@@ -166,8 +165,8 @@ impl<V: VisionConfig> FamilyConfig for QwenVl<V> {
             (&self.measures, Processing::qwen(self.kind.video_sizes)),
             at,
             || {
-                let vb = weights.pp(self.kind.visual_path).var_builder();
-                self.vision.tower(&self.measures, vb)
+                self.vision
+                    .tower(&self.measures, &weights.pp(self.kind.visual_path))
             },
         )?;
         Ok(Box::new(vision))

@@ -2,7 +2,7 @@
 //!
 //! The processor gives the patches square by square, the squares row by row: the patches of a square are those that become one token.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::Measures;
 
@@ -119,13 +119,6 @@ impl Angles {
             cos: Tensor::from_vec(cos, shape, device)?,
             sin: Tensor::from_vec(sin, shape, device)?,
         })
-    }
-
-    /// `x` (`[heads, patches, head_dim]`, contiguous), turned in f32.
-    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?.unsqueeze(0)?;
-        let turned = candle_nn::rotary_emb::rope(&wide, &self.cos, &self.sin)?;
-        turned.squeeze(0)?.to_dtype(x.dtype())
     }
 }
 

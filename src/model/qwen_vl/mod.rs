@@ -20,7 +20,7 @@ use serde::Deserialize;
 use super::activation::Activation;
 use super::decoder::Unsupported;
 
-pub use blocks::{attend, Block, Feed, Merger, Norm, PatchEmbed, LOGITS};
+pub use blocks::{Block, Feed, Merger, MergerNorm, PatchEmbed, EPSILON};
 pub use family::{Kind, QwenVl, VisionConfig};
 pub use grid::{Angles, Grid};
 pub use processor::Processing;

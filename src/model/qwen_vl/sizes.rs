@@ -102,31 +102,8 @@ impl Limits {
 
     /// With what is asked for in their place; `square`: pixels of a square of patches, without which there is no picture.
     pub fn with(self, asked: FramePixels, square: usize) -> Result<Self, FramePixelsError> {
-        let FramePixels { min, max } = asked;
-        if max > 0 && max < square {
-            let expected = format!("0, or at least {square} (what one token shows)");
-            return Err(FramePixelsError::Most { max, expected });
-        }
-        let most = match max {
-            0 => self.max,
-            max => max,
-        };
-        if min > most {
-            let limit = match max {
-                0 => "the checkpoint's most",
-                _ => "frame_max_pixels",
-            };
-            let expected = format!("0 to {most} ({limit})");
-            return Err(FramePixelsError::Fewest { min, expected });
-        }
-        let fewest = match min {
-            0 => self.min.min(most),
-            min => min,
-        };
-        Ok(Self {
-            min: fewest,
-            max: most,
-        })
+        let (min, max) = asked.instead_of((self.min, self.max), square)?;
+        Ok(Self { min, max })
     }
 
     /// How many squares of `side` pixels a picture of `size` (width, height) has down and across.

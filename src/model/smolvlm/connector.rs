@@ -19,7 +19,7 @@ impl Connector {
     /// `hidden` is the decoder's width.
     pub fn new(cfg: &Config, hidden: usize, w: &Weights) -> Result<Self> {
         Ok(Self {
-            proj: Linear::stored(
+            proj: Linear::load(
                 cfg.vision_config.hidden_size * cfg.scale_factor.pow(2),
                 hidden,
                 false,

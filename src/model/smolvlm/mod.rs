@@ -92,7 +92,7 @@ impl FamilyConfig for SmolVlm {
                 post_layernorm: layer_norm(
                     shape.sizes.hidden,
                     shape.sizes.epsilon,
-                    tower.pp("post_layernorm").var_builder(),
+                    &tower.pp("post_layernorm"),
                 )?,
                 tower: Vit::new(&shape, &[shape.sizes.layers], false, &tower)?,
                 connector: Connector::new(config, self.text.hidden_size(), &model.pp("connector"))?,

@@ -1,17 +1,19 @@
 //! Text to ids and back. Control tokens count only where the chat format put them, never where a user typed them.
 //!
-//! - this file: a checkpoint's tokenizer
+//! - this file: a checkpoint's tokenizer, and ids to text
+//! - `encode`: text to ids
 //! - `bounds`: what it may cost
 //! - `token_bytes`: the bytes of single tokens
 //! - `size`: what it takes in memory
 
 mod bounds;
+mod encode;
 mod size;
 mod token_bytes;
 
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -25,9 +27,6 @@ use super::json;
 use super::ModelError;
 use bounds::Growth;
 use token_bytes::Spelling;
-
-/// A Unicode noncharacter, put inside a control token that a user typed and taken out again before tokenising.
-const GUARD: char = '\u{FDD0}';
 
 /// A checkpoint's tokenizer, split into its control tokens and the plain text in between.
 #[derive(Debug, Clone)]
@@ -73,6 +72,43 @@ impl AddedToken {
     fn is_control(&self) -> bool {
         self.special || !self.content.trim().is_empty()
     }
+
+    /// The control tokens of a description, longest first. There they become special: a tokenizer for plain text takes those as their
+    /// characters. `full` is the tokenizer that it describes, `file` what errors name.
+    fn controls(json: &mut Value, full: &Tokenizer, file: &Path) -> Result<Vec<Self>, ModelError> {
+        let mut controls = Vec::new();
+        for entry in json["added_tokens"].as_array_mut().into_iter().flatten() {
+            let token: Self = json::of_value(entry).map_err(|unsupported: Unsupported| {
+                unsupported.within("added_tokens").of(file.to_path_buf())
+            })?;
+            if token.single_word {
+                return Err(ModelError::Unsupported {
+                    file: file.to_path_buf(),
+                    field: format!("single_word of the added token {}", token.content),
+                    value: "true".to_string(),
+                    expected: "false".to_string(),
+                });
+            }
+            // The library numbers added tokens anew where some are missing.
+            let numbered = full.token_to_id(&token.content);
+            if numbered != Some(token.id) {
+                let numbered = numbered.map_or_else(|| "none".to_string(), |id| id.to_string());
+                return Err(ModelError::File {
+                    file: file.to_path_buf(),
+                    what: format!(
+                        "the added token {} has the id {}, but the tokens before it leave it {numbered}",
+                        token.content, token.id
+                    ),
+                });
+            }
+            entry["special"] = token.is_control().into();
+            if token.is_control() && !token.content.is_empty() {
+                controls.push(token);
+            }
+        }
+        controls.sort_by_key(|token| std::cmp::Reverse(token.content.len()));
+        Ok(controls)
+    }
 }
 
 impl ChatTokenizer {
@@ -100,34 +136,7 @@ impl ChatTokenizer {
             plain.set_encode_special_tokens(true);
             Ok(Arc::new(plain))
         };
-        let mut controls = Vec::new();
-        for entry in json["added_tokens"].as_array_mut().into_iter().flatten() {
-            let token: AddedToken = json::of_value(entry)
-                .map_err(|unsupported| unsupported.within("added_tokens").of(file.clone()))?;
-            if token.single_word {
-                return Err(ModelError::Unsupported {
-                    file: file.clone(),
-                    field: format!("single_word of the added token {}", token.content),
-                    value: "true".to_string(),
-                    expected: "false".to_string(),
-                });
-            }
-            // The library numbers added tokens anew where some are missing.
-            let numbered = full.token_to_id(&token.content);
-            if numbered != Some(token.id) {
-                let numbered = numbered.map_or_else(|| "none".to_string(), |id| id.to_string());
-                return Err(fail(format!(
-                    "the added token {} has the id {}, but the tokens before it leave it {numbered}",
-                    token.content, token.id
-                )));
-            }
-            // What is special is taken as its characters by a tokenizer for plain text.
-            entry["special"] = token.is_control().into();
-            if token.is_control() && !token.content.is_empty() {
-                controls.push(token);
-            }
-        }
-        controls.sort_by_key(|token| std::cmp::Reverse(token.content.len()));
+        let controls = AddedToken::controls(&mut json, &full, &file)?;
         let plain = plain_of(&json)?;
         let inner = match space_in_front_of_first(&mut json) {
             true => plain_of(&json)?,
@@ -191,125 +200,8 @@ impl ChatTokenizer {
         }
     }
 
-    /// Ids of a whole prompt: what the tokenizer puts in front of every text (unless `text` begins with it), then `text`.
-    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let (ids, opening) = &self.opening;
-        let mut prompt = match !opening.is_empty() && text.starts_with(opening.as_str()) {
-            true => Vec::new(),
-            false => ids.clone(),
-        };
-        prompt.extend(self.encode(text)?);
-        Ok(prompt)
-    }
-
-    /// Makes control tokens in a user's text inert, so that [`Self::encode`] takes them as the characters they are.
-    pub fn guard(&self, user: &str) -> String {
-        // Taken out first: between the characters of a control token it would hide the token here and be gone when it is tokenised.
-        let user = user.replace(GUARD, "");
-        let mut guarded = String::with_capacity(user.len());
-        let mut rest = user.as_str();
-        while let Some(first) = rest.chars().next() {
-            guarded.push(first);
-            if self.control_at(rest).is_some() {
-                guarded.push(GUARD);
-            }
-            rest = &rest[first.len_utf8()..];
-        }
-        guarded
-    }
-
-    /// The control token that `text` begins with. One of a single character has the guard behind it where a user typed it; no guarded
-    /// text begins with a guard, so that it is never that of what follows a control token of the chat format.
-    fn control_at(&self, text: &str) -> Option<&AddedToken> {
-        self.controls.iter().find(|control| {
-            let behind = text.strip_prefix(control.content.as_str());
-            behind.is_some_and(|behind| !behind.starts_with(GUARD))
-        })
-    }
-
-    /// Ids of text in the chat format. User text inside it must have passed [`Self::guard`].
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.encode_runs(text, &self.plain)
-    }
-
-    /// As [`Self::encode`], for text that follows the id `before` of a stream; none: no text has come yet.
-    ///
-    /// Piece by piece a text becomes the ids of the whole, if no piece ends where a token goes on.
-    pub fn encode_after(&self, before: Option<u32>, text: &str) -> Result<Vec<u32>, ModelError> {
-        let first = match before {
-            None => &self.plain,
-            Some(id) if self.is_control(id) => &self.inner,
-            Some(_) => &self.continued,
-        };
-        self.encode_runs(text, first)
-    }
-
-    /// Whether `ids` are no more than what the tokenizer puts in front of every text.
-    pub fn is_opening(&self, ids: &[u32]) -> bool {
-        self.opening.0 == ids
-    }
-
     fn is_control(&self, id: u32) -> bool {
         self.controls.iter().any(|control| control.id == id)
-    }
-
-    /// `first` is for the run in front of the first control token.
-    fn encode_runs(&self, text: &str, first: &Tokenizer) -> Result<Vec<u32>, ModelError> {
-        let mut ids = Vec::new();
-        let mut run = 0;
-        let mut at = 0;
-        let mut plain = first;
-        while let Some(next) = text[at..].chars().next() {
-            let Some(control) = self.control_at(&text[at..]) else {
-                at += next.len_utf8();
-                continue;
-            };
-            let before = match control.lstrip {
-                true => text[run..at].trim_end(),
-                false => &text[run..at],
-            };
-            self.encode_plain(before, plain, &mut ids)?;
-            plain = &self.inner;
-            ids.push(control.id);
-            at += control.content.len();
-            if control.rstrip {
-                at = text.len() - text[at..].trim_start().len();
-            }
-            run = at;
-        }
-        self.encode_plain(&text[run..], plain, &mut ids)?;
-        Ok(ids)
-    }
-
-    /// Ids of text that is not in the chat format: every character is what it is.
-    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let mut ids = Vec::new();
-        self.encode_plain(text, &self.plain, &mut ids)?;
-        Ok(ids)
-    }
-
-    fn encode_plain(
-        &self,
-        text: &str,
-        plain: &Tokenizer,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), ModelError> {
-        let text = text.replace(GUARD, "");
-        if text.is_empty() {
-            return Ok(());
-        }
-        let fail = |what: String| ModelError::File {
-            file: self.file.clone(),
-            what,
-        };
-        self.growth.check(text.len()).map_err(&fail)?;
-        let encoding = guarded(|| plain.encode(text, false)).map_err(&fail)?;
-        let mut ids_of_text = encoding.get_ids().iter();
-        if let Some(id) = ids_of_text.find(|id| self.is_control(**id)) {
-            return Err(fail(format!("plain text yields the control token {id}")));
-        }
-        ids.extend_from_slice(encoding.get_ids());
-        Ok(())
     }
 
     /// The text of generated ids, control tokens left out.

@@ -1,7 +1,12 @@
-//! Attention of a tower on the CPU: every row to every row of its window, without the window's square of logits in memory.
+//! Attention of a tower: every row to every row of its window, without the window's square of logits in memory.
 //!
-//! A tile of queries goes over blocks of keys with a running softmax (FlashAttention, arXiv 2205.14135). Keys are turned over and values
+//! - this file: on the CPU
+//! - `strips`: on a GPU
+//!
+//! On the CPU a tile of queries goes over blocks of keys with a running softmax (FlashAttention, arXiv 2205.14135). Keys are turned over and values
 //! filled up to whole vectors once. Sums are in f32 whatever the rows are; which thread works on a tile never changes a result.
+
+mod strips;
 
 use candle_core::{bail, CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use pulp::{Arch, Simd, WithSimd};
@@ -25,8 +30,20 @@ pub struct Windows<'a> {
     pub turns: Option<[&'a Tensor; 2]>,
 }
 
-/// Queries, keys and values are `[rows, heads * head_dim]`, and so is what comes of them. On the CPU alone.
+/// Queries, keys and values are `[rows, heads * head_dim]`, and so is what comes of them.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, windows: Windows) -> Result<Tensor> {
+    let (rows, hidden) = q.dims2()?;
+    let Windows { heads, lengths, .. } = windows;
+    if heads == 0 || !hidden.is_multiple_of(heads) || lengths.iter().sum::<usize>() != rows {
+        bail!("attention of {rows} rows of {hidden} with {heads} heads in windows of {lengths:?}");
+    }
+    match q.device().is_cpu() {
+        true => in_tiles(q, k, v, windows),
+        false => strips::attend(q, k, v, windows),
+    }
+}
+
+fn in_tiles(q: &Tensor, k: &Tensor, v: &Tensor, windows: Windows) -> Result<Tensor> {
     let wide = |x: &Tensor| x.to_dtype(DType::F32);
     let turns = match windows.turns {
         Some([cos, sin]) => Some([values(cos)?, values(sin)?]),
@@ -62,13 +79,7 @@ impl CustomOp3 for Attend<'_> {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, hidden) = q_layout.shape().dims2()?;
-        let Windows { heads, lengths, .. } = self.windows;
-        if heads == 0 || !hidden.is_multiple_of(heads) || lengths.iter().sum::<usize>() != rows {
-            bail!(
-                "attention of {rows} rows of {hidden} with {heads} heads in windows of {lengths:?}"
-            );
-        }
-        let head_dim = hidden / heads;
+        let head_dim = hidden / self.windows.heads;
         let turns = self
             .turns
             .as_ref()

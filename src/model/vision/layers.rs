@@ -1,11 +1,11 @@
 //! Linear layers of towers. On the CPU bias, activation and what goes past a layer are added to a product while it is in the cache.
 
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::Module;
 
 use super::panels::{Panels, Then};
 use crate::model::activation::Activation;
-use crate::model::weights::Weights;
+use crate::model::weights::{Matrix, Weights};
 
 /// `y = x W^T + b`
 #[derive(Debug, Clone)]
@@ -21,41 +21,36 @@ pub enum Linear {
 }
 
 impl Linear {
-    /// `weight` is `[out, in]`, `bias` is `[out]`; multiplied by candle on any device.
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self::Dense(candle_nn::Linear::new(weight, bias))
-    }
-
-    /// The same, on the CPU in panels. A shape without numbers stays one.
+    /// `weight` is `[out, in]`, `bias` is `[out]`. A shape without numbers stays one.
     pub fn packed(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         if !weight.device().is_cpu() || !weight.is_contiguous() {
-            return Ok(Self::new(weight, bias));
+            return Ok(Self::Dense(candle_nn::Linear::new(weight, bias)));
         }
-        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1());
-        Ok(Self::Panels {
-            weight: Panels::of(&weight)?,
-            bias: bias.transpose()?,
-        })
+        Self::of_panels(Panels::of(&weight)?, bias)
     }
 
-    /// Takes `weight`, and `bias` if `bias`.
-    pub fn load(inputs: usize, outputs: usize, bias: bool, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs), "weight")?;
-        let bias = match bias {
-            true => Some(vb.get(outputs, "bias")?),
-            false => None,
-        };
-        Self::packed(weight, bias)
-    }
-
-    /// The same; on the CPU `weight` stays of 16 bits where it is stored so.
-    pub fn stored(inputs: usize, outputs: usize, bias: bool, w: &Weights) -> Result<Self> {
-        let weight = w.narrow((outputs, inputs), "weight")?;
+    /// Takes `weight`, which on the CPU stays of 16 bits, or of 8, where it is stored so, and `bias` if `bias`.
+    pub fn load(inputs: usize, outputs: usize, bias: bool, w: &Weights) -> Result<Self> {
+        let weight = w.narrow_matrix((outputs, inputs), "weight")?;
         let bias = match bias {
             true => Some(w.get(outputs, "bias")?),
             false => None,
         };
-        Self::packed(weight, bias)
+        match weight {
+            Matrix::Quantised(blocks) => Self::of_panels(Panels::of_blocks(&blocks)?, bias),
+            Matrix::Dense(weight) => Self::packed(weight, bias),
+            Matrix::Panels(_) | Matrix::Planes(_) => {
+                bail!("a matrix of a tower that is laid out for a decoder")
+            }
+        }
+    }
+
+    fn of_panels(weight: Panels, bias: Option<Tensor>) -> Result<Self> {
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1());
+        Ok(Self::Panels {
+            weight,
+            bias: bias.transpose()?,
+        })
     }
 
     /// `activation` of the outputs.

@@ -1,15 +1,16 @@
 //! What every family does with pictures: the sizes that its tower takes, the tower, and the connector into the decoder.
 //!
 //! - this file: what a family implements
-//! - `attention`: attention on the CPU
+//! - `attention`: attention within windows of rows
 //! - `beside`: a tower on a stream of its own
 //! - `frames`: frames, on the CPU or in kernels of our own
 //! - `layers`: linear layers
-//! - `norm`: the norm of rows
+//! - `norm`: norms of rows
 //! - `panels`: matrices as the CPU multiplies many rows with them
 //! - `positions`: learned positions over a grid of any size
 //! - `projector`: two layers from the tower's features to the decoder's rows
 //! - `shuffle`: squares of patches joined into rows
+//! - `siglip2`: the tower of SigLIP 2 for pictures of any size
 //! - `vit`: the tower of CLIP and of SigLIP
 
 pub mod attention;
@@ -21,6 +22,7 @@ pub mod panels;
 pub mod positions;
 pub mod projector;
 pub mod shuffle;
+pub mod siglip2;
 pub mod vit;
 
 use std::collections::HashMap;
@@ -47,6 +49,34 @@ pub enum View {
 pub struct FramePixels {
     pub min: usize,
     pub max: usize,
+}
+
+impl FramePixels {
+    /// The fewest and the most that count where `fewest` and `most` are published; `square`: pixels of what one token shows, without which
+    /// there is no frame.
+    pub fn instead_of(
+        self,
+        (fewest, most): (usize, usize),
+        square: usize,
+    ) -> std::result::Result<(usize, usize), FramePixelsError> {
+        let Self { min, max } = self;
+        if max > 0 && max < square {
+            let expected = format!("0, or at least {square} (what one token shows)");
+            return Err(FramePixelsError::Most { max, expected });
+        }
+        let (most, limit) = match max {
+            0 => (most, "the checkpoint's most"),
+            max => (max, "frame_max_pixels"),
+        };
+        if min > most {
+            let expected = format!("0 to {most} ({limit})");
+            return Err(FramePixelsError::Fewest { min, expected });
+        }
+        match min {
+            0 => Ok((fewest.min(most), most)),
+            min => Ok((min, most)),
+        }
+    }
 }
 
 /// Why a tower takes no frames of so many pixels.

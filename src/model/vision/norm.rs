@@ -1,9 +1,11 @@
-//! The norm of rows by their mean and variance; candle's sums one number after the other.
+//! The norms of rows. That by mean and variance is our own on the CPU: candle's sums one number after the other.
 
 use candle_core::{bail, CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::{rms_norm, Module, RmsNorm};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
+
+use crate::model::weights::Weights;
 
 /// The norm of a row by its mean and variance.
 #[derive(Debug, Clone)]
@@ -13,8 +15,8 @@ pub struct LayerNorm {
 }
 
 /// Takes `weight` and `bias`, `[width]`.
-pub fn layer_norm(width: usize, epsilon: f64, vb: VarBuilder) -> Result<LayerNorm> {
-    let norm = candle_nn::layer_norm(width, epsilon, vb)?;
+pub fn layer_norm(width: usize, epsilon: f64, w: &Weights) -> Result<LayerNorm> {
+    let norm = candle_nn::layer_norm(width, epsilon, w.var_builder())?;
     Ok(LayerNorm { norm, epsilon })
 }
 
@@ -29,6 +31,32 @@ impl Module for LayerNorm {
                 x.apply_op3_no_bwd(weight, bias, &OfRows(self.epsilon as f32))
             }
             _ => self.norm.forward(x),
+        }
+    }
+}
+
+/// A norm of either kind.
+#[derive(Debug, Clone)]
+pub enum Norm {
+    Layer(LayerNorm),
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    pub fn layer(width: usize, epsilon: f64, w: &Weights) -> Result<Self> {
+        Ok(Self::Layer(layer_norm(width, epsilon, w)?))
+    }
+
+    pub fn rms(width: usize, epsilon: f64, w: &Weights) -> Result<Self> {
+        Ok(Self::Rms(rms_norm(width, epsilon, w.var_builder())?))
+    }
+}
+
+impl Module for Norm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Rms(norm) => norm.forward(x),
         }
     }
 }

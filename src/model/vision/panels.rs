@@ -1,8 +1,10 @@
-//! Matrices of floats as the CPU multiplies many rows with them: the weights of 64 outputs side by side, of 16 bits where they are stored so.
+//! Matrices as the CPU multiplies many rows with them: the weights of 64 outputs side by side, of 16 bits, or as 8-bit integers with a scale
+//! for every 32, where they are stored so.
 //!
 //! A band of rows meets 128 inputs of a panel at a time, which are widened to f32 once for it and stay in a core's nearest cache. Sums are in
 //! f32 and in the order of the inputs, whatever the number of rows and threads.
 
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -27,7 +29,16 @@ enum Numbers {
     F32(Vec<f32>),
     F16(Vec<f16>),
     BF16(Vec<bf16>),
+    Q8 {
+        integers: Vec<i8>,
+        /// `[panels][inputs / BLOCK][width]`
+        scales: Vec<f16>,
+    },
 }
+
+/// Inputs that have a scale in common.
+const BLOCK: usize = 32;
+const _: () = assert!(DEPTH.is_multiple_of(BLOCK));
 
 /// A matrix `[outputs, inputs]`.
 #[derive(Debug, Clone)]
@@ -65,6 +76,30 @@ impl Panels {
         };
         Ok(Self {
             numbers,
+            outputs,
+            inputs,
+        })
+    }
+
+    /// `weight` is `[outputs, inputs]`, of the blocks Q8_0: a scale as f16, then 32 integers.
+    pub fn of_blocks(weight: &QTensor) -> Result<Self> {
+        let (outputs, inputs) = weight.shape().dims2()?;
+        if weight.dtype() != GgmlDType::Q8_0 {
+            bail!("panels of blocks {:?}, expected Q8_0", weight.dtype());
+        }
+        let bytes = weight.data()?;
+        let (blocks, _) = bytes.as_chunks::<{ 2 + BLOCK }>();
+        let scales = blocks
+            .iter()
+            .map(|&[low, high, ..]| f16::from_le_bytes([low, high]));
+        let integers = blocks.iter().flat_map(|block| &block[2..]);
+        let integers = integers.map(|&byte| byte as i8).collect::<Vec<_>>();
+        let scales = scales.collect::<Vec<_>>();
+        Ok(Self {
+            numbers: Numbers::Q8 {
+                integers: packed(&integers, outputs, inputs),
+                scales: packed(&scales, outputs, inputs / BLOCK),
+            },
             outputs,
             inputs,
         })
@@ -123,6 +158,26 @@ fn packed<T: Copy + Default>(weight: &[T], outputs: usize, inputs: usize) -> Vec
     numbers
 }
 
+/// Integers (`[inputs, width]`) times their scales (`[inputs / BLOCK, width]`).
+#[inline(always)]
+fn widen(integers: &[i8], scales: &[f16], width: usize, wide: &mut [f32]) {
+    let mut factors = [0.0; WIDTH];
+    let factors = &mut factors[..width];
+    let blocks = integers.chunks_exact(BLOCK * width);
+    let blocks = blocks.zip(wide.chunks_exact_mut(BLOCK * width));
+    for ((integers, wide), scales) in blocks.zip(scales.chunks_exact(width)) {
+        scales.convert_to_f32_slice(factors);
+        let rows = integers
+            .chunks_exact(width)
+            .zip(wide.chunks_exact_mut(width));
+        for (integers, wide) in rows {
+            for ((wide, &integer), factor) in wide.iter_mut().zip(integers).zip(&*factors) {
+                *wide = f32::from(integer) * factor;
+            }
+        }
+    }
+}
+
 /// A band of rows times a panel.
 struct Task<'a, 'b> {
     panels: &'a Panels,
@@ -158,6 +213,11 @@ impl WithSimd for Task<'_, '_> {
                 }
                 Numbers::BF16(numbers) => {
                     numbers[part].convert_to_f32_slice(wide);
+                    wide
+                }
+                Numbers::Q8 { integers, scales } => {
+                    let scales = &scales[part.start / BLOCK..part.end / BLOCK];
+                    widen(&integers[part], scales, width, wide);
                     wide
                 }
             };
@@ -244,6 +304,22 @@ mod tests {
                 assert_eq!(in_pool(3, || panels.product(&x, then)), got);
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn products_with_8_bit_integers_are_those_with_the_floats_that_they_stand_for() -> Result<()> {
+        for (rows, inputs, outputs) in [(1, 32, 1), (5, 160, 70), (300, 256, 33)] {
+            let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu);
+            let blocks = QTensor::quantize(&random((outputs, inputs))?, GgmlDType::Q8_0)?;
+            let floats = Panels::of(&blocks.dequantize(&Device::Cpu)?)?;
+            let x = random((rows, inputs))?.flatten_all()?.to_vec1::<f32>()?;
+            let got = Panels::of_blocks(&blocks)?.product(&x, Then::default());
+            assert_eq!(got, floats.product(&x, Then::default()));
+        }
+        let other = Tensor::zeros((3, 32), DType::F32, &Device::Cpu)?;
+        let other = QTensor::quantize(&other, GgmlDType::Q4_0)?;
+        assert!(Panels::of_blocks(&other).is_err());
         Ok(())
     }
 

@@ -24,9 +24,9 @@ impl Projector {
         w: &Weights,
     ) -> Result<Self> {
         Ok(Self {
-            linear_1: Linear::stored(width, inner, bias, &w.pp("linear_1"))?,
+            linear_1: Linear::load(width, inner, bias, &w.pp("linear_1"))?,
             activation,
-            linear_2: Linear::stored(inner, hidden, bias, &w.pp("linear_2"))?,
+            linear_2: Linear::load(inner, hidden, bias, &w.pp("linear_2"))?,
         })
     }
 }

@@ -109,6 +109,10 @@ impl Source for Hollow {
         self.source.half(name)
     }
 
+    fn stored_blocks(&self, name: &str) -> Option<GgmlDType> {
+        self.source.stored_blocks(name)
+    }
+
     fn same(&self, one: &str, other: &str) -> bool {
         self.source.same(one, other)
     }

@@ -85,6 +85,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The blocks that a matrix is stored as, if [`Self::matrix`] gives them as they are.
+    fn stored_blocks(&self, _name: &str) -> Option<GgmlDType> {
+        None
+    }
+
     /// Whether two tensors are known to hold the same numbers.
     fn same(&self, one: &str, other: &str) -> bool;
 
@@ -196,6 +201,15 @@ impl Weights {
         let bytes = tensor.elem_count() * dtype.size_in_bytes();
         self.taken.fetch_add(bytes, Ordering::Relaxed);
         Ok(tensor)
+    }
+
+    /// As [`Self::narrow`], of a matrix `[outputs, inputs]`: blocks Q8_0 stay blocks, too.
+    pub fn narrow_matrix(&self, shape: (usize, usize), name: &str) -> Result<Matrix> {
+        let wide_on_cpu = self.device.is_cpu() && self.dtype == DType::F32 && !self.rounded;
+        match self.source.stored_blocks(&self.path(name)) {
+            Some(GgmlDType::Q8_0) if wide_on_cpu => self.matrix(shape, name, None),
+            _ => Ok(Matrix::Dense(self.narrow(shape, name)?)),
+        }
     }
 
     /// As [`Self::get`], with the first dimension in the order of `rows`.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cache::parameter::ParameterError;
+use crate::excerpt::excerpt_of_path;
 use crate::model::checkpoint::HubModel;
 use crate::node::{NodeError, NAME};
 use crate::paths;
@@ -11,11 +12,15 @@ use crate::paths;
 /// package's share folders, then from the working directory, and `package://NAME/PATH` in another package's; where nothing is called so,
 /// the model of this name in the hub's cache.
 pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
-    let path = paths::expand(model).map_err(|error| ParameterError::Value {
+    let refusal = |expected: String| ParameterError::Value {
         name: "model",
         value: format!("\"{}\"", model.display()),
-        expected: format!("an existing folder or .gguf file, but {error}"),
-    })?;
+        expected: format!("an existing folder or .gguf file{expected}"),
+    };
+    if model.as_os_str().is_empty() {
+        return Err(refusal(", or a model's name on the hub".to_string()).into());
+    }
+    let path = paths::expand(model).map_err(|error| refusal(format!(", but {error}")))?;
     let mut tried = Vec::new();
     if !path.is_absolute() {
         for prefix in paths::prefixes() {
@@ -33,13 +38,7 @@ pub fn find_model(model: &Path) -> Result<PathBuf, NodeError> {
         Some(Err(why)) => format!("; and {why}"),
         None => String::new(),
     };
-    let tried = tried.iter().map(|path| path.display().to_string());
-    Err(NodeError::Parameter(ParameterError::Value {
-        name: "model",
-        value: format!("\"{}\"", model.display()),
-        expected: format!(
-            "an existing folder or .gguf file, looked for: {}{in_hub}",
-            tried.collect::<Vec<_>>().join(", ")
-        ),
-    }))
+    let tried = tried.iter().map(|path| excerpt_of_path(path));
+    let tried = tried.collect::<Vec<_>>().join(", ");
+    Err(refusal(format!(", looked for: {tried}{in_hub}")).into())
 }

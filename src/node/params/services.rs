@@ -10,7 +10,7 @@ use r2r::{Publisher, QosProfile};
 
 use super::{checked, messages};
 use crate::cache::parameter::{Parameters as _, Settable};
-use crate::excerpt::excerpt;
+use crate::excerpt::{excerpt, excerpt_of_path};
 use crate::node::outputs::{advertise, report, RosTime};
 use crate::node::services::Services;
 use crate::node::{ros, NodeError};
@@ -52,9 +52,9 @@ impl Parameters {
         lock(&self.0).config.clone()
     }
 
-    /// Where the model is, as it was given.
+    /// Where the model is, as it was given, for messages that are sent again and again.
     pub fn model(&self) -> String {
-        lock(&self.0).config.session.model_dir.display().to_string()
+        excerpt_of_path(&lock(&self.0).config.session.model_dir)
     }
 
     /// Serves them until the runtime ends.

@@ -15,7 +15,7 @@ pub struct Chat {
     pub format: &'static ChatFormat,
     /// What stands in the place of the system turn when there is no system prompt: the checkpoint's own default, if it has one.
     pub no_system: Arc<str>,
-    /// What is written in front of every answer: it opens a thought, or opens and closes one; empty if the template opens none.
+    /// What is written in front of every answer: it opens a thought, or stands for one without words; empty if the template writes neither.
     pub thought: Arc<str>,
     /// How frames that follow one another are one video, if they are.
     pub video_axis: Option<VideoAxis>,
@@ -79,6 +79,7 @@ impl Chat {
     pub fn thinking(self, thinking: Thinking) -> Self {
         let thought = match thinking {
             Thinking::Always if self.thought.is_empty() => Thought::OPEN.into(),
+            Thinking::Always if !self.thinks() => format!("{}\n", Thought::OPEN).into(),
             Thinking::Never if self.thinks() => match self.format.past_thought {
                 "" => format!("{}{}", self.thought, Thought::CLOSED).into(),
                 past => past.into(),
@@ -122,7 +123,7 @@ impl Chat {
             no_system: around
                 .map_or(format.no_system, |around| around.before)
                 .into(),
-            thought: match Thought::is_opened_by(thought) {
+            thought: match Thought::is_opened_by(thought) || Thought::is_skipped_by(thought) {
                 true => thought.into(),
                 false => "".into(),
             },

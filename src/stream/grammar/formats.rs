@@ -209,7 +209,7 @@ const FORMATS: [ChatFormat; 13] = [
     },
     ChatFormat {
         name: "Qwen3-VL",
-        families: &["Qwen3-VL", "Cosmos 3"],
+        families: &["Qwen3-VL", "Cosmos 3", "Qwen3.5"],
         time: TimeLabel::Seconds("<{} seconds>"),
         before_frame: "<|vision_start|>",
         after_frame: "<|vision_end|>",

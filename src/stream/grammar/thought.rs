@@ -94,6 +94,13 @@ impl Thought {
         token == OPEN || token == CLOSE
     }
 
+    /// Whether `text`, which a template writes in front of every answer, is a thought without words.
+    pub fn is_skipped_by(text: &str) -> bool {
+        let within = text.trim().strip_prefix(OPEN);
+        let within = within.and_then(|text| text.strip_suffix(CLOSE));
+        within.is_some_and(|words| words.trim().is_empty())
+    }
+
     /// Whether what comes next belongs to the thought.
     pub fn is_thinking(&self) -> bool {
         self.state == State::Inside

@@ -65,7 +65,8 @@ impl Keeping<'_> {
         let Some(blocks) = kept.blocks.filter(|_| self.on_cpu) else {
             return 0;
         };
-        if self.laid_out(name, kept).is_some() {
+        // Those of a tower are laid out by its own products.
+        if self.laid_out(name, kept).is_some() || !self.is_of_decoder(name) {
             return 0;
         }
         let is_table = name.contains(".embed_tokens.") || name.contains(".embed_in.");

@@ -89,10 +89,10 @@ parameters! {
         /// videos so (Qwen-VL), and the first of two waits for the second, or for a question; 1: each is one; 0: as the model was trained.
         frames_per_group: usize = 0, range 0..=2, unit "frames";
         /// The fewest pixels of a frame as the vision tower takes it: smaller pictures are enlarged. For models whose tower takes frames of any
-        /// size (Qwen-VL); 0: as the checkpoint's video processor has it.
+        /// size (Qwen-VL, LFM2-VL); 0: as the checkpoint's processor has it.
         frame_min_pixels: usize = 0, range 0..=MOST_PIXELS, unit "pixels";
-        /// The most in the same way: larger pictures are made smaller, and a frame has fewer tokens. 0: as the checkpoint's video processor has
-        /// it, and at most 768 tokens.
+        /// The most in the same way: larger pictures are made smaller, and a frame has fewer tokens. 0: as the checkpoint's processor has it,
+        /// and at most 768 tokens.
         frame_max_pixels: usize = 0, range 0..=MOST_PIXELS, unit "pixels";
         /// Sampling temperature; 0: always the most probable token.
         temperature: f64 = 0.0, range 0.0..=100.0, set Running;

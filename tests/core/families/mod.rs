@@ -52,6 +52,7 @@ families! {
     gpt_neox: forward, prompt, fresh_save, user_text, bounded_cache;
     gpt_neox_serial: forward;
     lfm2: forward, bounded_cache;
+    qwen3_5_text: forward, bounded_cache;
     idefics3: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     llava: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
     llava_next: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, module_names, stream;
@@ -64,6 +65,7 @@ families! {
     qwen2_5_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache, bounded_videos, stream;
     qwen3_vl: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     cosmos3_edge: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
+    qwen3_5: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
     cosmos3_omni: forward, prompt, pixels, fresh_save, templates, user_text, bounded_cache;
 }
 

@@ -3,14 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use inf_mllm::cache::{BoundedCache, CacheConfig, PolicyKind};
+use inf_mllm::model::checkpoint::Checkpoint;
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::precision::Precision;
 use inf_mllm::model::template::{Content, Message};
 use inf_mllm::model::text::TextModel;
 use inf_mllm::model::vision::{ImageFeatures, View};
 use inf_mllm::model::weights::Quantization;
+use inf_mllm::stream::inspect::{Options, Report};
 use inf_mllm::stream::{Session, SessionConfig};
 use tempfile::TempDir;
 
@@ -220,6 +223,50 @@ fn a_llava_next_of_two_files_is_the_published_one() {
             assert!(off < 1e-6, "{width} x {height}: features differ by {off}");
         }
     }
+}
+
+/// A file of 8-bit blocks, as converters write them beside f16: what is in memory are the blocks, and the features are those of the floats
+/// that they stand for.
+#[test]
+fn blocks_of_a_projector_stay_blocks() {
+    let file = File::read(&mmproj("mmproj-smolvlm"));
+    let file = file.map(|name, tensor| match *tensor.shape().dims() {
+        [_, width] if width.is_multiple_of(32) && !name.contains("position") => {
+            let wide = tensor.dequantize(&Device::Cpu).unwrap();
+            (name, QTensor::quantize(&wide, GgmlDType::Q8_0).unwrap())
+        }
+        _ => (name, tensor),
+    });
+    let (_dir, projector) = super::writer::written(&file.bytes());
+    let dir = pair(&smolvlm(), &projector);
+    let features = |quantization| {
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let model = Mllm::load(&checkpoint, quantization, Precision::F32, &Device::Cpu).unwrap();
+        let inputs = golden("tiny_forward/inputs.safetensors");
+        rows(&encoded(&model, &inputs, View::Frame))
+    };
+    let (blocks, floats) = (features(Quantization::Auto), features(Quantization::None));
+    assert_eq!(deviation(&blocks, &floats), 0.0);
+
+    let told = |quantization| {
+        let session = SessionConfig {
+            quantization,
+            ..tiny_config()
+        };
+        let options = Options {
+            session: &session,
+            memory: None,
+        };
+        Report::of(dir.path(), &options)
+    };
+    let (blocks, floats) = (told(Quantization::Auto), told(Quantization::None));
+    assert!(blocks.complete(), "{:?}", blocks.problems);
+    let kept = blocks.kept["Q8_0"];
+    assert!(kept.tensors > 0);
+    // 34 bytes for 32 numbers of 4 each, and nothing beside them.
+    let saved = kept.bytes / 34 * (32 * 4 - 34);
+    assert_eq!(floats.weight_bytes - blocks.weight_bytes, saved);
+    assert_eq!(blocks.repacked_bytes, 0);
 }
 
 #[test]

@@ -198,7 +198,7 @@ pub fn visions() -> Vec<(String, Arc<dyn Vision>)> {
         "lfm2_vl",
         "lfm2_5_vl",
     ];
-    let qwen = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"];
+    let qwen = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"];
     let families = names.iter().chain(&qwen);
     let dirs = families.map(|name| golden("families").join(name));
     let dirs = dirs.chain([tiny_dir(), demo_dir()]);

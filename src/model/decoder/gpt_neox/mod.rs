@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use candle_nn::{layer_norm, LayerNorm, Module};
 
-use super::attention::{Heads, Projected};
+use super::attention::{rotary_order, Heads, Projected};
 use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::Activation;
@@ -88,15 +88,6 @@ fn rows_of_part(heads: &Heads, part: usize, order: &[usize]) -> Vec<u32> {
             order.iter().map(move |&d| (start + d) as u32)
         })
         .collect()
-}
-
-/// A head's dimensions such that those which rotate, the first `rotary_dim`, lie in pairs `(i, i + head_dim / 2)`, as the cache has
-/// them. Products of queries and keys are the same in any order.
-fn rotary_order(head_dim: usize, rotary_dim: usize) -> Vec<usize> {
-    let (half, turning) = (head_dim / 2, rotary_dim / 2);
-    let first = (0..turning).chain(rotary_dim..rotary_dim + half - turning);
-    let second = (turning..rotary_dim).chain(rotary_dim + half - turning..head_dim);
-    first.chain(second).collect()
 }
 
 /// One layer.

@@ -217,6 +217,7 @@ impl Config {
             states: StateShape {
                 layers: attends.len() - layers,
                 inputs: [self.conv_width - 1, self.hidden_size],
+                ..StateShape::NONE
             },
         })
     }

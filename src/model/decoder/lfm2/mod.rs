@@ -10,6 +10,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::attention::Heads;
+use super::convolution::CausalConv;
 use super::llama::{self, Attention, Mlp};
 use super::{LayOut, Recurrent};
 use crate::cache::LayerState;
@@ -63,26 +64,16 @@ pub fn attending(cfg: &Config, w: &Weights) -> Result<llama::Layer> {
 #[derive(Debug)]
 struct ShortConv {
     in_proj: Linear,
-    /// What the inputs are multiplied with, the oldest of them first, `[hidden]` each.
-    taps: Vec<Tensor>,
-    /// `[hidden]`
-    bias: Option<Tensor>,
+    conv: CausalConv,
     out_proj: Linear,
 }
 
 impl ShortConv {
     fn new(cfg: &Config, w: &Weights) -> Result<Self> {
         let (hidden, width, bias) = (cfg.hidden_size, cfg.conv_width, cfg.conv_bias);
-        let w_conv = w.pp("conv");
-        let taps = w_conv.get((hidden, 1, width), "weight")?;
-        let tap = |i| taps.narrow(2, i, 1)?.flatten_all()?.contiguous();
         Ok(Self {
             in_proj: Linear::load_with(hidden, 3 * hidden, bias, &w.pp("in_proj"))?,
-            taps: (0..width).map(tap).collect::<Result<_>>()?,
-            bias: match bias {
-                true => Some(w_conv.get(hidden, "bias")?),
-                false => None,
-            },
+            conv: CausalConv::new((hidden, width), bias, &w.pp("conv"))?,
             out_proj: Linear::load_with(hidden, hidden, bias, &w.pp("out_proj"))?,
         })
     }
@@ -90,28 +81,9 @@ impl ShortConv {
     fn laid_out(&self, change: &LayOut) -> Result<Self> {
         Ok(Self {
             in_proj: change(&self.in_proj)?,
-            taps: self.taps.clone(),
-            bias: self.bias.clone(),
+            conv: self.conv.clone(),
             out_proj: change(&self.out_proj)?,
         })
-    }
-
-    /// `inputs` (`[taps - 1 + tokens, hidden]`) -> `[tokens, hidden]`
-    fn convolved(&self, inputs: &Tensor) -> Result<Tensor> {
-        let tokens = inputs.dim(0)? + 1 - self.taps.len();
-        let mut sum: Option<Tensor> = None;
-        for (i, tap) in self.taps.iter().enumerate() {
-            let product = inputs.narrow(0, i, tokens)?.broadcast_mul(tap)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + product)?,
-                None => product,
-            });
-        }
-        match (sum, &self.bias) {
-            (Some(sum), Some(bias)) => sum.broadcast_add(bias),
-            (Some(sum), None) => Ok(sum),
-            (None, _) => inputs.zeros_like(),
-        }
     }
 
     fn forward(&self, x: &Tensor, states: Vec<&mut LayerState>) -> Result<Tensor> {
@@ -120,7 +92,7 @@ impl ShortConv {
         let tokens = gated.dim(0)? / states.len();
         let convolved = states.into_iter().enumerate().map(|(i, state)| {
             let of_stream = gated.narrow(0, i * tokens, tokens)?;
-            self.convolved(&state.push(&of_stream)?)
+            self.conv.forward(&of_stream, state)
         });
         let convolved = Tensor::cat(&convolved.collect::<Result<Vec<_>>>()?, 0)?;
         self.out_proj.forward(&(c * convolved)?)

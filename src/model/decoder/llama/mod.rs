@@ -1,11 +1,14 @@
 //! A layer of the decoders that are built like Llama: Llama, Mistral, Qwen2 (biases), Qwen3 (normalised queries and keys).
 //!
+//! - this file: the layer, with Llama's MLP
 //! - `config`: the checkpoint's configuration, and what of it can be computed
-//! - `ungated`: the same with an MLP without a gate (Cosmos 3 Edge)
+//! - `ungated`: an MLP without a gate (Cosmos 3 Edge)
 
 mod config;
 mod ungated;
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
@@ -14,7 +17,7 @@ use candle_nn::{rms_norm, Module, RmsNorm};
 use super::attention::{Heads, Projected};
 use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
-use crate::model::activation::gated_silu;
+use crate::model::activation::Activation;
 use crate::model::linear::{forward_all, Linear};
 use crate::model::sum::sum;
 use crate::model::weights::Weights;
@@ -24,8 +27,8 @@ pub use config::{Config, COSMOS3_EDGE, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
 /// The layer whose weights `w` stands at, of the kind that the configuration says.
 pub fn layer(cfg: &Config, w: &Weights) -> Result<Arc<dyn Block>> {
     Ok(match cfg.gated() {
-        true => Arc::new(Layer::new(cfg, w)?),
-        false => Arc::new(ungated::Layer::new(cfg, w)?),
+        true => Arc::new(Layer::<Mlp>::new(cfg, w)?),
+        false => Arc::new(Layer::<ungated::Mlp>::new(cfg, w)?),
     })
 }
 
@@ -99,6 +102,15 @@ impl Attention {
     }
 }
 
+/// What follows the attention of a layer.
+pub trait FeedForward: Module + Debug + Send + Sync + Sized + 'static {
+    /// `w` stands at it.
+    fn new(cfg: &Config, w: &Weights) -> Result<Self>;
+
+    /// As [`Block::laid_out`].
+    fn laid_out(&self, change: &LayOut) -> Result<Self>;
+}
+
 /// `down(silu(gate(x)) * up(x))`
 #[derive(Debug)]
 pub struct Mlp {
@@ -108,6 +120,16 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    pub fn laid_out(&self, change: &LayOut) -> Result<Self> {
+        Ok(Self {
+            gate_proj: change(&self.gate_proj)?,
+            up_proj: change(&self.up_proj)?,
+            down_proj: change(&self.down_proj)?,
+        })
+    }
+}
+
+impl FeedForward for Mlp {
     fn new(cfg: &Config, w: &Weights) -> Result<Self> {
         let (hidden, inner) = (cfg.hidden_size, cfg.intermediate_size);
         let load = |from, to, name| Linear::load_with(from, to, cfg.mlp_bias, &w.pp(name));
@@ -118,46 +140,43 @@ impl Mlp {
         })
     }
 
-    pub fn laid_out(&self, change: &LayOut) -> Result<Self> {
-        Ok(Self {
-            gate_proj: change(&self.gate_proj)?,
-            up_proj: change(&self.up_proj)?,
-            down_proj: change(&self.down_proj)?,
-        })
+    fn laid_out(&self, change: &LayOut) -> Result<Self> {
+        self.laid_out(change)
     }
 }
 
 impl Module for Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = forward_all(x, &[&self.gate_proj, &self.up_proj])?;
-        self.down_proj.forward(&gated_silu(&gate, &up)?)
+        self.down_proj.forward(&Activation::Silu.gated(&gate, &up)?)
     }
 }
 
 /// One layer.
 #[derive(Debug)]
-pub struct Layer {
+pub struct Layer<M = Mlp> {
     pub input_layernorm: RmsNorm,
     pub self_attn: Attention,
     pub post_attention_layernorm: RmsNorm,
-    pub mlp: Mlp,
+    pub mlp: M,
 }
 
-impl Layer {
-    pub fn new(cfg: &Config, w: &Weights) -> Result<Self> {
+impl<M: FeedForward> Layer<M> {
+    fn new(cfg: &Config, w: &Weights) -> Result<Self> {
         let norm = |name| rms_norm(cfg.hidden_size, cfg.rms_norm_eps, w.pp(name).var_builder());
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::new(cfg, &w.pp("self_attn"))?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: Mlp::new(cfg, &w.pp("mlp"))?,
+            mlp: M::new(cfg, &w.pp("mlp"))?,
         })
     }
 }
 
-impl Block for Layer {
-    fn as_llama(&self) -> Option<&Self> {
-        Some(self)
+impl<M: FeedForward> Block for Layer<M> {
+    /// The kernels have a gated MLP.
+    fn as_llama(&self) -> Option<&Layer> {
+        (self as &dyn Any).downcast_ref()
     }
 
     fn laid_out(&self, change: &LayOut) -> Result<Option<Arc<dyn Block>>> {

@@ -76,7 +76,7 @@ struct Attention {
 
 impl Attention {
     fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
-        let load = |name| Linear::stored(sizes.hidden, sizes.hidden, true, &w.pp(name));
+        let load = |name| Linear::load(sizes.hidden, sizes.hidden, true, &w.pp(name));
         Ok(Self {
             q_proj: load("q_proj")?,
             k_proj: load("k_proj")?,
@@ -85,9 +85,7 @@ impl Attention {
             heads: sizes.heads,
         })
     }
-}
 
-impl Attention {
     /// What comes of `x`, added to `past`.
     fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         let [q, k, v] =
@@ -126,7 +124,7 @@ impl Module for Layer {
 }
 
 fn norm(sizes: &Sizes, w: &Weights) -> Result<LayerNorm> {
-    layer_norm(sizes.hidden, sizes.epsilon, w.var_builder())
+    layer_norm(sizes.hidden, sizes.epsilon, w)
 }
 
 /// The tower up to the last layer that is wanted of it.

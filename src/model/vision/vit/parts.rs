@@ -4,7 +4,6 @@ use candle_core::{Result, Tensor};
 use candle_nn::Module;
 
 use super::config::{Sizes, CHANNELS};
-use crate::cache::{shares, weighted_sums};
 use crate::model::activation::Activation;
 use crate::model::vision::attention::{attend, Windows};
 use crate::model::vision::layers::Linear;
@@ -59,29 +58,14 @@ pub fn behind(first: &Tensor, rows: &Tensor) -> Result<Tensor> {
 
 /// Attention of all rows of a tile to all, by head; queries, keys and values are `[tiles, rows, hidden]`, and so is what comes of them.
 pub fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    if q.device().is_cpu() {
-        let (tiles, rows, hidden) = q.dims3()?;
-        let flat = |x: &Tensor| x.flatten_to(1);
-        let windows = Windows {
-            heads,
-            lengths: &vec![rows; tiles],
-            turns: None,
-        };
-        let attended = attend(&flat(q)?, &flat(k)?, &flat(v)?, windows)?;
-        return attended.reshape((tiles, rows, hidden));
-    }
-    let by_head = |x: &Tensor| {
-        let (tiles, rows, hidden) = x.dims3()?;
-        x.reshape((tiles, rows, heads, hidden / heads))?
-            .transpose(1, 2)?
-            .contiguous()
+    let (tiles, rows, hidden) = q.dims3()?;
+    let flat = |x: &Tensor| x.flatten_to(1);
+    let windows = Windows {
+        heads,
+        lengths: &vec![rows; tiles],
+        turns: None,
     };
-    let (q, k, v) = (by_head(q)?, by_head(k)?, by_head(v)?);
-    let scale = 1.0 / (q.dim(3)? as f64).sqrt();
-    let weights = shares(&(q * scale)?.matmul(&k.t()?)?)?;
-    weighted_sums(&weights, &v)?
-        .transpose(1, 2)?
-        .flatten_from(2)
+    attend(&flat(q)?, &flat(k)?, &flat(v)?, windows)?.reshape((tiles, rows, hidden))
 }
 
 /// `fc2(activation(fc1(x)))`
@@ -96,14 +80,12 @@ impl Mlp {
     pub fn new(sizes: &Sizes, w: &Weights) -> Result<Self> {
         let (hidden, inner) = (sizes.hidden, sizes.intermediate);
         Ok(Self {
-            fc1: Linear::stored(hidden, inner, true, &w.pp("fc1"))?,
-            fc2: Linear::stored(inner, hidden, true, &w.pp("fc2"))?,
+            fc1: Linear::load(hidden, inner, true, &w.pp("fc1"))?,
+            fc2: Linear::load(inner, hidden, true, &w.pp("fc2"))?,
             activation: sizes.activation,
         })
     }
-}
 
-impl Mlp {
     /// What comes of `x`, added to `past`.
     pub fn onto(&self, x: &Tensor, past: &Tensor) -> Result<Tensor> {
         self.fc2.onto(&self.inner(x)?, past)
@@ -120,8 +102,7 @@ impl Module for Mlp {
     }
 }
 
-/// Tiles that go through the layers together: what a GPU needs to be busy, while the attention weights of many tiles would take
-/// gigabytes.
+/// Tiles that go through the layers together: what a GPU needs to be busy; memory grows with each of them.
 const BATCH: usize = 8;
 
 /// What `tower` makes of `pixels` (`[tiles, 3, height, width]`), a few tiles at a time.

@@ -3,155 +3,24 @@
 //! Separable convolution, across first and then down, in fixed point with a rounding to whole grey levels after each pass.
 //! Pillow, which older processors used, has finer weights and runs the passes of some sizes in the other order: mostly the same
 //! bytes, else one or two levels off, and up to twenty where the order matters. tests/golden/README.md has the measurements.
+//!
+//! - this file: the two passes
+//! - `filter`: the filters
+//! - `fixed`: the weights of a pass in fixed point
+
+mod filter;
+mod fixed;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::picture::{Picture, PlanarRow, LANES};
+use super::picture::{Picture, PlanarRow};
+use fixed::{half, to_byte};
 
-/// The filters that image processors name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filter {
-    Bilinear,
-    Bicubic,
-    Lanczos,
-}
-
-impl Filter {
-    /// Half width of the filter, input pixels at scale 1.
-    fn support(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-            Self::Lanczos => 3.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        let x = x.abs();
-        if x >= self.support() {
-            return 0.0;
-        }
-        match self {
-            Self::Bilinear => 1.0 - x,
-            // Cubic convolution with a = -1/2 (Keys, 1981).
-            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
-            Self::Bicubic => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
-            Self::Lanczos => sinc(x) * sinc(x / 3.0),
-        }
-    }
-
-    /// Of `from` values in a row that become `to` those that make the `i`-th: the first of them, and their weights, whose sum is 1.
-    pub fn weights(self, from: usize, to: usize, i: usize) -> (usize, Vec<f64>) {
-        let scale = from as f64 / to as f64;
-        let stretch = scale.max(1.0);
-        let support = self.support() * stretch;
-        let centre = (i as f64 + 0.5) * scale;
-        let start = (centre - support + 0.5).max(0.0) as usize;
-        let end = ((centre + support + 0.5) as usize).min(from);
-        let weights = (start..end)
-            .map(|x| self.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
-            .collect::<Vec<_>>();
-        let sum = weights.iter().sum::<f64>();
-        let weights = weights.iter().map(|weight| weight / sum);
-        (start, weights.collect())
-    }
-}
-
-fn sinc(x: f64) -> f64 {
-    if x == 0.0 {
-        return 1.0;
-    }
-    let x = x * std::f64::consts::PI;
-    x.sin() / x
-}
-
-/// Which input pixels make an output pixel, and with what weights, filled up with zeros to whole steps of [`LANES`].
-#[derive(Debug)]
-pub(super) struct Taps {
-    pub start: usize,
-    /// Weights that are not filled up.
-    pub count: usize,
-    pub weights: Vec<i32>,
-}
-
-impl Taps {
-    /// The weighted sums of the three planes, rounded to bytes. One plain loop, which compilers turn into vector instructions;
-    /// inlined, so that they are the caller's.
-    #[inline(always)]
-    fn apply(&self, row: &PlanarRow, bits: u32) -> [u8; 3] {
-        let weights = self.weights.as_slice();
-        let red = &row.red[self.start..][..weights.len()];
-        let green = &row.green[self.start..][..weights.len()];
-        let blue = &row.blue[self.start..][..weights.len()];
-        let mut sums = [half(bits); 3];
-        for i in 0..weights.len() {
-            sums[0] += red[i] * weights[i];
-            sums[1] += green[i] * weights[i];
-            sums[2] += blue[i] * weights[i];
-        }
-        sums.map(|sum| to_byte(sum, bits))
-    }
-}
-
-/// The longest side of a resized picture all of whose pixels are looked at for the sake of a part of them.
-const LONGEST: usize = 1 << 20;
-
-/// The weights of one pass.
-#[derive(Debug)]
-pub(super) struct Axis {
-    /// Fractional bits of the weights.
-    pub bits: u32,
-    /// Of each wanted output pixel.
-    pub taps: Vec<Taps>,
-}
-
-impl Axis {
-    /// Of the pixels `part` of `to`.
-    fn new(from: usize, to: usize, part: Range<usize>, filter: Filter) -> Self {
-        let weights_of = |i: usize| filter.weights(from, to, i);
-        // The fixed point is that of all pixels, but for a side that no processor asks for: there it is that of the part.
-        let all = match to <= LONGEST {
-            true => 0..to,
-            false => part.clone(),
-        };
-        let largest = all.flat_map(|i| weights_of(i).1).fold(0.0, f64::max);
-        let bits = fraction_bits(largest);
-        let taps = part.map(weights_of).map(|(start, weights)| {
-            let fixed = weights.iter();
-            let fixed = fixed.map(|weight| (weight * f64::from(1 << bits)).round() as i32);
-            let fill = weights.len().next_multiple_of(LANES) - weights.len();
-            Taps {
-                start,
-                count: weights.len(),
-                weights: fixed.chain(std::iter::repeat_n(0, fill)).collect(),
-            }
-        });
-        Self {
-            bits,
-            taps: taps.collect(),
-        }
-    }
-}
-
-/// With how many fractional bits the largest weight still fits into 16 bits with a sign; at most 22, which sums of bytes leave room for.
-fn fraction_bits(largest: f64) -> u32 {
-    let fits = |bits: &u32| ((largest * f64::from(1 << bits) + 0.5) as i32) < 1 << 15;
-    (1..=22).take_while(fits).last().unwrap_or(1)
-}
-
-/// What turns cutting off `bits` into rounding.
-#[inline(always)]
-fn half(bits: u32) -> i32 {
-    1 << (bits - 1)
-}
-
-#[inline(always)]
-fn to_byte(sum: i32, bits: u32) -> u8 {
-    (sum >> bits).clamp(0, 255) as u8
-}
+pub use filter::Filter;
+pub(super) use fixed::{Axis, Taps};
 
 /// The part of a resized picture that is wanted, pixels from the left and from the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,10 +195,8 @@ impl NullaryFnOnce for AddRows<'_> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
-    use super::super::picture::{PackedRgb, MAX_SIDE};
     use super::*;
+    use crate::model::preprocess::picture::PackedRgb;
 
     fn resize(
         bytes: &[u8],
@@ -390,28 +257,5 @@ mod tests {
         // The second output pixel is centred between inputs 2 and 3; its triangle of width 4 weighs 1, 3, 3, 1.
         let out = resize(&row, (8, 1), (4, 1), Filter::Bilinear);
         assert_eq!([out[0], out[3], out[6]], [11, 30, 0]);
-    }
-
-    proptest! {
-        /// Six weights for each pixel of the longer side, and as many as fill up a step for each that is made.
-        #[test]
-        fn a_plan_takes_memory_by_the_sides_alone(
-            from in 1..=MAX_SIDE,
-            to in prop_oneof![1usize..5000, Just(usize::MAX >> 20)],
-            start: prop::sample::Index,
-            filter in prop::sample::select(vec![Filter::Bilinear, Filter::Bicubic, Filter::Lanczos]),
-        ) {
-            let part = match to < 5000 {
-                true => 0..to,
-                false => {
-                    let start = start.index(to - 400);
-                    start..start + 400
-                }
-            };
-            let wanted = part.len();
-            let axis = Axis::new(from, to, part, filter);
-            let weights = axis.taps.iter().map(|taps| taps.weights.len()).sum::<usize>();
-            prop_assert!(weights <= 6 * from.max(wanted) + (LANES + 2) * wanted, "{weights} weights");
-        }
     }
 }
