@@ -15,7 +15,7 @@ pub struct Chat {
     pub format: &'static ChatFormat,
     /// What stands in the place of the system turn when there is no system prompt: the checkpoint's own default, if it has one.
     pub no_system: Arc<str>,
-    /// What is written in front of every answer: it opens a thought, or is one without words; empty if the template writes neither.
+    /// What is written in front of every answer: it opens a thought, or stands for one without words; empty if the template writes neither.
     pub thought: Arc<str>,
     /// How frames that follow one another are one video, if they are.
     pub video_axis: Option<VideoAxis>,
@@ -78,7 +78,8 @@ impl Chat {
     /// in front of answers that were given without one, or else a thought without words.
     pub fn thinking(self, thinking: Thinking) -> Self {
         let thought = match thinking {
-            Thinking::Always if !self.thinks() => Thought::OPEN.into(),
+            Thinking::Always if self.thought.is_empty() => Thought::OPEN.into(),
+            Thinking::Always if !self.thinks() => format!("{}\n", Thought::OPEN).into(),
             Thinking::Never if self.thinks() => match self.format.past_thought {
                 "" => format!("{}{}", self.thought, Thought::CLOSED).into(),
                 past => past.into(),

@@ -89,16 +89,16 @@ impl Thought {
         text.trim() == OPEN
     }
 
+    /// Whether `token` is a mark of a thought.
+    pub fn is_mark(token: &str) -> bool {
+        token == OPEN || token == CLOSE
+    }
+
     /// Whether `text`, which a template writes in front of every answer, is a thought without words.
     pub fn is_skipped_by(text: &str) -> bool {
         let within = text.trim().strip_prefix(OPEN);
         let within = within.and_then(|text| text.strip_suffix(CLOSE));
         within.is_some_and(|words| words.trim().is_empty())
-    }
-
-    /// Whether `token` is a mark of a thought.
-    pub fn is_mark(token: &str) -> bool {
-        token == OPEN || token == CLOSE
     }
 
     /// Whether what comes next belongs to the thought.
