@@ -32,7 +32,8 @@ pub struct Format {
 }
 
 /// By the names of families; those that are not here write none in a published form. Sources: the model cards and cookbooks of Qwen2-VL
-/// (arXiv 2409.12191, 2.2), Qwen2.5-VL (arXiv 2502.13923, 2.1) and Qwen3-VL, of which Cosmos 3 has come, and as which Qwen3.5 is taken to write.
+/// (arXiv 2409.12191, 2.2), Qwen2.5-VL (arXiv 2502.13923, 2.1) and Qwen3-VL, of which Cosmos 3 has come; Qwen3.5:
+/// its developers in issue 4 of QwenLM/Qwen3.8-Flash-Next.
 const FORMATS: [(&str, Format); 5] = [
     (
         "Qwen2-VL",

@@ -31,8 +31,8 @@ converter.main()
 """
 
 
-def convert(family: str, file: Path, *options: str) -> None:
-    command = [sys.executable, "-c", RUN, "convert", str(HERE / "families" / family), "--outfile", str(file)]
+def convert(family: str, file: Path, *options: str, run: str = RUN) -> None:
+    command = [sys.executable, "-c", run, "convert", str(HERE / "families" / family), "--outfile", str(file)]
     command += ["--outtype", "f32", *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:

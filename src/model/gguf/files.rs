@@ -17,7 +17,7 @@ use super::vocabulary::added_token;
 use super::Gguf;
 use crate::cache::told_bytes;
 use crate::model::checkpoint::{list, MODEL_FILE, PROJECTOR_FILE};
-use crate::model::decoder::llama;
+use crate::model::decoder;
 use crate::model::weights::{block_name, Quantization};
 use crate::model::ModelError;
 
@@ -26,7 +26,7 @@ use crate::model::ModelError;
 pub struct GgufFiles {
     decoder: Arc<Gguf>,
     text_config: Json,
-    config: llama::Config,
+    config: decoder::Config,
     beside: Beside,
 }
 
@@ -174,7 +174,7 @@ impl GgufFiles {
 
     /// Fails for a projector of another decoder.
     fn check_fit(&self, projector: &Projector) -> Result<(), ModelError> {
-        projector.check_width(self.config.hidden_size)?;
+        projector.check_width(self.config.hidden_size())?;
         projector.config(&self.decoder, &self.text_config)?;
         Ok(())
     }
@@ -263,6 +263,7 @@ impl GgufFiles {
             None => Paths::ALONE,
             Some(projector) => projector.paths(),
         };
+        let names = self.decoder.decoder_names();
         let decoder = Part {
             gguf: self.decoder.clone(),
             entries: self
@@ -270,7 +271,7 @@ impl GgufFiles {
                 .decoder_entries(&self.config, paths)?
                 .into_iter()
                 .collect(),
-            stored: Box::new(move |name| paths.stored(name)),
+            stored: Box::new(move |name| paths.stored(names, name)),
         };
         let mut parts = vec![decoder];
         if let Some(projector) = self.projector().cloned() {

@@ -6,7 +6,7 @@
 //! - `split`: a model in several files
 //! - `header`, `value`: what lies where in the file
 //! - `files`: the files of a model as those of a published directory
-//! - `decoder`: the decoder's configuration and the names of its tensors
+//! - `decoder`: the decoder's configuration and the names of its tensors; `lfm2`: the same of LFM2's
 //! - `rope`: scaled rotary frequencies, which are told by a tensor
 //! - `vocabulary`, `sentencepiece`: the tokenizer
 //! - `template`: the chat template of decoders that know no images
@@ -17,6 +17,7 @@
 mod decoder;
 mod files;
 mod header;
+mod lfm2;
 mod projector;
 mod rope;
 mod sentencepiece;

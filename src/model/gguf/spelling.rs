@@ -109,6 +109,11 @@ impl<'a> Name<'a> {
         }
     }
 
+    /// The number in it.
+    pub fn layer(&self) -> Option<usize> {
+        self.layer
+    }
+
     fn rename(&self, pattern: &str) -> String {
         let mut name = numbered(pattern, self.layer);
         if !self.kind.is_empty() {

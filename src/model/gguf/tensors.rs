@@ -30,6 +30,10 @@ pub enum Form {
     Rows,
     /// Pieces `[out, in, side, side]`, one for each frame of a patch: `[out, in, frames, side, side]` published.
     Frames,
+    /// What a convolution of each channel for itself multiplies with: `[channels, width]`, published as `[channels, 1, width]`.
+    Channels,
+    /// Patches `[out, in, side, side]` of which the published matrix has the colours last: `[out, side * side * in]`.
+    Patches,
 }
 
 impl Entry {
@@ -63,8 +67,9 @@ impl Entry {
         &self.pieces[0].1
     }
 
-    fn is_cut(&self) -> bool {
-        self.pieces.len() > 1
+    /// Whether the numbers are not one row after another as published.
+    fn is_put_together(&self) -> bool {
+        self.pieces.len() > 1 || matches!(self.form, Form::Channels | Form::Patches)
     }
 
     /// The published shape.
@@ -77,6 +82,12 @@ impl Entry {
                 dims[0] = rows.fold(0, usize::saturating_add);
             }
             Form::Frames => dims.insert(dims.len().min(2), self.pieces.len()),
+            Form::Channels => dims.insert(dims.len().min(1), 1),
+            Form::Patches => {
+                let columns = dims.iter().skip(1).copied().fold(1, usize::saturating_mul);
+                dims.truncate(1);
+                dims.push(columns);
+            }
         }
         dims
     }
@@ -123,11 +134,13 @@ impl GgufTensors {
         let Some((gguf, entry)) = self.find(name) else {
             bail!("the tensor {} is missing", self.describe(name));
         };
-        if entry.is_cut() {
-            bail!("the tensor {} is in pieces", self.describe(name));
+        if entry.is_put_together() {
+            bail!(
+                "the tensor {} is not stored as published",
+                self.describe(name)
+            );
         }
         let rows = match entry.form {
-            Form::Whole | Form::Rows | Form::Frames => rows.map(<[u32]>::to_vec),
             Form::Paired(heads) => {
                 let order = unpaired(entry.first().dims[0], heads);
                 match rows {
@@ -139,6 +152,7 @@ impl GgufTensors {
                     }
                 }
             }
+            _ => rows.map(<[u32]>::to_vec),
         };
         Ok(gguf.stored(entry.first(), rows))
     }
@@ -150,7 +164,7 @@ impl GgufTensors {
             .map_err(|error| self.explain(name, error))
     }
 
-    /// A tensor of several pieces.
+    /// A tensor that is not stored as published.
     fn joined(
         &self,
         (gguf, entry): (&Gguf, &Entry),
@@ -163,6 +177,8 @@ impl GgufTensors {
             .collect::<Result<Vec<_>>>()?;
         let whole = match entry.form {
             Form::Frames => Tensor::stack(&pieces, 2)?,
+            Form::Channels => pieces[0].unsqueeze(1)?,
+            Form::Patches => pieces[0].permute((0, 2, 3, 1))?.flatten_from(1)?,
             _ => Tensor::cat(&pieces, 0)?,
         };
         match rows {
@@ -204,7 +220,7 @@ impl Source for GgufTensors {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        match self.find(name).filter(|(_, entry)| entry.is_cut()) {
+        match self.find(name).filter(|(_, entry)| entry.is_put_together()) {
             None => self.dense(&self.stored(name, rows)?, name, dtype, device),
             Some(cut) => self
                 .joined(cut, rows, dtype)
@@ -238,7 +254,9 @@ impl Source for GgufTensors {
     }
 
     fn blocks(&self, name: &str) -> Option<GgmlDType> {
-        let (_, entry) = self.find(name).filter(|(_, entry)| !entry.is_cut())?;
+        let (_, entry) = self
+            .find(name)
+            .filter(|(_, entry)| !entry.is_put_together())?;
         let stored = entry.first().dtype;
         let is_float = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16].contains(&stored);
         match (is_float, self.quantization) {

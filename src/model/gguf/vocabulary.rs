@@ -129,7 +129,8 @@ impl Gguf {
     fn begin(&self) -> Result<Option<u32>, ModelError> {
         let (model, split) = (self.text(MODEL)?, self.optional_text(SPLIT)?);
         // What llama.cpp does without the keys.
-        let (sentence_piece, llama3) = (model == "llama", split == Some("llama-bpe"));
+        let llama3 = matches!(split, Some("llama-bpe" | "lfm2"));
+        let sentence_piece = model == "llama";
         let id = match self.id(BEGIN)? {
             None if sentence_piece => Some(1),
             given => given,
@@ -164,7 +165,7 @@ impl Gguf {
                 let digits = json!({ "type": "Digits", "individual_digits": true });
                 (vec![digits, bytes(true)], Json::Null, false)
             }
-            Some("llama-bpe") => {
+            Some("llama-bpe" | "lfm2") => {
                 let words = split(&words(r"\p{N}{1,3}"));
                 (vec![words, bytes(false)], Json::Null, true)
             }
@@ -185,7 +186,8 @@ impl Gguf {
                 (cuts, Json::Null, false)
             }
             Some(other) => {
-                let expected = "\"gpt-2\", \"smollm\", \"llama-bpe\", \"qwen2\" or \"default\"";
+                let expected =
+                    "\"gpt-2\", \"smollm\", \"llama-bpe\", \"lfm2\", \"qwen2\" or \"default\"";
                 return Err(self.unsupported(SPLIT, format!("{other:?}"), expected));
             }
         };

@@ -30,6 +30,12 @@ fn a_topic_with_colours_is_chosen_and_without_one_that_can_be_used_all_are_liste
     messages.extend((0..4).map(of("/z_color/image", "rgb8")));
     write_mcap(&file, WriteOptions::new(), &messages);
     assert_eq!(open(dir.path()).topic(), "/z_color/image");
+    // What a node makes of a camera's images is no camera, though its names come first.
+    for topic in ["/a/evidence_image", "/a/evidence_image/compressed"] {
+        messages.extend((0..4).map(of(topic, "rgb8")));
+    }
+    write_mcap(&file, WriteOptions::new(), &messages);
+    assert_eq!(open(dir.path()).topic(), "/z_color/image");
     assert_eq!(
         Bag::open(dir.path(), Some("/depth/image")).unwrap().count(),
         4

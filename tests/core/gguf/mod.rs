@@ -5,6 +5,7 @@
 //! - `converted`: published checkpoints in such files
 //! - `damaged`: what is refused, and how
 //! - `golden`: decoders with the numbers of transformers and the ids of their tokenizers
+//! - `lfm2`: the LFM2-VL families as llama.cpp's converter writes them
 //! - `projector`: a vision tower beside a decoder
 //! - `published`: published files without their numbers
 //! - `qwen_vl`: the Qwen-VL families as llama.cpp's converter writes them
@@ -14,6 +15,7 @@ mod chosen;
 mod converted;
 mod damaged;
 mod golden;
+mod lfm2;
 mod projector;
 mod published;
 mod qwen_vl;

@@ -29,7 +29,7 @@ struct Known {
 }
 
 #[rustfmt::skip]
-const FILES: [Known; 6] = [
+const FILES: [Known; 9] = [
     Known { name: "Qwen2-VL-2B-Instruct", kind: ("Qwen2-VL", "qwen2_vl_text"), context: 32_768, cache: [28, 2, 128], frame: 23 * 17 },
     Known { name: "Qwen2.5-VL-3B-Instruct", kind: ("Qwen2.5-VL", "qwen2_vl_text"), context: 128_000, cache: [36, 2, 128], frame: 23 * 17 },
     Known { name: "Qwen2.5-VL-7B-Instruct", kind: ("Qwen2.5-VL", "qwen2_vl_text"), context: 128_000, cache: [28, 4, 128], frame: 23 * 17 },
@@ -37,6 +37,9 @@ const FILES: [Known; 6] = [
     Known { name: "Qwen3-VL-2B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [28, 8, 128], frame: 20 * 15 },
     Known { name: "Qwen3-VL-4B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: 20 * 15 },
     Known { name: "Qwen3-VL-8B-Instruct", kind: ("Qwen3-VL", "qwen3_vl_text"), context: 262_144, cache: [36, 8, 128], frame: 20 * 15 },
+    Known { name: "LFM2-VL-450M", kind: ("LFM2-VL", "lfm2"), context: 128_000, cache: [6, 8, 64], frame: 18 * 13 },
+    Known { name: "LFM2.5-VL-450M", kind: ("LFM2-VL", "lfm2"), context: 128_000, cache: [6, 8, 64], frame: 18 * 13 },
+    Known { name: "LFM2.5-VL-1.6B", kind: ("LFM2-VL", "lfm2"), context: 128_000, cache: [6, 8, 64], frame: 18 * 13 },
 ];
 
 const ALIGNMENT: usize = 32;
@@ -221,7 +224,7 @@ fn check(known: &Known) {
 }
 
 #[test]
-fn qwen_vl_is_complete() {
+fn they_are_complete() {
     FILES.iter().for_each(check);
     let listed = fs::read_dir(golden("published/gguf")).unwrap().count();
     assert_eq!(listed, FILES.len());

@@ -3,10 +3,12 @@
 //!
 //! - this file: the file, and the table of projectors
 //! - `idefics3`: SmolVLM, Idefics3
+//! - `lfm2_vl`: LFM2-VL, LFM2.5-VL
 //! - `mlp`: LLaVA-1.5, LLaVA-NeXT
 //! - `qwen_vl`: Qwen2-VL, Qwen2.5-VL, Qwen3-VL
 
 mod idefics3;
+mod lfm2_vl;
 mod mlp;
 mod qwen_vl;
 
@@ -59,8 +61,9 @@ struct Kind {
     plain_decoder: bool,
 }
 
-static KINDS: [Kind; 5] = [
+static KINDS: [Kind; 6] = [
     idefics3::KIND,
+    lfm2_vl::KIND,
     mlp::KIND,
     qwen_vl::QWEN2_VL,
     qwen_vl::QWEN2_5_VL,
