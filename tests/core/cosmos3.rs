@@ -237,11 +237,12 @@ fn a_conversation_reads_as_the_chat_template_writes_it_once_it_has_gone_on() {
 
 #[test]
 fn a_choice_is_answered_behind_a_closed_thought_and_not_behind_two() {
-    let config = SessionConfig {
+    let mut config = SessionConfig {
         model_dir: golden("families").join(EDGE),
         system_prompt: String::new(),
         ..tiny_config()
     };
+    config.cache.budget = 512;
     let mut session = Session::new(config).unwrap();
     session.push_frame(&picture(0, [200, 90, 20])).unwrap();
     let mut asked = instruction("a", "What?");
