@@ -33,6 +33,7 @@ class Goal:
 
     def __init__(self, client: Client, action: ActionClient, **fields: Any) -> None:
         self._client = client
+        # Those in a row from the first one: a client has no room for all that come while it is busy.
         self.pieces: list[str] = []
         self.first_piece: float | None = None
         sent = action.send_goal_async(Ask.Goal(instruction=Instruction(**fields)), feedback_callback=self._feedback)
@@ -43,10 +44,12 @@ class Goal:
 
     def _feedback(self, message: Any) -> None:
         self.first_piece = self.first_piece or time.monotonic()
-        self.pieces.append(message.feedback.delta.text)
+        delta = message.feedback.delta
+        if delta.index == len(self.pieces):
+            self.pieces.append(delta.text)
 
     def begin(self) -> None:
-        self._client.wait(lambda: bool(self.pieces), "a piece of the answer")
+        self._client.wait(lambda: self.first_piece is not None, "a piece of the answer")
 
     @property
     def done(self) -> bool:
