@@ -269,7 +269,10 @@ mod tests {
             assert_eq!(answer.thought_end, end, "{said}");
             // Every token was paid for in time and memory.
             assert_eq!(answer.token_ids.len(), answer.output_tokens);
-            assert!(answer.output_tokens >= said.split_whitespace().count(), "{said}");
+            assert!(
+                answer.output_tokens >= said.split_whitespace().count(),
+                "{said}"
+            );
             let behind = answer.output_tokens - answer.thought_tokens;
             match end {
                 ThoughtEnd::None => assert_eq!(answer.thought_tokens, 0),

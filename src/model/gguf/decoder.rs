@@ -190,7 +190,7 @@ impl Gguf {
                 heads.map_or(Form::Whole, Form::Paired)
             }),
             Config::Lfm2(config) => lfm2::form(config, name),
-            Config::GptNeoX(_) => None,
+            Config::GptNeoX(_) | Config::Qwen3_5(_) => None,
         }
     }
 
