@@ -9,7 +9,7 @@ use inf_mllm::cache::{BoundedCache, CacheConfig, Mark, PolicyKind};
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::vision::{ImageFeatures, Pixels, View};
 use inf_mllm::stream::grammar::{Chat, Grammar, Shot};
-use inf_mllm::stream::{Answer, Instruction, Session, SessionConfig};
+use inf_mllm::stream::{Answer, FinishReason, Instruction, Session, SessionConfig};
 use serde_json::Value;
 
 use crate::cache_stream::Seen;
@@ -269,7 +269,8 @@ fn asked(ephemeral: bool) -> Instruction {
 
 fn ask(session: &mut Session, ephemeral: bool) -> Answer {
     let answer = session.ask(&asked(ephemeral), &|| false, &mut |_| {});
-    assert_eq!(answer.error, None);
+    // Of a model that thinks it may be cut off within its thought.
+    assert_ne!(answer.finish, FinishReason::Error, "{:?}", answer.error);
     answer
 }
 

@@ -123,6 +123,7 @@ fn a_conversation_goes_on_through_evictions_and_begins_anew() {
                 show(session, 30);
                 let first = session.ask(&instruction("a", "What?"), &|| false, &mut |_| ());
                 assert_ne!(first.finish, FinishReason::Error, "{about}: {first:?}");
+                assert!(first.vision_tokens > 0, "{about}");
                 let mut aside = instruction("b", "And before?");
                 aside.ephemeral = true;
                 let saved = session.usage();

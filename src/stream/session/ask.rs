@@ -299,6 +299,7 @@ impl Session {
     ) -> Result<Vec<f32>, AskError> {
         if self.config.cache.policy == PolicyKind::LastFrames {
             self.feed_last_frames()?;
+            answer.rest_on(&self.basis());
         }
         let tokenizer = &self.model.tokenizer;
         let text = self.state.stream.grammar.instruction(question, tokenizer);

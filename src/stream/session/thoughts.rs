@@ -1,6 +1,7 @@
 //! Thoughts in front of answers: how long they may be, and what of a turn stays in the memory once it has been answered.
 
 use super::{AskError, Session};
+use crate::cache::PolicyKind;
 use crate::model::chooser::Limits;
 use crate::model::ModelError;
 use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Instruction, ThoughtEnd};
@@ -10,14 +11,19 @@ impl Session {
     /// Whether a turn that has been answered is to leave the memory again, to be fed without its thought.
     pub(super) fn drops_thought(&self, answer: &Answer) -> bool {
         let written = self.state.stream.grammar.writes_thought();
-        !self.config.remember_thoughts && (written || answer.thought_end != ThoughtEnd::None)
+        self.forgets_thoughts() && (written || answer.thought_end != ThoughtEnd::None)
     }
 
     /// Whether a turn may have to leave the memory again.
     pub(super) fn may_leave(&self, instruction: &Instruction) -> bool {
         let every = self.config.frames_during_answers;
         let may_pause = every > 0 && self.longest(instruction) > every;
-        may_pause || !self.config.remember_thoughts
+        may_pause || self.forgets_thoughts()
+    }
+
+    /// Without a memory there is nothing that a thought could leave: every question begins anew.
+    fn forgets_thoughts(&self) -> bool {
+        !self.config.remember_thoughts && self.config.cache.policy != PolicyKind::LastFrames
     }
 
     /// The ids of an answer as the memory is to hold them behind their question.
