@@ -296,6 +296,28 @@ fn without_eviction_a_full_memory_is_an_error_and_not_an_end() {
 }
 
 #[test]
+fn a_cache_that_no_question_has_room_in_is_refused() {
+    let session = |policy, n_recent, slack| {
+        let mut config = tiny_config();
+        config.cache.policy = policy;
+        config.cache.n_recent = n_recent;
+        config.cache.slack = slack;
+        Session::new(config)
+    };
+    // A turn stands in what a compaction frees, or in what it keeps for being new.
+    for (policy, n_recent) in [(PolicyKind::Tova, 0), (PolicyKind::InfMllm, 1)] {
+        let error = session(policy, n_recent, 1).err().unwrap().to_string();
+        assert!(error.contains("slack is 1, expected at least "), "{error}");
+        let least = error.split("at least ").nth(1).unwrap();
+        let least = least.split(',').next().unwrap().parse::<usize>().unwrap();
+        assert!(session(policy, n_recent, least - 1).is_err());
+        let mut roomy = session(policy, n_recent, least).unwrap();
+        show(&mut roomy, 0, 3);
+        assert_eq!(ask(&mut roomy, "a", "What is in view?").error, None);
+    }
+}
+
+#[test]
 fn last_frames_answers_from_the_last_frames_alone() {
     let session = |last_frames| {
         let mut config = tiny_config();

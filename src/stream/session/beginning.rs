@@ -129,8 +129,17 @@ impl PromptCheck {
             None if prefix + frame + question >= longest => {
                 format!("{needed}, which the model's longest input of {longest} tokens has not")
             }
-            // It is not for the budget: what is wrong is said where the cache is put together.
-            None => return plan,
+            // It is not for the budget.
+            None => {
+                plan?;
+                return Err(CacheError::Parameter {
+                    name: "slack",
+                    value: self.cache.slack.to_string(),
+                    expected: format!(
+                        "at least {question}, the tokens of a short question, which has to fit in what a compaction frees or always keeps"
+                    ),
+                });
+            }
         };
         Err(CacheError::Parameter {
             name: "budget",
