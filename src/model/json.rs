@@ -6,7 +6,6 @@ use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
 use super::decoder::Unsupported;
-use crate::excerpt::excerpt;
 
 /// Numbers that Python's `json` writes and JSON does not have.
 const NOT_JSON: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
@@ -63,7 +62,7 @@ fn unsupported(field: &str, value: Option<&Value>, message: &str) -> Unsupported
         "" => "the whole",
         named => named,
     };
-    let value = value.map_or_else(String::new, |value| excerpt(&value.to_string()));
+    let value = value.map_or_else(String::new, Value::to_string);
     let expected = match message.split_once(", expected ") {
         Some((_, expected)) => in_words(expected),
         None => format!("something else: {message}"),

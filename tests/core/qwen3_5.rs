@@ -264,6 +264,9 @@ fn configurations_that_cannot_be_computed_are_named_with_value_and_expectation()
         types("linear_attention"),
         &["full_attention"],
     );
+    // What is echoed of a file is short, however long what it says.
+    let long = "x".repeat(100_000);
+    text("layer_types", types(&long), &["xxx... (100000 bytes)"]);
     text("layer_types", json!(["full_attention"]), &["1 long", "4"]);
     text("layer_types", json!([]), &["0 long", "4"]);
     text("hidden_act", json!("gelu"), &["gelu", "silu"]);

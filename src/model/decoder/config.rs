@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{gpt_neox, lfm2, llama, qwen3_5};
 use crate::cache::CacheShape;
+use crate::excerpt::excerpt;
 use crate::model::fields::without_nulls;
 use crate::model::{json, ModelError};
 
@@ -26,7 +27,7 @@ impl Unsupported {
     pub fn new(field: impl Display, value: impl Display, expected: impl Display) -> Self {
         Self {
             field: field.to_string(),
-            value: value.to_string(),
+            value: excerpt(&value.to_string()),
             expected: expected.to_string(),
         }
     }
