@@ -36,12 +36,9 @@ impl Generation {
         tokenizer: Arc<ChatTokenizer>,
         thought: Thought,
     ) -> Self {
-        let marks = tokenizer.controls();
-        let marks = marks.filter(|(content, _)| Thought::is_mark(content));
-        let marks = marks.map(|(content, id)| (id, content.to_string()));
         Self {
             answer,
-            marks: marks.collect(),
+            marks: Thought::control_marks(&tokenizer),
             tokenizer,
             thought,
             text: TextStream::default(),

@@ -75,6 +75,33 @@ fn conversations_are_written_as_transformers_writes_them() {
     }
 }
 
+#[test]
+fn a_prompt_s_thought_comes_apart_where_its_marks_are_control_tokens() {
+    let (dir, about) = (fine_tune("cosmos_reason2"), about("cosmos_reason2"));
+    let file = dir.path().join("tokenizer.json");
+    let mut tokenizer = json(&file);
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        token["special"] = true.into();
+    }
+    fs::write(file, tokenizer.to_string()).unwrap();
+    let told: Value =
+        serde_json::from_slice(&generated(dir.path(), &about, None, true).stdout).unwrap();
+    assert_eq!(told["thought"], "Who? it which");
+    assert_eq!(told["text"], "You are the bob");
+}
+
+#[test]
+fn a_prompt_whose_answer_is_cut_off_within_its_thought_says_so() {
+    for (longest, cut) in [(3, true), (40, false)] {
+        let (dir, mut about) = (fine_tune("qwen3_vl_thinking"), about("qwen3_vl_thinking"));
+        about["max_new_tokens"] = longest.into();
+        let output = generated(dir.path(), &about, None, false);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(told.contains("within the thought"), cut, "{told}");
+        assert_eq!(output.stdout.trim_ascii().is_empty(), cut);
+    }
+}
+
 fn generated(dir: &Path, about: &Value, logits: Option<&Path>, json: bool) -> Output {
     let base = golden("families").join(about["base"].as_str().unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_inf_mllm"));

@@ -172,6 +172,22 @@ fn the_memory_holds_a_turn_as_if_it_had_been_answered_without_a_thought() {
 }
 
 #[test]
+fn a_thought_adds_nothing_to_a_memory_of_the_last_frames() {
+    let dir = fine_tune(OPENED);
+    let mut config = config(&dir);
+    config.cache.policy = PolicyKind::LastFrames;
+    let mut session = shown(&config, 6);
+    let turns = [0; 3].map(|_| {
+        let answer = ask(&mut session);
+        assert_eq!(answer.thought_end, ThoughtEnd::Ended);
+        (answer.token_ids, session.usage().used)
+    });
+    assert!(turns.iter().all(|turn| *turn == turns[0]), "{turns:?}");
+    // What is held behind an answer are the frames that it was given from.
+    assert!(session.basis().vision_tokens > 0);
+}
+
+#[test]
 fn thoughts_of_which_the_template_knows_nothing_leave_too() {
     for (name, thought, thinking) in THINKERS {
         let dir = fine_tune(name);

@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         .token;
     }
-    let Parted { thought, answer } = parted(&chat, &model.tokenizer.decode(&generated)?);
+    let (Parted { thought, answer }, cut) = parted(&chat, &model, &generated)?;
     if args.json {
         let said = json!({
             "prompt_ids": ids,
@@ -132,18 +132,36 @@ pub fn run(args: &Args) -> Result<()> {
     if !thought.is_empty() {
         eprintln!("{}\n", thought.trim());
     }
+    if cut {
+        let length = generated.len();
+        eprintln!("cut off at {length} tokens within the thought, before an answer had begun (--max-new-tokens)");
+    }
     print(&format!("{}\n", answer.trim()))
 }
 
-/// What was thought and what was answered.
-fn parted(chat: &Chat, text: &str) -> Parted {
+/// What was thought and what was answered, and whether all of it was thought and more would have come.
+fn parted(chat: &Chat, model: &Mllm, generated: &[u32]) -> Result<(Parted, bool)> {
+    let marks = Thought::control_marks(&model.tokenizer);
+    let mark = |id| marks.iter().find(|(mark, _)| *mark == id);
     let mut thought = Thought::new(chat.thinks());
-    let first = thought.part(text);
-    let rest = thought.rest();
-    Parted {
-        thought: first.thought + &rest.thought,
-        answer: first.answer + &rest.answer,
+    let mut parts = Vec::new();
+    for run in generated.split_inclusive(|&id| mark(id).is_some()) {
+        let (last, before) = run.split_last().context("a run of no tokens")?;
+        let text = match mark(*last) {
+            Some((_, mark)) => model.tokenizer.decode(before)? + mark,
+            None => model.tokenizer.decode(run)?,
+        };
+        parts.push(thought.part(&text));
     }
+    let ended = generated.last().is_some_and(|&id| model.ends.contains(id));
+    let cut = thought.is_thinking() && !ended;
+    parts.push(thought.rest());
+    let joined = |of: fn(&Parted) -> &str| parts.iter().map(of).collect::<String>();
+    let whole = Parted {
+        thought: joined(|part| &part.thought),
+        answer: joined(|part| &part.answer),
+    };
+    Ok((whole, cut))
 }
 
 /// Full attention over prompt and answer, unless a policy or a budget is asked for.

@@ -1,6 +1,7 @@
 //! Thoughts that a model writes in front of an answer.
 
 use crate::cache::parameter::choice;
+use crate::model::tokenizer::ChatTokenizer;
 
 /// Around a thought.
 const OPEN: &str = "<think>";
@@ -89,9 +90,13 @@ impl Thought {
         text.trim() == OPEN
     }
 
-    /// Whether `token` is a mark of a thought.
-    pub fn is_mark(token: &str) -> bool {
-        token == OPEN || token == CLOSE
+    /// Marks of thoughts that are control tokens of a checkpoint, which have no text otherwise.
+    pub fn control_marks(tokenizer: &ChatTokenizer) -> Vec<(u32, String)> {
+        let controls = tokenizer.controls();
+        let marks = controls.filter(|(content, _)| *content == OPEN || *content == CLOSE);
+        marks
+            .map(|(content, id)| (id, content.to_string()))
+            .collect()
     }
 
     /// Whether `text`, which a template writes in front of every answer, is a thought without words.
