@@ -5,6 +5,7 @@
 //! - `config`: which decoder a checkpoint has
 //! - `layout`: its matrices as the products of a device take them
 //! - `attention`: what the attention of every layer does between its projections
+//! - `layer_types`: which layers attend, where the others keep a state
 //! - `convolution`: what layers without keys have in common
 //! - `rope`: the rotary embedding as configurations describe it
 //! - `llama`: layers of Llama, Mistral, Qwen2, Qwen3, Cosmos 3 Edge
@@ -18,6 +19,7 @@ mod config;
 mod convolution;
 pub mod gpt_neox;
 mod layer;
+mod layer_types;
 mod layout;
 pub mod lfm2;
 pub mod llama;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::layer_types::ATTENTION;
 use super::Unsupported;
 use crate::cache::{Rope, RopeAxes, RopeScaling};
 
@@ -49,9 +50,6 @@ pub struct Beside<'a> {
     pub layer_types: &'a [String],
 }
 
-/// The kind of the layers of a decoder that does not say so.
-const FULL_ATTENTION: &str = "full_attention";
-
 impl RopeParameters {
     /// What counts of `rope_scaling` and `rope_parameters`: the first, unless it is empty, as transformers reads them (5.24,
     /// `convert_rope_params_to_dict`); nothing of the other is taken then.
@@ -71,7 +69,8 @@ impl RopeParameters {
         if !self.others.keys().any(of_a_kind) {
             return Ok(self.clone());
         }
-        let full = [FULL_ATTENTION.to_string()];
+        // A decoder that does not say so attends in every layer.
+        let full = [ATTENTION.to_string()];
         let kinds = match layer_types {
             [] => &full,
             given => given,
@@ -249,7 +248,7 @@ mod tests {
         let full = rope(json, &BESIDE).unwrap();
         assert_eq!(full.theta, 5e4);
         assert_eq!(full.scaling, RopeScaling::Linear { factor: 2.0 });
-        let kinds = ["sliding_attention", FULL_ATTENTION].map(String::from);
+        let kinds = ["sliding_attention", ATTENTION].map(String::from);
         let of = |layer_types| Beside {
             layer_types,
             ..BESIDE

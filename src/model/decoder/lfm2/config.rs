@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::cache::{CacheShape, StateShape};
 use crate::model::decoder::attention::Heads;
+use crate::model::decoder::layer_types::{attending, check_width, keeping_keys};
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
 use crate::model::fields::without_nulls;
@@ -76,11 +77,7 @@ impl Default for Config {
     }
 }
 
-const ATTENTION: &str = "full_attention";
 const CONVOLUTION: &str = "conv";
-
-/// The widest convolution that is worked on; published models have 3.
-const MAX_WIDTH: usize = 64;
 
 impl Config {
     /// Of a configuration in JSON, with what it leaves out.
@@ -132,24 +129,7 @@ impl Config {
             };
             return Ok((0..layers).map(|i| attending.contains(&i)).collect());
         };
-        if types.len() != layers {
-            let expected = format!("{layers}, num_hidden_layers");
-            return Err(Unsupported::new(
-                "layer_types",
-                format!("{} long", types.len()),
-                expected,
-            ));
-        }
-        let attends = |kind: &String| match kind.as_str() {
-            ATTENTION => Ok(true),
-            CONVOLUTION => Ok(false),
-            other => Err(Unsupported::new(
-                "layer_types",
-                other,
-                format!("{ATTENTION} or {CONVOLUTION}"),
-            )),
-        };
-        types.iter().map(attends).collect()
+        attending(types, layers, CONVOLUTION)
     }
 
     /// Checks that this decoder can compute what is configured; returns what the cache must know of it.
@@ -187,17 +167,10 @@ impl Config {
         if !head_dim.is_multiple_of(2) {
             return Err(Unsupported::new("head_dim", head_dim, "an even number"));
         }
-        if !(2..=MAX_WIDTH).contains(&self.conv_width) {
-            let expected = format!("2 to {MAX_WIDTH}");
-            return Err(Unsupported::new("conv_L_cache", self.conv_width, expected));
-        }
+        check_width("conv_L_cache", self.conv_width)?;
         Unsupported::negative(&[("norm_eps", self.norm_eps)])?;
         let attends = self.attends()?;
-        let layers = attends.iter().filter(|attends| **attends).count();
-        if layers == 0 {
-            let expected = format!("at least one layer of {ATTENTION}");
-            return Err(Unsupported::new("layer_types", "without one", expected));
-        }
+        let layers = keeping_keys(&attends)?;
         let beside = Beside {
             head_dim,
             theta: self.rope_theta.unwrap_or(1e6),

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::cache::{CacheShape, StateShape};
 use crate::model::activation::Activation;
 use crate::model::decoder::attention::Heads;
+use crate::model::decoder::layer_types::{attending, check_width, keeping_keys};
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
 use crate::model::fields::without_nulls;
@@ -74,11 +75,7 @@ impl Default for Config {
     }
 }
 
-const ATTENTION: &str = "full_attention";
 const LINEAR: &str = "linear_attention";
-
-/// The widest convolution that is worked on; published models have 4.
-const MAX_WIDTH: usize = 64;
 
 /// Heads of linear attention, and how wide they are.
 #[derive(Debug, Clone, Copy)]
@@ -141,20 +138,7 @@ impl Config {
             Unsupported::zeros(&[("full_attention_interval", interval)])?;
             return Ok((1..=layers).map(|i| i.is_multiple_of(interval)).collect());
         };
-        if types.len() != layers {
-            let (value, expected) = (types.len(), format!("{layers}, num_hidden_layers"));
-            let value = format!("{value} long");
-            return Err(Unsupported::new("layer_types", value, expected));
-        }
-        let attends = |kind: &String| match kind.as_str() {
-            ATTENTION => Ok(true),
-            LINEAR => Ok(false),
-            other => {
-                let expected = format!("{ATTENTION} or {LINEAR}");
-                Err(Unsupported::new("layer_types", other, expected))
-            }
-        };
-        types.iter().map(attends).collect()
+        attending(types, layers, LINEAR)
     }
 
     /// Checks that this decoder can compute what is configured; returns what the cache must know of it.
@@ -214,21 +198,10 @@ impl Config {
         if !head_dim.is_multiple_of(2) {
             return Err(Unsupported::new("head_dim", head_dim, "an even number"));
         }
-        if !(2..=MAX_WIDTH).contains(&linear.width) {
-            let expected = format!("2 to {MAX_WIDTH}");
-            return Err(Unsupported::new(
-                "linear_conv_kernel_dim",
-                linear.width,
-                expected,
-            ));
-        }
+        check_width("linear_conv_kernel_dim", linear.width)?;
         Unsupported::negative(&[("rms_norm_eps", self.rms_norm_eps)])?;
         let attends = self.attends()?;
-        let layers = attends.iter().filter(|attends| **attends).count();
-        if layers == 0 {
-            let expected = format!("at least one layer of {ATTENTION}");
-            return Err(Unsupported::new("layer_types", "without one", expected));
-        }
+        let layers = keeping_keys(&attends)?;
         let beside = Beside {
             head_dim,
             theta: self.rope_theta.unwrap_or(10_000.0),
