@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value as Json};
 
-use super::{vision_config, Kind, IMAGE};
+use super::{vision_config, Kind, IMAGE, VIT};
 use crate::model::decoder::lfm2::LFM2;
 use crate::model::gguf::decoder::{Paths, OUTPUT};
 use crate::model::gguf::spelling::{Cut, Spelling};
@@ -18,7 +18,7 @@ pub const KIND: Kind = Kind {
         head: "lm_head",
     },
     prefix: "model.",
-    names: &[NAMES],
+    names: &[VIT, NAMES],
     cut: &[Cut {
         hub: "vision_tower.vision_model.embeddings.patch_embedding.weight",
         pieces: &["v.patch_embd.weight"],
@@ -33,47 +33,6 @@ pub const KIND: Kind = Kind {
 };
 
 const NAMES: Spelling = Spelling(&[
-    (
-        "v.patch_embd",
-        "vision_tower.vision_model.embeddings.patch_embedding",
-    ),
-    (
-        "v.position_embd",
-        "vision_tower.vision_model.embeddings.position_embedding",
-    ),
-    (
-        "v.blk.#.ln1",
-        "vision_tower.vision_model.encoder.layers.#.layer_norm1",
-    ),
-    (
-        "v.blk.#.ln2",
-        "vision_tower.vision_model.encoder.layers.#.layer_norm2",
-    ),
-    (
-        "v.blk.#.attn_q",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.q_proj",
-    ),
-    (
-        "v.blk.#.attn_k",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.k_proj",
-    ),
-    (
-        "v.blk.#.attn_v",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.v_proj",
-    ),
-    (
-        "v.blk.#.attn_out",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.out_proj",
-    ),
-    (
-        "v.blk.#.ffn_up",
-        "vision_tower.vision_model.encoder.layers.#.mlp.fc1",
-    ),
-    (
-        "v.blk.#.ffn_down",
-        "vision_tower.vision_model.encoder.layers.#.mlp.fc2",
-    ),
-    ("v.post_ln", "vision_tower.vision_model.post_layernorm"),
     ("mm.input_norm", "multi_modal_projector.layer_norm"),
     ("mm.1", "multi_modal_projector.linear_1"),
     ("mm.2", "multi_modal_projector.linear_2"),

@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value as Json};
 
-use super::{vision_config, Kind, IMAGE, IMAGE_SIZE, LAYERS, TEXT_DECODERS};
+use super::{vision_config, Kind, IMAGE, IMAGE_SIZE, LAYERS, TEXT_DECODERS, VIT};
 use crate::model::gguf::decoder::Paths;
 use crate::model::gguf::spelling::Spelling;
 use crate::model::gguf::value::Value;
@@ -17,7 +17,7 @@ pub const KIND: Kind = Kind {
         head: "language_model.lm_head",
     },
     prefix: "",
-    names: &[NAMES],
+    names: &[VIT, NAMES],
     cut: &[],
     unused: &[],
     config,
@@ -32,48 +32,7 @@ const NAMES: Spelling = Spelling(&[
         "v.class_embd",
         "vision_tower.vision_model.embeddings.class_embedding",
     ),
-    (
-        "v.patch_embd",
-        "vision_tower.vision_model.embeddings.patch_embedding",
-    ),
-    (
-        "v.position_embd",
-        "vision_tower.vision_model.embeddings.position_embedding",
-    ),
     ("v.pre_ln", "vision_tower.vision_model.pre_layrnorm"),
-    (
-        "v.blk.#.ln1",
-        "vision_tower.vision_model.encoder.layers.#.layer_norm1",
-    ),
-    (
-        "v.blk.#.ln2",
-        "vision_tower.vision_model.encoder.layers.#.layer_norm2",
-    ),
-    (
-        "v.blk.#.attn_q",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.q_proj",
-    ),
-    (
-        "v.blk.#.attn_k",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.k_proj",
-    ),
-    (
-        "v.blk.#.attn_v",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.v_proj",
-    ),
-    (
-        "v.blk.#.attn_out",
-        "vision_tower.vision_model.encoder.layers.#.self_attn.out_proj",
-    ),
-    (
-        "v.blk.#.ffn_up",
-        "vision_tower.vision_model.encoder.layers.#.mlp.fc1",
-    ),
-    (
-        "v.blk.#.ffn_down",
-        "vision_tower.vision_model.encoder.layers.#.mlp.fc2",
-    ),
-    ("v.post_ln", "vision_tower.vision_model.post_layernorm"),
     ("mm.0", "multi_modal_projector.linear_1"),
     ("mm.2", "multi_modal_projector.linear_2"),
     ("model.image_newline", "image_newline"),

@@ -29,6 +29,51 @@ pub const ARCHITECTURE: &str = "clip";
 /// What stands for an image in prompts.
 pub const IMAGE: &str = "<image>";
 
+/// Layers of CLIP and SigLIP, as the families have them whose tower stands at `vision_tower`.
+const VIT: Spelling = Spelling(&[
+    (
+        "v.patch_embd",
+        "vision_tower.vision_model.embeddings.patch_embedding",
+    ),
+    (
+        "v.position_embd",
+        "vision_tower.vision_model.embeddings.position_embedding",
+    ),
+    (
+        "v.blk.#.ln1",
+        "vision_tower.vision_model.encoder.layers.#.layer_norm1",
+    ),
+    (
+        "v.blk.#.ln2",
+        "vision_tower.vision_model.encoder.layers.#.layer_norm2",
+    ),
+    (
+        "v.blk.#.attn_q",
+        "vision_tower.vision_model.encoder.layers.#.self_attn.q_proj",
+    ),
+    (
+        "v.blk.#.attn_k",
+        "vision_tower.vision_model.encoder.layers.#.self_attn.k_proj",
+    ),
+    (
+        "v.blk.#.attn_v",
+        "vision_tower.vision_model.encoder.layers.#.self_attn.v_proj",
+    ),
+    (
+        "v.blk.#.attn_out",
+        "vision_tower.vision_model.encoder.layers.#.self_attn.out_proj",
+    ),
+    (
+        "v.blk.#.ffn_up",
+        "vision_tower.vision_model.encoder.layers.#.mlp.fc1",
+    ),
+    (
+        "v.blk.#.ffn_down",
+        "vision_tower.vision_model.encoder.layers.#.mlp.fc2",
+    ),
+    ("v.post_ln", "vision_tower.vision_model.post_layernorm"),
+]);
+
 const TYPE: &str = "clip.projector_type";
 const WIDTH: &str = "clip.vision.embedding_length";
 const LAYERS: &str = "clip.vision.block_count";
