@@ -1,12 +1,12 @@
 //! What is asked of every multimodal family alike, of one tiny checkpoint after the other.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::vision::{View, Vision};
-use inf_mllm::stream::{FinishReason, Session, SessionConfig};
+use inf_mllm::stream::{Answer, FinishReason, Session, SessionConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -83,6 +83,47 @@ pub fn check_every_policy(names: &[&str], whole: usize, frame_tokens: usize) {
             assert_eq!(answer.frames_seen, FRAMES as u64, "{about}");
             assert!(answer.vision_tokens >= frame_tokens, "{about}");
             assert!(session.usage().used <= budget, "{about}");
+        }
+    }
+}
+
+/// What a session of this configuration answers, which sees frames until it evicts, twice.
+fn evicting_conversation(config: SessionConfig) -> Vec<Answer> {
+    let policy = config.cache.policy;
+    let mut session = Session::new(config).unwrap();
+    let mut said = Vec::new();
+    for round in 0..2 {
+        for i in 0..20 {
+            let colour = [(i * 12) as u8, 90, 200];
+            let frame = picture((round * 20 + i) * 100, colour);
+            session.push_frame(&frame).unwrap();
+        }
+        let asked = instruction("a", "What is in view?");
+        let answer = session.ask(&asked, &|| false, &mut |_| ());
+        assert_ne!(answer.finish, FinishReason::Error, "{:?}", answer.error);
+        assert!(answer.vision_tokens > 0);
+        said.push(answer);
+    }
+    assert!(policy == PolicyKind::LastFrames || session.usage().compactions > 0);
+    said
+}
+
+/// Under every policy that evicts, one checkpoint answers as the other does.
+pub fn check_same_answers(config: &SessionConfig, models: [&Path; 2]) {
+    let evicting = PolicyKind::ALL.into_iter();
+    for policy in evicting.filter(|&policy| policy != PolicyKind::Full) {
+        let [got, wanted] = models.map(|model| {
+            let mut config = config.clone();
+            config.model_dir = model.to_path_buf();
+            config.cache.policy = policy;
+            evicting_conversation(config)
+        });
+        for (got, wanted) in got.into_iter().zip(wanted) {
+            let about = format!("{}, {}", models[0].display(), policy.name());
+            assert_eq!(got.token_ids, wanted.token_ids, "{about}");
+            assert_eq!(got.vision_tokens, wanted.vision_tokens, "{about}");
+            let off = (got.mean_logprob - wanted.mean_logprob).abs();
+            assert!(off < 1e-5, "{about}: {off}");
         }
     }
 }

@@ -2,21 +2,19 @@
 //! these must hold. What such files do not say, the limits of pictures and their tiles, is as published.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::quantized::gguf_file::Value;
 use image::RgbImage;
-use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::vision::View;
-use inf_mllm::stream::{FinishReason, Session, SessionConfig};
+use inf_mllm::stream::SessionConfig;
 use tempfile::TempDir;
 
 use super::writer::{size, text, File};
 use crate::commands::{path, run, succeeded};
-use crate::support::{
-    self, deviation, golden, instruction, json, logits, picture, tiny_config, try_load,
-};
+use crate::family_checks::check_same_answers;
+use crate::support::{self, deviation, golden, json, logits, tiny_config, try_load};
 use crate::variants::copy;
 
 /// The family's folder, the name of a published checkpoint of it.
@@ -125,42 +123,15 @@ fn the_tower_is_that_of_the_checkpoint() {
     }
 }
 
-/// A session sees frames until it evicts, and answers; what it says.
-fn conversation(model: &Path, policy: PolicyKind) -> Vec<Vec<u32>> {
-    let mut config = SessionConfig {
-        model_dir: model.to_path_buf(),
-        ..tiny_config()
-    };
-    config.cache.policy = policy;
-    config.frame_max_pixels = 1024;
-    let mut session = Session::new(config).unwrap();
-    let mut said = Vec::new();
-    for round in 0..2 {
-        for i in 0..20 {
-            let colour = [(i * 12) as u8, 90, 200];
-            let frame = picture((round * 20 + i) * 100, colour);
-            session.push_frame(&frame).unwrap();
-        }
-        let asked = instruction("a", "What is in view?");
-        let answer = session.ask(&asked, &|| false, &mut |_| ());
-        assert_ne!(answer.finish, FinishReason::Error, "{:?}", answer.error);
-        assert!(answer.vision_tokens > 0 || policy == PolicyKind::LastFrames);
-        said.push(answer.token_ids);
-    }
-    assert!(policy == PolicyKind::LastFrames || session.usage().compactions > 0);
-    said
-}
-
 #[test]
 fn every_policy_answers_as_with_the_checkpoint() {
     for (family, name) in FAMILIES {
         let checkpoint = published(family, name);
-        let evicting = PolicyKind::ALL.into_iter();
-        for policy in evicting.filter(|&policy| policy != PolicyKind::Full) {
-            let got = conversation(&converted(family), policy);
-            let wanted = conversation(checkpoint.path(), policy);
-            assert_eq!(got, wanted, "{family}, {}", policy.name());
-        }
+        let config = SessionConfig {
+            frame_max_pixels: 1024,
+            ..tiny_config()
+        };
+        check_same_answers(&config, [&converted(family), checkpoint.path()]);
     }
 }
 

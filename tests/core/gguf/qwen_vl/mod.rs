@@ -14,10 +14,9 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use inf_mllm::cache::PolicyKind;
 use inf_mllm::model::mllm::Mllm;
 use inf_mllm::model::vision::View;
-use inf_mllm::stream::{FinishReason, Session, SessionConfig};
+use inf_mllm::stream::SessionConfig;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -25,7 +24,8 @@ use super::writer::{floats, size, File};
 use crate::commands::{self, path, run, succeeded};
 use crate::families::model::Model;
 use crate::families::{check_bounded_cache, scenes, templates};
-use crate::support::{self, deviation, golden, instruction, json, picture, tiny_config};
+use crate::family_checks::check_same_answers;
+use crate::support::{self, deviation, golden, json, tiny_config};
 
 const FAMILIES: [(&str, &str); 3] = [
     ("qwen2_vl", "Qwen2-VL"),
@@ -205,62 +205,18 @@ fn what_the_files_leave_out_is_as_published() {
     }
 }
 
-/// An answer.
-struct Said {
-    ids: Vec<u32>,
-    sure: f32,
-    vision_tokens: usize,
-}
-
-/// A session sees frames until it evicts, and answers; what it says.
-fn conversation(model: &Path, policy: PolicyKind) -> Vec<Said> {
-    let mut config = SessionConfig {
-        model_dir: model.to_path_buf(),
-        ..tiny_config()
-    };
-    config.cache.policy = policy;
-    // Which a directory may ask for and a file cannot.
-    config.repetition_penalty = 1.0;
-    (config.frame_min_pixels, config.frame_max_pixels) = (800, 1600);
-    let mut session = Session::new(config).unwrap();
-    let mut said = Vec::new();
-    for round in 0..2 {
-        for i in 0..20 {
-            let colour = [(i * 12) as u8, 90, 200];
-            let frame = picture((round * 20 + i) * 100, colour);
-            session.push_frame(&frame).unwrap();
-        }
-        let asked = instruction("a", "What is in view?");
-        let answer = session.ask(&asked, &|| false, &mut |_| ());
-        assert_ne!(answer.finish, FinishReason::Error, "{:?}", answer.error);
-        said.push(Said {
-            ids: answer.token_ids,
-            sure: answer.mean_logprob,
-            vision_tokens: answer.vision_tokens,
-        });
-    }
-    assert!(policy == PolicyKind::LastFrames || session.usage().compactions > 0);
-    said
-}
-
 #[test]
 fn every_policy_answers_as_with_the_published_checkpoint() {
     for (family, _) in FAMILIES {
         let dir = sized(family);
-        let evicting = PolicyKind::ALL.into_iter();
-        for policy in evicting.filter(|&policy| policy != PolicyKind::Full) {
-            let about = format!("{family}, {}", policy.name());
-            let got = conversation(dir.path(), policy);
-            let wanted = conversation(&published(family), policy);
-            assert!(wanted.iter().any(|said| said.vision_tokens > 0), "{about}");
-            assert_eq!(got.len(), wanted.len());
-            for (got, wanted) in got.into_iter().zip(wanted) {
-                assert_eq!(got.ids, wanted.ids, "{about}");
-                assert_eq!(got.vision_tokens, wanted.vision_tokens, "{about}");
-                let off = (got.sure - wanted.sure).abs();
-                assert!(off < 1e-5, "{about}: {off}");
-            }
-        }
+        let config = SessionConfig {
+            // Which a directory may ask for and a file cannot.
+            repetition_penalty: 1.0,
+            frame_min_pixels: 800,
+            frame_max_pixels: 1600,
+            ..tiny_config()
+        };
+        check_same_answers(&config, [dir.path(), &published(family)]);
     }
 }
 
