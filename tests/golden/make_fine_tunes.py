@@ -83,6 +83,10 @@ MARK = (
     *(("Ċ", "Ċ"), (">", "ĊĊ")),
 )
 LINES = (("Ċ", "Ċ"),)
+# What those that think say behind the opening of a thought, its marks as tokens of their own and spelled in several.
+ANSWER = ("You", "Ġare", "Ġthe", "Ġb", "ob", "<|im_end|>")
+MARKED = ("Wh", "o", "?", "Ġi", "t", "Ġwhi", "ch", "</think>", "ĊĊ", *ANSWER)
+SPELLED = ("Wh", "o", "?", "Ġi", "t", "</", "think", ">ĊĊ", *ANSWER)
 UNTIED = {"tie_word_embeddings": False}
 FINE_TUNES = {
     "cosmos_reason1": FineTune("qwen2_5_vl", TEMPLATE_2_5, UNTIED, system=FORMAT, seed=71),
@@ -94,7 +98,7 @@ FINE_TUNES = {
         merges=MARK,
         opened="<think>",
         behind=">",
-        says=("Wh", "o", "?", "Ġi", "t", "</", "think", ">ĊĊ", "You", "Ġare", "Ġthe", "Ġb", "ob", "<|im_end|>"),
+        says=SPELLED,
         seed=72,
     ),
     "mimo_vl": FineTune(
@@ -115,24 +119,7 @@ FINE_TUNES = {
         },
         {"repetition_penalty": 1.0},
         merges=MARK,
-        says=(
-            "<think",
-            ">",
-            "Wh",
-            "o",
-            "?",
-            "Ġi",
-            "t",
-            "</",
-            "think",
-            ">ĊĊ",
-            "You",
-            "Ġare",
-            "Ġthe",
-            "Ġb",
-            "ob",
-            "<|im_end|>",
-        ),
+        says=("<think", ">", *SPELLED),
         seed=73,
     ),
     "qwen3_vl_thinking": FineTune(
@@ -141,47 +128,14 @@ FINE_TUNES = {
         generation={"top_p": 0.95, "temperature": 1.0},
         tokens=THINK,
         merges=LINES,
-        says=(
-            "Wh",
-            "o",
-            "?",
-            "Ġi",
-            "t",
-            "Ġwhi",
-            "ch",
-            "</think>",
-            "ĊĊ",
-            "You",
-            "Ġare",
-            "Ġthe",
-            "Ġb",
-            "ob",
-            "<|im_end|>",
-        ),
+        says=MARKED,
     ),
     "cosmos_reason2": FineTune(
         "qwen3_vl",
         TEMPLATE_3,
         tokens=THINK,
         merges=LINES,
-        says=(
-            "<think>",
-            "Wh",
-            "o",
-            "?",
-            "Ġi",
-            "t",
-            "Ġwhi",
-            "ch",
-            "</think>",
-            "ĊĊ",
-            "You",
-            "Ġare",
-            "Ġthe",
-            "Ġb",
-            "ob",
-            "<|im_end|>",
-        ),
+        says=("<think>", *MARKED),
     ),
 }
 
