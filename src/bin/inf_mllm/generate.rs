@@ -182,7 +182,7 @@ fn cache_config(
 }
 
 /// The rendered prompt's ids, with each image's placeholder expanded to its tokens, and the images' features.
-/// `thoughts` are what the template writes in front of an answer and what is to be written there.
+/// `own` is what the template writes in front of an answer, `wanted` what is to stand there.
 fn prompt(
     model: &Mllm,
     args: &Args,
