@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::answer::{Answer, AnswerDelta, FinishReason, Instruction, ThoughtEnd};
+use super::answer::{Answer, AnswerDelta, FinishReason, ThoughtEnd};
 use super::grammar::{Parted, Thought};
+use super::instruction::Instruction;
 use crate::model::chooser::Choice;
 use crate::model::text_stream::TextStream;
 use crate::model::tokenizer::ChatTokenizer;

@@ -7,7 +7,8 @@
 //! - `gate`: which frames are used: rate, change
 //! - `grammar`: how frames, instructions and answers are laid out as one conversation (docs/stream.md)
 //! - `inspect`: what a checkpoint is and what it needs, from its headers alone
-//! - `answer`: instructions and answers
+//! - `instruction`: what is asked, once or again and again
+//! - `answer`: whole answers and their pieces
 //! - `generation`: an answer in the making
 //! - `archive`: what has left the cache, whole, to be found and fed again
 //! - `memory`: the frames in the cache, their stamps and ages
@@ -39,6 +40,7 @@ mod generation;
 pub mod goals;
 pub mod grammar;
 pub mod inspect;
+pub mod instruction;
 pub mod latest;
 pub mod lifecycle;
 pub mod losses;
@@ -54,8 +56,7 @@ pub mod thumbnail;
 
 pub use crate::model::constraint::{GrammarKind, TextGrammar};
 pub use answer::{
-    Answer, AnswerDelta, Chosen, ChosenBy, Every, FinishReason, FrameStamp, Instruction, Recall,
-    Recalled, ThoughtEnd, Watching,
+    Answer, AnswerDelta, Chosen, ChosenBy, FinishReason, FrameStamp, Recalled, ThoughtEnd,
 };
 pub use archive::RecallMode;
 pub use clock::{Arrival, StreamClock};
@@ -63,6 +64,7 @@ pub use engine::{Engine, EngineError, EngineEvents};
 pub use evidence::Evidence;
 pub use frame::{CameraImage, FrameError, ImageData};
 pub use gate::GateConfig;
+pub use instruction::{Every, Instruction, Recall, Watching};
 pub use lifecycle::State;
 pub use session::{Session, SessionConfig, Taken};
 pub use stats::StreamStats;

@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::answer::{Answer, FinishReason, Instruction, Recall, ThoughtEnd};
+use super::answer::{Answer, FinishReason, ThoughtEnd};
 use super::bag::Bag;
 use super::frame::{CameraImage, ImageData};
+use super::instruction::{Instruction, Recall};
 use super::script::{Entry, Script, ScriptError};
 use super::session::{PushError, Session, Taken};
 use crate::model::ModelError;

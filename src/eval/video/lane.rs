@@ -6,7 +6,7 @@ use super::cell::Cell;
 use super::drive::{Drive, Question};
 use crate::cache::PolicyKind;
 use crate::eval::{EvalError, Progress};
-use crate::stream::answer::Recall;
+use crate::stream::instruction::Recall;
 use crate::stream::session::EncodedFrame;
 use crate::stream::{Answer, FinishReason, Instruction, Session};
 

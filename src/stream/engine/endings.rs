@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::watches::Watch;
-use crate::stream::answer::{FinishReason, Instruction};
+use crate::stream::answer::FinishReason;
+use crate::stream::instruction::Instruction;
 
 /// An instruction that gets no answer of the model, and why.
 pub struct Refusal {

@@ -33,10 +33,11 @@ use std::time::Instant;
 use inbox::Inbox;
 use life::Loaded;
 
-use super::answer::{Answer, AnswerDelta, Basis, Instruction};
+use super::answer::{Answer, AnswerDelta, Basis};
 use super::complaints::Complaints;
 use super::frame::CameraImage;
 use super::gate::FrameGate;
+use super::instruction::Instruction;
 #[cfg(doc)]
 use super::lifecycle::Lifecycle;
 use super::lifecycle::{State, Transition};

@@ -5,9 +5,8 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::endings::Which;
-use crate::stream::answer::{
-    Answer, ChosenBy, Every, FinishReason, Instruction, WatchCount, Watching,
-};
+use crate::stream::answer::{Answer, ChosenBy, FinishReason, WatchCount};
+use crate::stream::instruction::{Every, Instruction, Watching};
 
 /// A watch as others see it.
 #[derive(Debug, Clone)]

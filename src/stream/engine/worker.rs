@@ -8,8 +8,9 @@ use super::inbox::Work;
 use super::watches::Watch;
 use super::{lock, Shared};
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, Basis, FinishReason, Instruction};
+use crate::stream::answer::{Answer, Basis, FinishReason};
 use crate::stream::frame::CameraImage;
+use crate::stream::instruction::Instruction;
 use crate::stream::lifecycle::State;
 use crate::stream::session::{AskError, Asking, Meanwhile, Progress, Session, Taken};
 

@@ -14,8 +14,9 @@ use crate::cache::PolicyKind;
 use crate::model::chooser::{Choice, Limits};
 use crate::model::constraint::Constraint;
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason, Instruction};
+use crate::stream::answer::{Answer, AnswerDelta, Basis, FinishReason};
 use crate::stream::generation::Generation;
+use crate::stream::instruction::Instruction;
 
 impl Session {
     /// Answers an instruction from the memory. Every way this can end is an [`Answer`].

@@ -7,8 +7,9 @@ use super::{ChoicesError, RecallError, Session};
 use crate::cache::{CacheError, PolicyKind};
 use crate::model::constraint::ConstraintError;
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, Instruction};
+use crate::stream::answer::Answer;
 use crate::stream::frame::FrameError;
+use crate::stream::instruction::Instruction;
 
 impl Session {
     /// Why an instruction can never be answered, whatever is seen, if it cannot. Nothing changes.

@@ -12,8 +12,9 @@ use super::{AskError, Chunk, Session};
 use crate::excerpt::excerpt;
 use crate::model::chooser::{Choice, ChoiceError, Limits};
 use crate::model::ModelError;
-use crate::stream::answer::{AnswerDelta, Chosen, ChosenBy, FinishReason, Instruction};
+use crate::stream::answer::{AnswerDelta, Chosen, ChosenBy, FinishReason};
 use crate::stream::generation::Generation;
+use crate::stream::instruction::Instruction;
 
 /// Why an instruction's choices cannot be chosen from.
 #[derive(Debug, thiserror::Error)]

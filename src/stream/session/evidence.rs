@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::Session;
-use crate::stream::answer::{Answer, FinishReason, Instruction};
+use crate::stream::answer::{Answer, FinishReason};
 use crate::stream::archive::Content;
 use crate::stream::detections::{Detections, Format, Notation, Sizes};
 use crate::stream::evidence::Glimpse;
 use crate::stream::frame::CameraImage;
+use crate::stream::instruction::Instruction;
 use crate::stream::thumbnail::{Thumbnail, Thumbnails};
 
 /// Where a device's kernels attend, the newest tokens of an answer that are asked what they attended to.

@@ -3,8 +3,9 @@
 use super::{Chunk, Session};
 use crate::model::constraint::{Constraint, ConstraintError};
 use crate::model::ModelError;
-use crate::stream::answer::{FinishReason, Instruction};
+use crate::stream::answer::FinishReason;
 use crate::stream::generation::Generation;
+use crate::stream::instruction::Instruction;
 
 impl Session {
     /// The grammar that an answer has to follow, if any.

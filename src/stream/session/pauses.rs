@@ -5,9 +5,10 @@ use super::pictures::Pictures;
 use super::Session;
 use crate::model::chooser::Draws;
 use crate::model::constraint::Constraint;
-use crate::stream::answer::{Answer, Instruction};
+use crate::stream::answer::Answer;
 use crate::stream::archive::Found;
 use crate::stream::generation::Generation;
+use crate::stream::instruction::Instruction;
 
 /// An answer that is being given.
 pub struct Asking {

@@ -8,8 +8,8 @@ use crate::cache::{FrameId, PolicyKind};
 use crate::model::finite::check_finite;
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
-use crate::stream::answer::Instruction;
 use crate::stream::frame::{CameraImage, FrameError};
+use crate::stream::instruction::Instruction;
 
 /// What the tower made of the pictures of an instruction.
 #[derive(Debug, Default)]

@@ -4,8 +4,9 @@ use super::{AskError, Session};
 use crate::cache::PolicyKind;
 use crate::model::chooser::Limits;
 use crate::model::ModelError;
-use crate::stream::answer::{Answer, AnswerDelta, FinishReason, Instruction, ThoughtEnd};
+use crate::stream::answer::{Answer, AnswerDelta, FinishReason, ThoughtEnd};
 use crate::stream::generation::Generation;
+use crate::stream::instruction::Instruction;
 
 impl Session {
     /// Whether a turn that has been answered is to leave the memory again, to be fed without its thought.

@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use super::writer::{text, texts, File};
-use crate::published::names;
+use crate::published::files::names;
 use crate::support::{golden, json};
 
 /// What is known of a checkpoint's files.

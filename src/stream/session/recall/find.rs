@@ -3,8 +3,8 @@
 use super::{no_archive, Finding, RecallError, Span};
 use crate::cache::{Probe, Retained};
 use crate::model::ModelError;
-use crate::stream::answer::Instruction;
 use crate::stream::archive::{Found, Kind, RecallMode, TooLarge, Wanted};
+use crate::stream::instruction::Instruction;
 use crate::stream::session::checks::AskError;
 use crate::stream::session::{Chunk, Session};
 

@@ -16,10 +16,10 @@ use super::{Session, SessionConfig};
 use crate::cache::{CacheError, FrameId, Heard, PolicyKind, Summary};
 use crate::model::vision::{ImageFeatures, Layout};
 use crate::model::ModelError;
-use crate::stream::answer::Recall;
 use crate::stream::archive::{Content, Frame, Moment, RecallMode, Unit};
 use crate::stream::frame::CameraImage;
 use crate::stream::grammar::Written;
+use crate::stream::instruction::Recall;
 
 /// Why there is no archive.
 const NO_BYTES: &str = "there is no archive: archive_bytes is 0";
