@@ -8,15 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 import pictures
-from client import Client
+from client import ENDLESS, LONG, Client
 from conftest import ROOT, Start
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from inf_mllm.msg import CacheStats, Instruction, Reasoning, Watch
+from inf_mllm.msg import CacheStats, Reasoning, Watch
 from inf_mllm.srv import ListWatches
 from rclpy.qos import QoSProfile
 from rosidl_parser.definition import BasicType
@@ -27,7 +26,6 @@ EXAMPLES = ROOT / "examples"
 BALL, NO_BALL = range(500, 511), range(142, 153)
 """Frames of the demo bag: with a red ball before the camera at the end, and with none."""
 COMPRESSED = {"image_transport": "compressed"}
-LONG = {"max_new_tokens": 5000, "max_new_tokens_limit": 5000}
 COMMAND = r"forward (\S+) m/s, turn (\S+) rad/s"
 
 
@@ -36,7 +34,7 @@ class Example:
 
     def __init__(self, client: Client, name: str, *arguments: str) -> None:
         self._client = client
-        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]
+        self._files = [os.fdopen(os.memfd_create(stream), "rb", buffering=0) for stream in ("out", "err")]
         command = [sys.executable, str(EXAMPLES / name), *arguments]
         self.process = subprocess.Popen(command, stdout=self._files[0], stderr=self._files[1])
 
@@ -62,7 +60,6 @@ class Example:
         return out
 
     def _read(self) -> list[str]:
-        # Not by seeking, for the program writes where the file stands.
         return [os.pread(file.fileno(), 1 << 20, 0).decode() for file in self._files]
 
 
@@ -165,13 +162,13 @@ def test_a_leaf_that_is_halted_cancels_its_goal(start: Start) -> None:
     _, client = start({**LONG, **COMPRESSED}, compressed=True)
     show(client, 10, NO_BALL)
     for number in range(4):
-        # Each goes on for seconds, and cannot end before.
-        client.instruct(f"Tell me everything, {number}.", grammar_kind=Instruction.GRAMMAR_REGEX, grammar="[a-z]{3000}")
+        client.instruct(f"Tell me everything, {number}.", **ENDLESS)
     client.wait(lambda: bool(client.deltas), "the first piece")
     out = Example(client, "behaviour_tree.py", "red ball", "--rounds", "1", "--patience", "0.5").end()
     assert out.splitlines() == ["Do you see a red ball? halted", "forward +0.00 m/s, turn +0.30 rad/s: done"]
-    cancelled = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_CANCELLED]
-    assert [answer.error for answer in cancelled] == ["cancelled while it waited"]
+    client.wait(lambda: bool(client.answers), "the answer of the cancelled goal")
+    [cancelled] = client.answers
+    assert (cancelled.finish_reason, cancelled.error) == (Reasoning.FINISH_CANCELLED, "cancelled while it waited")
 
 
 LAYOUT = json.loads((EXAMPLES / "foxglove_layout.json").read_text())
