@@ -36,7 +36,11 @@ class Example:
         self._client = client
         self._files = [os.fdopen(os.memfd_create(stream), "rb", buffering=0) for stream in ("out", "err")]
         command = [sys.executable, str(EXAMPLES / name), *arguments]
-        self.process = subprocess.Popen(command, stdout=self._files[0], stderr=self._files[1])
+        out, err = self._files
+        # What is started in the background begins with Ctrl-C ignored, and so do its children.
+        self.process = subprocess.Popen(
+            command, stdout=out, stderr=err, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        )
 
     @property
     def printed(self) -> str:

@@ -164,6 +164,8 @@ impl Worker {
         let seen = self.shared.seen_ahead(image);
         match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
+                // Who sees the frame counted finds it in the numbers of the memory.
+                self.publish_session();
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.frames_taken += 1;
                 inbox.used_at.push_back((Instant::now(), image.camera));
@@ -200,6 +202,7 @@ impl Worker {
                 ));
             }
         }
+        self.publish_session();
         self.shared.deliver(answer);
     }
 
@@ -240,6 +243,7 @@ impl Worker {
                 }
             }
         };
+        self.publish_session();
         for watch in published {
             if let Some(answer) = &watch.last {
                 for piece in answer.in_pieces() {
@@ -351,7 +355,7 @@ impl Worker {
         }
     }
 
-    /// Makes the session's state visible.
+    /// Makes the session's state visible: before anything that tells of what has changed it.
     pub fn publish_session(&mut self) {
         let cameras = self.session.state().stream.cameras.iter();
         let gates = cameras.map(|camera| camera.gate.clone());
