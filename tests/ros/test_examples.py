@@ -35,12 +35,10 @@ class Example:
     def __init__(self, client: Client, name: str, *arguments: str) -> None:
         self._client = client
         self._files = [os.fdopen(os.memfd_create(stream), "rb", buffering=0) for stream in ("out", "err")]
-        command = [sys.executable, str(EXAMPLES / name), *arguments]
-        out, err = self._files
         # What is started in the background begins with Ctrl-C ignored, and so do its children.
-        self.process = subprocess.Popen(
-            command, stdout=out, stderr=err, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        )
+        command = ["env", "--default-signal=INT", sys.executable, str(EXAMPLES / name), *arguments]
+        out, err = self._files
+        self.process = subprocess.Popen(command, stdout=out, stderr=err)
 
     @property
     def printed(self) -> str:
