@@ -1,4 +1,4 @@
-"""The node as a child process: started with parameters, its log collected, ended by a signal and timed. Demo and tests use it."""
+"""The node as a child process: started with parameters, its log kept, ended by a signal and timed. Demo and tests use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,25 +82,24 @@ class NodeProcess:
         for name, value in (parameters or {}).items():
             # JSON is YAML, which is what the value of a parameter is read as.
             command += ["-p", f"{name}:={json.dumps(value)}"]
-        self.lines: list[str] = []
+        # Not a pipe: what the node has written is there at once, however late this process comes to read it.
+        self._written = os.fdopen(os.memfd_create("log"), "rb", buffering=0)
         self._ready = WAITING if (parameters or {}).get("autostart") is False else READY
         self._process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+            stderr=self._written,
             # Ctrl-C in the terminal is for the parent, which then ends the node itself.
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._collect, daemon=True)
-        self._reader.start()
 
-    def _collect(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.lines.append(line.rstrip("\n"))
+    @property
+    def lines(self) -> list[str]:
+        """What the node has written to stderr so far, in whole lines."""
+        file = self._written.fileno()
+        *lines, last = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace").split("\n")
+        return [*lines, last] if last and self.returncode is not None else lines
 
     @property
     def log(self) -> str:
@@ -124,13 +122,12 @@ class NodeProcess:
     def check_running(self) -> None:
         """Raises NodeFailed, with the end of the log, if the node has ended."""
         if self.returncode is not None:
-            self._reader.join(timeout=1)
             raise NodeFailed(f"the node ended with exit code {self.returncode}; its log ends with:\n{self.tail()}")
 
     def wait_ready(self, timeout: float = 20.0) -> None:
         """Waits until the model is loaded, unless it is not to be, and the topics are there."""
         deadline = time.monotonic() + timeout
-        while not any(self._ready in line.split() for line in list(self.lines)):
+        while not any(self._ready in line.split() for line in self.lines):
             self.check_running()
             if time.monotonic() > deadline:
                 self.kill()
@@ -144,7 +141,6 @@ class NodeProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             raise NodeFailed(f"the node still ran after {timeout} s:\n{self.log}") from None
-        self._reader.join(timeout=1)
         return status
 
     def stop(self, by: signal.Signals = signal.SIGINT, timeout: float = 10.0) -> tuple[int, float]:
@@ -159,4 +155,3 @@ class NodeProcess:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._reader.join(timeout=1)

@@ -4,7 +4,8 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use inf_mllm::stream::{
-    Answer, AnswerDelta, Engine, EngineEvents, FinishReason, ImageData, SessionConfig, StreamStats,
+    Answer, AnswerDelta, Engine, EngineEvents, FinishReason, GrammarKind, ImageData, Instruction,
+    SessionConfig, StreamStats, TextGrammar,
 };
 
 use crate::support::{instruction, picture, tiny_config, PATIENCE};
@@ -54,13 +55,34 @@ fn start_held(config: SessionConfig, hold: Option<Hold>) -> (Engine, Receiver<An
     (Engine::spawn(config, Box::new(events)).unwrap(), answers)
 }
 
-/// Answers that seldom end by themselves: those of an untrained model that writes anything, as long as may be.
-fn endless() -> SessionConfig {
+/// A configuration for [`endless`] answers, during which no frame is taken in.
+fn patient() -> SessionConfig {
     let mut config = tiny_config();
-    config.temperature = 100.0;
     config.max_new_tokens = 65_536;
     config.max_new_tokens_limit = 65_536;
+    config.frames_during_answers = 0;
     config
+}
+
+/// An instruction whose answer cannot end before it has 60 000 letters.
+fn endless(id: &str) -> Instruction {
+    Instruction {
+        grammar: Some(TextGrammar {
+            kind: GrammarKind::Regex,
+            text: "[a-z]{60000}".to_string(),
+        }),
+        ..instruction(id, "Tell me everything.")
+    }
+}
+
+/// An engine that has seen a frame and stops at the first piece of its first answer, and what lets that go on.
+fn start_stopped(config: SessionConfig) -> (Engine, Receiver<Answer>, Receiver<()>, Sender<()>) {
+    let (begun, has_begun) = channel();
+    let (go_on, release) = channel();
+    let (engine, answers) = start_held(config, Some(Hold { begun, release }));
+    engine.offer_frame(picture(0, [200, 0, 0])).unwrap();
+    wait_for(&engine, |s| s.frames_used == 1);
+    (engine, answers, has_begun, go_on)
 }
 
 /// Statistics that meet a condition, which they are to do before long.
@@ -108,9 +130,7 @@ fn every_frame_is_used_superseded_or_rejected() {
 fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
     let mut config = tiny_config();
     config.queue_size = 3;
-    let (engine, answers) = start(config);
-    engine.offer_frame(picture(0, [200, 0, 0])).unwrap();
-    wait_for(&engine, |s| s.frames_used == 1);
+    let (engine, answers, has_begun, go_on) = start_stopped(config);
     const COUNT: usize = 40;
     for i in 0..COUNT {
         let id = if i == 0 {
@@ -119,7 +139,11 @@ fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
             format!("q{i}")
         };
         engine.instruct(instruction(&id, "What is in view?"));
+        if i == 0 {
+            has_begun.recv_timeout(PATIENCE).unwrap();
+        }
     }
+    go_on.send(()).unwrap();
     let got = (0..COUNT)
         .map(|_| answers.recv_timeout(PATIENCE).unwrap())
         .collect::<Vec<_>>();
@@ -132,7 +156,7 @@ fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
         .iter()
         .filter(|a| a.finish == FinishReason::Error)
         .collect::<Vec<_>>();
-    assert!(!refused.is_empty() && refused.len() < COUNT);
+    assert_eq!(refused.len(), COUNT - 1 - 3, "one runs and three wait");
     assert!(refused
         .iter()
         .all(|a| a.error.as_deref().unwrap().contains("queue is full")));
@@ -147,13 +171,16 @@ fn every_instruction_gets_one_answer_also_when_the_queue_overflows() {
 
 #[test]
 fn instructions_and_frames_do_not_starve_each_other() {
-    let (engine, answers) = start(tiny_config());
-    engine.offer_frame(picture(1, [0, 200, 0])).unwrap();
+    let (engine, answers, has_begun, go_on) = start_stopped(tiny_config());
     for i in 0..8 {
         engine.instruct(instruction(&format!("q{i}"), "What is in view?"));
     }
+    has_begun.recv_timeout(PATIENCE).unwrap();
     let mut seen = Vec::new();
     let mut stamp = 1;
+    // At least one waits behind the first answer.
+    engine.offer_frame(picture(stamp, [0, 0, 200])).unwrap();
+    go_on.send(()).unwrap();
     let deadline = Instant::now() + PATIENCE;
     while seen.len() < 8 {
         stamp += 1;
@@ -162,30 +189,25 @@ fn instructions_and_frames_do_not_starve_each_other() {
         assert!(Instant::now() < deadline, "{} of 8 answers", seen.len());
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert!(seen[0] >= 1, "the frame that came first was taken first");
-    assert!(seen[7] > seen[0], "frames were taken between the answers");
+    assert_eq!(seen[0], 1, "the frame that came first was taken first");
+    assert!(
+        seen[1] > 1,
+        "the frame that waited was taken between the answers"
+    );
     assert!(engine.shutdown(PATIENCE));
 }
 
 #[test]
 fn a_reset_cuts_the_running_answer_off_and_drops_all_that_waits() {
-    let (begun, has_begun) = channel();
-    let (go_on, release) = channel();
-    let (engine, answers) = start_held(endless(), Some(Hold { begun, release }));
-    engine.offer_frame(picture(0, [1, 1, 1])).unwrap();
-    wait_for(&engine, |s| s.frames_used == 1);
+    let (engine, answers, has_begun, go_on) = start_stopped(patient());
     for i in 0..5 {
-        engine.instruct(instruction(&format!("q{i}"), "Tell me everything."));
+        engine.instruct(endless(&format!("q{i}")));
     }
     has_begun.recv_timeout(PATIENCE).unwrap();
     // The first answer is being written; behind it wait four instructions and a frame.
     engine.offer_frame(picture(100, [200, 1, 1])).unwrap();
-    std::thread::scope(|scope| {
-        let reset = scope.spawn(|| engine.reset());
-        std::thread::sleep(Duration::from_millis(100));
-        go_on.send(()).unwrap();
-        reset.join().unwrap().unwrap();
-    });
+    go_on.send(()).unwrap();
+    engine.reset().unwrap();
     for i in 0..5 {
         let answer = answers.recv_timeout(PATIENCE).unwrap();
         assert_eq!(
@@ -230,14 +252,17 @@ fn a_system_prompt_that_leaves_no_room_is_refused_when_it_is_set() {
 
 #[test]
 fn shutdown_ends_a_running_answer_and_answers_what_waits() {
-    let (engine, answers) = start(endless());
+    let (engine, answers, has_begun, go_on) = start_stopped(patient());
     for i in 0..6 {
-        engine.instruct(instruction(&format!("q{i}"), "Tell me everything."));
+        engine.instruct(endless(&format!("q{i}")));
     }
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    go_on.send(()).unwrap();
     let started = Instant::now();
     assert!(engine.shutdown(Duration::from_secs(2)));
     assert!(started.elapsed() < Duration::from_secs(2));
-    assert_eq!(answers.iter().take(6).count(), 6);
+    let mut cut = (0..6).map(|_| answers.recv_timeout(PATIENCE).unwrap());
+    assert!(cut.all(|answer| answer.finish == FinishReason::Cancelled));
     assert!(engine.reset().is_err(), "a stopped engine says so");
 }
 
@@ -269,27 +294,19 @@ fn while_paused_frames_are_skipped_and_instructions_refused_and_then_it_goes_on(
 
 #[test]
 fn the_wait_of_a_frame_behind_an_answer_is_told() {
-    let mut config = tiny_config();
-    config.max_new_tokens = 100;
-    config.temperature = 100.0;
-    let (engine, answers) = start(config);
-    engine.offer_frame(picture(0, [9; 3])).unwrap();
-    wait_for(&engine, |s| s.frames_used == 1);
+    let (engine, answers, has_begun, go_on) = start_stopped(tiny_config());
     engine.instruct(instruction("long", "What is in view?"));
-    // The answer is being generated once the queue is empty; frames come in all the while.
-    let asked = Instant::now();
-    let mut stamp = 100;
-    while answers.try_recv().is_err() {
-        assert!(asked.elapsed() < PATIENCE);
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    let held = Duration::from_millis(50);
+    for stamp in 100..103 {
         engine.offer_frame(picture(stamp, [9; 3])).unwrap();
-        stamp += 1;
-        std::thread::sleep(Duration::from_millis(1));
     }
-    let stats = wait_for(&engine, |s| {
-        s.frames_used + s.frames_superseded == s.frames_received
-    });
-    assert!(stats.frames_used >= 2);
-    assert!(stats.frame_wait > Duration::ZERO);
+    std::thread::sleep(held);
+    go_on.send(()).unwrap();
+    answers.recv_timeout(PATIENCE).unwrap();
+    let stats = wait_for(&engine, |s| s.frames_used == 2);
+    assert_eq!(stats.frames_superseded, 2);
+    assert!(stats.frame_wait >= held, "{:?}", stats.frame_wait);
     assert!(engine.shutdown(PATIENCE));
 }
 

@@ -10,19 +10,22 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from inf_mllm.msg import CacheStats, Instruction, Reasoning, ReasoningDelta
 from node_process import NodeProcess
+from rcl_interfaces.srv import ListParameters
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, qos_profile_sensor_data, qos_profile_services_default
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data, qos_profile_services_default
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-TIMEOUT = 10.0
-"""Seconds for anything that needs the network or the model."""
-SECOND_TRY = 3.0
-"""Seconds after which an image that has not arrived is sent again."""
+TIMEOUT = 30.0
+"""Seconds for anything that needs the network or the model, on a machine that has other things to do."""
+LONG = {"max_new_tokens": 60_000, "max_new_tokens_limit": 60_000}
+"""Parameters of a node whose answers may be very long."""
+ENDLESS = {"grammar_kind": Instruction.GRAMMAR_REGEX, "grammar": "[a-z]{60000}"}
+"""Fields of an instruction whose answer takes a minute, whatever is drawn."""
 
 
 class Client:
@@ -59,6 +62,7 @@ class Client:
         self.deltas: list[ReasoningDelta] = []
         self.texts: list[str] = []
         self.diagnostics: list[DiagnosticArray] = []
+        self._forgotten_ns = 0
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         self._node = Node("test_client", context=self._context)
@@ -78,7 +82,7 @@ class Client:
             )
             for message, topic, take in (
                 (CacheStats, "cache_stats", self._take_stats),
-                (DiagnosticArray, "/diagnostics", self.diagnostics.append),
+                (DiagnosticArray, "/diagnostics", self._take_diagnostics),
                 (Reasoning, reasoning, self.answers.append),
                 (ReasoningDelta, "reasoning_delta", self.deltas.append),
                 (String, "reasoning_text", lambda message: self.texts.append(message.data)),
@@ -103,6 +107,13 @@ class Client:
             ),
             "the node's topics",
         )
+        self.meet()
+
+    def meet(self) -> None:
+        """Waits until the node knows every publisher and subscription of this client: what is best effort, and what the node publishes,
+        is lost for who is not known yet. Endpoints become known in the order in which they were made, and this makes two more, of which the
+        node has to know to answer."""
+        self.call(ListParameters, f"{self.name}/list_parameters", ListParameters.Request())
 
     def wait(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
         """Handles messages until the condition holds."""
@@ -127,10 +138,12 @@ class Client:
             self._executor.spin_once(timeout_sec=0.01)
 
     def subscribe(self, message: type, topic: str, take: Callable[[Any], None], qos: QoSProfile) -> None:
-        """Listens to a further topic, and waits until somebody publishes there."""
+        """Listens to a further topic, and waits until somebody publishes there who knows of it."""
         subscription = self._node.create_subscription(message, topic, take, qos)
         self._subscriptions.append(subscription)
         self.wait(lambda: subscription.get_publisher_count() > 0, f"a publisher of {topic}")
+        if qos.durability != DurabilityPolicy.TRANSIENT_LOCAL:
+            self.meet()
 
     def publish(self, image: Image | CompressedImage | bytes) -> None:
         self._image.publish(image)
@@ -171,18 +184,19 @@ class Client:
         self.stats.append(message)
         self._stats_sent_ns.append(info["source_timestamp"])
 
+    def _take_diagnostics(self, message: DiagnosticArray, info: dict[str, int]) -> None:
+        if info["source_timestamp"] > self._forgotten_ns:
+            self.diagnostics.append(message)
+
+    def forget_diagnostics(self) -> None:
+        """Leaves out the reports that the node has published so far, also those that have not been taken yet."""
+        self._forgotten_ns = time.time_ns()
+        self.diagnostics.clear()
+
     def show(self, image: Image | CompressedImage | bytes) -> None:
         """Publishes an image and waits until it is used or rejected."""
         before = self.fresh_stats()
         self.publish(image)
-        # The node may not hear the camera yet when the camera already knows of the node, and a best-effort image is sent once.
-        late = time.monotonic() + SECOND_TRY
-        self.wait(
-            lambda: self.stats[-1].frames_received > before.frames_received or time.monotonic() > late,
-            "the image to arrive",
-        )
-        if self.stats[-1].frames_received == before.frames_received:
-            self.publish(image)
         self.wait(
             lambda: (
                 self.stats[-1].frames_used + self.stats[-1].frames_rejected
@@ -203,15 +217,19 @@ class Client:
         (self._instruction_text if plain else self._instruction).publish(message)
 
     def ask(self, text: str, **fields: Any) -> Reasoning:
-        """Publishes an Instruction and waits for its answer."""
-        return self.next_answer(lambda: self.instruct(text, **fields))
+        """Publishes an Instruction and waits for its answer: of one without an id for the next that comes."""
+        return self.next_answer(lambda: self.instruct(text, **fields), fields.get("id"))
 
-    def next_answer(self, action: Callable[[], None]) -> Reasoning:
-        """Does something that is to be answered, and waits for the answer."""
+    def next_answer(self, action: Callable[[], None], id: str | None = None) -> Reasoning:
+        """Does something that is to be answered, and waits for the answer, if an id is given for that to it."""
         before = len(self.answers)
+
+        def come() -> list[Reasoning]:
+            return [answer for answer in self.answers[before:] if id in (None, answer.instruction_id)]
+
         action()
-        self.wait(lambda: len(self.answers) > before, "an answer")
-        return self.answers[before]
+        self.wait(lambda: bool(come()), "an answer")
+        return come()[0]
 
     def reset(self) -> Trigger.Response:
         return self.call(Trigger, f"{self.name}/reset", Trigger.Request())

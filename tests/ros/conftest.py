@@ -16,6 +16,8 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 
 ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 30.0
+"""Seconds for what a node that refuses to start takes to end, on a machine that has other things to do."""
 STOP_SECONDS = 2.0
 FAST_STATS = 0.05
 """Seconds between two CacheStats messages where a test waits for a counter."""
@@ -63,7 +65,7 @@ def start(domain: int) -> Iterator[Start]:
         processes.append(process)
         client = Client(domain, process, **options)
         clients.append(client)
-        process.wait_ready()
+        process.wait_ready(START_SECONDS)
         client.wait_for_node()
         return process, client
 

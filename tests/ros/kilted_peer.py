@@ -21,8 +21,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-TIMEOUT = 10.0
-"""Seconds for anything that needs the network or the model."""
+TIMEOUT = 30.0
+"""Seconds for anything that needs the network or the model, on a machine that has other things to do."""
 TARGET = "/inf_mllm"
 
 

@@ -10,7 +10,7 @@ import pictures
 from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
 from builtin_interfaces.msg import Duration
-from client import Client
+from client import ENDLESS, LONG, Client
 from conftest import STOP_SECONDS, Start
 from inf_mllm.action import Ask
 from inf_mllm.msg import Instruction, Reasoning
@@ -22,8 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool
 
 ASK = "/inf_mllm/ask"
-ENDLESS = {"temperature": 100.0, "max_new_tokens": 60_000, "max_new_tokens_limit": 60_000, "seed": 3}
-"""Answers of whatever is drawn: the end of one is as improbable as any other token."""
+EVERYTHING = {"text": "Tell me everything.", **ENDLESS}
 FAST = 2000
 """Goals of the test of memory."""
 
@@ -76,7 +75,7 @@ def test_a_goal_is_answered_like_any_instruction_with_the_pieces_as_feedback(sta
     _, client = start()
     client.show(pictures.raw(sec=7))
     action = client.action(Ask, ASK)
-    assert client.actions() == {ASK: ["inf_mllm/action/Ask"]}
+    client.wait(lambda: client.actions() == {ASK: ["inf_mllm/action/Ask"]}, "the action in the graph")
     states: list[int] = []
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topic = f"{ASK}/_action/status"
@@ -101,10 +100,10 @@ def test_a_goal_is_answered_like_any_instruction_with_the_pieces_as_feedback(sta
 
 
 def test_goals_queue_and_are_cancelled_one_by_one_within_a_token(start: Start) -> None:
-    _, client = start(ENDLESS)
+    _, client = start(LONG)
     client.show(pictures.raw())
     action = client.action(Ask, ASK)
-    first, second, third = (Goal(client, action, text="Tell me everything.", id=f"goal {i}") for i in range(3))
+    first, second, third = (Goal(client, action, **EVERYTHING, id=f"goal {i}") for i in range(3))
     first.begin()
     assert second.cancel().return_code == CancelGoal.Response.ERROR_NONE
     status, reasoning = second.result()
@@ -130,12 +129,12 @@ def test_goals_queue_and_are_cancelled_one_by_one_within_a_token(start: Start) -
 
 
 def test_a_higher_priority_aborts_the_goal_that_is_being_answered(start: Start) -> None:
-    _, client = start(ENDLESS)
+    _, client = start(LONG)
     client.show(pictures.raw())
     action = client.action(Ask, ASK)
-    patient = Goal(client, action, text="Tell me everything.", id="patient", priority=-1)
+    patient = Goal(client, action, **EVERYTHING, id="patient", priority=-1)
     patient.begin()
-    urgent = client.ask("What is in view?", id="urgent", max_new_tokens=2)
+    urgent = client.next_answer(lambda: client.instruct("What is in view?", id="urgent", max_new_tokens=2))
     assert urgent.instruction_id == "patient", "what was cut off is told first"
     status, reasoning = patient.result()
     assert (status, reasoning.finish_reason) == (GoalStatus.STATUS_ABORTED, Reasoning.FINISH_PREEMPTED)
@@ -146,13 +145,13 @@ def test_a_higher_priority_aborts_the_goal_that_is_being_answered(start: Start) 
 
 
 def test_in_a_full_queue_a_more_urgent_goal_takes_the_place_of_another_one(start: Start) -> None:
-    _, client = start({**ENDLESS, "queue_size": 1})
+    _, client = start({**LONG, "queue_size": 1})
     client.show(pictures.raw())
     action = client.action(Ask, ASK)
-    runs = Goal(client, action, text="Tell me everything.", id="runs", priority=9)
+    runs = Goal(client, action, **EVERYTHING, id="runs", priority=9)
     runs.begin()
-    waits = Goal(client, action, text="Tell me everything.", id="waits")
-    equal = Goal(client, action, text="Tell me everything.", id="equal")
+    waits = Goal(client, action, **EVERYTHING, id="waits")
+    equal = Goal(client, action, **EVERYTHING, id="equal")
     status, reasoning = equal.result()
     assert (status, reasoning.finish_reason) == (GoalStatus.STATUS_ABORTED, Reasoning.FINISH_ERROR)
     assert "instruction queue is full: 1 wait, expected at most 1" in reasoning.error
@@ -179,19 +178,19 @@ def test_what_is_echoed_of_an_id_is_cut_off(start: Start) -> None:
 
 
 def test_a_goal_ends_at_its_time_limit_as_a_success(start: Start) -> None:
-    _, client = start(ENDLESS)
+    _, client = start(LONG)
     client.show(pictures.raw())
     action = client.action(Ask, ASK)
-    limit = Duration(nanosec=200_000_000)
-    status, reasoning = Goal(client, action, text="Tell me everything.", time_limit=limit).result()
+    limit = Duration(sec=1)
+    status, reasoning = Goal(client, action, **EVERYTHING, time_limit=limit).result()
     assert (status, reasoning.finish_reason) == (GoalStatus.STATUS_SUCCEEDED, Reasoning.FINISH_TIME_LIMIT)
     assert reasoning.text
     latency = reasoning.latency.sec + reasoning.latency.nanosec * 1e-9
-    assert 0.2 <= latency < 0.4
+    assert 1.0 <= latency < 2.0
 
 
 def test_a_goal_that_cannot_be_answered_is_aborted_and_says_why(start: Start) -> None:
-    _, client = start({**ENDLESS, "queue_size": 1})
+    _, client = start({**LONG, "queue_size": 1})
     action = client.action(Ask, ASK)
 
     def refusal(**fields: Any) -> str:
@@ -214,11 +213,11 @@ def test_a_goal_that_cannot_be_answered_is_aborted_and_says_why(start: Start) ->
     assert "the node is paused" in refusal(text="Why?")
     client.call(SetBool, "/inf_mllm/pause", SetBool.Request(data=False))
 
-    running = Goal(client, action, text="Tell me everything.", id="taken")
+    running = Goal(client, action, **EVERYTHING, id="taken")
     running.begin()
     assert 'instruction id is "taken"' in refusal(text="Why?", id="taken")
     assert not running.done, "another goal of its id is not the same goal"
-    waiting = Goal(client, action, text="Tell me everything.")
+    waiting = Goal(client, action, **EVERYTHING)
     assert "instruction queue is full" in refusal(text="Why?")
     response = client.call(Cancel, "/inf_mllm/cancel", Cancel.Request())
     assert (response.success, response.message) == (True, "cancelled: the one being answered and 1 that waited")
@@ -226,7 +225,7 @@ def test_a_goal_that_cannot_be_answered_is_aborted_and_says_why(start: Start) ->
 
 
 def test_what_is_not_there_cannot_be_cancelled_and_has_no_result(start: Start) -> None:
-    _, client = start({"goal_result_timeout": 0.5})
+    _, client = start({"goal_result_timeout": 5.0})
     client.show(pictures.raw())
     action = client.action(Ask, ASK)
     goal = Goal(client, action, text="What is in view?")
@@ -249,8 +248,7 @@ def test_what_is_not_there_cannot_be_cancelled_and_has_no_result(start: Start) -
     assert cancel(unknown) == CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
     assert result(unknown) == (GoalStatus.STATUS_UNKNOWN, "")
     assert cancel([0] * 16) == CancelGoal.Response.ERROR_REJECTED, "there is none to be cancelled"
-    client.spin(2.0)
-    assert result(ended) == (GoalStatus.STATUS_UNKNOWN, ""), "kept no longer"
+    client.wait(lambda: result(ended) == (GoalStatus.STATUS_UNKNOWN, ""), "the result to be kept no longer")
     response = client.call(Cancel, "/inf_mllm/cancel", Cancel.Request(id="nobody"))
     expected = 'id is "nobody", expected that of an instruction that waits, is being answered or is watched'
     assert (response.success, response.message) == (False, expected)
@@ -259,14 +257,14 @@ def test_what_is_not_there_cannot_be_cancelled_and_has_no_result(start: Start) -
 
 
 def test_a_node_that_ends_cancels_its_goals(start: Start) -> None:
-    process, client = start(ENDLESS)
+    process, client = start(LONG)
     client.show(pictures.raw())
     action = client.action(Ask, ASK)
-    goals = [Goal(client, action, text="Tell me everything.") for _ in range(2)]
+    goals = [Goal(client, action, **EVERYTHING) for _ in range(2)]
     goals[0].begin()
     status, _ = process.stop()
     assert status == 0
-    client.spin(0.5)
+    client.spin_until(lambda: all(goal.done for goal in goals), 10.0)
     assert all(goal.done for goal in goals)
     assert [goal.result()[0] for goal in goals] == [GoalStatus.STATUS_CANCELED] * 2
 
@@ -274,10 +272,10 @@ def test_a_node_that_ends_cancels_its_goals(start: Start) -> None:
 def test_a_node_that_ends_tells_all_goals_that_wait(start: Start) -> None:
     # Fewer messages than a process can have unread in shared memory, so that nothing depends on how fast this one is.
     count = 150
-    process, client = start({**ENDLESS, "queue_size": count})
+    process, client = start({**LONG, "queue_size": count})
     client.show(pictures.raw())
     action = client.action(Ask, ASK, QoSProfile(depth=1000))
-    sent = [action.send_goal_async(Ask.Goal(instruction=Instruction(text="Why?"))) for _ in range(count)]
+    sent = [action.send_goal_async(Ask.Goal(instruction=Instruction(**EVERYTHING))) for _ in range(count)]
     client.wait(lambda: all(goal.done() for goal in sent), "the goals to be accepted")
     results = [goal.result().get_result_async() for goal in sent]
     client.wait(lambda: client.fresh_stats().instructions_received == count, "the goals to be received")

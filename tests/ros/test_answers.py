@@ -5,9 +5,10 @@ import time
 
 import pictures
 from builtin_interfaces.msg import Time
-from client import Client
+from client import ENDLESS, LONG, Client
 from conftest import Start
 from inf_mllm.msg import Reasoning, ReasoningDelta
+from inf_mllm.srv import Cancel
 from std_msgs.msg import Header
 
 VOCABULARY = 696
@@ -25,7 +26,7 @@ def test_an_answer_names_its_newest_frame_and_is_the_sum_of_its_pieces(start: St
     client.show(pictures.raw(sec=now - 2, nanosec=123_456_789))
     answer = client.ask("What is in view?", id="first")
     client.wait(lambda: client.texts and client.deltas and client.deltas[-1].done, "the pieces and the text")
-    client.fresh_stats()
+    stats = client.fresh_stats()
 
     assert [a.instruction_id for a in client.answers] == ["first"]
     assert answer.finish_reason in (Reasoning.FINISH_STOP, Reasoning.FINISH_LENGTH)
@@ -50,7 +51,6 @@ def test_an_answer_names_its_newest_frame_and_is_the_sum_of_its_pieces(start: St
     assert [piece.index for piece in pieces] == list(range(len(pieces)))
     assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert "".join(piece.text for piece in pieces) == answer.text
-    stats = client.fresh_stats()
     assert (stats.instructions_received, stats.instructions_answered, stats.instructions_failed) == (1, 1, 0)
 
 
@@ -121,21 +121,24 @@ def test_the_longest_answer_is_the_instructions_or_the_nodes(start: Start) -> No
 
 
 def test_a_full_queue_refuses_with_an_answer(start: Start) -> None:
-    _, client = start({"queue_size": 1})
+    _, client = start({"queue_size": 1, "max_new_tokens_limit": 60_000})
     client.show(pictures.raw())
+    client.instruct("What is in view?", id="runs", max_new_tokens=60_000, **ENDLESS)
+    client.wait(lambda: bool(client.deltas), "the first piece of an answer")
     ids = [f"i{index}" for index in range(30)]
     for name in ids:
         client.instruct("What is in view?", id=name)
-    client.wait(lambda: len(client.answers) >= len(ids), "all answers")
-    client.fresh_stats()
-    assert sorted(answer.instruction_id for answer in client.answers) == sorted(ids)
-    refused = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_ERROR]
-    assert refused
+    client.wait(lambda: len(client.answers) == len(ids) - 1, "the refusals")
+    refused = list(client.answers)
+    assert all(answer.finish_reason == Reasoning.FINISH_ERROR for answer in refused)
     assert all("queue is full" in answer.error and "expected at most 1" in answer.error for answer in refused)
+    assert client.call(Cancel, "/inf_mllm/cancel", Cancel.Request(id="runs")).success
+    client.wait(lambda: len(client.answers) == len(ids) + 1, "the other answers")
+    assert sorted(answer.instruction_id for answer in client.answers) == sorted([*ids, "runs"])
+    assert client.answers[-1].finish_reason == Reasoning.FINISH_STOP
     stats = client.fresh_stats()
-    assert stats.instructions_received == len(ids)
-    assert stats.instructions_failed == len(refused)
-    assert stats.instructions_answered == len(ids) - len(refused)
+    assert (stats.instructions_received, stats.instructions_answered) == (31, 1)
+    assert stats.instructions_failed == len(refused) + 1, "what was cancelled is not answered"
 
 
 def test_a_reset_leaves_the_prefix_only(start: Start) -> None:
@@ -160,10 +163,10 @@ def test_a_reset_leaves_the_prefix_only(start: Start) -> None:
 
 
 def test_a_reset_cuts_a_running_answer_off(start: Start) -> None:
-    _, client = start({"temperature": 100.0, "max_new_tokens_limit": 65_536})
+    _, client = start(LONG)
     client.show(pictures.raw())
     for index in range(20):
-        client.instruct("What is in view?", id=f"i{index}", max_new_tokens=65_536)
+        client.instruct("What is in view?", id=f"i{index}", **ENDLESS)
     client.wait(lambda: any(delta.text for delta in client.deltas), "the first piece of an answer")
     # The queue holds 8: what does not fit in has been refused.
     assert client.reset().success
@@ -175,18 +178,17 @@ def test_a_reset_cuts_a_running_answer_off(start: Start) -> None:
 
 
 def test_a_frame_that_waits_behind_an_answer_does_not_outlive_a_reset(start: Start) -> None:
-    _, client = start({"temperature": 100.0, "max_new_tokens_limit": 65_536})
+    _, client = start({**LONG, "frames_during_answers": 0})
     client.show(pictures.raw(sec=1))
     for index in range(8):
-        client.instruct("What is in view?", id=f"i{index}", max_new_tokens=65_536)
+        client.instruct("What is in view?", id=f"i{index}", **ENDLESS)
     client.wait(lambda: bool(client.deltas), "the first piece of an answer")
     client.publish(pictures.raw(sec=2))
     client.wait(lambda: client.stats[-1].frames_received == 2, "the frame that waits")
     assert client.reset().success
     client.wait(lambda: len(client.answers) >= 8, "all answers")
     stats = client.fresh_stats()
-    # It had its turn before the reset only if the answer in front of it ended by itself.
-    assert stats.frames_used + stats.frames_superseded == 2
+    assert (stats.frames_used, stats.frames_superseded) == (1, 1)
     assert "no frame has been seen yet" in client.ask("What is in view?").error
     client.show(pictures.raw(sec=3))
     assert client.ask("What is in view?").frames_seen == 1

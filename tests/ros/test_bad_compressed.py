@@ -1,6 +1,7 @@
 """Compressed images: what image_transport writes is taken, what cannot be decoded is refused, and nothing takes much memory."""
 
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -209,17 +210,20 @@ def test_a_thousand_malformed_images_in_a_second(start: Start) -> None:
     bad: Image = pictures.raw()
     bad.encoding = "bayer_rggb8"
     serialized = serialize_message(bad)
-    sent = 1000
-    for i in range(sent):
+    begun = time.monotonic()
+    sent = 0
+    # What gets lost on its way, as images may, is sent again.
+    while client.stats[-1].frames_rejected < 1000:
         client.publish(serialized)
-        if i % 4 == 3:
+        sent += 1
+        assert sent < 10_000, client.stats[-1]
+        if sent % 4 == 3:
             client.spin(0.004)
-    client.wait(lambda: client.stats[-1].frames_rejected >= sent * 0.9, "the refusals")
     stats = client.fresh_stats()
     assert stats.frames_rejected == stats.frames_received
     assert dict(zip(stats.reject_reasons, stats.reject_counts, strict=True)) == {"encoding": stats.frames_rejected}
     said = process.log.count("image refused: image encoding is")
-    assert 1 <= said <= 4, "once in five seconds"
+    assert 1 <= said <= 1 + (time.monotonic() - begun) / 5, "once in five seconds"
     client.show(pictures.raw(sec=2))
     assert client.fresh_stats().frames_used == 1
     assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP
@@ -228,6 +232,7 @@ def test_a_thousand_malformed_images_in_a_second(start: Start) -> None:
 def test_a_thousand_refused_instructions_in_a_second(start: Start) -> None:
     process, client = start()
     client.show(pictures.raw())
+    begun = time.monotonic()
     sent = 1000
     for i in range(sent):
         client.instruct("", id=f"empty-{i}")
@@ -236,5 +241,6 @@ def test_a_thousand_refused_instructions_in_a_second(start: Start) -> None:
     client.wait(lambda: len(client.answers) == sent, "an answer for each")
     assert {answer.instruction_id for answer in client.answers} == {f"empty-{i}" for i in range(sent)}
     assert all(answer.finish_reason == Reasoning.FINISH_ERROR for answer in client.answers)
-    assert 1 <= process.log.count("not answered:") <= 4, "once in five seconds"
+    said = process.log.count("not answered:")
+    assert 1 <= said <= 1 + (time.monotonic() - begun) / 5, "once in five seconds"
     assert client.ask("What is in view?").finish_reason == Reasoning.FINISH_STOP

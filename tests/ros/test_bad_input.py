@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pictures
 import pytest
-from client import Client
+from client import ENDLESS, LONG, Client
 from conftest import Start
 from inf_mllm.msg import Instruction, Reasoning
+from inf_mllm.srv import Cancel
 from node_process import NodeProcess
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
@@ -107,7 +108,7 @@ def test_an_instruction_of_a_megabyte_is_refused_at_once(start: Start) -> None:
 def test_an_id_that_is_too_long_is_refused_and_no_part_of_it_echoed(start: Start, id: str, length: int) -> None:
     _, client = start()
     client.show(pictures.raw())
-    answer = client.ask("What is in view?", id=id)
+    answer = client.next_answer(lambda: client.instruct("What is in view?", id=id))
     assert answer.finish_reason == Reasoning.FINISH_ERROR
     assert f"instruction id is {length} bytes long, expected at most 256" in answer.error
     assert answer.instruction_id == ""
@@ -137,14 +138,14 @@ def test_an_instruction_that_is_not_utf8_is_refused(start: Start, plain: bool) -
 
 
 def test_of_two_instructions_with_one_id_the_second_is_refused(start: Start) -> None:
-    _, client = start({"temperature": 100.0})
+    _, client = start(LONG)
     client.show(pictures.raw())
-    client.instruct("What is in view?", id="twin", max_new_tokens=300)
-    client.instruct("What is in view?", id="twin")
-    client.wait(lambda: len(client.answers) >= 2, "both answers")
-    refused = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_ERROR]
-    assert [answer.instruction_id for answer in refused] == ["twin"]
-    assert 'instruction id is "twin", expected one that no unanswered instruction has' in refused[0].error
+    client.instruct("What is in view?", id="twin", **ENDLESS)
+    refused = client.ask("What is in view?", id="twin")
+    assert refused.finish_reason == Reasoning.FINISH_ERROR
+    assert 'instruction id is "twin", expected one that no unanswered instruction has' in refused.error
+    assert client.call(Cancel, "/inf_mllm/cancel", Cancel.Request(id="twin")).success
+    client.wait(lambda: len(client.answers) == 2, "the answer that was cut off")
     # Once it is answered, its id is free.
     assert client.ask("What is in view?", id="twin", max_new_tokens=1).finish_reason != Reasoning.FINISH_ERROR
 

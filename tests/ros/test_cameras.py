@@ -66,7 +66,7 @@ def status_of(client: Client, label: str) -> DiagnosticStatus | None:
 
 def film_until(client: Client, cameras: list[Publisher], levels: dict[str, bytes]) -> Counter:
     """Films until the cameras are reported at these levels; how many images each sent."""
-    client.diagnostics.clear()
+    client.forget_diagnostics()
     sent: Counter = Counter()
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:

@@ -45,8 +45,11 @@ def test_a_choice_is_answered_with_the_probabilities_of_all(start: Start) -> Non
     again = client.ask("Where is the red box?", choices=SIDES)
     assert (again.choice, again.text) == (answer.choice, answer.text)
     assert used(client)[1] > before[1]
-    pieces = [delta.text for delta in client.deltas if delta.instruction_id == again.instruction_id]
-    assert "".join(pieces) == again.text
+
+    def pieces() -> str:
+        return "".join(delta.text for delta in client.deltas if delta.instruction_id == again.instruction_id)
+
+    client.wait(lambda: pieces() == again.text, "the pieces of the answer")
     plain = client.ask("Where is the red box?")
     assert plain.choice == -1
     assert len(plain.choice_probabilities) == 0

@@ -35,12 +35,13 @@ def warning(client: Client, camera: Callable[[], None]) -> str:
     def seen() -> bool:
         for array in client.diagnostics:
             camera_status = [s for s in array.status if s.name == "/inf_mllm: camera"]
-            found.extend(s.message for s in camera_status if s.level == DiagnosticStatus.WARN)
+            said = [s.message for s in camera_status if s.level == DiagnosticStatus.WARN]
+            found.extend(message for message in said if not message.startswith("no image "))
         client.diagnostics.clear()
-        return any(not message.startswith("no image ") for message in found)
+        return bool(found)
 
     film_until(client, camera, seen, "a warning")
-    return found[-1]
+    return found[0]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_images_without_a_stamp_get_the_time_of_their_receipt(start: Start) -> N
     stats = client.fresh_stats()
     assert stats.frames_used <= 2 * took + 1
     assert (stats.time_jumps, stats.frames_rejected) == (0, 0)
-    assert stats.retained_age_max == pytest.approx((stats.frames_used - 1) / 2, abs=0.5)
+    assert (stats.frames_used - 1) / 2 - 0.01 <= stats.retained_age_max <= took
     assert process.log.count("images come without a stamp") == 1
     answer = client.ask("What is in view?")
     assert began - 0.1 <= seconds(answer.header.stamp) <= time.time() + 0.1
@@ -123,7 +124,7 @@ def test_simulated_time_without_a_clock_is_named_until_it_comes(start: Start) ->
         client.diagnostics.clear()
         return any(status.level == DiagnosticStatus.OK for status in found)
 
-    client.diagnostics.clear()
+    client.forget_diagnostics()
     film_until(client, simulation, well, "a status without a warning")
 
 

@@ -21,6 +21,8 @@ from node_process import EXECUTABLE
 from recording import IMAGE_TYPE, NANOSECONDS, BagMessage
 
 RATE = 10
+FRAME_TOKENS = 19
+"""Slots that a frame takes in the middle of a turn."""
 QUESTIONS = [
     {"id": "early", "at": 1.5, "text": "What is in view?", "answer": "nothing that is ever answered", "memory": "view"},
     {"id": "late", "at": 3.5, "text": "What was seen just before?", "answer": "nor this", "memory": "past"},
@@ -187,14 +189,16 @@ def test_a_terminal_of_80_columns_has_room_for_all_of_it(brief: Path) -> None:
 def test_accepted_answers_are_right_and_asides_leave_no_trace(tmp_path: Path) -> None:
     question = {"id": "a", "at": 0.5, "text": "Is a red ball in view?", "answer": "perhaps", "accept": ["yes", "no"]}
     asked = [{**question, "memory": "view"}, {**question, "id": "b", "at": 0.9, "memory": "view"}]
-    used = []
+    beside_frames = []
     for aside in (False, True):
         folder = write(tmp_path / f"{aside}", range(RATE), asked, aside=aside)
         done = demo("--bag", folder, "--evict-at-least", 0)
         assert done.returncode == 0, done.stderr
         assert "about now 2 of 2 2 of 2" in rows(done.stdout), done.stdout
-        used.append(int(re.search(r"(\d+) of 512 slots in use", done.stdout)[1]))
-    assert used[1] < used[0]
+        slots, frames = (int(re.search(rf"(\d+) {what}", done.stdout)[1]) for what in ("of 512 slots", "used of"))
+        # How many of the frames a busy machine drops is nobody's business here.
+        beside_frames.append(slots - FRAME_TOKENS * frames)
+    assert beside_frames[1] < beside_frames[0]
 
 
 def test_too_few_evictions_fail_the_run(brief: Path) -> None:

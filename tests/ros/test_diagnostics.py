@@ -1,6 +1,7 @@
 """The state of the node on /diagnostics, with the levels used as they are meant."""
 
 import re
+from collections.abc import Callable
 
 import pictures
 import pytest
@@ -13,8 +14,8 @@ from std_srvs.srv import SetBool
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
-def wait_for(client: Client, part: str, level: bytes) -> DiagnosticStatus:
-    """The next report in which a part has the level."""
+def wait_for(client: Client, part: str, level: bytes, action: Callable[[], object] = lambda: None) -> DiagnosticStatus:
+    """The next report in which a part has the level, of those from an action on."""
     found: list[DiagnosticStatus] = []
 
     def seen() -> bool:
@@ -23,7 +24,8 @@ def wait_for(client: Client, part: str, level: bytes) -> DiagnosticStatus:
         client.diagnostics.clear()
         return bool(found)
 
-    client.diagnostics.clear()
+    client.forget_diagnostics()
+    action()
     client.wait(seen, f"{part} at level {level!r}")
     return found[-1]
 
@@ -72,14 +74,14 @@ def test_refused_images_are_an_error_unless_others_are_used(start: Start) -> Non
     assert status.message.startswith('every image is refused; the last: image encoding is "bayer_rggb8", expected ')
     assert values(status)["rejected_encoding"] == "1"
     # Nothing better has come since.
-    client.diagnostics.clear()
-    client.wait(lambda: len(client.diagnostics) == 2, "two more reports")
-    client.diagnostics.pop(0)
-    assert wait_for(client, "camera", ERROR)
-    for seed in range(2):
-        client.publish(pictures.now(seed))
-        client.publish(bad)
-    assert "images refused; the last: image encoding" in wait_for(client, "camera", WARN).message
+    wait_for(client, "camera", ERROR)
+
+    def both() -> None:
+        for seed in range(2):
+            client.publish(pictures.now(seed))
+            client.publish(bad)
+
+    assert "images refused; the last: image encoding" in wait_for(client, "camera", WARN, both).message
     client.publish(pictures.now())
     wait_for(client, "camera", OK)
 
@@ -133,8 +135,7 @@ def test_what_is_reported_names_the_node_the_model_and_the_budget(start: Start, 
 def test_a_refused_instruction_is_a_warning_that_passes(start: Start) -> None:
     _, client = start()
     wait_for(client, "instructions", OK)
-    client.ask("What is in view?")
-    status = wait_for(client, "instructions", WARN)
+    status = wait_for(client, "instructions", WARN, lambda: client.ask("What is in view?"))
     assert status.message == "1 refused or cancelled"
     assert values(status)["failed"] == "1"
     wait_for(client, "instructions", OK)

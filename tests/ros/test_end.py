@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pictures
 import pytest
+from client import ENDLESS, LONG
 from conftest import STOP_SECONDS, Start
 from inf_mllm.msg import Reasoning
 
@@ -23,19 +24,17 @@ def test_while_idle(start: Start, by: signal.Signals) -> None:
 
 @pytest.mark.parametrize("by", SIGNALS)
 def test_during_an_answer_every_instruction_still_gets_one(start: Start, by: signal.Signals) -> None:
-    # At this temperature the model writes anything, and seldom ends.
-    process, client = start({"temperature": 100.0, "queue_size": 100, "max_new_tokens_limit": 65_536})
+    process, client = start({**LONG, "queue_size": 100})
     client.show(pictures.raw())
     ids = [f"i{index}" for index in range(20)]
     for name in ids:
-        client.instruct("What is in view?", id=name, max_new_tokens=65_536)
+        client.instruct("What is in view?", id=name, **ENDLESS)
     client.wait(lambda: bool(client.deltas), "the first piece of an answer")
-    received = client.fresh_stats().instructions_received
+    client.wait(lambda: client.stats[-1].instructions_received == len(ids), "the others to wait")
     status, took = process.stop(by)
     assert status == 0
     assert took < STOP_SECONDS
-    client.spin(0.5)
-    assert received == len(ids)
+    client.spin_until(lambda: len(client.answers) == len(ids), 10.0)
     assert sorted(answer.instruction_id for answer in client.answers) == sorted(ids)
     cut = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_CANCELLED]
     assert any(answer.output_tokens > 0 for answer in cut)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pictures
-from client import Client
+from client import ENDLESS, LONG, Client
 from conftest import ROOT, Start
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from inf_mllm.msg import CacheStats, Instruction, Reasoning, Watch
+from inf_mllm.msg import CacheStats, Reasoning, Watch
 from inf_mllm.srv import ListWatches
 from rclpy.qos import QoSProfile
 from rosidl_parser.definition import BasicType
@@ -24,7 +26,6 @@ EXAMPLES = ROOT / "examples"
 BALL, NO_BALL = range(500, 511), range(142, 153)
 """Frames of the demo bag: with a red ball before the camera at the end, and with none."""
 COMPRESSED = {"image_transport": "compressed"}
-LONG = {"max_new_tokens": 5000, "max_new_tokens_limit": 5000}
 COMMAND = r"forward (\S+) m/s, turn (\S+) rad/s"
 
 
@@ -33,18 +34,35 @@ class Example:
 
     def __init__(self, client: Client, name: str, *arguments: str) -> None:
         self._client = client
-        command = [sys.executable, str(EXAMPLES / name), *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._files = [os.fdopen(os.memfd_create(stream), "rb", buffering=0) for stream in ("out", "err")]
+        # What is started in the background begins with Ctrl-C ignored, and so do its children.
+        command = ["env", "--default-signal=INT", sys.executable, str(EXAMPLES / name), *arguments]
+        out, err = self._files
+        self.process = subprocess.Popen(command, stdout=out, stderr=err)
 
-    def end(self) -> str:
-        """What it has printed."""
+    @property
+    def printed(self) -> str:
+        return self._read()[0]
+
+    def wait(self, condition: Callable[[str], bool], what: str) -> str:
+        """What it has printed when that fulfils a condition."""
+        self._client.wait(lambda: condition(self.printed), what, timeout=60)
+        return self.printed
+
+    def end(self, by: signal.Signals | None = None) -> str:
+        """What it has printed, once it has ended by itself or by a signal."""
         try:
+            if by is not None:
+                self.process.send_signal(by)
             self._client.wait(lambda: self.process.poll() is not None, "the example to end", timeout=60)
         finally:
             self.process.kill()
-        out, err = self.process.communicate()
+        out, err = self._read()
         assert (self.process.returncode, err) == (0, "")
         return out
+
+    def _read(self) -> list[str]:
+        return [os.pread(file.fileno(), 1 << 20, 0).decode() for file in self._files]
 
 
 def frames(second: int, indices: Iterable[int]) -> Iterator[CompressedImage]:
@@ -60,24 +78,38 @@ def show(client: Client, second: int, indices: Iterable[int]) -> None:
         client.show(message)
 
 
+def watches(client: Client) -> list[str]:
+    """Ids of the watches that stand."""
+    response = client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request())
+    return [watch.instruction.id for watch in response.watches]
+
+
+def commands(printed: str) -> list[tuple[float, float]]:
+    """Forward and turning speeds."""
+    return [(float(forward), float(turn)) for forward, turn in re.findall(COMMAND, printed)]
+
+
+def drives(printed: str) -> bool:
+    """Whether the last command is to go on to what is seen, which the watch has to allow."""
+    stops = re.findall("stop: (.*)", printed)
+    forward, turn = (commands(printed) or [(0.0, 0.0)])[-1]
+    return stops[-1:] == ["no"] and forward > 0.0 and abs(turn) < 0.3
+
+
 def test_the_planner_looks_around_and_drives_to_what_it_sees_and_ends_its_watch(start: Start) -> None:
     _, client = start(COMPRESSED, compressed=True)
     show(client, 10, NO_BALL)
-    out = Example(client, "planner.py", "red ball", "--steps", "6").end()
-    turns = [float(turn) for _, turn in re.findall(COMMAND, out)]
-    assert (len(turns), turns[-1]) == (6, 0.3), "it looks around while nothing is to be seen"
+    twists: list[Twist] = []
+    example = Example(client, "planner.py", "red ball")
+    client.subscribe(Twist, "/cmd_vel", twists.append, QoSProfile(depth=100))
+    example.wait(lambda out: commands(out)[-1:] == [(0.0, 0.3)], "it to look around while nothing is to be seen")
     show(client, 20, BALL)
-    client.answers.clear()
-    example = Example(client, "planner.py", "red ball", "--steps", "6")
-    client.wait(lambda: any(answer.watch for answer in client.answers), "an answer of the watch", timeout=30)
-    standing = client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches
-    assert [watch.instruction.id for watch in standing] == ["planner stop"]
-    out = example.end()
-    stop = re.findall("stop: (yes|no)", out)[-1]
-    forward, towards = (float(value) for value in re.findall(COMMAND, out)[-1])
-    assert abs(towards) < 0.3, out
-    assert (forward > 0.0) == (stop == "no"), out
-    assert client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches == []
+    example.wait(drives, "it to drive to what it sees")
+    client.wait(lambda: watches(client) == ["planner stop"], "its watch")
+    out = example.end(signal.SIGINT)
+    assert set(re.findall("stop: (.*)", out)) <= {"yes", "no"}, out
+    client.wait(lambda: twists[-1] == Twist(), "it to stop in the end")
+    assert watches(client) == []
 
 
 def test_a_planner_takes_over_from_one_that_was_killed(start: Start) -> None:
@@ -85,28 +117,28 @@ def test_a_planner_takes_over_from_one_that_was_killed(start: Start) -> None:
     show(client, 10, BALL)
     first = Example(client, "planner.py", "red ball")
     try:
-        client.wait(lambda: any(answer.watch for answer in client.answers), "an answer of its watch", timeout=30)
+        first.wait(drives, "the one to be killed to drive")
     finally:
         first.process.kill()
-    out = Example(client, "planner.py", "red ball", "--steps", "4").end()
-    assert re.findall("stop: (.*)", out)[-1] in ("yes", "no"), out
-    assert client.call(ListWatches, "/inf_mllm/watches", ListWatches.Request()).watches == []
+    assert watches(client) == ["planner stop"]
+    second = Example(client, "planner.py", "red ball")
+    second.wait(drives, "the other one to drive")
+    assert watches(client) == ["planner stop"]
+    out = second.end(signal.SIGINT)
+    assert set(re.findall("stop: (.*)", out)) <= {"yes", "no"}, out
+    assert watches(client) == []
 
 
 def test_the_planner_goes_through_the_demo_bag(start: Start) -> None:
     _, client = start(COMPRESSED, compressed=True)
-    commands: list[Twist] = []
-    example = Example(client, "planner.py", "red ball", "--steps", "30")
-    client.subscribe(Twist, "/cmd_vel", commands.append, QoSProfile(depth=100))
+    example = Example(client, "planner.py", "red ball")
     for message in frames(10, range(420, 560)):
         client.publish(message)
         client.spin(0.1)
-    out = example.end()
-    assert len(re.findall(COMMAND, out)) == 30
+    out = example.end(signal.SIGINT)
     assert "not answered" not in out
-    client.wait(lambda: commands[-1] == Twist(), "it to stop in the end")
     # The ball comes into view and leaves it again: it neither turned all the time nor never.
-    searching = [twist.angular.z == 0.3 for twist in commands[:-1]]
+    searching = [turn == 0.3 for _, turn in commands(out)]
     assert 0 < sum(searching) < len(searching)
     failed = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_ERROR]
     assert all("no frame" in answer.error for answer in failed), [answer.error for answer in failed]
@@ -124,6 +156,7 @@ def test_the_behaviour_tree_goes_on_or_looks_around_as_the_answers_say(start: St
     free = lines[1] == "Do you need to stop? no"
     expected = "forward +0.20 m/s, turn +0.00 rad/s: done" if free else "forward +0.00 m/s, turn +0.30 rad/s: done"
     assert lines[2:] == [expected]
+    client.wait(lambda: len(client.answers) == 2, "both answers on the topic")
     assert [answer.text for answer in client.answers] == ["yes", "no" if free else "yes"]
 
 
@@ -131,13 +164,13 @@ def test_a_leaf_that_is_halted_cancels_its_goal(start: Start) -> None:
     _, client = start({**LONG, **COMPRESSED}, compressed=True)
     show(client, 10, NO_BALL)
     for number in range(4):
-        # Each goes on for seconds, and cannot end before.
-        client.instruct(f"Tell me everything, {number}.", grammar_kind=Instruction.GRAMMAR_REGEX, grammar="[a-z]{3000}")
+        client.instruct(f"Tell me everything, {number}.", **ENDLESS)
     client.wait(lambda: bool(client.deltas), "the first piece")
     out = Example(client, "behaviour_tree.py", "red ball", "--rounds", "1", "--patience", "0.5").end()
     assert out.splitlines() == ["Do you see a red ball? halted", "forward +0.00 m/s, turn +0.30 rad/s: done"]
-    cancelled = [answer for answer in client.answers if answer.finish_reason == Reasoning.FINISH_CANCELLED]
-    assert [answer.error for answer in cancelled] == ["cancelled while it waited"]
+    client.wait(lambda: bool(client.answers), "the answer of the cancelled goal")
+    [cancelled] = client.answers
+    assert (cancelled.finish_reason, cancelled.error) == (Reasoning.FINISH_CANCELLED, "cancelled while it waited")
 
 
 LAYOUT = json.loads((EXAMPLES / "foxglove_layout.json").read_text())

@@ -8,7 +8,7 @@ import pictures
 import pytest
 import rclpy
 from client import Client
-from conftest import Start
+from conftest import START_SECONDS, Start
 from node_process import PARAMETER_FILE, NodeProcess
 from rcl_interfaces.msg import Log
 from rclpy.executors import SingleThreadedExecutor
@@ -16,7 +16,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 LINE = re.compile(r"\[(DEBUG|INFO|WARN|ERROR)\] \[\d+\.\d{9}\] \[([\w.]+)\]: \S")
 """rcl's line: level, time and logger."""
-START_SECONDS = 10.0
 QUESTION = "What is in view?"
 
 Rosout = Callable[[], list[Log]]

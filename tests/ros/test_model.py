@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pictures
 import pytest
-from conftest import ROOT, Start
+from conftest import ROOT, START_SECONDS, Start
 from node_process import NodeProcess
 
 MODEL = ROOT / "models" / "demo"
-START_SECONDS = 10.0
 
 
 def refusal(model: Path, **parameters: str) -> str:

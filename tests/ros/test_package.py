@@ -8,7 +8,7 @@ from pathlib import Path
 import pictures
 import pytest
 import yaml
-from conftest import ROOT, Start
+from conftest import ROOT, START_SECONDS, Start
 from node_process import PARAMETER_FILE, NodeProcess
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
@@ -27,7 +27,6 @@ FIELDS = {bool: "bool_value", int: "integer_value", float: "double_value", str: 
 TOPICS = ROOT / "docs" / "topics.md"
 MESSAGE = ROOT / "msg" / "CacheStats.msg"
 DOCUMENT = ROOT / "docs" / "parameters.md"
-START_SECONDS = 10.0
 SET_BY_FIXTURE = {"model", "stats_period"}
 
 

@@ -11,7 +11,7 @@ import pictures
 import pytest
 import yaml
 from client import Client
-from conftest import ROOT, Start
+from conftest import ROOT, START_SECONDS, Start
 from inf_mllm.msg import Reasoning
 from node_process import NodeProcess
 from rcl_interfaces.msg import Parameter, ParameterEvent, ParameterType, ParameterValue, SetParametersResult
@@ -27,7 +27,6 @@ from rclpy.parameter import parameter_dict_from_yaml_file
 from rclpy.qos import qos_profile_parameter_events
 
 MODEL = str(ROOT / "models" / "demo")
-START_SECONDS = 10.0
 TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,
     "integer": ParameterType.PARAMETER_INTEGER,

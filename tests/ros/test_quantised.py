@@ -10,7 +10,7 @@ import numpy as np
 import pictures
 import pytest
 import safetensors_files
-from conftest import ROOT, Start
+from conftest import ROOT, START_SECONDS, Start
 from inf_mllm.msg import Reasoning
 from node_process import NodeProcess
 from safetensors_files import Tensors
@@ -22,7 +22,6 @@ import packed_weights
 MODEL = ROOT / "models" / "demo"
 FRAMES = 30
 QUESTIONS = ["What is in view?", "Is a red ball in view?"]
-START_SECONDS = 10.0
 
 
 def awq(matrix: np.ndarray) -> Tensors:

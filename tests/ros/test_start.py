@@ -9,12 +9,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import ROOT, Start
+from conftest import ROOT, START_SECONDS, Start
 from node_process import EXECUTABLE, PARAMETER_FILE, NodeProcess
 from rcl_interfaces.srv import GetParameters
 
 MODEL = ROOT / "models" / "demo"
-START_SECONDS = 10.0
 
 
 def refusal(

@@ -106,25 +106,25 @@ struct Shared {
 impl Shared {
     /// Counts a refused frame and says so in the log, though not of each of many.
     fn reject(&self, camera: usize, error: &PushError) {
-        {
-            let mut stats = lock(&self.stats);
-            stats.reject(camera, error);
-            if error.reason() == PushError::FULL {
-                // What stays so until a reset is said once.
-                if !std::mem::replace(&mut stats.memory_full, true) {
-                    tracing::warn!("frame not taken: {error}; nothing more is taken until a reset, and a larger budget or another policy goes on longer");
+        // Who sees it counted finds the reason in the log.
+        if error.reason() == PushError::FULL {
+            // What stays so until a reset is said once.
+            if !std::mem::replace(&mut lock(&self.stats).memory_full, true) {
+                tracing::warn!("frame not taken: {error}; nothing more is taken until a reset, and a larger budget or another policy goes on longer");
+            }
+        } else {
+            let due = lock(&self.complaints).due(error.reason(), Instant::now());
+            match (due, error) {
+                (None, _) => {}
+                (Some(more), PushError::Frame(error)) => {
+                    tracing::warn!("image refused: {error}{more}");
                 }
-                return;
+                (Some(more), PushError::Model(error)) => {
+                    tracing::error!("frame not taken: {error}{more}");
+                }
             }
         }
-        let due = lock(&self.complaints).due(error.reason(), Instant::now());
-        match (due, error) {
-            (None, _) => {}
-            (Some(more), PushError::Frame(error)) => tracing::warn!("image refused: {error}{more}"),
-            (Some(more), PushError::Model(error)) => {
-                tracing::error!("frame not taken: {error}{more}")
-            }
-        }
+        lock(&self.stats).reject(camera, error);
     }
 }
 

@@ -165,6 +165,8 @@ impl Worker {
         let seen = self.shared.seen_ahead(image);
         match self.session.take_seen(image, jumped, seen) {
             Ok(Taken::Used) => {
+                // Who sees the frame counted finds it in the numbers of the memory.
+                self.publish_session();
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.frames_taken += 1;
                 inbox.used_at.push_back((Instant::now(), image.camera));
@@ -201,6 +203,7 @@ impl Worker {
                 ));
             }
         }
+        self.publish_session();
         self.shared.deliver(answer);
     }
 
@@ -241,6 +244,7 @@ impl Worker {
                 }
             }
         };
+        self.publish_session();
         for watch in published {
             if let Some(answer) = &watch.last {
                 for piece in answer.in_pieces() {
@@ -352,7 +356,7 @@ impl Worker {
         }
     }
 
-    /// Makes the session's state visible.
+    /// Makes the session's state visible: before anything that tells of what has changed it.
     pub fn publish_session(&mut self) {
         let cameras = self.session.state().stream.cameras.iter();
         let gates = cameras.map(|camera| camera.gate.clone());
