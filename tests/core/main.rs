@@ -16,6 +16,7 @@ mod commands;
 mod constraints;
 mod conversation;
 mod cosmos3;
+mod documents;
 mod engine;
 mod engine_on_gpu;
 mod eval;

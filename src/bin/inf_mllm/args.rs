@@ -135,9 +135,9 @@ const OF_THE_MODEL: [&str; 5] = [
     "quantization",
 ];
 
-/// Those of a replay: all but the folder of the model, which has an option of its own, the queue, which a replay has none of, and the
-/// age of pictures, which only a node that waits for them knows; the labels of cameras come with their topics, and no pictures with
-/// instructions.
+/// Those of a replay: all but the folder of the model, which has an option of its own, and what a replay has none of: a queue, watches,
+/// pictures that grow old or come with instructions, frames that come during an answer, small pictures of frames to look at. The labels
+/// of cameras come with their topics.
 pub struct Replayed;
 
 impl Selection for Replayed {
@@ -148,6 +148,9 @@ impl Selection for Replayed {
             "max_frame_age",
             "cameras",
             "instruction_images_limit",
+            "frames_during_answers",
+            "watches_limit",
+            "thumbnail_side",
         ]
         .contains(&parameter.name)
     }

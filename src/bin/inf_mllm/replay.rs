@@ -52,6 +52,8 @@ pub fn run(args: &Args) -> Result<()> {
         model_dir: args.model.clone(),
         ..SessionConfig::default()
     };
+    // Nobody looks at them here.
+    defaults.evidence.thumbnail_side = 0;
     if let Some(system_prompt) = &script.system_prompt {
         defaults.system_prompt.clone_from(system_prompt);
     }
