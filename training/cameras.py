@@ -86,7 +86,9 @@ class CameraBuilder(StreamBuilder):
         order, asking, most = self.drive(lead, length)
         count = 2 if length < 180 or rng.random() < 0.7 else 3
         labels = [LABELS[i] for i in rng.permutation(len(LABELS))[:count]]
-        numbers = [number, *(self.beside(lead) for _ in labels[1:])]
+        numbers = [number]
+        for _ in labels[1:]:
+            numbers.append(self.beside(numbers))
         strides = [1, *(int(stride) for stride in rng.choice(STRIDES, count - 1))]
         phases = [int(rng.integers(stride)) for stride in strides]
         turns, film = rng.permutation(count).tolist(), []
@@ -97,10 +99,11 @@ class CameraBuilder(StreamBuilder):
                     film.append(Moment((numbers[camera], frame), seconds, camera=labels[camera]))
         return film, asking, most
 
-    def beside(self, lead: Run) -> int:
-        """The number of a run for another camera, mostly one whose room has kinds of object in common with this run's."""
-        numbers = self.rng.integers(len(self.runs), size=CANDIDATES if self.rng.random() < 0.7 else 1)
-        kinds = kinds_of(lead)
+    def beside(self, taken: list[int]) -> int:
+        """The number of a run for another camera, mostly one whose room has kinds of object in common with the first of these."""
+        free = np.setdiff1d(np.arange(len(self.runs)), taken)
+        numbers = self.rng.choice(free, CANDIDATES if self.rng.random() < 0.7 else 1)
+        kinds = kinds_of(self.runs[taken[0]])
         return int(max(numbers, key=lambda n: np.isin(kinds_of(self.runs[n]), kinds).sum()))
 
     def units(self, film: list[Moment], epoch: float, most: int) -> list[Moment]:
