@@ -46,7 +46,7 @@ test: lint test-core test-training test-scripts test-ros ## everything
 test-core: weights-smollm2 ## Rust tests; no ROS in them
 	$(ENV); cargo test --release --locked
 
-test-training: build ## what training/ made: the questions of bags/demo and bags/minutes against what is in view there
+test-training: build ## what training/ makes: questions of bags/demo and bags/minutes, and streams of several cameras, against what is in view
 	$(RUN) python -m pytest tests/training
 
 test-scripts: build ## what scripts/ make of their results

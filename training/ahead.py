@@ -15,9 +15,10 @@ import torch
 
 from dataset import Codec
 from packed import Pack
-from pool import Batches, Pool
+from pool import CAMERAS, Batches, Pool
 
 AHEAD = 6  # files that are read while others are learnt from
+PATIENCE = 120  # seconds within which the first packs must be there
 
 
 def write(path: Path, pack: Pack) -> None:
@@ -37,7 +38,8 @@ def read(path: Path) -> Pack:
 def work(args: argparse.Namespace, codec: Codec, pool: Pool, number: int) -> None:
     """Writes pack after pack into the folder until it is told to stop."""
     torch.set_num_threads(1)
-    batches = Batches(codec, pool, np.random.default_rng([args.seed, number]), args.recall, tuple(args.layouts))
+    rng = np.random.default_rng([args.seed, number])
+    batches = Batches(codec, pool, rng, args.recall, tuple(args.layouts), args.cameras)
     end = time.time() + args.seconds
     for count in range(args.most):
         if time.time() > end or (args.out / "stop").exists():
@@ -45,10 +47,20 @@ def work(args: argparse.Namespace, codec: Codec, pool: Pool, number: int) -> Non
         write(args.out / f"{count:05}-{number:02}.pack", batches.next(args.tokens, args.long))
 
 
+def wait_for_packs(folder: Path) -> None:
+    """Waits until there are packs: reading the runs takes a while."""
+    end = time.time() + PATIENCE
+    while not any(folder.glob("*.pack")):
+        if time.time() > end:
+            raise SystemExit(f"{folder}: no packs within {PATIENCE} s")
+        time.sleep(0.2)
+
+
 class Shelf:
     """Packs of a folder in the order in which they come; those read before again, at random, while there are no new ones."""
 
     def __init__(self, folder: Path, pinned: bool):
+        wait_for_packs(folder)
         self.folder, self.pinned, self.fresh, self.known, self.again, self.seen = folder, pinned, [], set(), 0, 0
         self.readers = ThreadPoolExecutor(2)
 
@@ -65,8 +77,6 @@ class Shelf:
         self.seen += 1
         if self.fresh:
             return self.fresh.pop()
-        if not self.known:
-            raise SystemExit(f"{self.folder}: no packs")
         self.again += 1
         return random.choice(self.files)
 
@@ -89,6 +99,7 @@ def main() -> None:
     parser.add_argument("--long", type=float, default=0.5)
     parser.add_argument("--recall", type=float, default=0.6)
     parser.add_argument("--layouts", type=float, nargs=3, default=[0.45, 0.45, 0.1])
+    parser.add_argument("--cameras", type=float, default=CAMERAS)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

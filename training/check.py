@@ -3,11 +3,14 @@
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cameras import CAMERA_KINDS
+from cameras import LAYOUTS as OF_CAMERAS
 from dataset import Codec
 from finding import found, shows
 from model import published
@@ -33,6 +36,27 @@ def finding(model: torch.nn.Module, tokens: torch.Tensor, pool: Pool, batches: B
     return {"frames": float(len(pack.frame)), **dict(zip(("one", "share", "chance"), (x.item() for x in shares)))}
 
 
+def answered(
+    model: torch.nn.Module, tokens: torch.Tensor, batches: Batches, count: int
+) -> dict[tuple[str, str], list[bool]]:
+    """By question type and layout, which answers of so many batches are right."""
+    right: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for _ in range(count):
+        _, hits, pack, _ = stream_loss(model, tokens, batches.next(TOKENS, 0.4))
+        for (kind, layout), hit in zip(pack.answers, hits.tolist()):
+            for key in ((kind, layout), (kind, "all"), ("all", layout), ("all", "all")):
+                right[key].append(hit)
+    return right
+
+
+def show(right: dict[tuple[str, str], list[bool]], kinds: Sequence[str], layouts: Sequence[str]) -> None:
+    """Prints a table of percentages, with the number of questions."""
+    print(f"{'':12}" + "".join(f"{layout:>15}" for layout in (*layouts, "all")))
+    for kind in (*kinds, "all"):
+        cells = [right.get((kind, layout), []) for layout in (*layouts, "all")]
+        print(f"{kind:12}" + "".join(f"{100 * np.mean(c):8.1f} ({len(c):4})" if c else f"{'-':>15}" for c in cells))
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -48,25 +72,20 @@ def main() -> None:
     model = placed(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pool = Pool(args.data, held_out=True, most=args.shards)
     tokens = image_tokens(model, pool, 512).to(model.device)
-    batches = Batches(codec, pool, np.random.default_rng(7), recall=0.75, layouts=(0.4, 0.4, 0.2))
-    right: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for _ in range(args.batches):
-        _, hits, pack, _ = stream_loss(model, tokens, batches.next(TOKENS, 0.4))
-        for (kind, layout), hit in zip(pack.answers, hits.tolist()):
-            for key in ((kind, layout), (kind, "all"), ("all", layout), ("all", "all")):
-                right[key].append(hit)
-    print(f"{'':12}" + "".join(f"{layout:>15}" for layout in (*LAYOUTS, "all")))
-    for kind in (*KINDS, "all"):
-        cells = [right[kind, layout] for layout in (*LAYOUTS, "all")]
-        print(f"{kind:12}" + "".join(f"{100 * np.mean(c):8.1f} ({len(c):4})" if c else f"{'-':>15}" for c in cells))
-    told = finding(model, tokens, pool, batches)
+    table, told = {}, {}
+    for name, share, kinds, layouts in (("one", 0.0, KINDS, LAYOUTS), ("several", 1.0, CAMERA_KINDS, OF_CAMERAS)):
+        batches = Batches(codec, pool, np.random.default_rng(7), 0.75, (0.4, 0.4, 0.2), cameras=share)
+        right = answered(model, tokens, batches, args.batches)
+        print(f"streams of {name} camera{'s' * (share > 0)}")
+        show(right, kinds, layouts)
+        table[name] = {f"{kind} {layout}": [sum(hits), len(hits)] for (kind, layout), hits in sorted(right.items())}
+        told = told or finding(model, tokens, pool, batches)
     print(
         "the best {:.0f} of {:.0f} frames: one shows what the question names {:.3f}, share that do {:.3f}; by chance {:.3f}".format(
             BEST, *told.values()
         )
     )
     if args.out:
-        table = {f"{kind} {layout}": [sum(hits), len(hits)] for (kind, layout), hits in sorted(right.items())}
         args.out.write_text(json.dumps({**table, "finding": told}, indent=1) + "\n")
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset import Codec, Stream
+from dataset import SYSTEM_PROMPT, Codec, Stream
 from model import published
 from packed import pack
 from pool import Pool, image_tokens
 from questions import PAST, TYPES, Asker, visibility
-from tokenizer import SYSTEM_PROMPT
 from train import placed, stream_loss
 
 MANY = 4  # objects from which frames are counted together

@@ -5,12 +5,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from recollection import KINDS, label
 from runs import SHAPES
-from tokenizer import SPECIAL
 
+SPECIAL = ["<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>", "<pad>"]
+SYSTEM_PROMPT = "You are a mobile robot. Answer briefly."
 TOKENS_PER_FRAME = 9
 
 Shown = tuple[int, int]  # a run's number and its frame's
@@ -20,6 +20,8 @@ class Codec:
     """Token ids of texts between control tokens, and of the control tokens."""
 
     def __init__(self, folder: Path):
+        from tokenizers import Tokenizer  # here, as streams can be built and tested without it
+
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.start, self.end, self.fake, self.globe, self.image, self.pad = (tokenizer.token_to_id(t) for t in SPECIAL)
         self.size = tokenizer.get_vocab_size()
@@ -78,9 +80,10 @@ class Stream:
             self.control(self.codec.end)
             self.text = "\n"
 
-    def add_frame(self, shown: Shown, seconds: float) -> None:
-        """A frame with its time label."""
-        self.text += ("" if self.open else "User:") + f"\nFrame from {label(seconds)}:"
+    def add_frame(self, shown: Shown, seconds: float, camera: str = "") -> None:
+        """A frame with its time label and, if there are several, its camera's."""
+        beside = f", {camera} camera" if camera else ""
+        self.text += ("" if self.open else "User:") + f"\nFrame from {label(seconds)}{beside}:"
         self.open = self.framed = True
         self.control(self.codec.fake, self.codec.globe)
         self.write([self.codec.image] * TOKENS_PER_FRAME, frame=len(self.frames))

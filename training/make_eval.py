@@ -7,9 +7,9 @@ import numpy as np
 import yaml
 
 from bag import write_bag
+from dataset import SYSTEM_PROMPT
 from questions import PAST, Asker, Question, visibility
 from scenes import CAMERA_SIZE, Studio
-from tokenizer import SYSTEM_PROMPT
 
 EVAL_SEED = 910_001  # training shards use 1000 and up, one per shard
 

@@ -12,9 +12,9 @@ import yaml
 from asked import DEMO_QUOTA, HOUR_QUOTA, MINUTES_QUOTA, Chooser
 from bag import write_bag
 from check_video import BANDS, DEMO_BANDS, problems, report
+from dataset import SYSTEM_PROMPT
 from journey import DEMO, HOUR, MINUTES, travel
 from scenes import CAMERA_SIZE
-from tokenizer import SYSTEM_PROMPT
 
 RUNS = {
     "demo": (DEMO, DEMO_QUOTA, DEMO_BANDS),

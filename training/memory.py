@@ -16,11 +16,13 @@ BY_OBJECT = ("cells", "within", "centre", "distance", "ahead", "lateral")
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame in a stream: which, its time in seconds, and which of its nine tokens are left, None for all of them."""
+    """A frame in a stream: which, its time in seconds, which of its nine tokens are left, None for all of them, and the label of
+    its camera, empty if there is but one."""
 
     shown: Shown
     seconds: float
     left: tuple[int, ...] | None = None
+    camera: str = ""
 
 
 def kinds_of(run: Run) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from transformers import SmolVLMForConditionalGeneration
 
+from cameras import CameraBuilder
 from dataset import TOKENS_PER_FRAME, Codec
 from labels import label_file
 from model import frame_features, pixels
@@ -21,6 +22,7 @@ from streams import StreamBuilder
 EVERY, HELD_OUT = 50, 2  # of as many shards so many are never trained on
 LENGTHS = (120, 180, 180, 260, 400)  # tokens of shorter streams
 LONG = (540, 640)
+CAMERAS = 0.35  # share of the streams that are of several cameras
 READERS = 8
 CROWDS = (0.1, 0.35, 0.7, 1.0)  # how likely a frame is taken with no, one, two, more objects in view
 
@@ -140,18 +142,28 @@ def image_tokens(model: SmolVLMForConditionalGeneration, pool: Pool, batch: int 
 
 
 class Batches:
-    """Random batches of streams, of about equal length within a batch."""
+    """Random batches of streams, of about equal length within a batch; `cameras`: share of the streams that are of several."""
 
-    def __init__(self, codec: Codec, pool: Pool, rng: np.random.Generator, recall: float, layouts: tuple[float, ...]):
+    def __init__(
+        self,
+        codec: Codec,
+        pool: Pool,
+        rng: np.random.Generator,
+        recall: float,
+        layouts: tuple[float, ...],
+        cameras: float,
+    ):
         self.builder = StreamBuilder(codec, pool.runs, rng, recall, layouts)
-        self.rng, self.starts = rng, pool.starts
+        self.several = CameraBuilder(codec, pool.runs, rng, recall)
+        self.rng, self.starts, self.cameras = rng, pool.starts, cameras
 
     def next(self, tokens: int, long: float) -> Pack:
         """Streams of together about `tokens` tokens; `long` is the share of full-length batches."""
         length = int(self.rng.choice(LONG if self.rng.random() < long else LENGTHS))
         streams, room = [], tokens
         while room > 0:
-            stream = self.builder.build(length)
+            several = self.cameras > 0 and self.rng.random() < self.cameras
+            stream = (self.several if several else self.builder).build(length)
             if stream.answers:
                 streams.append(stream)
                 room -= len(stream.ids)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 SHAPES = ["box", "ball", "cone", "pillar"]
 COLORS = ["red", "green", "blue", "yellow", "purple", "black"]
@@ -46,6 +45,8 @@ class Run:
 
 def model_pixels(jpeg: bytes) -> np.ndarray:
     """Camera JPEG to uint8 [96, 96, 3], resized in the two steps of the SmolVLM image processor."""
+    from PIL import Image  # here, as recorded runs can be read without it
+
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     width, height = image.size
     scale = MODEL_EDGE / max(width, height)

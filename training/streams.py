@@ -1,14 +1,15 @@
 """Random training streams from runs: a drive with questions, what an eviction leaves of older frames before it, and frames
 recalled from earlier in the hour: after the recent frames, after them with the newest of them once more, or before them."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from dataset import TOKENS_PER_FRAME, Codec, Stream
+from dataset import SYSTEM_PROMPT, TOKENS_PER_FRAME, Codec, Stream
 from memory import Moment, View
 from questions import DESCRIBE, TYPES, Asker, Options, Question, view_candidates, visibility
 from recollection import PAST_PHRASES, PAST_TYPES, named
 from runs import Run
-from tokenizer import SYSTEM_PROMPT
 
 # How often a type is asked in training, relative to the others: the harder, the more often.
 HARDER = {
@@ -25,9 +26,17 @@ RECALLED = ("after", "again", "before")  # where recalled frames are: see this f
 HOUR = 3600.0
 
 
+def newest(moments: list[Moment]) -> list[Moment]:
+    """The newest moment of each camera, in the order of time."""
+    return sorted({m.camera: m for m in sorted(moments, key=lambda m: m.seconds)}.values(), key=lambda m: m.seconds)
+
+
 class StreamBuilder:
     """Makes random training streams. recall: share of the longer streams that hold recalled frames; layouts: how often these
     come where, in the order of RECALLED."""
+
+    frame = FRAME
+    kinds = KINDS
 
     def __init__(
         self, codec: Codec, runs: list[Run], rng: np.random.Generator, recall: float, layouts: tuple[float, ...]
@@ -38,7 +47,7 @@ class StreamBuilder:
     def build(self, length: int) -> Stream:
         """A stream of at most about `length` tokens; a share of them begins with what an eviction might have left."""
         rng, number = self.rng, int(self.rng.integers(len(self.runs)))
-        run, stream = self.runs[number], Stream(self.codec)
+        stream = Stream(self.codec)
         stream.begin(SYSTEM_PROMPT if rng.random() < 0.8 else None)
         stream.flush()
         prefix = len(stream.ids)
@@ -47,42 +56,40 @@ class StreamBuilder:
             epoch = rng.uniform(60, HOUR) if rng.random() < 0.7 else rng.uniform(10, 300)
         else:
             epoch = 0.0 if rng.random() < 0.5 else rng.uniform(0, 120) if rng.random() < 0.9 else rng.uniform(0, HOUR)
-        order, asking, most = self.drive(run, length)
+        film, asking, most = self.film(number, epoch, length)
         # A question that comes again is answered by copying; most streams have none, so that the frames must be looked at.
         repeats, avoid = rng.random() < 0.2, set[str]()
         # Questions that see each other give each other's answers away: mostly, each is asked as if it were the only one.
         asides = rng.random() < (0.8 if recall else 0.65)
-        fragments = int(rng.integers(1, len(order))) if rng.random() < 0.4 and len(order) > 3 else 0
+        fragments = int(rng.integers(1, len(film))) if rng.random() < 0.4 and len(film) > 3 else 0
         moments = []
         if fragments:
             part = rng.uniform(0.1, 0.25 if recall else 0.5) * length
-            moments = self.fragment(stream, number, order[:fragments], epoch, prefix, part)
-        order = order[fragments:]
-        units = self.units(number, order, epoch, int(length * 0.45) // FRAME) if recall else []
+            moments = self.fragment(stream, film[:fragments], prefix, part)
+        film = film[fragments:]
+        units = self.units(film, epoch, int(length * 0.45) // self.frame) if recall else []
         stream.layout = RECALLED[rng.choice(len(RECALLED), p=self.layouts)] if units else "plain"
         later = units if stream.layout != "before" else []
         if stream.layout == "before":
-            for unit in units:
-                stream.add_frame(unit.shown, unit.seconds)
+            self.show(stream, units)
             moments += units
-        room = length - FRAME * (len(later) + (stream.layout == "again"))
-        for i, frame in enumerate(order):
-            if len(stream.ids) + FRAME > room - 30:
+        room = length - self.frame * (len(later) + (len(newest(film)) if stream.layout == "again" else 0))
+        for i, moment in enumerate(film):
+            if len(stream.ids) + self.frame > room - 30:
                 break
-            moments.append(Moment((number, frame), epoch + float(run.times[frame])))
-            stream.add_frame((number, frame), moments[-1].seconds)
-            last = len(stream.ids) + FRAME > room - 60 or i == len(order) - 1
-            in_view = (visibility(run, frame) == 1).sum()
+            moments.append(moment)
+            self.show(stream, [moment])
+            last = len(stream.ids) + self.frame > room - 60 or i == len(film) - 1
+            run, frame = moment.shown
+            in_view = (visibility(self.runs[run], frame) == 1).sum()
             if not last and rng.random() >= asking * (1.0 if in_view >= CROWDED else 0.7 if in_view else 0.3):
                 continue
             if last:
-                for unit in later:
-                    stream.add_frame(unit.shown, unit.seconds)
-                if stream.layout == "again":
-                    stream.add_frame(moments[-1].shown, moments[-1].seconds)
+                self.show(stream, later)
+                self.show(stream, newest(moments) if stream.layout == "again" else [])
                 moments += later
             avoid = set() if repeats else avoid
-            found = self.options(View(self.runs, moments), past=not later or last)
+            found = self.options(moments, past=not later or last)
             for _ in range(12 if last and units and asides else int(rng.integers(1, most + 1))):
                 if len(stream.ids) + TURN > length:
                     break
@@ -96,6 +103,17 @@ class StreamBuilder:
             if last:
                 break
         return stream
+
+    def show(self, stream: Stream, moments: list[Moment]) -> None:
+        """Appends frames with their labels."""
+        for moment in moments:
+            stream.add_frame(moment.shown, moment.seconds, moment.camera)
+
+    def film(self, number: int, epoch: float, length: int) -> tuple[list[Moment], float, int]:
+        """What a stream shows of a run, in the order in which it comes; the rest as `drive`."""
+        run = self.runs[number]
+        order, asking, most = self.drive(run, length)
+        return [Moment((number, frame), epoch + float(run.times[frame])) for frame in order], asking, most
 
     def drive(self, run: Run, length: int) -> tuple[list[int], float, int]:
         """Frames of a run in the order of time, how likely each is asked about, and how many questions at most at once."""
@@ -111,8 +129,9 @@ class StreamBuilder:
         chosen = [k for k, crowd in zip(order, crowds) if rng.random() < (0.03, 0.1, 0.6, 1.0, 1.0)[min(crowd, 4)]]
         return chosen[:: int(rng.integers(1, 4))] or order, 2.0, 12
 
-    def options(self, view: View, past: bool) -> Options:
+    def options(self, moments: list[Moment], past: bool) -> Options:
         """Every question with a certain answer now; without `past`, only about what is in view."""
+        view = View(self.runs, moments)
         if past:
             found = self.asker.options(view.run, len(view.state) - 1, view.state)
             return {**found, **view.recollections(TRICKY)}
@@ -123,7 +142,7 @@ class StreamBuilder:
         self, stream: Stream, found: Options, avoid: set[str], learn: bool = True, aside: bool = False
     ) -> Question | None:
         """Appends one of the questions found and its answer, if any can be asked."""
-        question = self.asker.ask(found, avoid, KINDS)
+        question = self.asker.ask(found, avoid, self.kinds)
         if question is not None and aside:
             stream.add_aside(question.text, question.answer, question.type, named(question.words))
         elif question is not None:
@@ -131,13 +150,14 @@ class StreamBuilder:
             stream.add_answer(question.answer, question.type if learn else None)
         return question
 
-    def units(self, number: int, order: list[int], epoch: float, most: int) -> list[Moment]:
-        """Frames to recall, in the order of time: of the run itself from before the frames in `order`, and of other rooms seconds
+    def units(self, film: list[Moment], epoch: float, most: int) -> list[Moment]:
+        """Frames to recall, in the order of time: of the run itself from before the frames of `film`, and of other rooms seconds
         to an hour ago, one to three of a room as a search finds them; most of them show something."""
-        rng, run = self.rng, self.runs[number]
+        rng, (number, first) = self.rng, film[0].shown
+        run = self.runs[number]
         wanted = int(rng.integers(1, min(UNITS, max(1, most)) + 1))
-        now, units, taken = epoch + float(run.times[order[0]]), [], []
-        earlier = [k for k in range(order[0]) if (visibility(run, k) == 1).any()]
+        now, units, taken = film[0].seconds, [], []
+        earlier = [k for k in range(first) if (visibility(run, k) == 1).any()]
         if earlier and rng.random() < 0.4:
             chosen = rng.choice(earlier, min(len(earlier), int(rng.integers(1, 3))), replace=False)
             units += [Moment((number, int(k)), epoch + float(run.times[k])) for k in chosen]
@@ -163,16 +183,13 @@ class StreamBuilder:
             units += [Moment((other, k), at) for k, at in zip(frames, seconds)]
         return sorted(units, key=lambda unit: unit.seconds)
 
-    def fragment(
-        self, stream: Stream, number: int, order: list[int], epoch: float, prefix: int, length: float
-    ) -> list[Moment]:
+    def fragment(self, stream: Stream, older: list[Moment], prefix: int, length: float) -> list[Moment]:
         """Frames and turns as eviction leaves them; what is left of each frame."""
-        rng, run = self.rng, self.runs[number]
-        for frame in order:
-            seconds = epoch + float(run.times[frame])
-            stream.add_frame((number, frame), seconds)
+        rng = self.rng
+        for moment in older:
+            self.show(stream, [moment])
             if rng.random() < 0.3:
-                found = self.options(View(self.runs, [Moment((number, frame), seconds)]), past=False)
+                found = self.options([moment], past=False)
                 kinds = ("color", "position", "exists", "closest")
                 self.ask(stream, {kind: found[kind] for kind in kinds if kind in found}, set(), learn=False)
         stream.flush()
@@ -189,8 +206,5 @@ class StreamBuilder:
         mask[:prefix] = True
         stream.keep(mask)
         left = {(f, p) for f, p in zip(stream.frame, stream.part) if f >= 0}
-        moments = []
-        for row, frame in enumerate(order):
-            cells = tuple(p for p in range(TOKENS_PER_FRAME) if (row, p) in left)
-            moments.append(Moment((number, frame), epoch + float(run.times[frame]), cells))
-        return moments
+        cells = [tuple(p for p in range(TOKENS_PER_FRAME) if (row, p) in left) for row in range(count)]
+        return [replace(moment, left=some) for moment, some in zip(older, cells)]

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from dataset import SPECIAL, SYSTEM_PROMPT
 from questions import PHRASES
 from runs import COLORS, SHAPES
 
-SPECIAL = ["<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>", "<pad>"]
-SYSTEM_PROMPT = "You are a mobile robot. Answer briefly."
 CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
     "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"

@@ -24,7 +24,7 @@ from grow import Size, grown
 from model import new_model, published, save_checkpoint, tower_hidden
 from optimize import Optimizers, optimizer_for, step
 from packed import Pack, Padded, packed_hidden
-from pool import Batches, Frames, Pool, augment, image_tokens, share_of
+from pool import CAMERAS, Batches, Frames, Pool, augment, image_tokens, share_of
 from streams import RECALLED
 from tower import Heads, split_rows
 
@@ -212,14 +212,14 @@ def train_streams(args: argparse.Namespace, codec: Codec, deadline: float) -> No
         optimizer.load_state_dict(saved["optimizer"])
         spent, steps = saved["spent"], saved["steps"]
     if args.ahead:
+        shelf = Shelf(args.ahead, args.device.type == "cuda")
         told = (args.ahead / "pool").read_text()
         if told != pool.name():
             raise SystemExit(f"{args.ahead}: packs of pool {told}, not of {args.data}'s {pool.name()}")
-        shelf = Shelf(args.ahead, args.device.type == "cuda")
         batches = iter(shelf)
     else:
         seed = [args.seed, 1, share_of()[0], int(time.time()) if args.resume else 0]
-        source = Batches(codec, pool, np.random.default_rng(seed), args.recall, tuple(args.layouts))
+        source = Batches(codec, pool, np.random.default_rng(seed), args.recall, tuple(args.layouts), args.cameras)
         batches = iter(lambda: source.next(args.tokens, args.long), None)
     tally: Report = {}
     model.train()
@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--layouts", type=float, nargs=3, default=[0.45, 0.45, 0.1], help=f"how often these come {', '.join(RECALLED)}"
     )
+    parser.add_argument("--cameras", type=float, default=CAMERAS, help="streams: share that are of several cameras")
     parser.add_argument("--finding", type=float, default=0.3, help="streams: weight of the loss on finding frames")
     parser.add_argument(
         "--ahead", type=Path, help="streams: a folder that ahead.py fills, instead of building them here"

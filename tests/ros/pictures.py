@@ -20,6 +20,9 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 DEMO_BAG = ROOT / "bags" / "demo"
 FRAME_ID = "camera_optical_frame"
 WIDTH, HEIGHT = 64, 48
+SHAPES = ["box", "ball", "cone", "pillar"]
+COLORS = ["red", "green", "blue", "yellow", "purple", "black"]
+"""Of the demo's objects, in the order of truth.npz: all colors of a shape, then the next shape."""
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -46,8 +49,13 @@ def raw(encoding: str = "rgb8", sec: int = 1, nanosec: int = 0, padding: int = 0
 
 def now(seed: int = 0, ahead: float = 0.0) -> Image:
     """The picture as an Image of this moment, or of one `ahead` seconds later."""
-    sec, rest = divmod(time.time_ns() + round(ahead * 1e9), 1_000_000_000)
+    sec, rest = moment(ahead)
     return raw(sec=sec, nanosec=rest, seed=seed)
+
+
+def moment(ahead: float) -> tuple[int, int]:
+    """The time `ahead` seconds from now, seconds and nanoseconds."""
+    return divmod(time.time_ns() + round(ahead * 1e9), 1_000_000_000)
 
 
 def with_alpha(pixels: np.ndarray) -> np.ndarray:
@@ -121,7 +129,21 @@ def write_bag(
             writer.write(connection, frame.stamp_ns, frame.data)
 
 
-def jpeg(sec: int = 1, index: int = 0) -> CompressedImage:
+def jpeg(sec: int = 1, index: int = 0, nanosec: int = 0) -> CompressedImage:
     """A frame of the demo bag."""
     message = STORE.deserialize_cdr(demo_frames()[index].data, IMAGE_TYPE)
-    return stamped(CompressedImage(format=message.format, data=message.data.tobytes()), sec)
+    return stamped(CompressedImage(format=message.format, data=message.data.tobytes()), sec, nanosec)
+
+
+def jpeg_now(index: int, ahead: float = 0.0) -> CompressedImage:
+    """A frame of the demo bag as one of this moment, or of one `ahead` seconds later."""
+    sec, rest = moment(ahead)
+    return jpeg(sec, index, rest)
+
+
+def frames_with(name: str) -> list[int]:
+    """The frames of the demo bag that show one kind of object well and no other."""
+    kind = [f"{color} {shape}" for shape in SHAPES for color in COLORS].index(name)
+    with np.load(DEMO_BAG / "truth.npz") as truth:
+        alone = (truth["state"][:, kind] == 1) & ((truth["state"] >= 0).sum(1) == 1)
+        return np.flatnonzero(alone).tolist()

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pictures
 import pytest
@@ -44,14 +45,24 @@ def begin(start: Start, advertise: Advertise, **parameters: object) -> tuple[Cli
     return client, cameras
 
 
-def film(client: Client, cameras: list[Publisher], images: int) -> Counter:
-    """Publishes so many images by each camera at [`RATE`], the last camera 20 ms behind the stamps of the first; how many each sent."""
+def pattern(camera: int, number: int) -> Image:
+    """A camera's image of this moment, each another one."""
+    return pictures.now(seed=number * 2 + camera, ahead=-0.02 * camera)
+
+
+def film(
+    client: Client,
+    cameras: list[Publisher],
+    images: int,
+    image: Callable[[int, int], Image | CompressedImage] = pattern,
+) -> Counter:
+    """Publishes so many images by each camera at [`RATE`], the last camera 20 ms behind the stamps of the first; how many each sent.
+    `image` makes one from the camera's number and its own."""
     sent: Counter = Counter()
     begin = time.monotonic()
     for number in range(images):
         for index, camera in enumerate(cameras):
-            image = pictures.now(seed=number * 2 + index, ahead=-0.02 * index)
-            camera.publish(image)
+            camera.publish(image(index, number))
             sent[camera.topic_name] += 1
         client.spin(max(0.0, begin + (number + 1) / RATE - time.monotonic()))
     return sent
@@ -117,6 +128,60 @@ def test_two_cameras_at_15_hz_lose_nothing_and_answers_say_which_is_the_newest(
         client.wait(lambda before=before: client.stats[-1].frames_used == before + 1, "the frame to be used")
         answer = client.ask("What is in view?")
         assert (answer.finish_reason, answer.camera) == (Reasoning.FINISH_STOP, label), answer.error
+
+
+LABELLED = {"front": 24, "rear": 23}
+"""Tokens of a frame of the demo model with its time and its label: 19, and those of `, front camera` or `, rear camera`."""
+
+
+def test_while_two_cameras_run_at_15_hz_every_image_is_counted_and_labelled_and_answers_say_whose_it_is(
+    start: Start, advertise: Advertise
+) -> None:
+    parameters = {**TWO, "camera_transports": ["compressed", "compressed"], "evidence_frames": 4}
+    _, client = start(parameters, image=FRONT, compressed=True, reliable_images=True)
+    rear = connected(client, advertise(CompressedImage, f"{REAR}/compressed", QoSProfile(depth=1000)))
+    cameras = {"front": client._image, "rear": rear}
+    shown = [pictures.frames_with("red ball"), pictures.frames_with("green ball")]
+    stamps: list[set[tuple[int, int]]] = [set(), set()]
+
+    def frame(camera: int, number: int) -> CompressedImage:
+        image = pictures.jpeg_now(shown[camera][number % len(shown[camera])], ahead=-0.02 * camera)
+        stamps[camera].add((image.header.stamp.sec, image.header.stamp.nanosec))
+        return image
+
+    def used() -> dict[str, int]:
+        counts = {
+            label: of_camera(client, label, received=len(sent)) for label, sent in zip(cameras, stamps, strict=True)
+        }
+        for label, count in counts.items():
+            assert count["frames_used"] + count["frames_superseded"] == count["frames_received"], (label, count)
+        return {label: count["frames_used"] for label, count in counts.items()}
+
+    # The first image opens the user turn, which takes some tokens too.
+    film(client, list(cameras.values()), 1, frame)
+    before, tokens = used(), client.fresh_stats().tokens_seen
+    film(client, list(cameras.values()), 45, frame)
+    after, taken = used(), client.fresh_stats().tokens_seen - tokens
+    assert taken == sum(LABELLED[label] * (after[label] - before[label]) for label in cameras), (before, after)
+    assert min(after.values()) > max(after.values()) // 2, f"a camera was starved: {after}"
+    for number in range(4):
+        # The cameras go on while the question waits and is answered.
+        answered = len(client.answers)
+        client.instruct("What is in view?")
+        film(client, list(cameras.values()), 5, frame)
+        client.wait(lambda answered=answered: len(client.answers) > answered, "the answer")
+        answer = client.answers[answered]
+        assert answer.finish_reason == Reasoning.FINISH_STOP, answer.error
+        whose = [
+            (answer.camera, answer.header.stamp),
+            *zip(answer.evidence_cameras, answer.evidence_stamps, strict=True),
+        ]
+        assert len(whose) > 1
+        for label, stamp in whose:
+            assert (stamp.sec, stamp.nanosec) in stamps[list(cameras).index(label)], (label, stamp, number)
+    used()
+    stats = client.fresh_stats()
+    assert (stats.frames_received, stats.frames_rejected, stats.time_jumps) == (sum(map(len, stamps)), 0, 0)
 
 
 def test_a_camera_that_stops_is_reported_and_blocks_nothing(start: Start, advertise: Advertise) -> None:
