@@ -199,7 +199,11 @@ fn replay_is_the_same_to_the_byte_and_counts_what_it_saw() {
             assert_eq!(warned.matches(said).count(), times, "{warned}");
         }
         let printed = succeeded(&done);
-        for said in ["78 frames (2 rejected, 0 skipped)", "6 answers, 2 errors"] {
+        for said in [
+            "78 frames (2 rejected, 0 skipped)",
+            "6 answers, 2 errors",
+            "of    4",
+        ] {
             assert!(printed.contains(said), "{printed}");
         }
         fs::read_to_string(&out).unwrap()

@@ -141,12 +141,16 @@ fn print(summary: &Summary) {
     );
     println!("{} answers, {} errors", summary.answers, summary.errors);
     let row = |name: &str, tally: &Tally| {
-        let percent = 100.0 * tally.right as f64 / tally.of.max(1) as f64;
+        let percent = 100.0 * tally.right as f64 / tally.of as f64;
         println!(
             "  {name:<12} {:>4} of {:>4}  {percent:5.1} %",
             tally.right, tally.of
         );
     };
+    // Where no true answer is known, none is wrong.
+    if summary.all.of == 0 {
+        return;
+    }
     let groups = [&summary.by_type, &summary.by_memory, &summary.by_cell];
     for (name, tally) in groups.into_iter().flatten() {
         row(name, tally);

@@ -106,6 +106,9 @@ fn replay_counts_what_cannot_be_used_and_fails_where_nothing_can() {
         printed.contains("5 frames (1 rejected, 0 skipped)"),
         "{printed}"
     );
+    // The script knows no true answers, so none is said to be wrong.
+    assert!(printed.contains("1 answers, 0 errors"), "{printed}");
+    assert!(!printed.contains('%'), "{printed}");
 
     let depth = |i| {
         (
