@@ -37,6 +37,7 @@ class Planner(Node):
         self.instruction = self.create_publisher(Instruction, "instruction", 10)
         self.drive = self.create_publisher(Twist, "cmd_vel", 10)
         self.cancel = self.create_client(Cancel, "inf_mllm/cancel")
+        self.timer = self.create_timer(PERIOD, self.step, autostart=False)
 
     def end_watch(self) -> None:
         rclpy.spin_until_future_complete(self, self.cancel.call_async(Cancel.Request(id=STOP.id)), timeout_sec=5.0)
@@ -49,7 +50,7 @@ class Planner(Node):
         self.end_watch()
         STOP.header.stamp = self.begun
         self.instruction.publish(STOP)
-        self.create_timer(PERIOD, self.step)
+        self.timer.reset()
         rclpy.spin(self)
 
     def take(self, answer: Reasoning) -> None:
@@ -87,6 +88,8 @@ if __name__ == "__main__":
     try:
         planner.run()
     except KeyboardInterrupt:
+        # No step behind the stop, and no word of the watch that is ended here.
+        planner.timer.cancel()
         planner.destroy_subscription(planner.reasoning)
         planner.drive.publish(Twist())
         planner.end_watch()

@@ -69,6 +69,7 @@ def test_two_cameras_of_one_name_are_two(start: Start, advertise: Advertise) -> 
 def test_a_paused_node_does_not_miss_images(start: Start) -> None:
     process, client = start({"image_timeout": 0.5})
     assert client.call(SetBool, "/inf_mllm/pause", SetBool.Request(data=True)).success
+    assert wait_for(client, "camera", OK).message == "paused"
     before = process.log.count("no image")
     client.spin(3)
     assert wait_for(client, "camera", OK).message == "paused"

@@ -21,8 +21,8 @@ from test_start import refusal
 RATE = 15.0
 """Images per second of each camera."""
 
-TWO = {"cameras": ["front", "rear"], "image_reliability": "reliable"}
-"""Reliable, so that what is counted is what the node does and not the network."""
+TWO = {"cameras": ["front", "rear"], "image_reliability": "reliable", "image_depth": 100}
+"""Reliable, and with room for what comes while the node is not scheduled, so that what is counted is what the node does and not the network."""
 
 FRONT, REAR = "/front/image", "/rear/image"
 
