@@ -162,7 +162,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
 
     // A signal that came before has ended the process already.
     phase.store(RUNNING, Ordering::SeqCst);
-    let mut outcome = Ok(());
+    let (mut outcome, mut graph) = (Ok(()), None);
     while phase.load(Ordering::SeqCst) != STOPPING {
         if let Some(failure) = engine.failure() {
             outcome = Err(failure.into());
@@ -177,7 +177,7 @@ fn serve(start: &mut Start) -> Result<(), NodeError> {
         services.drain();
         if let Some(publishers) = watch.look(node) {
             for (sight, publishers) in sights.iter_mut().zip(publishers) {
-                sight.look(&engine, publishers);
+                sight.look(&engine, publishers, &mut graph);
             }
         }
         if let Some(count) = namesakes.look(node) {

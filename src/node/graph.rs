@@ -1,4 +1,4 @@
-//! The topics of the ROS graph, seen by a hidden node of their own that exists only while somebody wants to know.
+//! The topics of the ROS graph, seen by a hidden node of their own that exists from when somebody wants to know.
 //!
 //! The node's own handle would do, but r2r keeps it to itself, and its own listing reads a wrong entry for every type of a topic
 //! after the first (beyond the end of the list for the last topic). A topic with two types is just what a mistaken camera makes.

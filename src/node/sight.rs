@@ -69,8 +69,6 @@ pub struct Sight {
     started: Instant,
     /// Silence counts from here: the start, or the end of a pause.
     awake: Instant,
-    /// Open while no image comes.
-    graph: Option<Graph>,
     /// The silence that was said in the log has not ended yet.
     told_silence: bool,
     /// When each kind of thing was said last.
@@ -117,7 +115,6 @@ impl Sight {
             shared: Shared::default(),
             started: Instant::now(),
             awake: Instant::now(),
-            graph: None,
             told_silence: false,
             told: BTreeMap::new(),
             twice: None,
@@ -131,15 +128,16 @@ impl Sight {
         self.shared.clone()
     }
 
-    /// Judges, and says what is to be said.
-    pub fn look(&mut self, engine: &Engine, publishers: &Publishers) {
+    /// Judges, and says what is to be said. `graph` is opened when a camera has been silent for a while, and stays open: a camera that pauses
+    /// again and again would have a DDS participant made and taken down each time beside the node's own, which is at work.
+    pub fn look(&mut self, engine: &Engine, publishers: &Publishers, graph: &mut Option<Graph>) {
         let stats = engine.stats();
         let Some(camera) = stats.cameras.get(self.camera) else {
             return;
         };
         let camera = Camera {
             publishers: publishers.clone(),
-            silence: self.silence(engine, (camera, stats.is_paused()), publishers),
+            silence: self.silence(engine, (camera, stats.is_paused()), publishers, graph),
             warnings: self.warnings(camera, publishers),
         };
         *self.shared.lock() = camera;
@@ -150,20 +148,18 @@ impl Sight {
         engine: &Engine,
         (stats, paused): (&CameraStats, bool),
         publishers: &Publishers,
+        graph: &mut Option<Graph>,
     ) -> Option<String> {
         if paused {
             self.awake = Instant::now();
-            self.graph = None;
             return None;
         }
         let awake = self.awake.elapsed();
         let silent = stats.silence.map_or(awake, |silence| silence.min(awake));
         // What the graph holds is to be known when the time is up.
-        if silent <= self.timeout / 2 {
-            self.graph = None;
-        } else if self.graph.is_none() {
+        if silent > self.timeout / 2 && graph.is_none() {
             match Graph::open() {
-                Ok(graph) => self.graph = Some(graph),
+                Ok(opened) => *graph = Some(opened),
                 Err(error) if self.due("graph") => {
                     tracing::error!("the topics cannot be listed: {error}");
                 }
@@ -180,7 +176,7 @@ impl Sight {
             engine.describe_camera(self.camera, String::new());
             return None;
         }
-        let text = self.why_silent(stats.silence, publishers, overdue);
+        let text = self.why_silent(stats.silence, publishers, overdue, graph.as_ref());
         engine.describe_camera(self.camera, text.clone());
         if overdue && self.due("silence") {
             self.told_silence = true;
@@ -195,6 +191,7 @@ impl Sight {
         silence: Option<Duration>,
         publishers: &Publishers,
         overdue: bool,
+        graph: Option<&Graph>,
     ) -> String {
         let topic = &self.topic;
         let since = match silence {
@@ -218,12 +215,12 @@ impl Sight {
                 format!("{who} would, but sends nothing that arrives{lost}")
             }
         };
-        format!("{since}: {why}{}", self.elsewhere(publishers))
+        format!("{since}: {why}{}", self.elsewhere(publishers, graph))
     }
 
     /// Where else there are images.
-    fn elsewhere(&self, publishers: &Publishers) -> String {
-        let Some(Ok(mut topics)) = self.graph.as_ref().map(Graph::image_topics) else {
+    fn elsewhere(&self, publishers: &Publishers, graph: Option<&Graph>) -> String {
+        let Some(Ok(mut topics)) = graph.map(Graph::image_topics) else {
             return String::new();
         };
         let known = [&self.topic].into_iter().chain(&self.published);
