@@ -67,7 +67,10 @@ impl Ledger {
         Self {
             kv_heads: shape.kv_heads,
             budget: plan.budget,
-            sets: vec![SlotMap::with_capacity(plan.budget); sets],
+            // Not clones of one, which have no room.
+            sets: (0..sets)
+                .map(|_| SlotMap::with_capacity(plan.budget))
+                .collect(),
             numbering: vec![Numbering::default(); numbered],
             ring: Ring::new(source, plan.window),
             history: vec![0.0; history],

@@ -56,11 +56,13 @@
 //! - `listening`: what is heard of a stream while it comes by
 //! - `steps`: tokens that a device's own kernels append, one at a time
 //! - `report`: what can be seen of a cache
+//! - `beside`: what it takes beside keys and values
 //! - `attended`: which frames the newest tokens attend to
 
 mod attended;
 mod attention;
 mod axes;
+mod beside;
 mod bounded;
 mod chunk;
 mod compaction;

@@ -312,6 +312,7 @@ fn memory_counts_states_and_stays_what_inspect_says() {
         let weights = bytes("weight_bytes") + bytes("repacked_bytes");
         let kept = bytes("cache_bytes") + bytes("state_bytes");
         let all = weights + bytes("tokenizer_bytes") + kept;
+        let all = all + bytes("beside_bytes") + bytes("working_bytes");
         assert_eq!(bytes("memory_bytes"), all, "{name}");
         let table = inspect(&[]);
         assert!(table.contains("states of layers without keys"), "{table}");

@@ -3,6 +3,7 @@
 mod archive;
 mod bags;
 mod blocks;
+mod bounds;
 mod cache_attention;
 mod cache_axes;
 mod cache_marks;

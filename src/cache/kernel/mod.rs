@@ -17,7 +17,7 @@ mod stage;
 mod sums;
 
 pub use element::Element;
-use stage::Staged;
+pub use stage::Staged;
 
 /// The keys and values of one layer, and where they stand.
 #[derive(Clone, Copy)]

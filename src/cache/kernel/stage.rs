@@ -55,6 +55,13 @@ impl Staged {
         }
     }
 
+    /// Memory of keys and values of `len` slots, bytes.
+    pub fn bytes((kv_heads, head_dim): (usize, usize), len: usize) -> u64 {
+        let slots = (kv_heads as u64).saturating_mul(len.next_multiple_of(BLOCK) as u64);
+        let numbers = head_dim + head_dim.next_multiple_of(COLUMNS);
+        slots.saturating_mul((numbers * size_of::<f32>()) as u64)
+    }
+
     /// `[head_dim, BLOCK]`
     pub fn keys_of(&self, head: usize, block: usize) -> &[f32] {
         let size = self.head_dim * BLOCK;

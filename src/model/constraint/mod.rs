@@ -2,8 +2,10 @@
 //!
 //! - this file: grammars, and a text of one that is being written
 //! - `schema`: JSON schemas
+//! - `bounds`: those of their numbers
 //! - `text_exists`: grammars of which there is no text
 
+mod bounds;
 mod schema;
 mod text_exists;
 
@@ -16,7 +18,7 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{Matcher, ParserFactory, TokenParser};
 use serde_json::Value;
 
-use self::schema::{place, schema_grammar, unknown_keyword};
+use self::schema::{place, schema_grammar, wrong_part};
 use self::text_exists::rule_without_text;
 use super::ends::Ends;
 use super::tokenizer::ChatTokenizer;
@@ -187,7 +189,7 @@ impl Constraints {
             GrammarKind::JsonSchema => {
                 let schema = serde_json::from_str::<Value>(&grammar.text);
                 let schema = schema.map_err(|error| refused(String::new(), error.to_string()))?;
-                if let Some((pointer, what)) = unknown_keyword(&schema) {
+                if let Some((pointer, what)) = wrong_part(&schema) {
                     return Err(refused(format!(" at #{pointer}"), what));
                 }
                 if let Err(what) = self.check(schema_grammar(&schema), false) {

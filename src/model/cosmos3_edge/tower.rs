@@ -9,6 +9,7 @@ use crate::model::vision::layers::Linear;
 use crate::model::vision::norm::Norm;
 use crate::model::vision::siglip2::Siglip2;
 use crate::model::vision::vit::{Sizes, CHANNELS};
+use crate::model::vision::working::Widths;
 use crate::model::vision::TowerOutput;
 use crate::model::weights::Weights;
 
@@ -60,6 +61,10 @@ fn patch_embedding(sizes: &Sizes, w: &Weights) -> Result<Linear> {
 }
 
 impl Tower for EdgeTower {
+    fn widths(&self) -> Widths {
+        self.tower.widths(1)
+    }
+
     /// The features are `[patches, hidden]`.
     fn forward(&self, patches: &Tensor, grid: Grid) -> Result<TowerOutput> {
         let positions = self.positions(grid)?;

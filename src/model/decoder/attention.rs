@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::working::Moment;
 use crate::cache::{LayerSlots, Token};
 
 /// How many heads a layer has, and how wide they are.
@@ -20,6 +21,22 @@ pub struct Projected {
 }
 
 impl Heads {
+    /// Numbers of a token's queries, and of its keys.
+    pub fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
+    }
+
+    /// What is alive in [`Self::attend`] beside `numbers` numbers of each token: what was projected, the same head by head, queries that are
+    /// turned, and what comes of them.
+    pub fn attending(&self, numbers: usize) -> Moment {
+        let (queries, keys) = self.widths();
+        Moment {
+            numbers: numbers + 2 * (queries + 2 * keys) + 2 * queries,
+            rounded: 0,
+            attends: true,
+        }
+    }
+
     /// The attention of each stream on its own cache: `[streams * tokens, heads * head_dim]`.
     pub fn attend(
         &self,

@@ -12,6 +12,7 @@
 //! - `gpt_neox`: layers of GPT-NeoX (Pythia)
 //! - `lfm2`: layers of LFM2
 //! - `qwen3_5`: layers of Qwen3.5
+//! - `working`: what a chunk is worked with
 //! - `step`: one token through all of it in a device's own kernels
 
 mod attention;
@@ -26,6 +27,7 @@ pub mod llama;
 pub mod qwen3_5;
 mod rope;
 pub mod step;
+pub mod working;
 
 use std::sync::Arc;
 

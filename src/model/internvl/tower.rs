@@ -1,14 +1,15 @@
 //! The tower: InternViT, a vision transformer whose branches are scaled by learned numbers.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::config::{NormType, Shape};
 use crate::model::vision::layers::Linear;
 use crate::model::vision::norm::Norm;
 use crate::model::vision::shuffle::pixel_shuffle;
-use crate::model::vision::vit::parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
+use crate::model::vision::vit::parts::{attended, behind, in_batches, Mlp, PatchEmbedding, BATCH};
 use crate::model::vision::vit::Sizes;
+use crate::model::vision::working::Widths;
 use crate::model::weights::Weights;
 
 /// What the norms of queries and keys add to a variance; configurations do not say it (`InternVLVisionRMSNorm` of transformers 5.23).
@@ -157,6 +158,7 @@ pub struct InternVit {
     embeddings: Embeddings,
     layers: Vec<Layer>,
     scale: usize,
+    sizes: Sizes,
 }
 
 impl InternVit {
@@ -169,7 +171,18 @@ impl InternVit {
                 .map(|i| Layer::new(shape, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
             scale: shape.scale,
+            sizes: shape.tower,
         })
+    }
+
+    /// What so many tiles are worked with, their values among it, bytes; `dtype` is the type of the arithmetic.
+    pub fn working_bytes(&self, tiles: usize, dtype: DType) -> u64 {
+        let widths = Widths {
+            unsummed: 1,
+            ..Widths::of(&self.sizes, 0, 0)
+        };
+        let rows = tiles.min(BATCH) * (1 + self.sizes.side().pow(2));
+        self.sizes.tile_bytes(tiles) + widths.bytes(rows, dtype)
     }
 
     fn batch(&self, pixels: &Tensor) -> Result<Tensor> {

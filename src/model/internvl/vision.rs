@@ -13,6 +13,7 @@ use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
 use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::projector::Projector;
+use crate::model::vision::working::Working;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -98,6 +99,14 @@ impl Vision for InternVlVision {
             "{IMAGE_START}{}{IMAGE_END}",
             IMAGE.repeat(self.tokens(layout))
         )
+    }
+
+    fn working(&self, layout: &Layout) -> Working {
+        let tiles = self.count(layout);
+        Working {
+            bytes: self.vision_tower.working_bytes(tiles, self.dtype),
+            deep: 0,
+        }
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {

@@ -15,7 +15,9 @@ use crate::model::vision::norm::{layer_norm, LayerNorm};
 use crate::model::vision::projector::Projector;
 use crate::model::vision::shuffle::grid_shuffle;
 use crate::model::vision::siglip2::Siglip2;
+use crate::model::vision::vit::parts::BATCH;
 use crate::model::vision::vit::CHANNELS;
+use crate::model::vision::working::Working;
 use crate::model::vision::{
     processor_tensor, FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared,
     TowerOutput, View, Vision,
@@ -161,6 +163,18 @@ impl Vision for Lfm2VlVision {
             }
         });
         format!("{IMAGE_START}{}{IMAGE_END}", parts.collect::<String>())
+    }
+
+    fn working(&self, layout: &Layout) -> Working {
+        let parts = self.processor.parts(layout);
+        let patches = parts.chunk_by(|one, next| one == next);
+        let patches = patches.map(|alike| alike.len().min(BATCH) * alike[0][0] * alike[0][1]);
+        // As they come, in patches, and in parts of one size.
+        let widths = self.vision_tower.widths(3);
+        Working {
+            bytes: widths.bytes(patches.max().unwrap_or(0), self.dtype),
+            deep: 0,
+        }
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {

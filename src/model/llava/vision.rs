@@ -12,6 +12,7 @@ use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
 use crate::model::vision::projector::Projector;
 use crate::model::vision::vit::Vit;
+use crate::model::vision::working::Working;
 use crate::model::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, Tile, TowerOutput, View, Vision,
 };
@@ -135,6 +136,15 @@ impl Vision for LlavaVision {
 
     fn markup(&self, layout: &Layout) -> String {
         IMAGE.repeat(self.tokens(layout))
+    }
+
+    fn working(&self, layout: &Layout) -> Working {
+        let [time, rows, columns] = layout.grid;
+        let tiles = time + rows * columns;
+        Working {
+            bytes: self.vision_tower.working_bytes(tiles, self.dtype),
+            deep: 0,
+        }
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {

@@ -8,6 +8,7 @@ use crate::model::qwen_vl::{
     Angles, Block, Feed, Grid, Measures, Merger, MergerNorm, PatchEmbed, Tower, EPSILON,
 };
 use crate::model::vision::norm::Norm;
+use crate::model::vision::working::Widths;
 use crate::model::vision::TowerOutput;
 use crate::model::weights::Weights;
 
@@ -50,6 +51,11 @@ impl WindowTower {
 }
 
 impl Tower for WindowTower {
+    fn widths(&self) -> Widths {
+        // Gate, the other half and their product; patches before they come into the order of windows.
+        self.measures.widths(3 * self.measures.intermediate_size, 1)
+    }
+
     /// The features are `[patches, hidden]`, in the order of windows.
     fn forward(&self, patches: &Tensor, grid: Grid) -> Result<TowerOutput> {
         let windows = grid.windows(self.window);

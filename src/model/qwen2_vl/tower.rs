@@ -8,6 +8,7 @@ use crate::model::qwen_vl::{
     Angles, Block, Feed, Grid, Measures, Merger, MergerNorm, PatchEmbed, Tower, EPSILON,
 };
 use crate::model::vision::norm::Norm;
+use crate::model::vision::working::Widths;
 use crate::model::vision::TowerOutput;
 use crate::model::weights::Weights;
 
@@ -44,6 +45,10 @@ impl WholeTower {
 }
 
 impl Tower for WholeTower {
+    fn widths(&self) -> Widths {
+        self.measures.widths(self.measures.intermediate_size, 0)
+    }
+
     /// The features are `[patches, hidden]`.
     fn forward(&self, patches: &Tensor, grid: Grid) -> Result<TowerOutput> {
         let mut x = self.patch_embed.forward(patches)?;

@@ -8,6 +8,7 @@ use crate::model::qwen_vl::{
     Angles, Block, Feed, Grid, Measures, Merger, MergerNorm, PatchEmbed, Tower, EPSILON,
 };
 use crate::model::vision::norm::Norm;
+use crate::model::vision::working::Widths;
 use crate::model::vision::TowerOutput;
 use crate::model::weights::Weights;
 
@@ -75,6 +76,15 @@ impl DeepTower {
 }
 
 impl Tower for DeepTower {
+    fn widths(&self) -> Widths {
+        let inner = self.measures.intermediate_size;
+        self.measures.widths(inner, self.deep.len())
+    }
+
+    fn deep(&self) -> usize {
+        self.deep.len()
+    }
+
     /// The features are `[patches, hidden]`, and so are those of earlier layers.
     fn forward(&self, patches: &Tensor, grid: Grid) -> Result<TowerOutput> {
         // 1. embed, and say where each patch stands

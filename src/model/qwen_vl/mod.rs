@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::activation::Activation;
 use super::decoder::Unsupported;
+use super::vision::working::Widths;
 
 pub use blocks::{Block, Feed, Merger, MergerNorm, PatchEmbed, EPSILON};
 pub use family::{Kind, QwenVl, VisionConfig};
@@ -141,6 +142,25 @@ impl Measures {
 
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads
+    }
+
+    /// What goes through the layers of a tower: `inner` between the products of the MLP, `beside` hidden states beside those in a layer.
+    pub fn widths(&self, inner: usize, beside: usize) -> Widths {
+        // Each frame that waits for another is there beside the two together.
+        let copies = match self.temporal_patch_size {
+            1 => 1,
+            frames => 1 + frames,
+        };
+        let patch = 3 * self.temporal_patch_size * self.patch_size.pow(2);
+        Widths {
+            hidden: self.hidden_size,
+            heads: self.num_heads,
+            inner,
+            values: copies * patch,
+            beside,
+            unsummed: 0,
+            turns: 2 * self.head_dim(),
+        }
     }
 
     /// Patches that become one token.

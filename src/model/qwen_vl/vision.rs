@@ -10,6 +10,7 @@ use super::{Grid, Measures, IMAGE_PAD};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::preprocess::picture::{Bounded, Picture};
 use crate::model::preprocess::recipe::FrameRecipe;
+use crate::model::vision::working::{Widths, Working};
 use crate::model::vision::{
     processor_tensor, FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared,
     TowerOutput, View, Vision,
@@ -18,6 +19,14 @@ use crate::model::ModelError;
 
 /// A family's tower.
 pub trait Tower: Send + Sync {
+    /// What goes through its layers.
+    fn widths(&self) -> Widths;
+
+    /// Layers of the decoder that its features are added to later.
+    fn deep(&self) -> usize {
+        0
+    }
+
     /// What the tower makes of the patches of a picture, `[patches, values]`.
     fn forward(&self, patches: &Tensor, grid: Grid) -> Result<TowerOutput>;
 
@@ -80,6 +89,14 @@ impl Vision for QwenVision {
 
     fn markup(&self, layout: &Layout) -> String {
         IMAGE_PAD.repeat(self.tokens(layout))
+    }
+
+    fn working(&self, layout: &Layout) -> Working {
+        let patches = self.grid(layout).patches();
+        Working {
+            bytes: self.tower.widths().bytes(patches, self.dtype),
+            deep: self.tower.deep(),
+        }
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {

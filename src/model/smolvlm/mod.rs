@@ -24,6 +24,7 @@ use super::preprocess::picture::{Bounded, Picture};
 use super::preprocess::recipe::FrameRecipe;
 use super::vision::norm::{layer_norm, LayerNorm};
 use super::vision::vit::Vit;
+use super::vision::working::Working;
 use super::vision::{
     processor_tensor, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View, Vision,
 };
@@ -155,6 +156,15 @@ impl Vision for SmolVlmVision {
         }
         text.push_str(&format!("{FAKE_IMAGE}{GLOBAL_IMAGE}{image}{FAKE_IMAGE}"));
         text
+    }
+
+    fn working(&self, layout: &Layout) -> Working {
+        let [_, rows, columns] = layout.grid;
+        let tiles = rows * columns + 1;
+        Working {
+            bytes: self.tower.working_bytes(tiles, self.tower_dtype),
+            deep: 0,
+        }
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {

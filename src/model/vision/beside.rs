@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
+use super::working::Working;
 use super::{
     FramePixels, FramePixelsError, ImageFeatures, Layout, Pixels, Prepared, TowerOutput, View,
     Vision,
@@ -47,6 +48,10 @@ impl Vision for Beside {
 
     fn markup(&self, layout: &Layout) -> String {
         self.vision.markup(layout)
+    }
+
+    fn working(&self, layout: &Layout) -> Working {
+        self.vision.working(layout)
     }
 
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared {

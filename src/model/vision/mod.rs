@@ -12,6 +12,7 @@
 //! - `shuffle`: squares of patches joined into rows
 //! - `siglip2`: the tower of SigLIP 2 for pictures of any size
 //! - `vit`: the tower of CLIP and of SigLIP
+//! - `working`: what towers work with
 
 pub mod attention;
 pub mod beside;
@@ -24,6 +25,7 @@ pub mod projector;
 pub mod shuffle;
 pub mod siglip2;
 pub mod vit;
+pub mod working;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use super::preprocess::picture::Picture;
 use super::preprocess::recipe::FrameRecipe;
 use super::preprocess::resample::Resizer;
 use super::ModelError;
+use working::Working;
 
 /// What a picture is for the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +197,9 @@ pub trait Vision: Send + Sync {
 
     /// The text that takes the place of a picture's placeholder in a prompt.
     fn markup(&self, layout: &Layout) -> String;
+
+    /// What it is worked with on the CPU.
+    fn working(&self, layout: &Layout) -> Working;
 
     /// The picture at the sizes that the tower takes.
     fn prepare(&self, picture: &dyn Picture, view: View) -> Prepared;

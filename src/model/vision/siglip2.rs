@@ -8,6 +8,7 @@ use super::norm::{layer_norm, LayerNorm};
 use super::positions::stretched;
 use super::vit::parts::in_batches;
 use super::vit::{Layer, Sizes, CHANNELS};
+use super::working::Widths;
 use crate::model::weights::Weights;
 
 #[derive(Debug, Clone)]
@@ -17,6 +18,7 @@ pub struct Siglip2 {
     position_embedding: Tensor,
     layers: Vec<Layer>,
     post_layernorm: LayerNorm,
+    sizes: Sizes,
 }
 
 impl Siglip2 {
@@ -45,7 +47,15 @@ impl Siglip2 {
                 .map(|i| Layer::new(sizes, &w_layers.pp(i)))
                 .collect::<Result<_>>()?,
             post_layernorm: layer_norm(hidden, sizes.epsilon, &w.pp("post_layernorm"))?,
+            sizes: *sizes,
         })
+    }
+
+    /// What goes through the layers; `values`: how often the values of a picture are there.
+    pub fn widths(&self, values: usize) -> Widths {
+        let patch = CHANNELS * self.sizes.patch.pow(2);
+        // Positions, and patches in front of them.
+        Widths::of(&self.sizes, values * patch, 2)
     }
 
     /// The learned positions of the patches of `[rows, columns]`, row by row, `[rows * columns, hidden]`, f32.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::DType;
 
-use super::{Options, Report};
+use super::Report;
 use crate::model::family::OtherPart;
 use crate::model::weights::{
     block_name, repacked_bytes, Hollow, Kept, Matrix, Quantization, Source,
@@ -90,8 +90,8 @@ impl Keeping<'_> {
 }
 
 impl Report {
-    /// What the model has taken of the source.
-    pub(super) fn fill_kept(&mut self, hollow: &Hollow, keeping: &Keeping, options: &Options) {
+    /// What the model has taken of the source; returns whether some of it is blocks as the products of the CPU want them.
+    pub(super) fn fill_kept(&mut self, hollow: &Hollow, keeping: &Keeping) -> bool {
         let seen = hollow.seen();
         let own_head = seen.keys().any(|name| name.starts_with(keeping.head_path));
         let mut narrow = BTreeMap::<(&str, usize), usize>::new();
@@ -132,20 +132,7 @@ impl Report {
         }
         self.unused.sort();
         self.unused.dedup();
-        let weights = self.weight_bytes.saturating_add(self.repacked_bytes);
-        let model = weights.saturating_add(self.tokenizer_bytes);
-        let constant = model.saturating_add(self.state_bytes);
-        self.memory_bytes = constant.saturating_add(self.cache_bytes);
-        self.fitting_budget = options.memory.map(|memory| {
-            let slots = memory.saturating_sub(constant) / self.kv_bytes_per_token.max(1);
-            usize::try_from(slots)
-                .unwrap_or(usize::MAX)
-                .min(self.context)
-        });
-        if let (Some(memory), Some(0)) = (options.memory, self.fitting_budget) {
-            self.problems.push(format!(
-                "weights and tokenizer take {model} bytes, and {memory} bytes of memory leave no room for a cache"
-            ));
-        }
+        seen.iter()
+            .any(|(name, kept)| keeping.laid_out(name, kept).is_some())
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! - this file: the report and how it is made
 //! - `kept`: what the weights become in memory
+//! - `needs`: what running takes in memory
 //! - `table`: the report as text
 
 mod kept;
+mod needs;
 mod table;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use crate::model::vision::View;
 use crate::model::weights::{arithmetic, Hollow, Source};
 use crate::model::{device_name, ModelError};
 use kept::Keeping;
+use needs::Needs;
 
 /// What the report assumes.
 #[derive(Debug, Clone, Copy)]
@@ -70,9 +73,15 @@ pub struct Report {
     pub cache_bytes: u64,
     /// What layers remember that keep no keys, whatever the budget.
     pub state_bytes: u64,
-    /// Weights, what they take beside themselves, tokenizer, cache and states, without the working memory of a step.
+    /// What the cache keeps beside those: which token stands where, what keys turn by, what policies score by.
+    pub beside_bytes: u64,
+    /// The longest chunk that is counted with, tokens: a frame that begins a turn; of a decoder alone, as much as evaluations feed at once.
+    pub chunk_tokens: usize,
+    /// What it, or the tower for such a frame, is worked with; on the CPU.
+    pub working_bytes: u64,
+    /// All of it.
     pub memory_bytes: u64,
-    /// The largest budget with which weights and cache fit the memory that was named.
+    /// The largest budget with which all of it fits the memory that was named.
     pub fitting_budget: Option<usize>,
     /// What stands in the way of running it.
     pub problems: Vec<String>,
@@ -183,13 +192,32 @@ impl Report {
             other_parts: config.other_parts(),
         };
         self.tokenizer_bytes = model.tokenizer.memory_bytes() as u64;
-        self.fill_kept(&hollow, &keeping, opened.options);
-        let (chat, known) = Chat::find(&model)?;
-        self.notes.extend(chat.remarks(&model, known));
-        let session = opened.options.session;
-        session.limit_frames(&mut model)?;
-        self.fill_frames((&model, &chat), session)?;
-        PromptCheck::new(&model, chat, session)?.check(&session.system_prompt)
+        let in_panels = self.fill_kept(&hollow, &keeping);
+        let streamed = self.fill_stream(&mut model, opened.options.session);
+        let working = |size| {
+            let layout = model.vision.layout(size, View::Frame);
+            model.vision.working(&layout)
+        };
+        let needs = Needs {
+            decoder: config.text(),
+            shape: model.shape,
+            cache: &opened.options.session.cache,
+            dtype,
+            on_cpu: opened.device.is_cpu(),
+            in_panels,
+            pictures: PICTURES.map(working).to_vec(),
+        };
+        self.fill_memory(&needs, opened.options.memory)?;
+        streamed
+    }
+
+    /// How the stream of this model is written.
+    fn fill_stream(&mut self, model: &mut Mllm, session: &SessionConfig) -> Result<(), ModelError> {
+        let (chat, known) = Chat::find(model)?;
+        self.notes.extend(chat.remarks(model, known));
+        session.limit_frames(model)?;
+        self.fill_frames((model, &chat), session)?;
+        PromptCheck::new(model, chat, session)?.check(&session.system_prompt)
     }
 
     fn fill_text(&mut self, opened: &Opened) -> Result<(), ModelError> {
@@ -222,9 +250,19 @@ impl Report {
             other_parts,
         };
         self.tokenizer_bytes = model.tokenizer.chat().memory_bytes() as u64;
-        self.fill_kept(&hollow, &keeping, opened.options);
-        let context = model.shape.max_positions;
-        opened.options.session.cache.plan(0, context)?;
+        let in_panels = self.fill_kept(&hollow, &keeping);
+        let cache = &opened.options.session.cache;
+        let needs = Needs {
+            decoder: &model.config,
+            shape: model.shape,
+            cache,
+            dtype,
+            on_cpu: opened.device.is_cpu(),
+            in_panels,
+            pictures: Vec::new(),
+        };
+        self.fill_memory(&needs, opened.options.memory)?;
+        cache.plan(0, model.shape.max_positions)?;
         Ok(())
     }
 

@@ -77,15 +77,24 @@ impl Display for Report {
                 0 => String::new(),
                 bytes => format!(" + states of layers without keys {}", size(bytes)),
             };
+            let working = match self.working_bytes {
+                0 => String::new(),
+                bytes => format!(
+                    " + work on a chunk of {} tokens {}",
+                    self.chunk_tokens,
+                    size(bytes)
+                ),
+            };
             row(
                 "expected memory",
                 format!(
-                    "{} = weights {}{repacked} + tokenizer {} + cache {} (budget {}){states}",
+                    "{} = weights {}{repacked} + tokenizer {} + cache {} (budget {}) and {} beside keys and values{states}{working}",
                     size(self.memory_bytes),
                     size(self.weight_bytes),
                     size(self.tokenizer_bytes),
                     size(self.cache_bytes),
-                    self.budget
+                    self.budget,
+                    size(self.beside_bytes)
                 ),
             )?;
         }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::cache::{CacheShape, StateShape};
 use crate::model::activation::Activation;
+use crate::model::decoder::attention::Heads;
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
 
@@ -54,6 +55,14 @@ impl Default for Config {
 impl Config {
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_attention_heads.max(1)
+    }
+
+    pub fn heads(&self) -> Heads {
+        Heads {
+            heads: self.num_attention_heads,
+            kv_heads: self.num_attention_heads,
+            head_dim: self.head_dim(),
+        }
     }
 
     pub fn activation(&self) -> Result<Activation, Unsupported> {

@@ -10,6 +10,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{layer_norm, LayerNorm, Module};
 
 use super::attention::{rotary_order, Heads, Projected};
+use super::working::Moment;
 use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::Activation;
@@ -18,6 +19,23 @@ use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
 pub use config::Config;
+
+/// What is alive at the fullest moments of a layer.
+pub fn moments(cfg: &Config) -> Vec<Moment> {
+    let (hidden, inner) = (cfg.hidden_size, cfg.intermediate_size);
+    let mlp = |hidden_rows, inner_rows, rounded| Moment {
+        numbers: hidden_rows * hidden + inner_rows * inner,
+        rounded,
+        attends: false,
+    };
+    vec![
+        // The chunk, what goes into the layer, and its norm.
+        cfg.heads().attending(3 * hidden),
+        // The chunk, what goes in, what attention adds, the sum, a norm; then what comes out.
+        mlp(5, 2, 0),
+        mlp(6, 1, inner),
+    ]
+}
 
 #[derive(Debug)]
 struct Attention {
@@ -30,11 +48,7 @@ struct Attention {
 
 impl Attention {
     fn new(cfg: &Config, rotary_dim: usize, w: &Weights) -> Result<Self> {
-        let heads = Heads {
-            heads: cfg.num_attention_heads,
-            kv_heads: cfg.num_attention_heads,
-            head_dim: cfg.head_dim(),
-        };
+        let heads = cfg.heads();
         let hidden = cfg.hidden_size;
         let fused = w.pp("query_key_value");
         let part = |part: usize, order: &[usize]| -> Result<Linear> {

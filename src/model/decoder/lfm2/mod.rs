@@ -12,12 +12,27 @@ use candle_nn::{rms_norm, Module, RmsNorm};
 use super::attention::Heads;
 use super::convolution::CausalConv;
 use super::llama::{self, Attention, Mlp};
+use super::working::Moment;
 use super::{LayOut, Recurrent};
 use crate::cache::LayerState;
 use crate::model::linear::Linear;
 use crate::model::weights::Weights;
 
 pub use config::{Config, LFM2};
+
+/// What is alive at the fullest moments of a layer, of either kind.
+pub fn moments(cfg: &Config) -> Vec<Moment> {
+    let (hidden, inner) = (cfg.hidden_size, cfg.inner_size());
+    let mut moments = llama::moments(hidden, &cfg.heads(), true, inner);
+    // The chunk, what goes into the layer, and its norm; three parts with what they are cut out of, and as much behind the first gate: the third
+    // part, what is convolved twice, and the sum of products with one more.
+    moments.push(Moment {
+        numbers: (3 + 6) * hidden,
+        rounded: 0,
+        attends: false,
+    });
+    moments
+}
 
 fn norm(cfg: &Config, width: usize, w: &Weights) -> Result<RmsNorm> {
     rms_norm(width, cfg.norm_eps, w.var_builder())

@@ -5,6 +5,7 @@ use serde_json::{json, Value};
 
 use crate::cache::{CacheShape, StateShape};
 use crate::model::activation::Activation;
+use crate::model::decoder::attention::Heads;
 use crate::model::decoder::rope::{Beside, RopeParameters};
 use crate::model::decoder::Unsupported;
 use crate::model::fields::without_nulls;
@@ -153,6 +154,14 @@ impl Config {
     pub fn head_dim(&self) -> usize {
         self.head_dim
             .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    pub fn heads(&self) -> Heads {
+        Heads {
+            heads: self.num_attention_heads,
+            kv_heads: self.kv_heads(),
+            head_dim: self.head_dim(),
+        }
     }
 
     pub fn tied(&self) -> bool {

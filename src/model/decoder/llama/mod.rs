@@ -15,6 +15,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{rms_norm, Module, RmsNorm};
 
 use super::attention::{Heads, Projected};
+use super::working::Moment;
 use super::{Block, LayOut};
 use crate::cache::{LayerSlots, Token};
 use crate::model::activation::Activation;
@@ -23,6 +24,26 @@ use crate::model::sum::sum;
 use crate::model::weights::Weights;
 
 pub use config::{Config, COSMOS3_EDGE, QWEN2_5_VL, QWEN2_VL, QWEN3_VL};
+
+/// What is alive at the fullest moments of a layer; `norms`: of queries and keys.
+pub fn moments(hidden: usize, heads: &Heads, norms: bool, inner: usize) -> Vec<Moment> {
+    let (queries, keys) = heads.widths();
+    let raw = if norms { queries + keys } else { 0 };
+    // The chunk, what goes into the layer, and its norm.
+    let attending = heads.attending(3 * hidden + raw);
+    // The chunk, what goes in, what attention adds, the sum, its norm, and what comes out.
+    vec![attending, mlp_moment(6 * hidden, inner)]
+}
+
+/// The last product of an MLP, beside `numbers` numbers of each token: gate, the other half and their product, or what stands in their place without a
+/// gate.
+pub fn mlp_moment(numbers: usize, inner: usize) -> Moment {
+    Moment {
+        numbers: numbers + 3 * inner,
+        rounded: inner,
+        attends: false,
+    }
+}
 
 /// The layer whose weights `w` stands at, of the kind that the configuration says.
 pub fn layer(cfg: &Config, w: &Weights) -> Result<Arc<dyn Block>> {
@@ -45,16 +66,9 @@ pub struct Attention {
 
 impl Attention {
     fn new(cfg: &Config, w: &Weights) -> Result<Self> {
-        let heads = Heads {
-            heads: cfg.num_attention_heads,
-            kv_heads: cfg.kv_heads(),
-            head_dim: cfg.head_dim(),
-        };
+        let heads = cfg.heads();
         let (hidden, bias) = (cfg.hidden_size, cfg.qkv_bias());
-        let (queries, keys) = (
-            heads.heads * heads.head_dim,
-            heads.kv_heads * heads.head_dim,
-        );
+        let (queries, keys) = heads.widths();
         let norm = |name| {
             let w = w.pp(name).var_builder();
             rms_norm(heads.head_dim, cfg.rms_norm_eps, w)

@@ -16,7 +16,8 @@ use candle_nn::Module;
 
 use super::attention::{rotary_order, Heads, Projected};
 use super::convolution::CausalConv;
-use super::llama::Mlp;
+use super::llama::{mlp_moment, Mlp};
+use super::working::Moment;
 use super::{Block, LayOut, Layer, Recurrent};
 use crate::cache::{LayerSlots, LayerState, Token};
 use crate::model::linear::{forward_all, Linear};
@@ -101,6 +102,30 @@ impl Around {
             .forward(&self.post_attention_layernorm.forward(&x)?)?;
         x + expanded
     }
+}
+
+/// What is alive at the fullest moments of a layer, of either kind.
+pub fn moments(cfg: &Config) -> Vec<Moment> {
+    let (hidden, heads, linear) = (cfg.hidden_size, cfg.heads(), cfg.linear_heads());
+    // The chunk, what goes into the layer, and its norm.
+    let before = 3 * hidden;
+    let (queries, keys) = heads.widths();
+    let (channels, values) = (linear.channels(), linear.values());
+    let mixing = |numbers| Moment {
+        numbers: before + numbers,
+        rounded: 0,
+        attends: false,
+    };
+    vec![
+        // What the heads are gated by, and queries and keys without their norms.
+        heads.attending(before + 2 * queries + keys),
+        // What the output is gated by, and the convolution: what goes in twice, and the sum of products with one more.
+        mixing(values + 5 * channels),
+        // In front of the convolution and behind it, queries and keys for each head of values; values, what is read, and its rows by token.
+        mixing(2 * channels + 2 * linear.value_heads * linear.key_dim + 4 * values),
+        // The chunk, what goes in, the sum, its norm, and what comes out.
+        mlp_moment(5 * hidden, cfg.intermediate_size),
+    ]
 }
 
 /// All layers of a decoder, which `w` stands at.

@@ -158,6 +158,11 @@ impl Sizes {
         Ok(())
     }
 
+    /// The values of so many tiles, bytes.
+    pub fn tile_bytes(&self, tiles: usize) -> u64 {
+        (tiles * CHANNELS * self.image.pow(2) * size_of::<f32>()) as u64
+    }
+
     /// Patches per side of a tile.
     pub fn side(&self) -> usize {
         self.image / self.patch

@@ -13,13 +13,14 @@ pub mod parts;
 
 use std::collections::HashMap;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::Module;
 
 use crate::model::vision::layers::Linear;
 use crate::model::vision::norm::{layer_norm, LayerNorm};
+use crate::model::vision::working::Widths;
 use crate::model::weights::Weights;
-use parts::{attended, behind, in_batches, Mlp, PatchEmbedding};
+use parts::{attended, behind, in_batches, Mlp, PatchEmbedding, BATCH};
 
 pub use config::{activation_of, Config, Kind, Shape, Sizes, CHANNELS};
 
@@ -137,6 +138,7 @@ pub struct Vit {
     taken: Vec<usize>,
     /// Rows in front of those that are features: the class token.
     dropped: usize,
+    shape: Shape,
 }
 
 impl Vit {
@@ -157,7 +159,16 @@ impl Vit {
                 .collect::<Result<_>>()?,
             taken: taken.to_vec(),
             dropped: usize::from(is_clip && !class_token),
+            shape: *shape,
         })
+    }
+
+    /// What so many tiles are worked with, their values among it, bytes; `dtype` is the type of the arithmetic.
+    pub fn working_bytes(&self, tiles: usize, dtype: DType) -> u64 {
+        // What goes into the first layer, and what is taken of others before the last.
+        let widths = Widths::of(&self.shape.sizes, 0, self.taken.len().max(1));
+        let rows = tiles.min(BATCH) * self.shape.rows();
+        self.shape.sizes.tile_bytes(tiles) + widths.bytes(rows, dtype)
     }
 
     fn batch(&self, pixels: &Tensor) -> Result<Tensor> {

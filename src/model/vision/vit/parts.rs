@@ -103,7 +103,7 @@ impl Module for Mlp {
 }
 
 /// Tiles that go through the layers together: what a GPU needs to be busy; memory grows with each of them.
-const BATCH: usize = 8;
+pub const BATCH: usize = 8;
 
 /// What `tower` makes of `pixels` (`[tiles, 3, height, width]`), a few tiles at a time.
 pub fn in_batches(pixels: &Tensor, tower: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {

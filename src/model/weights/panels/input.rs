@@ -51,6 +51,11 @@ impl Rounded {
         }
     }
 
+    /// Memory of so many numbers, bytes.
+    pub fn bytes(numbers: usize) -> usize {
+        numbers.div_ceil(GROUP) * size_of::<Group>()
+    }
+
     pub fn rows(&self) -> usize {
         self.groups.len() / self.count
     }
