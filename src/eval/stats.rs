@@ -1,5 +1,7 @@
 //! Intervals of shares, and of the difference of paired shares.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The 97.5 % point of the normal distribution: two-sided 95 % intervals.
@@ -38,6 +40,17 @@ impl Share {
             share,
             low: (centre - half).max(0.0),
             high: (centre + half).min(1.0),
+        }
+    }
+}
+
+/// Per cent, with the interval in brackets; a hyphen where there is nothing that it is a share of.
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let [share, low, high] = [self.share, self.low, self.high].map(|x| 100.0 * x);
+        match self.of {
+            0 => f.pad("-"),
+            _ => f.pad(&format!("{share:.1} [{low:.1}, {high:.1}]")),
         }
     }
 }
@@ -113,6 +126,12 @@ mod tests {
         }
         assert_eq!(Share::wilson(0, 0).high, 1.0);
         assert_eq!(Share::wilson(20, 20).high, 1.0);
+    }
+
+    #[test]
+    fn a_share_is_told_in_per_cent_and_one_of_nothing_is_none() {
+        assert_eq!(Share::wilson(0, 20).to_string(), "0.0 [0.0, 16.1]");
+        assert_eq!(format!("{:>5}", Share::wilson(0, 0)), "    -");
     }
 
     #[test]

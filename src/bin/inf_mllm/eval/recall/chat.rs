@@ -62,13 +62,7 @@ fn print(rows: &[(String, usize, Vec<Round>)], lags: &[usize]) {
             let there = rounds.iter().filter(|round| keep(round));
             let there = there.map(|round| round.right).collect::<Vec<_>>();
             let right = there.iter().filter(|&&right| right).count();
-            let share = Share::wilson(right, there.len());
-            format!(
-                "{:.1} [{:.1}, {:.1}]",
-                100.0 * share.share,
-                100.0 * share.low,
-                100.0 * share.high
-            )
+            Share::wilson(right, there.len())
         };
         print!("{policy:<40} {budget:>6} {:>6}", rounds.len());
         for lag in lags {

@@ -1,7 +1,7 @@
 //! Recall by policy and distance, with intervals, and the paired difference from streaming_llm.
 
 use inf_mllm::eval::recall::{at_distance, hits, kept, outcomes, Answer};
-use inf_mllm::eval::stats::{Paired, Share};
+use inf_mllm::eval::stats::Paired;
 
 const BASELINE: &str = "streaming_llm";
 
@@ -29,7 +29,7 @@ pub fn print(rows: &[Row], distances: &[usize]) {
         print!("{:<40} {:>6}", row.policy, row.budget);
         for (distance, _) in columns() {
             let (share, _) = at_distance(&row.answers, distance);
-            print!(" {:>17}", percent(&share));
+            print!(" {:>17}", share);
         }
         println!();
     }
@@ -47,13 +47,18 @@ pub fn print(rows: &[Row], distances: &[usize]) {
         rows.iter()
             .find(|other| other.policy == BASELINE && other.budget == row.budget)
     };
+    let compared = rows.iter().filter_map(|row| {
+        let baseline = baseline(row).filter(|other| other.policy != row.policy)?;
+        Some((row, baseline))
+    });
+    let compared = compared.collect::<Vec<_>>();
+    if compared.is_empty() {
+        return;
+    }
     println!(
         "\nDifference from {BASELINE} on the same questions, percentage points [95 % interval]"
     );
-    for row in rows {
-        let Some(baseline) = baseline(row).filter(|other| other.policy != row.policy) else {
-            continue;
-        };
+    for (row, baseline) in compared {
         print!("{:<40} {:>6}", row.policy, row.budget);
         for (distance, _) in columns() {
             let paired = Paired::new(
@@ -88,15 +93,9 @@ fn hit_rates(rows: &[Row], distances: &[usize]) {
             print!("{:<40} {:>6} {:>17}", row.policy, row.budget, "");
             for &distance in distances {
                 let share = hits(&row.answers, distance)[i];
-                print!(" {:>17}", percent(&share));
+                print!(" {:>17}", share);
             }
             println!();
         }
     }
-}
-
-/// A share with its interval, per cent.
-fn percent(share: &Share) -> String {
-    let [share, low, high] = [share.share, share.low, share.high].map(|x| 100.0 * x);
-    format!("{share:.1} [{low:.1}, {high:.1}]")
 }
