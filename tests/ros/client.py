@@ -218,7 +218,7 @@ class Client:
 
     def ask(self, text: str, **fields: Any) -> Reasoning:
         """Publishes an Instruction and waits for its answer: of one without an id for the next that comes."""
-        return self.next_answer(lambda: self.instruct(text, **fields), fields.get("id"))
+        return self.next_answer(lambda: self.instruct(text, **fields), fields.get("id") or None)
 
     def next_answer(self, action: Callable[[], None], id: str | None = None) -> Reasoning:
         """Does something that is to be answered, and waits for the answer, if an id is given for that to it."""

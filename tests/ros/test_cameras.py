@@ -113,13 +113,14 @@ def test_two_cameras_at_15_hz_lose_nothing_and_answers_say_which_is_the_newest(
     client, [front, rear] = begin(start, advertise)
     film(client, [front, rear], images=45)
     counts = {label: of_camera(client, label, received=46) for label in ("front", "rear")}
-    for label, count in counts.items():
+    for count in counts.values():
         # What was not used gave way to a newer one of the same camera.
         assert count["frames_used"] + count["frames_superseded"] == 46, counts
-        assert count["frames_used"] >= 30, f"{label} was starved: {counts}"
+    used = [count["frames_used"] for count in counts.values()]
+    assert min(used) > max(used) // 2, f"a camera was starved: {counts}"
     stats = client.fresh_stats()
     assert stats.frames_received == 92
-    assert stats.frames_used == sum(count["frames_used"] for count in counts.values())
+    assert stats.frames_used == sum(used)
     # Two cameras whose stamps interleave are no clock that jumps.
     assert (stats.time_jumps, stats.frames_rejected) == (0, 0)
     for camera, label in ((front, "front"), (rear, "rear"), (front, "front")):
@@ -187,12 +188,14 @@ def test_while_two_cameras_run_at_15_hz_every_image_is_counted_and_labelled_and_
 def test_a_camera_that_stops_is_reported_and_blocks_nothing(start: Start, advertise: Advertise) -> None:
     client, [front, rear] = begin(start, advertise, image_timeout=1.0)
     both = film_until(client, [front, rear], {"front": OK, "rear": OK})
+    before = of_camera(client, "front", 1 + both[FRONT])
     alone = film_until(client, [front], {"front": OK, "rear": WARN})
     message = status_of(client, "rear").message
     assert message.startswith("no image for ") and f" s on {REAR}: " in message, message
-    # The camera that is left is heard as before.
-    count = of_camera(client, "front", 1 + both[FRONT] + alone[FRONT])
-    assert count["frames_used"] > 0.6 * count["frames_received"], count
+    # The camera that is left is heard as before, when the other one's frames had to be taken too.
+    after = of_camera(client, "front", 1 + both[FRONT] + alone[FRONT])
+    share = (after["frames_used"] - before["frames_used"]) / alone[FRONT]
+    assert share > 0.5 * before["frames_used"] / before["frames_received"], (before, after)
     of_camera(client, "rear", 1 + both[REAR])
     answer = client.ask("What is in view?")
     assert (answer.finish_reason, answer.camera) == (Reasoning.FINISH_STOP, "front"), answer.error
