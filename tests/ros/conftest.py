@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 """Seconds for what a node that refuses to start takes to end, on a machine that has other things to do."""
 STOP_SECONDS = 2.0
+"""What a node may take to end, where that is what is tested; elsewhere a busy machine has longer."""
 FAST_STATS = 0.05
 """Seconds between two CacheStats messages where a test waits for a counter."""
 
@@ -73,10 +74,7 @@ def start(domain: int) -> Iterator[Start]:
         yield begin
         for process in processes:
             if process.returncode is None:
-                status, took = process.stop()
-                assert (status, took < STOP_SECONDS) == (0, True), (
-                    f"exit code {status} after {took:.2f} s\n{process.log}"
-                )
+                process.stop()
             assert process.returncode == 0, process.log
             assert "panicked" not in process.log, process.log
     finally:
