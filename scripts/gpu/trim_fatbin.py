@@ -63,10 +63,14 @@ def entries(library: bytes) -> Iterator[Entry]:
         at = library.find(MAGIC, end)
 
 
+def names(code: bytes) -> str:
+    """Those of the kernels in it: entries of PTX, sections of machine code."""
+    return "\n".join(re.findall(r"\.(?:entry |text\.)(\w+)", code.decode("latin-1")))
+
+
 def kernels(packed: bytes) -> str:
-    """Names of the kernels in packed code: those of PTX's entries, or of the sections of machine code."""
-    done = subprocess.run(["zstd", "-dcq"], input=packed, capture_output=True, check=True)
-    return "\n".join(re.findall(r"\.(?:entry |text\.)(\w+)", done.stdout.decode("latin-1")))
+    """Names of the kernels in packed code."""
+    return names(subprocess.run(["zstd", "-dcq"], input=packed, capture_output=True, check=True).stdout)
 
 
 def unused(names: str) -> bool:

@@ -250,7 +250,7 @@ def test_only_code_that_is_used_stays_and_everything_keeps_its_place(monkeypatch
     wanted = b"_Z9mul_mat_qIL9ggml_type8ELi8ELb0EEv"
     other = b"_Z9mul_mat_qIL9ggml_type10ELi8ELb0EEv"
     plain = b"_Z9norm_f32v"
-    first = fatbin([(1, 75, plain), (1, 90, plain), (2, 90, b"machine code")])
+    first = fatbin([(1, 75, plain), (1, 90, plain), (2, 89, b"machine code")])
     second = fatbin([(1, 90, wanted), (1, 120, wanted)])
     third = fatbin([(1, 90, other)])
     library = bytearray(b"head" + first + b"between" + second + third + b"tail")
@@ -260,7 +260,20 @@ def test_only_code_that_is_used_stays_and_everything_keeps_its_place(monkeypatch
     assert len(library) == len(before) and library.startswith(b"head") and library.endswith(b"tail")
     assert library.count(plain) == 1 and library.count(wanted) == 1 and other not in library
     # The containers themselves can still be walked.
-    assert [entry.architecture for entry in trim_fatbin.entries(bytes(library))] == [75, 90, 90, 90, 120, 90]
+    assert [entry.architecture for entry in trim_fatbin.entries(bytes(library))] == [75, 90, 89, 90, 120, 90]
+
+
+def test_machine_code_is_kept_rather_than_what_it_would_be_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trim_fatbin, "kernels", lambda code: code.decode())
+    code, other = b"_Z9norm_f32v in sm_90", b"_Z9mul_mat_qIL9ggml_type10ELi8ELb0EEv"
+    library = bytearray(fatbin([(1, 90, b"as PTX"), (2, 90, code), (2, 90, other), (2, 89, b"of another")]))
+    assert trim_fatbin.trim(library, 90) == (len(code), len(b"as PTX") + len(other) + len(b"of another"))
+    assert code in library
+
+
+def test_names_of_kernels_are_found_in_both_kinds_of_code() -> None:
+    for code in (b".visible .entry _Z9norm_f32v(", b"\x7fELF\0.text._Z9norm_f32v\0\xff"):
+        assert trim_fatbin.names(code) == "_Z9norm_f32v"
 
 
 def test_kernels_for_other_types_and_widths_are_unused() -> None:
