@@ -36,6 +36,9 @@ MODEL = str(ROOT / "models" / "demo")
 WAITS = {"autostart": False}
 EVENTS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+ROUNDS = 5
+WEIGHTS_MB = 16.8
+"""What the demo model's take."""
 PROMPT = "You are a mobile robot. Answer briefly. " * 400
 
 
@@ -252,20 +255,23 @@ def test_the_memory_survives_deactivate_and_activate(start: Start) -> None:
 def test_cleanup_lets_go_of_model_and_memory_and_configure_begins_anew(start: Start, slow: dict[str, object]) -> None:
     process, client = start(slow)
     empty = resident_mb(process)
-    # What is let go is given back, and does not add up.
-    for round_ in range(3):
+    left = []
+    for round_ in range(ROUNDS):
         assert change_slowly(client, "configure") and change(client, "activate")
         client.show(pictures.raw(sec=5 + round_))
         assert client.ask("What is in view?").frames_seen == 1
         full = resident_mb(process) - empty
         assert change(client, "deactivate") and change(client, "cleanup")
-        left = resident_mb(process) - empty
+        left.append(resident_mb(process) - empty)
         assert full > 50.0
-        assert left < 0.15 * full, f"{left:.1f} MB are left of {full:.1f}"
+        # The cache is by far the most of it; of what else there was, the allocator keeps a part that differs from time to time.
+        assert left[-1] < 0.3 * full, f"{left} MB are left of {full:.1f}"
+    # What stays does not add up.
+    assert left[-1] - left[0] < 0.5 * WEIGHTS_MB * (ROUNDS - 1), left
     stats = client.fresh_stats()
     assert (stats.budget, stats.used, stats.bytes, stats.policy) == (0, 0, 0, "")
     # Counters are those of the node.
-    assert (stats.frames_used, stats.instructions_answered) == (3, 3)
+    assert (stats.frames_used, stats.instructions_answered) == (ROUNDS, ROUNDS)
     assert put(client, "budget", 600) == (True, "")
     assert put(client, "system_prompt", "Answer briefly.") == (True, "")
     assert change(client, "configure")
