@@ -77,7 +77,6 @@ impl Worker {
                 Work::Watch(instruction, ids) => self.watch(&instruction, &ids),
                 Work::Frame(since, image, jumped) => self.take(since, &image, jumped),
             }
-            self.publish_session();
             if let Err(error) = self.session.check() {
                 return self.give_up(&error);
             }
@@ -132,11 +131,15 @@ impl Worker {
     /// Takes over the parameters that were changed.
     fn follow_settings(&mut self) {
         let settings = std::mem::take(&mut lock(&self.shared.inbox).settings);
+        if settings.is_empty() {
+            return;
+        }
         for (name, value) in settings {
             if let Err(error) = self.session.set_parameter(name, value) {
                 tracing::error!("{error}");
             }
         }
+        self.publish_session();
     }
 
     /// Empties the memory. If that fails, all is as it was, and a changed system prompt goes on waiting.
@@ -163,10 +166,11 @@ impl Worker {
     fn take(&mut self, since: Instant, image: &Arc<CameraImage>, jumped: Option<i64>) {
         let waited = since.elapsed();
         let seen = self.shared.seen_ahead(image);
-        match self.session.take_seen(image, jumped, seen) {
+        let taken = self.session.take_seen(image, jumped, seen);
+        // Who sees the frame counted finds it in the numbers of the memory.
+        self.publish_session();
+        match taken {
             Ok(Taken::Used) => {
-                // Who sees the frame counted finds it in the numbers of the memory.
-                self.publish_session();
                 let mut inbox = lock(&self.shared.inbox);
                 inbox.frames_taken += 1;
                 inbox.used_at.push_back((Instant::now(), image.camera));
@@ -267,7 +271,6 @@ impl Worker {
             let frame = lock(&self.shared.inbox).take_frame();
             if let Some(Work::Frame(since, image, jumped)) = frame {
                 self.take(since, &image, jumped);
-                self.publish_session();
             }
         }
     }
